@@ -1,0 +1,17 @@
+/* Attributes that the code relies on, and nothing else. */
+#ifndef LP_BASE_COMPILER_H
+#define LP_BASE_COMPILER_H
+
+#define LP_MUST_USE __attribute__((warn_unused_result))
+#define LP_PRINTF(fmt_arg, first_arg) __attribute__((format(printf, fmt_arg, first_arg)))
+#define LP_NORETURN __attribute__((noreturn))
+
+/* Element-wise loops compiled twice, for any x86-64 and for AVX2, chosen when
+ * the program loads. -ffp-contract=off keeps both to the same bits. */
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(LP_NO_CLONES)
+#define LP_CLONES __attribute__((target_clones("avx2,fma", "default")))
+#else
+#define LP_CLONES
+#endif
+
+#endif

@@ -1,0 +1,45 @@
+/* PEFT LoRA adapters: adapter_config.json and adapter_model.safetensors
+ * (base_model.model.PATH.lora_A.weight (r, in), lora_B.weight (out, r)). */
+#ifndef LP_FMT_PEFT_H
+#define LP_FMT_PEFT_H
+
+#include "fmt/st.h"
+
+struct peft_module {
+	const char *path;       /* "model.layers.0.self_attn.q_proj" */
+	const struct tensor *a; /* (r, in) */
+	const struct tensor *b; /* (out, r) */
+	double scale;           /* alpha / r, or alpha / sqrt(r) */
+	int64_t r;
+};
+struct peft {
+	struct st_file file;
+	struct json config;      /* adapter_config.json */
+	struct arena arena;
+	struct peft_module *modules; /* sorted by path */
+	size_t n_modules;
+	int64_t r;
+	double alpha;
+	bool rslora, dora;
+	const char *base_name;   /* base_model_name_or_path, may be "" */
+	const char *base_id;     /* our base identity ("sha256:..."), NULL in a foreign adapter */
+};
+int peft_load(struct peft *p, const char *dir, struct err *e) LP_MUST_USE;
+const struct peft_module *peft_find(const struct peft *p, const char *path);
+void peft_release(struct peft *p);
+
+/* What the trainer writes; every key that PEFT 0.21 reads is there. */
+struct peft_write {
+	const char *base_name, *base_id; /* base_id may be NULL */
+	int64_t r;
+	double alpha, dropout;
+	bool rslora;
+	const char *const *targets; /* "q_proj", ... */
+	size_t n_targets;
+	const char *lineage;        /* JSON */
+};
+void peft_config_json(const struct peft_write *w, struct sb *out);
+/* tensors are named as in the file. dir is an open output directory. */
+int peft_save(struct outdir *d, const struct peft_write *w, const struct tensor *t, size_t n, struct err *e) LP_MUST_USE;
+
+#endif

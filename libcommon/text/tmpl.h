@@ -1,0 +1,66 @@
+/* Chat templates: the Jinja that transformers runs, in an immutable sandbox
+ * (bounded steps, recursion and output). Output is byte-equal to
+ * transformers' apply_chat_template. */
+#ifndef LP_TEXT_TMPL_H
+#define LP_TEXT_TMPL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "base/sb.h"
+#include "json/json.h"
+#include "json/record.h"
+
+struct tmpl;
+struct tmpl *tmpl_compile(const char *src, size_t len, const char *name, struct err *e) LP_MUST_USE;
+void tmpl_free(struct tmpl *t);
+
+struct tmpl_span {
+	size_t begin, end; /* bytes of the rendered text */
+	size_t msg;        /* index of the message it belongs to; SIZE_MAX when unknown */
+};
+struct tmpl_render {
+	struct sb text;
+	struct tmpl_span *gen; /* {% generation %} blocks, in order */
+	size_t n_gen, cap_gen;
+};
+void tmpl_render_release(struct tmpl_render *r);
+
+struct tmpl_limits {
+	uint64_t max_steps;  /* 0: the default, 50 million */
+	size_t max_output;   /* 0: the default, 256 MiB */
+	int max_depth;       /* 0: the default, 200 */
+};
+
+/* vars: an object with every variable the template sees (messages, tools, bos_token,
+ * add_generation_prompt, ...); now: Unix time for strftime_now. Bad input that the
+ * template itself refuses (raise_exception) is LP_DATA with its message. */
+int tmpl_render(const struct tmpl *t, const struct json *vars, int64_t now, const struct tmpl_limits *l,
+                struct tmpl_render *out, struct err *e) LP_MUST_USE;
+
+/* --- a model's template: text, special tokens, spans --- */
+struct chat_tmpl; /* compiled template + bos/eos and other token strings of tokenizer_config.json */
+/* template_text NULL: chat_template.jinja, else tokenizer_config.json's (name picks
+ * one of a list, NULL "default"). Either argument may be NULL when not there. */
+struct chat_tmpl *chat_tmpl_new(const char *template_text, const char *tokenizer_config_json, const char *name, struct err *e) LP_MUST_USE;
+struct chat_tmpl *chat_tmpl_load_dir(const char *model_dir, const char *template_file, const char *name, struct err *e) LP_MUST_USE;
+void chat_tmpl_free(struct chat_tmpl *t);
+const char *chat_tmpl_source(const struct chat_tmpl *t); /* the template's text */
+
+struct chat_render_opts {
+	bool add_generation_prompt;
+	bool continue_final;       /* leave the last message open */
+	int64_t now;               /* for strftime_now and date_string */
+	const char *date_string;   /* pinned "date_string" variable, or NULL */
+	const char *span_choice;   /* "all" (default), "last", "none", "train" (the message's own flag) */
+	const struct json *extra;  /* more variables (object), or NULL */
+};
+/* Renders; spans (bytes the loss is taken on: what assistant messages write,
+ * end-of-turn token included) go to *spans (free()). A span that cannot
+ * be found exactly is LP_DATA. spans may be NULL (prompts). */
+int chat_tmpl_render(const struct chat_tmpl *t, const struct chat *c, const struct chat_render_opts *o,
+                     struct sb *text, struct tmpl_span **spans, size_t *n_spans, struct err *e) LP_MUST_USE;
+
+#endif

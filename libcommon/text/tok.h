@@ -1,0 +1,48 @@
+/* Tokenisers as tokenizer.json describes them, equal to Hugging Face
+ * tokenizers id for id: byte-level BPE (Llama 3, Qwen 2.5, GPT-2), BPE with
+ * byte fallback (Llama 2, Mistral), added tokens, normalisers,
+ * pre-tokenisers and decoders. What the file asks for and we do not know is
+ * refused by name, never guessed. */
+#ifndef LP_TEXT_TOK_H
+#define LP_TEXT_TOK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "json/json.h"
+
+struct tok;
+/* One encoding: token i covers bytes [begin[i], end[i]) of the input text
+ * (begin is what decides whether it is a target). */
+struct tok_out {
+	int32_t *ids;
+	uint32_t *begin, *end;
+	size_t n, cap;
+};
+void tok_out_release(struct tok_out *o);
+
+/* From the text of tokenizer.json; config_json (tokenizer_config.json) may be NULL. name is for errors. */
+struct tok *tok_new(const char *tokenizer_json, size_t len, const char *config_json, const char *name, struct err *e) LP_MUST_USE;
+struct tok *tok_load_dir(const char *model_dir, struct err *e) LP_MUST_USE;
+void tok_free(struct tok *t);
+
+/* Appends the ids of text (valid UTF-8) to out; special tokens in the text are
+ * recognised; nothing is added before or behind. Thread-safe on one tok. */
+int tok_encode(const struct tok *t, const char *text, size_t len, struct tok_out *out, struct err *e) LP_MUST_USE;
+/* Appends the text of ids to out. skip_special drops special tokens. */
+int tok_decode(const struct tok *t, const int32_t *ids, size_t n, bool skip_special, struct sb *out, struct err *e) LP_MUST_USE;
+/* The piece of one token as it stands in the vocabulary; NULL when id is unused. */
+const char *tok_piece(const struct tok *t, int32_t id);
+int32_t tok_id(const struct tok *t, const char *piece); /* -1 when absent */
+bool tok_is_special(const struct tok *t, int32_t id);
+int64_t tok_vocab_size(const struct tok *t);            /* highest id + 1 */
+/* From tokenizer_config: -1 when there is none. */
+int32_t tok_bos(const struct tok *t);
+int32_t tok_eos(const struct tok *t);
+/* Incremental decoding for generation: text so far is stable up to the
+ * returned byte count (an unfinished UTF-8 sequence is held back). */
+size_t utf8_complete_len(const char *s, size_t n);
+
+#endif

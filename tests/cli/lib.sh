@@ -1,0 +1,27 @@
+# A tiny TAP library for the command-line tests. Source it first. Each test runs
+# in a fresh folder $T (removed at exit); $ROOT is the tree; programs are in PATH.
+ROOT=$(cd "$(dirname "$0")/../.." && pwd)
+BUILD=${BUILD:-build}
+PATH=$ROOT/$BUILD/bin:$PATH
+export PATH LC_ALL=C
+T=$(mktemp -d "${TMPDIR:-/tmp}/lp-test.XXXXXX")
+n_test=0 n_fail=0
+finish() { rc=$?; rm -rf "$T"; [ "$rc" = 0 ] || exit "$rc"; echo "1..$n_test"; [ "$n_fail" = 0 ] || exit 1; }
+trap finish EXIT
+pass() { n_test=$((n_test + 1)); echo "ok $n_test - $1"; }
+fail() { n_test=$((n_test + 1)) n_fail=$((n_fail + 1)); echo "not ok $n_test - $1"; shift; for l; do echo "# $l"; done; }
+skip() { n_test=$((n_test + 1)); echo "ok $n_test # skip $1"; }
+# ok NAME COMMAND...: the command succeeds.
+ok() { d=$1; shift; if "$@" >"$T/.out" 2>"$T/.err"; then pass "$d"; else fail "$d" "status $?: $*" "$(tail -n 5 "$T/.err")"; fi; }
+# status N NAME COMMAND...: the command exits with N (stdout in $T/.out, stderr in $T/.err).
+status() { want=$1 d=$2; shift 2; "$@" >"$T/.out" 2>"$T/.err"; got=$?; if [ "$got" = "$want" ]; then pass "$d"; else fail "$d" "status $got, not $want: $*" "$(tail -n 5 "$T/.err")"; fi; }
+# says PATTERN NAME: the last command's stderr matches the basic regular expression.
+says() { if grep -q -e "$1" "$T/.err"; then pass "$2"; else fail "$2" "no '$1' in:" "$(tail -n 5 "$T/.err")"; fi; }
+# prints PATTERN NAME: the same of its stdout.
+prints() { if grep -q -e "$1" "$T/.out"; then pass "$2"; else fail "$2" "no '$1' in:" "$(tail -n 5 "$T/.out")"; fi; }
+# same NAME A B: two files are equal.
+same() { if cmp -s "$2" "$3"; then pass "$1"; else fail "$1" "$(diff "$2" "$3" | head -n 5)"; fi; }
+# is NAME GOT WANT: two strings are equal.
+is() { if [ "$2" = "$3" ]; then pass "$1"; else fail "$1" "got '$2', wanted '$3'"; fi; }
+# quiet NAME: the last command wrote nothing to stderr.
+quiet() { if [ -s "$T/.err" ]; then fail "$1" "$(head -n 3 "$T/.err")"; else pass "$1"; fi; }

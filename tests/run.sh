@@ -1,0 +1,28 @@
+#!/bin/sh
+# Usage: run.sh BUILD_DIR TEST...  Runs each test program or script from the
+# root of the tree, prints one line for each, the log of those that fail, and
+# counts the skips that they report ("# skip: reason" or "ok N # skip reason").
+set -u
+build=$1
+shift
+export BUILD="$build" PATH="$PWD/$build/bin:$PATH" LC_ALL=C
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+pass=0 fail=0 skip=0
+for t; do
+	name=${t##*/}
+	case $t in *.sh) set -- sh "$t" ;; *) set -- "$t" ;; esac
+	start=$(date +%s)
+	if timeout "${LP_TEST_TIMEOUT:-600}" "$@" >"$tmp/log" 2>&1; then
+		pass=$((pass + 1)) verdict=ok
+	else
+		fail=$((fail + 1)) verdict=FAIL
+	fi
+	n=$(grep -ci '# *skip' "$tmp/log")
+	skip=$((skip + n))
+	printf '  %-4s %s%s (%ss)\n' "$verdict" "$name" "$([ "$n" -gt 0 ] && echo " [$n skipped]")" "$(($(date +%s) - start))"
+	[ "$n" -gt 0 ] && grep -i '# *skip' "$tmp/log" | sed 's/^/         /'
+	[ $verdict = FAIL ] && sed 's/^/       | /' "$tmp/log" | tail -n 60
+done
+echo "$pass passed, $fail failed, $skip skipped"
+[ "$fail" = 0 ]
