@@ -9,7 +9,7 @@
 /* Element-wise loops compiled twice, for any x86-64 and for AVX2, chosen when
  * the program loads. -ffp-contract=off keeps both to the same bits. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(LP_NO_CLONES)
-#define LP_CLONES __attribute__((target_clones("avx2,fma", "default")))
+#define LP_CLONES __attribute__((target_clones("arch=haswell", "default")))
 #else
 #define LP_CLONES
 #endif

@@ -1,0 +1,24 @@
+/* AdamW with 8-bit states in blocks of 256, as bitsandbytes' optimizer_update_8bit_blockwise
+ * does it: m in the signed, v in the unsigned dynamic map, each block scaled by
+ * its absolute maximum. Tensors under 4,096 elements keep fp32 states (kn_adamw).
+ *   m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
+ *   p += -lr sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps sqrt(1 - b2^t));  p *= 1 - lr wd
+ * The codes of a block are the nearest map entries to state / absmax; the sign
+ * bit of m is kept (a code of the other sign moves one entry back). */
+#ifndef LP_KERNELS_ADAM8_H
+#define LP_KERNELS_ADAM8_H
+
+#include <stdint.h>
+
+#include "kernels/adamw.h"
+
+#define ADAM8_BLOCK 256
+#define ADAM8_MIN 4096
+
+struct device;
+/* m8, v8 (n) codes; m_max, v_max (ceil(n / 256)). All zero bytes stand for a fresh state. */
+typedef void kn_adam8_fn(struct device *d, float *p, const float *g, uint8_t *m8, uint8_t *v8, float *m_max, float *v_max,
+                         int64_t n, const struct kn_adam *a);
+kn_adam8_fn kn_adam8_cpu;
+
+#endif

@@ -1,0 +1,232 @@
+/* The CPU attention: blocks of 64 queries against the keys that they may see,
+ * products by OpenBLAS inside one work item, items in parallel. */
+#include "kernels/attn.h"
+
+#include <cblas.h>
+#include <omp.h>
+
+#include "base/compiler.h"
+#include "kernels/device.h"
+#include "kernels/lanes.h"
+
+#define QB 64 /* queries in a block */
+
+/* Of one thread: probabilities and their gradient for one block of queries, (QB, max_len) each. */
+int64_t kn_attn_scratch(const struct device *d, int64_t max_len, int64_t head_dim)
+{
+	(void)head_dim;
+	return (int64_t)d->threads * 2 * QB * (max_len + LANES);
+}
+
+static int64_t longest(const struct kn_attn_shape *s)
+{
+	int64_t m = 1;
+
+	for (int64_t i = 0; i < s->n_seqs; i++)
+		if (s->seq_start[i + 1] - s->seq_start[i] > m)
+			m = s->seq_start[i + 1] - s->seq_start[i];
+	return m;
+}
+
+/* The keys that queries [q0, q1) of a sequence may see: [first, q1). */
+static int64_t first_key(const struct kn_attn_shape *s, int64_t q0)
+{
+	return s->window > 0 && q0 - s->window + 1 > 0 ? q0 - s->window + 1 : 0;
+}
+
+/* Visible keys of query i, as columns of a block that starts at key k0. */
+static void visible(const struct kn_attn_shape *s, int64_t i, int64_t k0, int64_t *lo, int64_t *hi)
+{
+	*lo = first_key(s, i) - k0;
+	*hi = i + 1 - k0;
+}
+
+/* p[0..n) <- e^(p - max), zero outside [lo, hi); returns the sum, *max. */
+LP_CLONES
+static float softmax_row(float *p, int64_t lo, int64_t hi, int64_t n, float *max)
+{
+	float m = lanes_max(p + lo, hi - lo), s[LANES] = { 0 };
+	int64_t i = lo;
+
+	for (int64_t j = 0; j < lo; j++)
+		p[j] = 0;
+	for (int64_t j = hi; j < n; j++)
+		p[j] = 0;
+	for (int64_t j = lo; j < hi; j++)
+		p[j] = lanes_exp(p[j] - m);
+	for (; i + LANES <= hi; i += LANES)
+		for (int l = 0; l < LANES; l++)
+			s[l] += p[i + l];
+	for (int l = 0; i + l < hi; l++)
+		s[l] += p[i + l];
+	*max = m;
+	return lanes_fold(s);
+}
+
+LP_CLONES
+static void scale_to(float *o, const float *x, int64_t n, float by)
+{
+	for (int64_t i = 0; i < n; i++)
+		o[i] = x[i] * by;
+}
+
+static void nt(int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc)
+{
+	cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasTrans, (int)m, (int)n, (int)k, alpha, a, (int)lda, b, (int)ldb, 0, c, (int)ldc);
+}
+
+static void nn(int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc)
+{
+	cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, (int)m, (int)n, (int)k, alpha, a, (int)lda, b, (int)ldb, 0, c, (int)ldc);
+}
+
+static void tn_add(int64_t m, int64_t n, int64_t k, float alpha, const float *a, int64_t lda, const float *b, int64_t ldb, float *c, int64_t ldc)
+{
+	cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)m, (int)n, (int)k, alpha, a, (int)lda, b, (int)ldb, 1, c, (int)ldc);
+}
+
+static void fwd_head(const struct kn_attn_shape *s, int64_t t0, int64_t len, int64_t h, const float *q, const float *k,
+                     const float *v, float *o, float *lse, float *p)
+{
+	int64_t kvh = h / (s->n_heads / s->n_kv), d = s->head_dim;
+
+	for (int64_t i0 = 0; i0 < len; i0 += QB) {
+		int64_t i1 = i0 + QB < len ? i0 + QB : len, k0 = first_key(s, i0), n = i1 - k0;
+		const float *kb = k + (t0 + k0) * s->ldk + kvh * d, *vb = v + (t0 + k0) * s->ldv + kvh * d;
+		float *ob = o + (t0 + i0) * s->ldo + h * d, inv[QB];
+
+		nt(i1 - i0, n, d, s->scale, q + (t0 + i0) * s->ldq + h * d, s->ldq, kb, s->ldk, p, n);
+		for (int64_t i = i0; i < i1; i++) {
+			int64_t lo, hi;
+			float max, sum;
+
+			visible(s, i, k0, &lo, &hi);
+			sum = softmax_row(p + (i - i0) * n, lo, hi, n, &max);
+			inv[i - i0] = 1.0f / sum;
+			lse[(t0 + i) * s->n_heads + h] = max + logf(sum);
+		}
+		nn(i1 - i0, d, n, 1, p, n, vb, s->ldv, ob, s->ldo);
+		for (int64_t i = 0; i < i1 - i0; i++)
+			scale_to(ob + i * s->ldo, ob + i * s->ldo, d, inv[i]);
+	}
+}
+
+void kn_attn_fwd_cpu(struct device *dev, const struct kn_attn_shape *s, const float *q, const float *k, const float *v, float *o, float *lse)
+{
+	int64_t items = s->n_seqs * s->n_heads, room = 2 * QB * (longest(s) + LANES);
+
+#pragma omp parallel for schedule(dynamic) num_threads(dev->threads)
+	for (int64_t w = 0; w < items; w++) {
+		int64_t seq = w / s->n_heads, t0 = s->seq_start[seq];
+
+		fwd_head(s, t0, s->seq_start[seq + 1] - t0, w % s->n_heads, q, k, v, o, lse, s->scratch + omp_get_thread_num() * room);
+	}
+}
+
+/* p <- e^(p - lse) on the visible keys, 0 elsewhere; ds <- p (ds - dd). */
+LP_CLONES
+static void bwd_row(float *p, float *ds, int64_t lo, int64_t hi, int64_t n, float lse, float dd)
+{
+	for (int64_t j = 0; j < lo; j++)
+		p[j] = ds[j] = 0;
+	for (int64_t j = hi; j < n; j++)
+		p[j] = ds[j] = 0;
+	for (int64_t j = lo; j < hi; j++)
+		p[j] = lanes_exp(p[j] - lse);
+	for (int64_t j = lo; j < hi; j++)
+		ds[j] = p[j] * (ds[j] - dd);
+}
+
+LP_CLONES
+static float dot(const float *a, const float *b, int64_t n)
+{
+	return lanes_dot(a, b, n);
+}
+
+struct bwd {
+	const struct kn_attn_shape *s;
+	const float *q, *k, *v, *o, *lse, *d_o;
+	float *dq, *dk, *dv;
+};
+
+static void bwd_head(const struct bwd *g, int64_t t0, int64_t len, int64_t h, float *p, float *ds)
+{
+	const struct kn_attn_shape *s = g->s;
+	int64_t kvh = h / (s->n_heads / s->n_kv), d = s->head_dim;
+
+	for (int64_t i0 = 0; i0 < len; i0 += QB) {
+		int64_t i1 = i0 + QB < len ? i0 + QB : len, m = i1 - i0, k0 = first_key(s, i0), n = i1 - k0;
+		int64_t qo = (t0 + i0) * s->ldq + h * d, oo = (t0 + i0) * s->ldo + h * d;
+		int64_t ko = (t0 + k0) * s->ldk + kvh * d, vo = (t0 + k0) * s->ldv + kvh * d;
+
+		nt(m, n, d, s->scale, g->q + qo, s->ldq, g->k + ko, s->ldk, p, n);
+		nt(m, n, d, 1, g->d_o + oo, s->ldo, g->v + vo, s->ldv, ds, n);
+		for (int64_t i = 0; i < m; i++) {
+			int64_t lo, hi;
+
+			visible(s, i0 + i, k0, &lo, &hi);
+			bwd_row(p + i * n, ds + i * n, lo, hi, n, g->lse[(t0 + i0 + i) * s->n_heads + h],
+			        dot(g->d_o + oo + i * s->ldo, g->o + oo + i * s->ldo, d));
+		}
+		tn_add(n, d, m, 1, p, n, g->d_o + oo, s->ldo, g->dv + vo, s->ldv);
+		tn_add(n, d, m, s->scale, ds, n, g->q + qo, s->ldq, g->dk + ko, s->ldk);
+		nn(m, d, n, s->scale, ds, n, g->k + ko, s->ldk, g->dq + qo, s->ldq);
+	}
+}
+
+void kn_attn_bwd_cpu(struct device *dev, const struct kn_attn_shape *s, const float *q, const float *k, const float *v,
+                     const float *o, const float *lse, const float *d_o, float *dq, float *dk, float *dv)
+{
+	struct bwd g = { s, q, k, v, o, lse, d_o, dq, dk, dv };
+	int64_t items = s->n_seqs * s->n_kv, group = s->n_heads / s->n_kv, max = longest(s) + LANES;
+
+#pragma omp parallel for schedule(dynamic) num_threads(dev->threads)
+	for (int64_t w = 0; w < items; w++) {
+		int64_t seq = w / s->n_kv, kvh = w % s->n_kv, t0 = s->seq_start[seq], len = s->seq_start[seq + 1] - t0;
+		float *p = s->scratch + omp_get_thread_num() * 2 * QB * max;
+
+		for (int64_t t = t0; t < t0 + len; t++) {
+			memset(dk + t * s->ldk + kvh * s->head_dim, 0, (size_t)s->head_dim * sizeof(*dk));
+			memset(dv + t * s->ldv + kvh * s->head_dim, 0, (size_t)s->head_dim * sizeof(*dv));
+		}
+		for (int64_t h = kvh * group; h < (kvh + 1) * group; h++)
+			bwd_head(&g, t0, len, h, p, p + QB * max);
+	}
+}
+
+LP_CLONES
+static void axpy(float *y, const float *x, float a, int64_t n)
+{
+	for (int64_t i = 0; i < n; i++)
+		y[i] += a * x[i];
+}
+
+static void decode_head(const struct kn_attn_shape *s, const float *q, const float *k, const float *v, int64_t len, float *o, float *p)
+{
+	int64_t d = s->head_dim, k0 = first_key(s, len - 1), n = len - k0;
+	float max, sum;
+
+	for (int64_t j = 0; j < n; j++)
+		p[j] = dot(q, k + (k0 + j) * s->ldk, d) * s->scale;
+	sum = softmax_row(p, 0, n, n, &max);
+	memset(o, 0, (size_t)d * sizeof(*o));
+	for (int64_t j = 0; j < n; j++)
+		axpy(o, v + (k0 + j) * s->ldv, p[j], d);
+	scale_to(o, o, d, 1.0f / sum);
+}
+
+void kn_attn_decode_cpu(struct device *dev, const struct kn_attn_shape *s, const float *q, const float *const *k_cache,
+                        const float *const *v_cache, const int32_t *len, float *o)
+{
+	int64_t items = s->n_seqs * s->n_heads, group = s->n_heads / s->n_kv, max = 1;
+
+	for (int64_t i = 0; i < s->n_seqs; i++)
+		max = len[i] > max ? len[i] : max;
+#pragma omp parallel for schedule(dynamic) num_threads(dev->threads) if (items * max * s->head_dim > 32768)
+	for (int64_t w = 0; w < items; w++) {
+		int64_t i = w / s->n_heads, h = w % s->n_heads, kvh = h / group;
+
+		decode_head(s, q + i * s->ldq + h * s->head_dim, k_cache[i] + kvh * s->head_dim, v_cache[i] + kvh * s->head_dim,
+		            len[i], o + i * s->ldo + h * s->head_dim, s->scratch + omp_get_thread_num() * 2 * QB * (max + LANES));
+	}
+}

@@ -1,0 +1,179 @@
+#include "kernels/device.h"
+
+#include <cblas.h>
+#include <dlfcn.h>
+#include <errno.h>
+#include <omp.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/num.h"
+#include "base/xalloc.h"
+
+static const struct kn_ops cpu_ops = {
+	.gemm = kn_gemm_cpu,
+	.embed_fwd = kn_embed_fwd_cpu,
+	.rmsnorm_fwd = kn_rmsnorm_fwd_cpu,
+	.rmsnorm_bwd = kn_rmsnorm_bwd_cpu,
+	.rope = kn_rope_cpu,
+	.attn_fwd = kn_attn_fwd_cpu,
+	.attn_bwd = kn_attn_bwd_cpu,
+	.attn_decode = kn_attn_decode_cpu,
+	.swiglu_fwd = kn_swiglu_fwd_cpu,
+	.swiglu_bwd = kn_swiglu_bwd_cpu,
+	.xent = kn_xent_cpu,
+	.dropout = kn_dropout_cpu,
+	.bias_add = kn_bias_add_cpu,
+	.gather_rows = kn_gather_rows_cpu,
+	.scatter_rows = kn_scatter_rows_cpu,
+	.sum_squares = kn_sum_squares_cpu,
+	.adamw = kn_adamw_cpu,
+	.adam8 = kn_adam8_cpu,
+	.nf4_dequant = kn_nf4_dequant_cpu,
+	.widen = kn_widen_cpu,
+};
+
+/* Cores that this process may run on (taskset and cgroup cpusets count). */
+static int usable_cores(void)
+{
+	cpu_set_t set;
+
+	if (sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) > 0)
+		return CPU_COUNT(&set);
+	return 1;
+}
+
+static uint64_t available_memory(void)
+{
+	long pages = sysconf(_SC_AVPHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+	uint64_t free_bytes = pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
+	FILE *f = fopen("/proc/meminfo", "r");
+	char line[128];
+
+	/* page cache counts as free: MemAvailable knows how much of it */
+	while (f && fgets(line, sizeof(line), f)) {
+		unsigned long long kib;
+
+		if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
+			free_bytes = (uint64_t)kib * 1024;
+	}
+	if (f)
+		fclose(f);
+	return free_bytes;
+}
+
+static int open_cpu(struct device *d, int threads)
+{
+	d->kind = DEVICE_CPU;
+	d->threads = threads > 0 ? threads : usable_cores();
+	d->free_bytes = available_memory();
+	d->k = cpu_ops;
+	/* tiles are ours to spread over threads: each product stays on one */
+	openblas_set_num_threads(1);
+	snprintf(d->name, sizeof(d->name), "cpu, %d threads, OpenBLAS %s", d->threads, openblas_get_corename());
+	return 0;
+}
+
+/* The kernels' shared object: beside the program's own folder (../lib), or
+ * where it was installed (../lib/lorapipe), or wherever the loader finds it. */
+static int open_cuda(struct device *d, int index, struct err *e)
+{
+	typedef int open_fn(struct device *, int, struct err *);
+	char self[4096], path[4400];
+	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	const char *const tail[] = { "/../lib/liblorapipe_cuda.so", "/../lib/lorapipe/liblorapipe_cuda.so" };
+	void *lib = NULL;
+	open_fn *fn;
+
+	if (n > 0) {
+		self[n] = 0;
+		*strrchr(self, '/') = 0;
+		for (int i = 0; i < 2 && !lib; i++) {
+			snprintf(path, sizeof(path), "%s%s", self, tail[i]);
+			lib = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+		}
+	}
+	if (!lib)
+		lib = dlopen("liblorapipe_cuda.so", RTLD_NOW | RTLD_LOCAL);
+	if (!lib)
+		return err_set(e, LP_DEVICE, "this build has no CUDA kernels (%s); use --device cpu, or build with CUDA=1", dlerror());
+	/* POSIX lets a data pointer from dlsym be called as a function */
+	*(void **)&fn = dlsym(lib, "device_open_cuda");
+	if (!fn)
+		return err_set(e, LP_DEVICE, "liblorapipe_cuda.so is of another version: no device_open_cuda; install one build whole");
+	return fn(d, index, e);
+}
+
+int device_open(struct device *d, const char *spec, int threads, struct err *e)
+{
+	uint64_t index = 0;
+
+	memset(d, 0, sizeof(*d));
+	if (strcmp(spec, "cpu") == 0)
+		return open_cpu(d, threads);
+	if (strcmp(spec, "auto") == 0) {
+		struct err none = ERR_INIT;
+
+		if (open_cuda(d, 0, &none) == 0)
+			return 0;
+		memset(d, 0, sizeof(*d));
+		return open_cpu(d, threads);
+	}
+	if (strcmp(spec, "cuda") == 0 || (strncmp(spec, "cuda:", 5) == 0 && parse_u64(spec + 5, &index) && index < 1024))
+		return open_cuda(d, (int)index, e);
+	return err_set(e, LP_USAGE, "unknown device '%s'; use auto, cpu, cuda or cuda:N", spec);
+}
+
+void device_close(struct device *d)
+{
+	(void)d;
+}
+
+void *device_alloc(struct device *d, uint64_t bytes, const char *what, struct err *e)
+{
+	void *p = lp_try_alloc(1, bytes ? bytes : 1, what, e);
+
+	(void)d;
+	if (p)
+		memset(p, 0, bytes);
+	return p;
+}
+
+void device_free(struct device *d, void *p)
+{
+	(void)d;
+	free(p);
+}
+
+void device_upload(struct device *d, void *dst, const void *src, uint64_t bytes)
+{
+	(void)d;
+	memcpy(dst, src, bytes);
+}
+
+void device_download(struct device *d, void *dst, const void *src, uint64_t bytes)
+{
+	(void)d;
+	memcpy(dst, src, bytes);
+}
+
+void device_copy(struct device *d, void *dst, const void *src, uint64_t bytes)
+{
+	(void)d;
+	memmove(dst, src, bytes);
+}
+
+void device_zero(struct device *d, void *dst, uint64_t bytes)
+{
+	(void)d;
+	memset(dst, 0, bytes);
+}
+
+int device_sync(struct device *d, struct err *e)
+{
+	(void)d;
+	(void)e;
+	return 0;
+}

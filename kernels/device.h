@@ -1,0 +1,81 @@
+/* The device table: every kernel is called through function pointers that are
+ * filled once, when the device is opened. Callers know shapes and pointers of
+ * device memory, never a backend. CUDA kernels live in a shared object that is
+ * opened only for --device cuda.
+ *
+ * All calls are asynchronous in contract: results and errors are certain after
+ * dev_sync. Matrices are row-major. T counts tokens of all sequences of a
+ * micro-batch laid end to end, without padding. Activations are of the device's
+ * own type (CPU: fp32); reductions accumulate in fp32 or wider, in an order
+ * that follows from shapes alone: neither threads nor free memory change bits. */
+#ifndef LP_KERNELS_DEVICE_H
+#define LP_KERNELS_DEVICE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/err.h"
+#include "kernels/adam8.h"
+#include "kernels/adamw.h"
+#include "kernels/attn.h"
+#include "kernels/dropout.h"
+#include "kernels/embed.h"
+#include "kernels/gemm.h"
+#include "kernels/nf4.h"
+#include "kernels/rmsnorm.h"
+#include "kernels/rope.h"
+#include "kernels/swiglu.h"
+#include "kernels/vec.h"
+#include "kernels/xent.h"
+
+struct kn_ops {
+	kn_gemm_fn *gemm;
+	kn_embed_fwd_fn *embed_fwd;
+	kn_rmsnorm_fwd_fn *rmsnorm_fwd;
+	kn_rmsnorm_bwd_fn *rmsnorm_bwd;
+	kn_rope_fn *rope;
+	kn_attn_fwd_fn *attn_fwd;
+	kn_attn_bwd_fn *attn_bwd;
+	kn_attn_decode_fn *attn_decode;
+	kn_swiglu_fwd_fn *swiglu_fwd;
+	kn_swiglu_bwd_fn *swiglu_bwd;
+	kn_xent_fn *xent;
+	kn_dropout_fn *dropout;
+	kn_bias_add_fn *bias_add;
+	kn_gather_rows_fn *gather_rows;
+	kn_scatter_rows_fn *scatter_rows;
+	kn_sum_squares_fn *sum_squares;
+	kn_adamw_fn *adamw;
+	kn_adam8_fn *adam8;
+	kn_nf4_dequant_fn *nf4_dequant;
+	kn_widen_fn *widen;
+};
+
+enum device_kind { DEVICE_CPU, DEVICE_CUDA };
+
+struct device {
+	enum device_kind kind;
+	int index;           /* CUDA device number */
+	int threads;         /* CPU threads */
+	char name[96];       /* "cpu, 2 threads, OpenBLAS Zen" */
+	uint64_t free_bytes; /* memory that a run may plan with */
+	struct kn_ops k;
+	void *impl;
+};
+
+/* spec: "auto", "cpu", "cuda", "cuda:N". threads 0: one for each core that the
+ * process may use. LP_DEVICE when a CUDA device is asked for and cannot be had. */
+int device_open(struct device *d, const char *spec, int threads, struct err *e) LP_MUST_USE;
+void device_close(struct device *d);
+
+void *device_alloc(struct device *d, uint64_t bytes, const char *what, struct err *e) LP_MUST_USE; /* 64-byte aligned, cleared */
+void device_free(struct device *d, void *p);
+void device_upload(struct device *d, void *dst, const void *src, uint64_t bytes);
+void device_download(struct device *d, void *dst, const void *src, uint64_t bytes);
+void device_copy(struct device *d, void *dst, const void *src, uint64_t bytes);
+void device_zero(struct device *d, void *dst, uint64_t bytes);
+/* Waits, and reports what went wrong since the last call (LP_DEVICE). */
+int device_sync(struct device *d, struct err *e) LP_MUST_USE;
+
+#endif

@@ -1,0 +1,40 @@
+/* The CPU product: OpenBLAS on fixed tiles of C. */
+#include "kernels/gemm.h"
+
+#include <cblas.h>
+
+#include "kernels/device.h"
+
+#define TILE_M 256
+#define TILE_N 768
+
+static int64_t min_i64(int64_t a, int64_t b)
+{
+	return a < b ? a : b;
+}
+
+/* A few rows (decoding, skinny adapters) leave one tile; cut its columns finer. */
+static int64_t tile_cols(int64_t m, int64_t n)
+{
+	if (m >= TILE_M * 2 || n <= 256)
+		return TILE_N;
+	return 256;
+}
+
+void kn_gemm_cpu(struct device *d, bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
+                 int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
+{
+	int64_t tn = tile_cols(m, n);
+	int64_t n_m = (m + TILE_M - 1) / TILE_M, n_n = (n + tn - 1) / tn;
+
+#pragma omp parallel for schedule(dynamic) num_threads(d->threads) if (n_m * n_n > 1)
+	for (int64_t t = 0; t < n_m * n_n; t++) {
+		int64_t i = t % n_m * TILE_M, j = t / n_m * tn;
+		const float *at = ta ? a + i : a + i * lda;
+		const float *bt = tb ? b + j * ldb : b + j;
+
+		cblas_sgemm(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans,
+		            (int)min_i64(TILE_M, m - i), (int)min_i64(tn, n - j), (int)k, alpha, at, (int)lda, bt, (int)ldb,
+		            beta, c + i * ldc + j, (int)ldc);
+	}
+}

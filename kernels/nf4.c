@@ -1,0 +1,123 @@
+#include "kernels/nf4.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/compiler.h"
+#include "kernels/device.h"
+#include "kernels/dynmap.h"
+
+/* QLoRA's NormalFloat4 levels: quantiles of N(0, 1), as published. */
+const float nf4_levels[16] = {
+	-1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f,
+	-0.28444138169288635f, -0.18477343022823334f, -0.09105003625154495f, 0.0f,
+	0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
+	0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f,
+};
+
+/* Counts the midpoints below v: a tie with a midpoint stays below. */
+static inline uint8_t level_of(float v)
+{
+	int i = 0;
+
+	for (int j = 0; j < 15; j++)
+		i += v > (nf4_levels[j] + nf4_levels[j + 1]) / 2.0f;
+	return (uint8_t)i;
+}
+
+static float block_absmax(const float *x, int64_t n)
+{
+	float m = 0;
+
+	for (int64_t i = 0; i < n; i++)
+		m = fabsf(x[i]) > m ? fabsf(x[i]) : m;
+	return m;
+}
+
+/* A whole block multiplies by the reciprocal; the short one at the end divides,
+ * and its absmax is at least 1e-38: so does bitsandbytes. */
+LP_CLONES
+static void quantize_block(const float *x, int64_t n, uint8_t *codes, float *absmax)
+{
+	uint8_t c[NF4_BLOCK];
+	float m = block_absmax(x, n), floor = m < 1e-38f ? 1e-38f : m, inv = 1.0f / floor;
+
+	*absmax = n == NF4_BLOCK ? m : floor;
+	memset(c, level_of(0.0f), sizeof(c)); /* an odd end is padded with the zero */
+	for (int64_t i = 0; i < n; i++) {
+		float v = n == NF4_BLOCK ? x[i] * inv : x[i] / floor;
+
+		c[i] = level_of(v);
+	}
+	for (int64_t i = 0; i < n; i += 2)
+		codes[i / 2] = (uint8_t)(c[i] << 4 | c[i + 1]);
+}
+
+static uint8_t absmax_code(float v)
+{
+	int idx;
+
+	v = v < -1.0f ? -1.0f : v > 1.0f ? 1.0f : v;
+	idx = (int)fmaf((v + 1.0f) * 0.5f, 65535.0f, 0.5f);
+	return dynmap_nearest(dynmap_signed, (float)(idx / 65535.0 * 2.0 - 1.0));
+}
+
+void nf4_quantize_absmax(const float *absmax, int64_t n_blocks, float offset, uint8_t *qabsmax, float *absmax2)
+{
+	for (int64_t b = 0; b < n_blocks; b += NF4_BLOCK2) {
+		int64_t end = b + NF4_BLOCK2 < n_blocks ? b + NF4_BLOCK2 : n_blocks;
+		float m = 0, inv;
+
+		for (int64_t i = b; i < end; i++)
+			m = fabsf(absmax[i] - offset) > m ? fabsf(absmax[i] - offset) : m;
+		absmax2[b / NF4_BLOCK2] = m;
+		if (m == 0) {
+			memset(qabsmax + b, 0, (size_t)(end - b));
+			continue;
+		}
+		inv = 1.0f / m;
+		for (int64_t i = b; i < end; i++)
+			qabsmax[i] = absmax_code((absmax[i] - offset) * inv);
+	}
+}
+
+void nf4_quantize(const float *x, struct nf4 *q, float *absmax)
+{
+	int64_t n_blocks = nf4_blocks(q->n);
+	double sum = 0;
+
+#pragma omp parallel for schedule(static) if (n_blocks > 64)
+	for (int64_t b = 0; b < n_blocks; b++) {
+		int64_t i = b * NF4_BLOCK, n = q->n - i < NF4_BLOCK ? q->n - i : NF4_BLOCK;
+
+		quantize_block(x + i, n, q->codes + i / 2, absmax + b);
+	}
+	for (int64_t b = 0; b < n_blocks; b++)
+		sum += (double)absmax[b];
+	q->offset = n_blocks ? (float)(sum / (double)n_blocks) : 0;
+	nf4_quantize_absmax(absmax, n_blocks, q->offset, q->qabsmax, q->absmax2);
+}
+
+LP_CLONES
+static void dequant_block(float *restrict y, const uint8_t *restrict codes, float absmax, int64_t n)
+{
+	for (int64_t i = 0; i + 1 < n; i += 2) {
+		y[i] = nf4_levels[codes[i / 2] >> 4] * absmax;
+		y[i + 1] = nf4_levels[codes[i / 2] & 15] * absmax;
+	}
+	if (n % 2)
+		y[n - 1] = nf4_levels[codes[n / 2] >> 4] * absmax;
+}
+
+void kn_nf4_dequant_cpu(struct device *d, float *y, const struct nf4 *q)
+{
+	int64_t n_blocks = nf4_blocks(q->n);
+
+#pragma omp parallel for schedule(static) num_threads(d->threads) if (n_blocks > 64)
+	for (int64_t b = 0; b < n_blocks; b++) {
+		int64_t i = b * NF4_BLOCK, n = q->n - i < NF4_BLOCK ? q->n - i : NF4_BLOCK;
+		float absmax = dynmap_signed[q->qabsmax[b]] * q->absmax2[b / NF4_BLOCK2];
+
+		dequant_block(y + i, q->codes + i / 2, absmax + q->offset, n);
+	}
+}

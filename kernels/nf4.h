@@ -1,0 +1,52 @@
+/* NF4 with double quantisation, as bitsandbytes defines it (QLoRA, Dettmers et
+ * al. 2023; functional.quantize_4bit, blocksize 64, compress_statistics).
+ *
+ * First level: blocks of 64 elements in row-major order; absmax[b] = max |x|; a
+ * code is the index of the NF4 level whose interval holds x * (1 / absmax)
+ * (boundaries are the fp32 midpoints; a tie goes down); two codes a byte, the
+ * first element in the high nibble. Second level: absmax minus offset, blocks
+ * of 256, the signed dynamic 8-bit map. As bitsandbytes' CPU code does, a value
+ * times (1 / absmax2) is first snapped to a grid of 65,536 points on [-1, 1], then the
+ * nearest map entry is taken; a block of zeros has codes 0.
+ * offset is the fp64 mean of absmax rounded to fp32 (bitsandbytes' own order of
+ * summation varies by device; the difference is within 2 ulp).
+ *
+ * Dequantised: level[code] * (map[qabsmax] * absmax2 + offset), fp32, each
+ * operation rounded once: bit-equal to bitsandbytes given its offset. */
+#ifndef LP_KERNELS_NF4_H
+#define LP_KERNELS_NF4_H
+
+#include <stdint.h>
+
+#define NF4_BLOCK 64
+#define NF4_BLOCK2 256
+
+struct nf4 {
+	int64_t n;         /* elements */
+	uint8_t *codes;    /* ((n + 1) / 2) */
+	uint8_t *qabsmax;  /* (n_blocks) */
+	float *absmax2;    /* (n_blocks2) */
+	float offset;
+};
+static inline int64_t nf4_blocks(int64_t n)
+{
+	return (n + NF4_BLOCK - 1) / NF4_BLOCK;
+}
+static inline int64_t nf4_blocks2(int64_t n)
+{
+	return (nf4_blocks(n) + NF4_BLOCK2 - 1) / NF4_BLOCK2;
+}
+
+extern const float nf4_levels[16];
+
+/* Host only. x (n); q's pointers are the caller's; absmax (n_blocks) is scratch
+ * and returns the first level unquantised. */
+void nf4_quantize(const float *x, struct nf4 *q, float *absmax);
+/* The second level alone, for a given offset. */
+void nf4_quantize_absmax(const float *absmax, int64_t n_blocks, float offset, uint8_t *qabsmax, float *absmax2);
+
+struct device;
+typedef void kn_nf4_dequant_fn(struct device *d, float *y, const struct nf4 *q);
+kn_nf4_dequant_fn kn_nf4_dequant_cpu;
+
+#endif
