@@ -23,8 +23,16 @@ struct peft {
 	bool rslora, dora;
 	const char *base_name;   /* base_model_name_or_path, may be "" */
 	const char *base_id;     /* our base identity ("sha256:..."), NULL in a foreign adapter */
+	const char *lineage;     /* JSON, NULL in a foreign adapter */
+	const char *hash;        /* "sha256:..." of adapter_model.safetensors, or "xxh3:..." of a stream */
+	struct tensor *owned;    /* of a stream: its tensors, data from malloc */
+	size_t n_owned;
 };
 int peft_load(struct peft *p, const char *dir, struct err *e) LP_MUST_USE;
+/* The same from an adapter stream; closes in. */
+int peft_load_stream_take(struct peft *p, struct in *in, struct err *e) LP_MUST_USE;
+/* "-" or a file: a stream; a directory. */
+int peft_open(struct peft *p, const char *path, struct err *e) LP_MUST_USE;
 const struct peft_module *peft_find(const struct peft *p, const char *path);
 void peft_release(struct peft *p);
 
@@ -41,5 +49,7 @@ struct peft_write {
 void peft_config_json(const struct peft_write *w, struct sb *out);
 /* tensors are named as in the file. dir is an open output directory. */
 int peft_save(struct outdir *d, const struct peft_write *w, const struct tensor *t, size_t n, struct err *e) LP_MUST_USE;
+/* The same as a stream: an index frame, one frame a tensor, the end. o is not committed. */
+int peft_save_stream(struct out *o, const struct peft_write *w, const struct tensor *t, size_t n, struct err *e) LP_MUST_USE;
 
 #endif

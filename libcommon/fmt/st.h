@@ -50,10 +50,16 @@ struct st_writer *st_writer_new(struct out *o, const char *kind);
 /* Writes one frame; "stream": kind is added to its metadata. */
 int st_writer_frame(struct st_writer *w, const struct tensor *t, size_t n, const struct st_kv *meta, size_t n_meta,
                     uint64_t records, uint64_t tokens, struct err *e) LP_MUST_USE;
+/* The same in pieces: the header, then exactly the data bytes that it promised,
+ * in order, before the next frame or the end. Data pointers are not read. */
+int st_writer_begin(struct st_writer *w, const struct tensor *t, size_t n, const struct st_kv *meta, size_t n_meta,
+                    uint64_t records, uint64_t tokens, struct err *e) LP_MUST_USE;
+int st_writer_bytes(struct st_writer *w, const void *p, size_t n, struct err *e) LP_MUST_USE;
 int st_writer_end(struct st_writer *w, struct err *e) LP_MUST_USE; /* the end frame */
 void st_writer_free(struct st_writer *w);
 
 struct st_reader; /* takes either form: a stream, or one blob as a file */
+/* Closes in, on failure too. */
 struct st_reader *st_reader_open_take(struct in *in, struct err *e) LP_MUST_USE;
 /* 1 a frame (data in memory until the next call), 0 the proved end, -1 error:
  * a stream without its end frame, or with a wrong count or hash, is LP_DATA "truncated". max_bytes bounds one frame's data. */
@@ -61,7 +67,16 @@ int st_reader_next(struct st_reader *r, const struct st_blob **b, uint64_t max_b
 const char *st_reader_kind(const struct st_reader *r); /* "tokens", "model", "adapter", or "file" */
 uint64_t st_reader_records(const struct st_reader *r); /* after the end: totals it proved */
 uint64_t st_reader_tokens(const struct st_reader *r);
+const char *st_reader_name(const struct st_reader *r); /* of its input, for messages */
+/* XXH3-128 of all frames so far; of a stream, its end frame is not part of it. */
 void st_reader_hash(const struct st_reader *r, char hex[33]);
 void st_reader_close(struct st_reader *r);
+
+/* The list of tensors in the index frame of a model or adapter stream:
+ * [{"name","dtype","shape"},...]. Names live in a; data is NULL. */
+void st_list_json(const struct tensor *t, size_t n, struct sb *out);
+int st_list_parse(const char *text, const char *path, struct arena *a, struct tensor **t, size_t *n, struct err *e) LP_MUST_USE;
+bool st_same_shape(const struct tensor *a, const struct tensor *b); /* dtype and shape; not the name */
+void st_shape_text(const struct tensor *t, char *buf, size_t n);    /* "BF16 (4096, 1024)" */
 
 #endif

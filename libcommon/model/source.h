@@ -42,6 +42,12 @@ void model_source_dropped(struct model_source *s, const struct tensor *t);
 /* SHA-256 identity over sorted (name, dtype, shape, data hash), whatever the
  * sharding (DESIGN.md). For a stream, available after the end. "sha256:" + 64 hex. */
 int model_source_identity(struct model_source *s, char id[72], struct err *e) LP_MUST_USE;
+/* Hashes tensor i now, while its bytes are near, so that model_source_identity
+ * need not read it again. Directory sources; safe from several threads for different i. */
+void model_source_digest(struct model_source *s, size_t i);
+const char *model_source_name(const struct model_source *s); /* for messages */
+/* The lineage JSON that the model carries, or NULL. */
+const char *model_source_lineage(const struct model_source *s);
 void model_source_close(struct model_source *s);
 
 /* The other side: a model written as a sharded directory or as a stream. */
@@ -52,8 +58,16 @@ struct model_sink *model_sink_stream(struct out *o, struct err *e) LP_MUST_USE; 
 int model_sink_begin(struct model_sink *k, const struct model_texts *t, const struct tensor *list, size_t n,
                      const struct st_kv *meta, size_t n_meta, struct err *e) LP_MUST_USE;
 int model_sink_tensor(struct model_sink *k, const struct tensor *t, struct err *e) LP_MUST_USE;
+/* The same in pieces: the next n bytes of the current tensor, which the list
+ * orders; a tensor without bytes takes one call with n = 0. */
+int model_sink_bytes(struct model_sink *k, const void *p, size_t n, struct err *e) LP_MUST_USE;
 /* One more file of the directory (lineage, README.md); ignored by a stream. */
 int model_sink_file(struct model_sink *k, const char *name, const void *p, size_t n, struct err *e) LP_MUST_USE;
+/* Directory sinks, after the last tensor: shard files on disk under temporary
+ * names, for reading back before the commit. path is NULL past the last. */
+const char *model_sink_shard_path(struct model_sink *k, size_t shard);
+/* Closes the last shard, so that all can be read back. */
+int model_sink_finish(struct model_sink *k, struct err *e) LP_MUST_USE;
 int model_sink_commit(struct model_sink *k, struct err *e) LP_MUST_USE;
 void model_sink_abort(struct model_sink *k);
 
