@@ -7,9 +7,11 @@
 #define LP_NORETURN __attribute__((noreturn))
 
 /* Element-wise loops compiled twice, for any x86-64 and for AVX2, chosen when
- * the program loads. -ffp-contract=off keeps both to the same bits. */
+ * the program loads (x86-64-v3 is a feature level; a processor name such as
+ * haswell would match that one model only). -ffp-contract=off keeps both to
+ * the same bits. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(LP_NO_CLONES)
-#define LP_CLONES __attribute__((target_clones("arch=haswell", "default")))
+#define LP_CLONES __attribute__((target_clones("arch=x86-64-v3", "default")))
 #else
 #define LP_CLONES
 #endif
