@@ -366,4 +366,5 @@ def main():
             repack_run(name, sys.argv[2], out_dir)
 
 
-main()
+if __name__ == "__main__":
+    main()
