@@ -9,6 +9,7 @@
 
 struct xxh;
 struct xxh *xxh_new(void);
+struct xxh *xxh_copy(const struct xxh *h);
 void xxh_add(struct xxh *h, const void *p, size_t n);
 void xxh_hex(const struct xxh *h, char hex[33]);
 void xxh_free(struct xxh *h);

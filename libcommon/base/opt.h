@@ -43,7 +43,9 @@ struct opt {
 	const char *choices; /* OPT_CHOICE */
 	double min, max;     /* OPT_INT, OPT_F64; both 0: no limits */
 	bool unrecorded;     /* does not shape the output: not in lineage (--log, -j, -q) */
+	unsigned char from;    /* set by opt_parse: enum opt_from */
 };
+enum opt_from { OPT_DEFAULT, OPT_CONFIG, OPT_CMDLINE };
 
 struct opt_spec {
 	const char *tool;     /* "ds-audit" */

@@ -7,6 +7,8 @@
 
 extern const char lp_version[]; /* from the VERSION file */
 
+const char *tool_name(void); /* of the running program, for messages */
+
 /* Parses options (see opt.h), opens --log, sets signals and the exit checks.
  * Does not return on --help and the like, nor on a usage error. */
 void tool_init(const struct opt_spec *spec, int *argc, char ***argv);

@@ -1,0 +1,85 @@
+#include "base/tool.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/log.h"
+
+const char lp_version[] =
+#include "version.inc"
+	;
+
+static const char *name; /* of the running program */
+
+const char *tool_name(void)
+{
+	return name ? name : program_invocation_short_name;
+}
+
+/* A closed standard stream must not become the first file that is opened:
+ * the stand-in fails whatever is tried with it. */
+static void guard_std_fds(void)
+{
+	for (int fd = 0; fd < 3; fd++)
+		if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd ? O_RDONLY : O_WRONLY) < 0)
+			exit(LP_IO);
+}
+
+void tool_init(const struct opt_spec *spec, int *argc, char ***argv)
+{
+	struct err e = ERR_INIT;
+
+	name = spec->tool;
+	guard_std_fds();
+	signal(SIGPIPE, SIG_DFL);
+	signal(SIGXFSZ, SIG_IGN); /* a size limit shows as a write error, with a message */
+	if (opt_parse(spec, argc, *argv, &e) || log_open(spec->tool, &e))
+		exit(tool_fail(&e));
+}
+
+int tool_fail(const struct err *e)
+{
+	enum lp_status code = e->code == LP_OK ? LP_DATA : e->code;
+
+	fflush(stdout);
+	progress_done();
+	fprintf(stderr, "%s: ", tool_name());
+	if (e->path[0])
+		fprintf(stderr, "%s:", e->path);
+	if (e->path[0] && e->line)
+		fprintf(stderr, "%llu:", (unsigned long long)e->line);
+	if (e->off >= 0)
+		fprintf(stderr, "%sbyte %lld:", e->path[0] ? " " : "", (long long)e->off);
+	fprintf(stderr, "%s%s\n", e->path[0] || e->off >= 0 ? " " : "", e->msg);
+	return tool_done(code);
+}
+
+/* Closing tells what flushing does not: a full disk, a quota, a lost server. */
+static int close_stdout(struct err *e)
+{
+	if (fflush(stdout) || ferror(stdout))
+		return err_sys(e, "(stdout)", "write");
+	if (close(1) && errno != EBADF)
+		return err_sys(e, "(stdout)", "close");
+	return 0;
+}
+
+int tool_done(int status)
+{
+	struct err e = ERR_INIT;
+	int bad = close_stdout(&e);
+
+	progress_done();
+	if (log_close(&e))
+		bad = -1;
+	if (bad) {
+		fprintf(stderr, "%s: %s: %s\n", tool_name(), e.path, e.msg);
+		if (status == LP_OK || status == LP_NO)
+			status = e.code;
+	}
+	return status;
+}

@@ -1,0 +1,120 @@
+#include "base/xalloc.h"
+
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The documented exception to "libraries never exit": see the header. */
+static void LP_NORETURN no_memory(size_t bytes)
+{
+	fprintf(stderr, "%s: out of memory (%zu bytes asked)\n", program_invocation_short_name, bytes);
+	exit(LP_DEVICE);
+}
+
+bool lp_mul_overflows(size_t a, size_t b, size_t *product)
+{
+	return __builtin_mul_overflow(a, b, product);
+}
+
+bool lp_add_overflows(size_t a, size_t b, size_t *sum)
+{
+	return __builtin_add_overflow(a, b, sum);
+}
+
+void *xmalloc(size_t bytes)
+{
+	void *p = malloc(bytes ? bytes : 1);
+
+	if (!p)
+		no_memory(bytes);
+	return p;
+}
+
+void *xcalloc(size_t n, size_t size)
+{
+	void *p = calloc(n ? n : 1, size ? size : 1);
+
+	if (!p)
+		no_memory(n > SIZE_MAX / (size ? size : 1) ? SIZE_MAX : n * size);
+	return p;
+}
+
+void *xrealloc(void *p, size_t bytes)
+{
+	void *q = realloc(p, bytes ? bytes : 1);
+
+	if (!q)
+		no_memory(bytes);
+	return q;
+}
+
+void *xgrow(void *p, size_t *cap, size_t n, size_t size)
+{
+	size_t want = *cap, bytes;
+
+	if (n <= *cap)
+		return p;
+	if (want < 8)
+		want = 8;
+	while (want < n)
+		want = want > SIZE_MAX / 2 ? n : want * 2;
+	if (lp_mul_overflows(want, size, &bytes))
+		no_memory(SIZE_MAX);
+	p = xrealloc(p, bytes);
+	*cap = want;
+	return p;
+}
+
+char *xmemdup0(const char *s, size_t n)
+{
+	char *p;
+
+	if (n == SIZE_MAX)
+		no_memory(n);
+	p = xmalloc(n + 1);
+	if (n)
+		memcpy(p, s, n);
+	p[n] = 0;
+	return p;
+}
+
+char *xstrdup(const char *s)
+{
+	return xmemdup0(s, strlen(s));
+}
+
+char *xasprintf(const char *fmt, ...)
+{
+	va_list ap;
+	char *s;
+	int n;
+
+	va_start(ap, fmt);
+	n = vasprintf(&s, fmt, ap);
+	va_end(ap);
+	if (n < 0)
+		no_memory(strlen(fmt));
+	return s;
+}
+
+void *lp_try_alloc(size_t n, size_t size, const char *what, struct err *e)
+{
+	size_t bytes, padded;
+	void *p = NULL;
+
+	if (lp_mul_overflows(n, size, &bytes) || lp_add_overflows(bytes, 63, &padded)) {
+		err_set(e, LP_DEVICE, "%s: %zu x %zu bytes is more than can be addressed", what, n, size);
+		return NULL;
+	}
+	padded &= ~(size_t)63;
+	if (!padded)
+		padded = 64;
+	if (padded <= PTRDIFF_MAX)
+		p = aligned_alloc(64, padded);
+	if (!p)
+		err_set(e, LP_DEVICE, "out of memory for %s (%zu bytes)", what, bytes);
+	return p;
+}

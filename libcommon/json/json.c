@@ -1,0 +1,329 @@
+/* Access to a parsed tree, and the writer. */
+#include "json/json.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/num.h"
+#include "base/xalloc.h"
+
+/* --- access --- */
+
+static const struct json *get_n(const struct json *obj, const char *key, size_t n)
+{
+	if (!obj || obj->type != JSON_OBJ)
+		return NULL;
+	for (uint32_t i = obj->n; i-- > 0;)
+		if (obj->members[i].key_len == n && !memcmp(obj->members[i].key, key, n))
+			return &obj->members[i].val;
+	return NULL;
+}
+
+const struct json *json_get(const struct json *obj, const char *key)
+{
+	return get_n(obj, key, strlen(key));
+}
+
+bool json_is(const struct json *v, enum json_type t)
+{
+	return v && v->type == t;
+}
+
+bool json_str_is(const struct json *v, const char *s)
+{
+	return json_is(v, JSON_STR) && v->n == strlen(s) && !memcmp(v->s, s, v->n);
+}
+
+bool json_as_f64(const struct json *v, double *out)
+{
+	return json_is(v, JSON_NUM) && parse_f64(v->s, out);
+}
+
+/* 5, -3, and 5.0 or 1e3, which some writers make of whole numbers. */
+bool json_as_i64(const struct json *v, int64_t *out)
+{
+	double f;
+
+	if (!json_is(v, JSON_NUM))
+		return false;
+	if (parse_i64(v->s, out))
+		return true;
+	if (!strpbrk(v->s, ".eE") || !parse_f64(v->s, &f) || f != floor(f) || fabs(f) > 0x1p53)
+		return false;
+	*out = (int64_t)f;
+	return true;
+}
+
+/* Present and not null? */
+static const struct json *get_some(const struct json *obj, const char *key)
+{
+	const struct json *v = json_get(obj, key);
+
+	return json_is(v, JSON_NULL) ? NULL : v;
+}
+
+bool json_get_i64(const struct json *obj, const char *key, int64_t dflt, int64_t *out)
+{
+	const struct json *v = get_some(obj, key);
+
+	*out = dflt;
+	return !v || json_as_i64(v, out);
+}
+
+bool json_get_f64(const struct json *obj, const char *key, double dflt, double *out)
+{
+	const struct json *v = get_some(obj, key);
+
+	*out = dflt;
+	return !v || json_as_f64(v, out);
+}
+
+bool json_get_bool(const struct json *obj, const char *key, bool dflt, bool *out)
+{
+	const struct json *v = get_some(obj, key);
+
+	*out = dflt;
+	if (!v)
+		return true;
+	if (v->type != JSON_BOOL)
+		return false;
+	*out = v->b;
+	return true;
+}
+
+bool json_get_str(const struct json *obj, const char *key, const char *dflt, const char **out)
+{
+	const struct json *v = get_some(obj, key);
+
+	*out = dflt;
+	if (!v)
+		return true;
+	if (v->type != JSON_STR)
+		return false;
+	*out = v->s;
+	return true;
+}
+
+/* --- equality --- */
+
+static int by_key(const void *a, const void *b)
+{
+	const struct json_member *x = *(const struct json_member *const *)a, *y = *(const struct json_member *const *)b;
+	uint32_t n = x->key_len < y->key_len ? x->key_len : y->key_len;
+	int c = memcmp(x->key, y->key, n);
+
+	if (c)
+		return c;
+	if (x->key_len != y->key_len)
+		return x->key_len < y->key_len ? -1 : 1;
+	return x < y ? -1 : x > y; /* duplicates keep their order */
+}
+
+static const struct json_member **sorted(const struct json *o)
+{
+	const struct json_member **m = xcalloc(o->n, sizeof(*m));
+
+	for (uint32_t i = 0; i < o->n; i++)
+		m[i] = &o->members[i];
+	qsort(m, o->n, sizeof(*m), by_key);
+	return m;
+}
+
+static bool equal_objects(const struct json *a, const struct json *b)
+{
+	const struct json_member **x = sorted(a), **y = sorted(b);
+	bool same = true;
+
+	for (uint32_t i = 0; i < a->n && same; i++)
+		same = x[i]->key_len == y[i]->key_len && !memcmp(x[i]->key, y[i]->key, x[i]->key_len) &&
+		       json_equal(&x[i]->val, &y[i]->val);
+	free(x);
+	free(y);
+	return same;
+}
+
+bool json_equal(const struct json *a, const struct json *b)
+{
+	if (a->type != b->type)
+		return false;
+	switch (a->type) {
+	case JSON_NULL:
+		return true;
+	case JSON_BOOL:
+		return a->b == b->b;
+	case JSON_NUM:
+	case JSON_STR:
+		return a->n == b->n && !memcmp(a->s, b->s, a->n);
+	case JSON_ARR:
+		if (a->n != b->n)
+			return false;
+		for (uint32_t i = 0; i < a->n; i++)
+			if (!json_equal(&a->items[i], &b->items[i]))
+				return false;
+		return true;
+	case JSON_OBJ:
+		return a->n == b->n && equal_objects(a, b);
+	}
+	return false;
+}
+
+/* --- writer --- */
+
+static void item(struct jw *w)
+{
+	if (w->comma)
+		sb_addc(w->out, ',');
+	w->comma = true;
+}
+
+void jw_obj(struct jw *w)
+{
+	item(w);
+	sb_addc(w->out, '{');
+	w->comma = false;
+}
+
+void jw_end_obj(struct jw *w)
+{
+	sb_addc(w->out, '}');
+	w->comma = true;
+}
+
+void jw_arr(struct jw *w)
+{
+	item(w);
+	sb_addc(w->out, '[');
+	w->comma = false;
+}
+
+void jw_end_arr(struct jw *w)
+{
+	sb_addc(w->out, ']');
+	w->comma = true;
+}
+
+static void escaped(struct sb *out, unsigned char c)
+{
+	static const char short_of[] = "\bb\ff\nn\rr\tt\"\"\\\\";
+
+	for (const char *p = short_of; *p; p += 2)
+		if ((unsigned char)*p == c) {
+			sb_addc(out, '\\');
+			sb_addc(out, p[1]);
+			return;
+		}
+	sb_addf(out, "\\u%04x", c);
+}
+
+static void string(struct sb *out, const char *s, size_t n)
+{
+	size_t from = 0;
+
+	sb_grow(out, n + 2);
+	sb_addc(out, '"');
+	for (size_t i = 0; i < n; i++) {
+		unsigned char c = (unsigned char)s[i];
+
+		if (c >= 0x20 && c != '"' && c != '\\')
+			continue;
+		sb_add(out, s + from, i - from);
+		escaped(out, c);
+		from = i + 1;
+	}
+	if (n)
+		sb_add(out, s + from, n - from);
+	sb_addc(out, '"');
+}
+
+void jw_keyn(struct jw *w, const char *key, size_t n)
+{
+	item(w);
+	string(w->out, key, n);
+	sb_addc(w->out, ':');
+	w->comma = false;
+}
+
+void jw_key(struct jw *w, const char *key)
+{
+	jw_keyn(w, key, strlen(key));
+}
+
+void jw_strn(struct jw *w, const char *s, size_t n)
+{
+	item(w);
+	string(w->out, s, n);
+}
+
+void jw_str(struct jw *w, const char *s)
+{
+	if (s)
+		jw_strn(w, s, strlen(s));
+	else
+		jw_null(w);
+}
+
+void jw_i64(struct jw *w, int64_t v)
+{
+	item(w);
+	sb_addf(w->out, "%lld", (long long)v);
+}
+
+void jw_f64(struct jw *w, double v)
+{
+	char buf[32];
+
+	if (!isfinite(v)) {
+		jw_null(w);
+		return;
+	}
+	jw_raw(w, buf, fmt_f64(v, buf));
+}
+
+void jw_bool(struct jw *w, bool v)
+{
+	jw_raw(w, v ? "true" : "false", v ? 4 : 5);
+}
+
+void jw_null(struct jw *w)
+{
+	jw_raw(w, "null", 4);
+}
+
+void jw_raw(struct jw *w, const char *text, size_t n)
+{
+	item(w);
+	sb_add(w->out, text, n);
+}
+
+void jw_value(struct jw *w, const struct json *v)
+{
+	switch (v->type) {
+	case JSON_NULL:
+		jw_null(w);
+		break;
+	case JSON_BOOL:
+		jw_bool(w, v->b);
+		break;
+	case JSON_NUM:
+		jw_raw(w, v->s, v->n);
+		break;
+	case JSON_STR:
+		jw_strn(w, v->s, v->n);
+		break;
+	case JSON_ARR:
+		jw_arr(w);
+		for (uint32_t i = 0; i < v->n; i++)
+			jw_value(w, &v->items[i]);
+		jw_end_arr(w);
+		break;
+	case JSON_OBJ:
+		jw_obj(w);
+		for (uint32_t i = 0; i < v->n; i++) {
+			jw_keyn(w, v->members[i].key, v->members[i].key_len);
+			jw_value(w, &v->members[i].val);
+		}
+		jw_end_obj(w);
+		break;
+	}
+}
