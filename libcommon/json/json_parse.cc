@@ -6,16 +6,21 @@
  * The text is copied once into the arena. Strings and numbers point into that
  * copy, unescaped in place and closed with a NUL over the byte behind them;
  * tokens are read from the original, so those NULs never meet the walk. */
-#include "json/json.h"
-
 #include <simdjson.h>
 
+#include <cstdarg>
+#include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <new>
 
+extern "C" { /* base/ is plain C */
+#include "base/arena.h"
+#include "base/err.h"
 #include "base/in.h"
+#include "json/json.h"
+}
 
 namespace {
 
