@@ -326,9 +326,10 @@ static int stream_all(struct peft *p, struct st_reader *r, struct err *e)
 	char hash[40] = "xxh3:";
 	int rc = st_reader_next(r, &b, 0, e);
 
-	if (rc < 0)
+	/* A plain file is known by its header, before its data is read. */
+	if (rc < 0 && !st_reader_is_file(r))
 		return -1;
-	if (!rc || strcmp(st_reader_kind(r), "adapter"))
+	if (rc <= 0 || strcmp(st_reader_kind(r), "adapter"))
 		return err_off(e, LP_USAGE, name, -1, "an adapter stream is needed here, not a %s%s", st_reader_kind(r),
 			       strcmp(st_reader_kind(r), "file") ? " stream" : ": give an adapter's directory with --adapter");
 	if (stream_index(p, b, name, e))

@@ -65,6 +65,7 @@ struct st_reader *st_reader_open_take(struct in *in, struct err *e) LP_MUST_USE;
  * a stream without its end frame, or with a wrong count or hash, is LP_DATA "truncated". max_bytes bounds one frame's data. */
 int st_reader_next(struct st_reader *r, const struct st_blob **b, uint64_t max_bytes, struct err *e) LP_MUST_USE;
 const char *st_reader_kind(const struct st_reader *r); /* "tokens", "model", "adapter", or "file" */
+bool st_reader_is_file(const struct st_reader *r); /* a header was read, and it is a plain file's */
 uint64_t st_reader_records(const struct st_reader *r); /* after the end: totals it proved */
 uint64_t st_reader_tokens(const struct st_reader *r);
 const char *st_reader_name(const struct st_reader *r); /* of its input, for messages */

@@ -216,8 +216,9 @@ static int check_end(struct st_reader *r, struct err *e)
 	uint8_t extra;
 	int64_t got;
 
-	if (r->blob.n_tensors || !meta_count(&r->blob, "frames", &frames) || !meta_count(&r->blob, "records", &records) ||
-	    !meta_count(&r->blob, "tokens", &tokens))
+	if (r->blob.n_tensors || strcmp(st_meta(&r->blob, "end"), "1") || !st_meta(&r->blob, "frames") || !st_meta(&r->blob, "records") ||
+	    !st_meta(&r->blob, "tokens") || !meta_count(&r->blob, "frames", &frames) ||
+	    !meta_count(&r->blob, "records", &records) || !meta_count(&r->blob, "tokens", &tokens))
 		return fail(r, e, r->frame_at, "corrupt: malformed end frame");
 	if (frames != r->frames)
 		return err_off(e, LP_DATA, in_name(r->in), (int64_t)r->frame_at,
@@ -328,6 +329,11 @@ int st_reader_next(struct st_reader *r, const struct st_blob **b, uint64_t max_b
 const char *st_reader_kind(const struct st_reader *r)
 {
 	return r->kind ? r->kind : "file";
+}
+
+bool st_reader_is_file(const struct st_reader *r)
+{
+	return r->file;
 }
 
 const char *st_reader_name(const struct st_reader *r)

@@ -203,10 +203,11 @@ static int open_stream(struct model_source *s, struct err *e)
 	s->r = st_reader_open_take(in, e);
 	if (!s->r)
 		return -1;
-	rc = st_reader_next(s->r, &b, UINT64_MAX >> 1, e);
-	if (rc < 0)
+	rc = st_reader_next(s->r, &b, 0, e);
+	/* A plain file is known by its header, before its data is read. */
+	if (rc < 0 && !st_reader_is_file(s->r))
 		return -1;
-	if (!rc || strcmp(st_reader_kind(s->r), "model"))
+	if (rc <= 0 || strcmp(st_reader_kind(s->r), "model"))
 		return err_off(e, LP_USAGE, st_reader_name(s->r), -1, "a model stream is needed here, not a %s%s", st_reader_kind(s->r),
 			       strcmp(st_reader_kind(s->r), "file") ? " stream" : ": give the model's directory with --model");
 	if (b->n_tensors)
