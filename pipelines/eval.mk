@@ -1,0 +1,35 @@
+# Did it help? Both models answer the held-out records, and the answers are
+# scored. By itself:
+#
+#     make -f pipelines/eval.mk MODEL=DIR ADAPTER=DIR HELDOUT=chat.jsonl OUT=DIR
+#
+# sft.mk includes it and gives ADAPTER and HELDOUT itself.
+include $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))/stage.mk
+ifndef SFT
+EVAL_ALONE := 1
+$(call need,MODEL ADAPTER HELDOUT OUT)
+all: score
+endif
+export ADAPTER HELDOUT
+
+GENERATE_FLAGS ?= --max-new 256 --batch 8
+SCORE_FLAGS ?=
+
+# base and tuned: completions of either model
+PROG_base = $(LM_GENERATE)
+IN_base = "$$MODEL" "$$HELDOUT"
+CMD_base = $(LM_GENERATE) --model "$$MODEL" $(GENERATE_FLAGS) -o "$$D/completions.jsonl" "$$HELDOUT"
+$(eval $(call stage,base,$(HELDOUT_STAGE)))
+
+PROG_tuned = $(LM_GENERATE)
+IN_tuned = "$$MODEL" "$$ADAPTER" "$$HELDOUT"
+CMD_tuned = $(LM_GENERATE) --model "$$MODEL" --adapter "$$ADAPTER" $(GENERATE_FLAGS) -o "$$D/completions.jsonl" "$$HELDOUT"
+$(eval $(call stage,tuned,$(HELDOUT_STAGE) $(ADAPTER_STAGE)))
+
+# score: each by itself, and one against the other
+PROG_score = $(JUDGE_EVAL)
+IN_score = "$$OUT/base/completions.jsonl" "$$OUT/tuned/completions.jsonl"
+CMD_score = $(JUDGE_EVAL) score $(SCORE_FLAGS) -o "$$D/base.jsonl" "$$OUT/base/completions.jsonl"; \
+	$(JUDGE_EVAL) score $(SCORE_FLAGS) -o "$$D/tuned.jsonl" "$$OUT/tuned/completions.jsonl"; \
+	$(JUDGE_EVAL) ab -o "$$D/ab.jsonl" "$$OUT/base/completions.jsonl" "$$OUT/tuned/completions.jsonl"
+$(eval $(call stage,score,base tuned))
