@@ -1,6 +1,7 @@
 /* ROUGE against the Python package over some thousand pairs. */
 #include <check.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
