@@ -15,5 +15,5 @@ static int read_qwen2(const struct json *config, struct model_desc *m, struct er
 	return arch_int(config, "max_window_layers", 28, 0, INT32_MAX, &m->window_first, e);
 }
 
-static const char *const keys[] = { "use_sliding_window", "sliding_window", "max_window_layers", "use_mrope", 0 };
+static const char *const keys[] = { "use_sliding_window", "sliding_window", "max_window_layers", 0 };
 const struct arch arch_qwen2 = { "qwen2", "Qwen2ForCausalLM", keys, read_qwen2 };

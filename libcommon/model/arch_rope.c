@@ -1,5 +1,4 @@
-/* Rotary frequencies, in the order of operations (fp32) of transformers'
- * modeling_rope_utils. */
+/* Rotary frequencies: transformers' modeling_rope_utils, the power in fp64. */
 #include <math.h>
 
 #include "model/arch.h"
@@ -23,7 +22,7 @@ static float llama3(const struct model_desc *m, float f)
 void model_inv_freq(const struct model_desc *m, float *inv_freq)
 {
 	for (int64_t i = 0; i < m->head_dim / 2; i++) {
-		float f = 1.0f / powf((float)m->rope_theta, (float)(2 * i) / (float)m->head_dim);
+		float f = (float)(1 / pow(m->rope_theta, (double)(2 * i) / (double)m->head_dim));
 
 		if (m->rope == ROPE_LINEAR)
 			f /= (float)m->rope_factor;

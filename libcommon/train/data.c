@@ -1,0 +1,218 @@
+#include "train/data.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/rng.h"
+#include "base/xalloc.h"
+
+#define FRAME_MAX (2ull << 30)
+
+static void reserve(struct dataset *d, int64_t tokens, int64_t rows, int64_t seqs)
+{
+	size_t nt = (size_t)(d->n_tokens + tokens), nr = (size_t)(d->n_rows + rows) + 1, ns = (size_t)(d->n_seqs + seqs) + 1, cap;
+
+	cap = d->cap_tokens;
+	d->ids = xgrow(d->ids, &cap, nt, sizeof(*d->ids));
+	d->mask = xgrow(d->mask, &d->cap_tokens, nt, sizeof(*d->mask));
+	cap = d->cap_rows;
+	d->row_start = xgrow(d->row_start, &cap, nr, sizeof(*d->row_start));
+	d->row_seq = xgrow(d->row_seq, &d->cap_rows, nr, sizeof(*d->row_seq));
+	cap = d->cap_seqs;
+	d->seq_start = xgrow(d->seq_start, &cap, ns, sizeof(*d->seq_start));
+	d->seq_record = xgrow(d->seq_record, &d->cap_seqs, ns, sizeof(*d->seq_record));
+}
+
+void dataset_add_row(struct dataset *d, const int32_t *ids, const uint8_t *mask, const int64_t *seq_start, const int64_t *record, int64_t n_seqs)
+{
+	int64_t n = seq_start[n_seqs] - seq_start[0];
+
+	reserve(d, n, 1, n_seqs);
+	memcpy(d->ids + d->n_tokens, ids, (size_t)n * sizeof(*ids));
+	memcpy(d->mask + d->n_tokens, mask, (size_t)n);
+	d->row_start[d->n_rows] = d->n_tokens;
+	d->row_seq[d->n_rows] = d->n_seqs;
+	for (int64_t i = 0; i < n_seqs; i++) {
+		int64_t len = seq_start[i + 1] - seq_start[i];
+
+		d->seq_start[d->n_seqs] = d->n_tokens + seq_start[i] - seq_start[0];
+		d->seq_record[d->n_seqs++] = record[i];
+		d->longest_seq = len > d->longest_seq ? len : d->longest_seq;
+	}
+	d->n_rows++;
+	d->n_tokens += n;
+	d->row_start[d->n_rows] = d->seq_start[d->n_seqs] = d->n_tokens;
+	d->row_seq[d->n_rows] = d->n_seqs;
+	d->longest_row = n > d->longest_row ? n : d->longest_row;
+	d->n_targets += dataset_row_targets(d, d->n_rows - 1);
+}
+
+static int add_frame(struct dataset *d, const struct token_frame *f, int64_t vocab, const char *path, struct err *e)
+{
+	int64_t s = 0;
+
+	for (int64_t t = 0; t < f->n_tokens; t++)
+		if (f->input_ids[t] < 0 || f->input_ids[t] >= vocab)
+			return err_set(e, LP_DATA, "'%s' holds token id %d, and the model has %lld; it was tokenised for another model", path,
+			               f->input_ids[t], (long long)vocab);
+	for (int64_t r = 0; r < f->n_rows; r++) {
+		int64_t first = s;
+
+		while (s < f->n_seqs && f->seq_start[s] < f->row_start[r + 1])
+			s++;
+		dataset_add_row(d, f->input_ids + f->row_start[r], f->loss_mask + f->row_start[r], f->seq_start + first,
+		                f->seq_record + first, s - first);
+	}
+	return 0;
+}
+
+static char *keep_meta(char *old, const struct st_blob *b, const char *key)
+{
+	const char *v = st_meta(b, key);
+
+	return old || !v ? old : xstrdup(v);
+}
+
+int dataset_load_take(struct dataset *d, struct in *in, int64_t vocab, int64_t max_pos, struct err *e)
+{
+	char *path = xstrdup(in_name(in));
+	struct st_reader *r;
+	const struct st_blob *b;
+	struct token_frame f;
+	int rc = -1;
+
+	memset(d, 0, sizeof(*d));
+	r = st_reader_open_take(in, e);
+	while (r && (rc = st_reader_next(r, &b, FRAME_MAX, e)) == 1) {
+		rc = -1;
+		if (token_frame_view(b, &f, e) < 0 || add_frame(d, &f, vocab, path, e) < 0)
+			break;
+		d->tokenizer_hash = keep_meta(d->tokenizer_hash, b, "tokenizer_hash");
+		d->template_hash = keep_meta(d->template_hash, b, "template_hash");
+		d->lineage = keep_meta(d->lineage, b, "lineage");
+	}
+	if (rc == 0 && d->n_targets == 0)
+		rc = err_set(e, LP_DATA, "'%s' holds no token to learn from (%lld sequences, all masked); look at it with tokenize --show-mask",
+		             path, (long long)d->n_seqs);
+	if (rc == 0 && d->longest_seq > max_pos)
+		rc = err_set(e, LP_USAGE, "'%s' holds a sequence of %lld tokens, and the model reads at most %lld; tokenise with --max-len %lld",
+		             path, (long long)d->longest_seq, (long long)max_pos, (long long)max_pos);
+	if (rc == 0)
+		st_reader_hash(r, d->hash);
+	st_reader_close(r);
+	free(path);
+	return rc;
+}
+
+void dataset_release(struct dataset *d)
+{
+	free(d->ids);
+	free(d->mask);
+	free(d->row_start);
+	free(d->row_seq);
+	free(d->seq_start);
+	free(d->seq_record);
+	free(d->tokenizer_hash);
+	free(d->template_hash);
+	free(d->lineage);
+	memset(d, 0, sizeof(*d));
+}
+
+int64_t dataset_row_targets(const struct dataset *d, int64_t row)
+{
+	int64_t n = 0;
+
+	for (int64_t s = d->row_seq[row]; s < d->row_seq[row + 1]; s++)
+		for (int64_t t = d->seq_start[s] + 1; t < d->seq_start[s + 1]; t++)
+			n += d->mask[t] != 0;
+	return n;
+}
+
+static int longer_first(const void *a, const void *b)
+{
+	int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+
+	return x < y ? 1 : x > y ? -1 : 0;
+}
+
+int64_t dataset_max_batch_tokens(const struct dataset *d, int64_t n)
+{
+	int64_t *len = xcalloc((size_t)d->n_rows + 1, sizeof(*len)), sum = 0;
+
+	for (int64_t r = 0; r < d->n_rows; r++)
+		len[r] = d->row_start[r + 1] - d->row_start[r];
+	qsort(len, (size_t)d->n_rows, sizeof(*len), longer_first);
+	for (int64_t r = 0; r < d->n_rows && r < n; r++)
+		sum += len[r];
+	free(len);
+	return sum;
+}
+
+void order_init(struct order *o, uint64_t seed, int64_t n_rows)
+{
+	o->seed = seed;
+	o->n_rows = n_rows;
+	o->epoch = -1;
+	o->perm = xcalloc((size_t)n_rows + 1, sizeof(*o->perm));
+}
+
+int64_t order_row(struct order *o, int64_t epoch, int64_t i)
+{
+	if (o->epoch != epoch)
+		rng_permutation(o->seed, rng_stream("order") + (uint64_t)epoch, (uint32_t)o->n_rows, o->perm);
+	o->epoch = epoch;
+	return o->perm[i];
+}
+
+void order_release(struct order *o)
+{
+	free(o->perm);
+}
+
+void microbatch_init(struct microbatch *b, int64_t max_tokens)
+{
+	size_t n = (size_t)max_tokens + 1;
+
+	memset(b, 0, sizeof(*b));
+	b->cap = max_tokens;
+	b->ids = xcalloc(n, sizeof(int32_t));
+	b->pos = xcalloc(n, sizeof(int32_t));
+	b->rec = xcalloc(n, sizeof(int32_t));
+	b->seq_start = xcalloc(n + 1, sizeof(int32_t));
+	b->tgt_row = xcalloc(n, sizeof(int32_t));
+	b->tgt_id = xcalloc(n, sizeof(int32_t));
+}
+
+void microbatch_release(struct microbatch *b)
+{
+	free(b->ids);
+	free(b->pos);
+	free(b->rec);
+	free(b->seq_start);
+	free(b->tgt_row);
+	free(b->tgt_id);
+}
+
+void microbatch_clear(struct microbatch *b)
+{
+	b->n_tokens = b->n_seqs = b->n_targets = 0;
+	b->seq_start[0] = 0;
+}
+
+void microbatch_add(struct microbatch *b, const struct dataset *d, int64_t row)
+{
+	for (int64_t s = d->row_seq[row]; s < d->row_seq[row + 1]; s++) {
+		for (int64_t t = d->seq_start[s]; t < d->seq_start[s + 1]; t++) {
+			int64_t i = b->n_tokens++, p = t - d->seq_start[s];
+
+			b->ids[i] = d->ids[t];
+			b->pos[i] = (int32_t)p;
+			b->rec[i] = (int32_t)d->seq_record[s];
+			if (p > 0 && d->mask[t]) {
+				b->tgt_row[b->n_targets] = (int32_t)(i - 1);
+				b->tgt_id[b->n_targets++] = d->ids[t];
+			}
+		}
+		b->seq_start[++b->n_seqs] = (int32_t)b->n_tokens;
+	}
+}

@@ -1,0 +1,61 @@
+/* Training data in memory, the order of its rows, and micro-batches: sequences
+ * laid end to end without padding. */
+#ifndef LP_TRAIN_DATA_H
+#define LP_TRAIN_DATA_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/arena.h"
+#include "fmt/tokens.h"
+
+struct dataset {
+	int32_t *ids;       /* (n_tokens) */
+	uint8_t *mask;      /* (n_tokens) */
+	int64_t *row_start; /* (n_rows + 1) */
+	int64_t *row_seq;   /* (n_rows + 1): first sequence of each row */
+	int64_t *seq_start; /* (n_seqs + 1) */
+	int64_t *seq_record; /* (n_seqs) */
+	int64_t n_tokens, n_rows, n_seqs;
+	size_t cap_tokens, cap_rows, cap_seqs;
+	int64_t longest_row, longest_seq;
+	int64_t n_targets;
+	char hash[33];      /* of the stream */
+	char *tokenizer_hash, *template_hash, *lineage; /* of the first frame's metadata, NULL when absent */
+};
+/* Reads a whole token stream. An id outside vocab, a sequence over max_pos, or
+ * a set without targets is LP_DATA / LP_USAGE. Takes in. */
+int dataset_load_take(struct dataset *d, struct in *in, int64_t vocab, int64_t max_pos, struct err *e) LP_MUST_USE;
+/* Adds one row by hand (tests, replays). seq_start: n_seqs + 1 offsets from 0. */
+void dataset_add_row(struct dataset *d, const int32_t *ids, const uint8_t *mask, const int64_t *seq_start, const int64_t *record, int64_t n_seqs);
+void dataset_release(struct dataset *d);
+/* Targets of a row: masked tokens other than a sequence's first. */
+int64_t dataset_row_targets(const struct dataset *d, int64_t row);
+/* Tokens of the n longest rows together: the room that micro-batches of n rows need. */
+int64_t dataset_max_batch_tokens(const struct dataset *d, int64_t n);
+
+/* The row at place i of an endless walk through shuffled epochs. */
+struct order {
+	uint64_t seed;
+	int64_t n_rows, epoch; /* epoch that perm holds, -1 none */
+	uint32_t *perm;
+};
+void order_init(struct order *o, uint64_t seed, int64_t n_rows);
+int64_t order_row(struct order *o, int64_t epoch, int64_t i);
+void order_release(struct order *o);
+
+/* One micro-batch; arrays have room for the plan's max_tokens. */
+struct microbatch {
+	int64_t n_tokens, n_seqs, n_targets;
+	int32_t *ids, *pos, *rec;  /* (T) */
+	int32_t *seq_start;        /* (n_seqs + 1) */
+	int32_t *tgt_row, *tgt_id; /* (n_targets): hidden row that predicts, and the token */
+	int64_t cap;
+};
+void microbatch_init(struct microbatch *b, int64_t max_tokens);
+void microbatch_release(struct microbatch *b);
+void microbatch_clear(struct microbatch *b);
+/* Appends a row; the caller has made sure that it fits. */
+void microbatch_add(struct microbatch *b, const struct dataset *d, int64_t row);
+
+#endif

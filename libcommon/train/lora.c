@@ -1,0 +1,177 @@
+#include "train/lora.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/rng.h"
+#include "base/xalloc.h"
+
+#define PEFT_PREFIX "base_model.model."
+
+static bool set_target(const char *name, size_t n, bool targets[LIN_N])
+{
+	for (int s = 0; s < LIN_N; s++)
+		if (strlen(linear_name(s)) == n && memcmp(linear_name(s), name, n) == 0) {
+			targets[s] = true;
+			return true;
+		}
+	return false;
+}
+
+int lora_targets(const char *text, bool targets[LIN_N], struct err *e)
+{
+	bool all = strcmp(text, "all") == 0;
+
+	for (int s = 0; s < LIN_N; s++)
+		targets[s] = all;
+	while (!all && *text) {
+		size_t n = strcspn(text, ",");
+
+		if (!set_target(text, n, targets))
+			return err_set(e, LP_USAGE, "the model has no projection '%.*s'; it has q_proj, k_proj, v_proj, o_proj, "
+			               "gate_proj, up_proj and down_proj (or say all)", (int)n, text);
+		text += n + (text[n] == ',');
+	}
+	for (int s = 0; s < LIN_N; s++)
+		all |= targets[s];
+	return all ? 0 : err_set(e, LP_USAGE, "no target projections; name some in --targets");
+}
+
+static int64_t add_tensor(struct lora *l, int64_t layer, int slot, const char *which, int64_t rows, int64_t cols)
+{
+	struct lora_tensor *t = &l->tensors[l->n_tensors++];
+
+	arch_linear_name(t->name, layer, slot, which);
+	t->offset = l->n_params;
+	t->rows = rows;
+	t->cols = cols;
+	t->n = rows * cols;
+	l->n_params += t->n;
+	return t->offset;
+}
+
+void lora_init(struct lora *l, const struct model_desc *m)
+{
+	size_t n = (size_t)(m->layers * LIN_N);
+
+	l->scale = (float)(l->alpha / (l->rslora ? sqrt((double)l->rank) : (double)l->rank));
+	l->mats = xcalloc(n, sizeof(*l->mats));
+	l->tensors = xcalloc(2 * n, sizeof(*l->tensors));
+	l->n_tensors = l->n_params = 0;
+	for (int64_t i = 0; i < m->layers; i++)
+		for (int s = 0; s < LIN_N; s++) {
+			struct lora_mat *x = &l->mats[i * LIN_N + s];
+
+			x->a = x->b = -1;
+			x->id = (uint32_t)(i * LIN_N + s);
+			if (!l->targets[s])
+				continue;
+			x->a = add_tensor(l, i, s, "lora_A.weight", l->rank, linear_in(m, s));
+			x->b = add_tensor(l, i, s, "lora_B.weight", linear_out(m, s), l->rank);
+		}
+}
+
+void lora_release(struct lora *l)
+{
+	free(l->mats);
+	free(l->tensors);
+	l->mats = NULL;
+	l->tensors = NULL;
+}
+
+void lora_layout(struct lora *l, struct layout *to, bool train)
+{
+	l->params = layout_array(to, "adapter", l->n_params, sizeof(float));
+	l->grads = train ? layout_array(to, "gradients", l->n_params, sizeof(float)) : NULL;
+}
+
+static bool is_a(const struct lora_tensor *t)
+{
+	return strstr(t->name, ".lora_A.") != NULL;
+}
+
+void lora_start(struct lora *l, struct device *d, uint64_t seed)
+{
+	for (int64_t i = 0; i < l->n_tensors; i++) {
+		struct lora_tensor *t = &l->tensors[i];
+		uint64_t stream = rng_stream(t->name);
+		double bound = 1 / sqrt((double)t->cols);
+		float *x = xcalloc((size_t)t->n, sizeof(*x));
+
+		for (int64_t j = 0; is_a(t) && j < t->n; j++)
+			x[j] = (float)((2 * rng_unit(seed, stream, (uint64_t)j) - 1) * bound);
+		device_upload(d, l->params + t->offset, x, (uint64_t)t->n * sizeof(*x));
+		free(x);
+	}
+}
+
+int lora_from_peft(struct lora *l, const struct model_desc *m, const struct peft *p, struct err *e)
+{
+	char path[ARCH_NAME];
+	size_t seen = 0;
+
+	memset(l, 0, sizeof(*l));
+	l->rank = p->r;
+	l->alpha = p->alpha;
+	l->rslora = p->rslora;
+	for (size_t i = 0; i < p->n_modules; i++)
+		for (int s = 0; s < LIN_N; s++) {
+			size_t n = strlen(p->modules[i].path), k = strlen(linear_path(s));
+
+			l->targets[s] |= n > k && strcmp(p->modules[i].path + n - k, linear_path(s)) == 0;
+		}
+	lora_init(l, m);
+	for (int64_t i = 0; i < m->layers; i++)
+		for (int s = 0; s < LIN_N; s++) {
+			const struct peft_module *pm;
+
+			snprintf(path, sizeof(path), "model.layers.%lld.%s", (long long)i, linear_path(s));
+			pm = peft_find(p, path);
+			if (!pm)
+				continue; /* stays zero: no change */
+			seen++;
+			if (pm->r != l->rank || (float)pm->scale != l->scale)
+				return err_set(e, LP_DATA, "adapter module '%s' has a rank or scale of its own; merge it with lora-merge instead", path);
+			if (pm->a->shape[1] != (uint64_t)linear_in(m, s) || pm->b->shape[0] != (uint64_t)linear_out(m, s))
+				return err_set(e, LP_DATA, "adapter module '%s' does not fit the model's projection of %lld by %lld", path,
+				               (long long)linear_out(m, s), (long long)linear_in(m, s));
+		}
+	if (seen != p->n_modules)
+		return err_set(e, LP_DATA, "the adapter has modules that the model lacks; it was made for another model");
+	return 0;
+}
+
+void lora_load(struct lora *l, struct device *d, const struct peft *p)
+{
+	for (int64_t i = 0; i < l->n_tensors; i++) {
+		struct lora_tensor *t = &l->tensors[i];
+		const char *end = strstr(t->name, ".lora_");
+		char path[ARCH_NAME];
+		const struct peft_module *pm;
+		const struct tensor *src;
+		float *x = xcalloc((size_t)t->n, sizeof(*x));
+
+		snprintf(path, sizeof(path), "%.*s", (int)(end - t->name), t->name);
+		pm = peft_find(p, path);
+		src = pm ? is_a(t) ? pm->a : pm->b : NULL;
+		if (src)
+			to_f32(src->dtype, src->data, x, (size_t)t->n);
+		device_upload(d, l->params + t->offset, x, (uint64_t)t->n * sizeof(*x));
+		free(x);
+	}
+}
+
+void lora_tensors(const struct lora *l, struct device *d, float *host, struct tensor *out, struct arena *names)
+{
+	device_download(d, host, l->params, (uint64_t)l->n_params * sizeof(*host));
+	for (int64_t i = 0; i < l->n_tensors; i++) {
+		const struct lora_tensor *t = &l->tensors[i];
+		size_t bytes = strlen(PEFT_PREFIX) + strlen(t->name) + 1;
+		char *name = arena_alloc(names, bytes);
+
+		snprintf(name, bytes, PEFT_PREFIX "%s", t->name);
+		out[i] = (struct tensor){ name, DT_F32, 2, { (uint64_t)t->rows, (uint64_t)t->cols }, (uint64_t)t->n * 4, host + t->offset };
+	}
+}
