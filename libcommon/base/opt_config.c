@@ -12,6 +12,20 @@
 
 enum { CONFIG_MAX = 1 << 20 };
 
+/* 8G rather than 8589934592, when it is exact. */
+static void size_text(uint64_t v, struct sb *out)
+{
+	const char *unit = "KMGT";
+
+	if (!v || v % 1024) {
+		sb_addf(out, "%llu", (unsigned long long)v);
+		return;
+	}
+	for (v /= 1024; v % 1024 == 0 && unit[1]; v /= 1024)
+		unit++;
+	sb_addf(out, "%llu%c", (unsigned long long)v, *unit);
+}
+
 bool opt_value_text(const struct opt *o, size_t i, struct sb *out)
 {
 	char buf[32];
@@ -38,7 +52,7 @@ bool opt_value_text(const struct opt *o, size_t i, struct sb *out)
 		sb_addf(out, "%lld", (long long)*(const int64_t *)o->value);
 		return true;
 	case OPT_SIZE:
-		sb_addf(out, "%llu", (unsigned long long)*(const uint64_t *)o->value);
+		size_text(*(const uint64_t *)o->value, out);
 		return true;
 	case OPT_F64:
 		sb_add(out, buf, fmt_f64(*(const double *)o->value, buf));
@@ -135,7 +149,9 @@ void opt_json(const struct opt_spec *spec, struct sb *out)
 				break;
 			}
 			sb_adds(out, i ? "," : "");
-			if (is_text(o->kind))
+			if (o->kind == OPT_SIZE)
+				sb_addf(out, "%llu", (unsigned long long)*(const uint64_t *)o->value);
+			else if (is_text(o->kind))
 				json_string(out, sb_str(&v));
 			else
 				sb_add(out, v.s, v.len);

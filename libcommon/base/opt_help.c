@@ -13,6 +13,8 @@ static void wrap(struct sb *out, const char *text, size_t col)
 		size_t n = strcspn(text, " ");
 
 		if (col + n > WIDTH && col > HELP_COL) {
+			if (out->s[out->len - 1] == ' ')
+				out->s[--out->len] = 0;
 			sb_addf(out, "\n%*s", HELP_COL, "");
 			col = HELP_COL;
 		}
