@@ -14,6 +14,7 @@ export ADAPTER HELDOUT
 
 GENERATE_FLAGS ?= --max-new 256 --batch 8
 SCORE_FLAGS ?=
+AB_FLAGS ?=
 
 # base and tuned: completions of either model
 PROG_base = $(LM_GENERATE)
@@ -29,7 +30,7 @@ $(eval $(call stage,tuned,$(HELDOUT_STAGE) $(ADAPTER_STAGE)))
 # score: each by itself, and one against the other
 PROG_score = $(JUDGE_EVAL)
 IN_score = "$$OUT/base/completions.jsonl" "$$OUT/tuned/completions.jsonl"
-CMD_score = $(JUDGE_EVAL) score $(SCORE_FLAGS) -o "$$D/base.jsonl" "$$OUT/base/completions.jsonl"; \
-	$(JUDGE_EVAL) score $(SCORE_FLAGS) -o "$$D/tuned.jsonl" "$$OUT/tuned/completions.jsonl"; \
-	$(JUDGE_EVAL) ab -o "$$D/ab.jsonl" "$$OUT/base/completions.jsonl" "$$OUT/tuned/completions.jsonl"
+CMD_score = $(JUDGE_EVAL) score $(SCORE_FLAGS) --summary "$$D/base.json" -o "$$D/base.jsonl" "$$OUT/base/completions.jsonl"; \
+	$(JUDGE_EVAL) score $(SCORE_FLAGS) --summary "$$D/tuned.json" -o "$$D/tuned.jsonl" "$$OUT/tuned/completions.jsonl"; \
+	$(JUDGE_EVAL) ab $(SCORE_FLAGS) $(AB_FLAGS) -o "$$D/ab.json" "$$OUT/base/completions.jsonl" "$$OUT/tuned/completions.jsonl"
 $(eval $(call stage,score,base tuned))

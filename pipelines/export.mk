@@ -19,5 +19,5 @@ $(eval $(call stage,merge,$(ADAPTER_STAGE)))
 
 PROG_export = $(GGUF_EXPORT)
 IN_export = "$$OUT/merge/model"
-CMD_export = $(GGUF_EXPORT) $(EXPORT_FLAGS) -o "$$D/model.gguf" "$$OUT/merge/model"
+CMD_export = $(GGUF_EXPORT) $(EXPORT_FLAGS) --model "$$OUT/merge/model" -o "$$D/model.gguf"
 $(eval $(call stage,export,merge))

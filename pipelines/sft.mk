@@ -14,7 +14,7 @@ all: report export
 .PHONY: all
 
 AUDIT_FLAGS ?=
-SPLIT_FLAGS ?= --ratio 90/10 --seed 42
+SPLIT_FLAGS ?= --parts train=0.9,heldout=0.1 --mode exact --seed 42
 TEMPLATE_FLAGS ?=
 TOKENIZE_FLAGS ?=
 TRAIN_FLAGS ?= --epochs 3
@@ -28,14 +28,14 @@ CMD_audit += ; $(DS_AUDIT) --to messages $(AUDIT_FLAGS) --findings "$$D/heldout.
 endif
 $(eval $(call stage,audit))
 
-# split: what is trained on, what is held out
+# split: what is trained on, what is held out; the parts train and heldout must be there
 PROG_split = $(DS_SPLIT)
 ifneq ($(EVAL_DATA),)
 IN_split = "$$OUT/audit"
 CMD_split = cp "$$OUT/audit/chat.jsonl" "$$D/train.jsonl"; cp "$$OUT/audit/heldout.jsonl" "$$D/heldout.jsonl"
 else
 IN_split = "$$OUT/audit/chat.jsonl"
-CMD_split = $(DS_SPLIT) $(SPLIT_FLAGS) -o "$$D" "$$OUT/audit/chat.jsonl"
+CMD_split = $(DS_SPLIT) $(SPLIT_FLAGS) -o "$$D/parts" "$$OUT/audit/chat.jsonl"; mv "$$D"/parts/* "$$D"; rmdir "$$D/parts"
 endif
 $(eval $(call stage,split,audit))
 

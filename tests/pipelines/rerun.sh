@@ -15,7 +15,7 @@ echo "$me" >>"$CALLS"
 while [ $# -gt 0 ]; do
 	case $1 in
 	-o) out=$2; shift ;;
-	--findings | --log) echo x >"$2"; shift ;;
+	--findings | --log | --summary) echo x >"$2"; shift ;;
 	--model | --adapter | --eval) ins="$ins $2"; shift ;;
 	--fail) echo half >"$out"; exit 3 ;;
 	--sleep) echo half >"$out"; sleep "$2"; shift ;;
@@ -26,7 +26,7 @@ while [ $# -gt 0 ]; do
 done
 body="$me$flags $(for i in $ins; do find "$i" -type f -exec cat {} +; done | cksum)"
 case $me in
-ds-split) echo "$body" >"$out/train.jsonl"; echo "$body" >"$out/heldout.jsonl" ;;
+ds-split) mkdir "$out"; echo "$body" >"$out/train.jsonl"; echo "$body" >"$out/heldout.jsonl" ;;
 qlora-train | lora-merge) mkdir "$out"; echo "$body" >"$out/w" ;;
 *) echo "$body" >"$out" ;;
 esac
