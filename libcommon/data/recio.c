@@ -85,13 +85,13 @@ static FILE *open_spool(struct err *e)
 	return f;
 }
 
-struct recio *recio_open(const char *path, const char *format, struct err *e)
+struct recio *recio_open(const char *path, const char *format, bool again, struct err *e)
 {
 	struct recio *r = xcalloc(1, sizeof(*r));
 
 	r->path = xstrdup(path ? path : "-");
 	r->format = xstrdup(format ? format : "auto");
-	if (!strcmp(r->path, "-") && !(r->spool = open_spool(e)))
+	if (again && !strcmp(r->path, "-") && !(r->spool = open_spool(e)))
 		goto fail;
 	if (!(r->j = open_pass(r->path, r->format, e)))
 		goto fail;

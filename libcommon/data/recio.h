@@ -16,14 +16,14 @@ void recio_json_text(struct jw *w, const char *s, size_t n);
 /* Commits o, which goes to path (NULL: stdout), and writes its lineage beside it. */
 int recio_commit(struct out *o, const char *path, const struct lineage *l, struct err *e) LP_MUST_USE;
 
-/* An input that is read once to count or to take keys, and again to be
- * written. Files are opened twice; standard input is kept in an unlinked file
- * under $TMPDIR. */
+/* An input that is read once, or (again) first to count or to take keys and then to be
+ * written. Files are then opened twice; standard input is kept in an unlinked
+ * file under $TMPDIR. */
 struct recio;
-struct recio *recio_open(const char *path, const char *format, struct err *e) LP_MUST_USE; /* NULL on error; path NULL or "-": stdin */
+struct recio *recio_open(const char *path, const char *format, bool again, struct err *e) LP_MUST_USE; /* NULL on error; path NULL or "-": stdin */
 /* The next record of this pass: as jsonl_next, with file and line in *e. */
 int recio_next(struct recio *r, struct jsonl_rec *rec, struct err *e) LP_MUST_USE;
-/* From the start again. A finished pass whose bytes differ from the first one's is LP_DATA. */
+/* From the start again (opened so only). A finished pass whose bytes differ from the first one's is LP_DATA. */
 int recio_again(struct recio *r, struct err *e) LP_MUST_USE;
 const char *recio_name(const struct recio *r);
 void recio_hash(const struct recio *r, char hex[33]); /* of the input's bytes; after a whole pass */

@@ -23,18 +23,23 @@ void split_release(struct split *s)
 	memset(s, 0, sizeof(*s));
 }
 
-static int add_part(struct split *s, const char *name, const char *number, struct err *e)
+static int add_weight(struct split *s, const char *name, double w, struct err *e)
 {
-	double w;
-
-	if (!parse_f64(number, &w) || w < 0 || w > 1e6)
-		return err_set(e, LP_USAGE, "ratio '%.40s' is not a number from 0 up", number);
 	if (s->n == SPLIT_MAX_PARTS)
 		return err_set(e, LP_USAGE, "more than %d parts", SPLIT_MAX_PARTS);
 	s->parts[s->n].name = xstrdup(name);
 	s->parts[s->n].weight = (uint64_t)llround(w * UNIT);
 	s->total += s->parts[s->n++].weight;
 	return 0;
+}
+
+static int add_part(struct split *s, const char *name, const char *number, struct err *e)
+{
+	double w;
+
+	if (!parse_f64(number, &w) || w < 0 || w > 1e6)
+		return err_set(e, LP_USAGE, "ratio '%.40s' is not a number from 0 up", number);
+	return add_weight(s, name, w, e);
 }
 
 /* What the numbers must add up to: 1, 100, or (0) anything. A sum that is
@@ -128,6 +133,16 @@ int split_parse_parts(const char *text, struct split *s, struct err *e)
 		split_release(s);
 	free(copy);
 	return rc;
+}
+
+int split_set_sample(struct split *s, double share, struct err *e)
+{
+	memset(s, 0, sizeof(*s));
+	if (!(share > 0 && share <= 1) || add_weight(s, "sample", share, e) < 0 || add_weight(s, "rest", 1, e) < 0)
+		return err_set(e, LP_USAGE, "a sample is a share over 0 and at most 1");
+	s->parts[1].weight = (uint64_t)UNIT - s->parts[0].weight;
+	s->total = (uint64_t)UNIT;
+	return finish(s, "sample", e);
 }
 
 int split_find(const struct split *s, const char *name)

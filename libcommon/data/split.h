@@ -31,6 +31,8 @@ struct split {
 int split_parse_ratio(const char *text, struct split *s, struct err *e) LP_MUST_USE;
 /* "train=0.8,val=0.1,test=0.1": unique names of letters, digits, - and _. */
 int split_parse_parts(const char *text, struct split *s, struct err *e) LP_MUST_USE;
+/* "sample" with this share (over 0, at most 1), and "rest". */
+int split_set_sample(struct split *s, double share, struct err *e) LP_MUST_USE;
 void split_release(struct split *s);
 /* Index of a part, or -1. */
 int split_find(const struct split *s, const char *name);
