@@ -1,0 +1,43 @@
+/* Byte-pair encoding as the reference does it: merges by rank, leftmost first.
+ * In byte mode (vocabularies of ByteLevel) the pieces are raw bytes; else they
+ * are UTF-8, and characters outside the vocabulary fall back to byte tokens or
+ * to the unknown token. */
+#ifndef LP_TEXT_BPE_H
+#define LP_TEXT_BPE_H
+
+#include "json/json.h"
+#include "text/tok_vocab.h"
+
+/* One token of a piece: bytes [b, e) of it. */
+struct mtok {
+	int32_t id;
+	uint32_t b, e;
+};
+struct mtoks {
+	struct mtok *t;
+	size_t n, cap;
+};
+static inline void mtoks_add(struct mtoks *o, int32_t id, size_t b, size_t e);
+
+struct bpe;
+/* want_bytes: the pre-tokeniser ends in ByteLevel. v stays the caller's and must outlive it. */
+struct bpe *bpe_new(const struct json *model, const struct vocab *v, bool want_bytes, struct err *e) LP_MUST_USE;
+void bpe_free(struct bpe *b);
+/* False: the pieces must be given as mapped characters, not as bytes. */
+bool bpe_byte_mode(const struct bpe *b);
+
+/* What a thread needs: word cache and scratch. */
+struct bpe_mem;
+struct bpe_mem *bpe_mem_new(void);
+void bpe_mem_free(struct bpe_mem *m);
+void bpe_encode(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, struct mtoks *out);
+
+void mtoks_grow(struct mtoks *o);
+static inline void mtoks_add(struct mtoks *o, int32_t id, size_t b, size_t e)
+{
+	if (o->n == o->cap)
+		mtoks_grow(o);
+	o->t[o->n++] = (struct mtok){ id, (uint32_t)b, (uint32_t)e };
+}
+
+#endif

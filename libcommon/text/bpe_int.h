@@ -1,0 +1,58 @@
+/* The tables of a BPE model: private to bpe*.c. */
+#ifndef LP_TEXT_BPE_INT_H
+#define LP_TEXT_BPE_INT_H
+
+#include "text/bpe.h"
+
+#define BPE_AFFIX_MAX 64
+#define BPE_DIRECT 0x10000u /* characters with a direct table */
+#define BPE_NO_RANK UINT32_MAX
+#define BPE_JOINED_BITS 20
+
+struct bpe_merge {
+	uint64_t pair; /* left << 32 | right; UINT64_MAX: empty */
+	uint32_t rank;
+	int32_t id;
+};
+
+struct bpe {
+	const struct vocab *v;
+	bool bytes;             /* pieces are raw bytes */
+	struct vocab raw;       /* bytes: the vocabulary as bytes */
+	bool byte_fallback, fuse_unk, ignore_merges;
+	int32_t unk;            /* -1: none */
+	char prefix[BPE_AFFIX_MAX], suffix[BPE_AFFIX_MAX];
+	size_t prefix_len, suffix_len;
+	struct bpe_merge *merges;
+	unsigned shift;         /* 64 - log2 of the table */
+	uint64_t mask;
+	int32_t byte_id[256];   /* bytes: token of a byte; else of <0xXX>; -1: none */
+	int32_t *direct;        /* (BPE_DIRECT) token of a character; NULL in byte mode */
+	uint16_t *id_len;       /* (ids) bytes that a token stands for */
+	uint64_t *joined;       /* bit set of character pairs inside merged tokens; NULL: not used */
+};
+
+static inline uint32_t bpe_pair(const struct bpe *b, int32_t l, int32_t r, int32_t *id)
+{
+	uint64_t key = (uint64_t)(uint32_t)l << 32 | (uint32_t)r, h = key * 0x9E3779B97F4A7C15u >> b->shift;
+
+	for (; b->merges[h].pair != UINT64_MAX; h = (h + 1) & b->mask)
+		if (b->merges[h].pair == key) {
+			*id = b->merges[h].id;
+			return b->merges[h].rank;
+		}
+	return BPE_NO_RANK;
+}
+
+static inline uint32_t bpe_joined_bit(uint32_t x, uint32_t y)
+{
+	return (x * 0x9E3779B1u ^ y * 0x85EBCA77u) >> (32 - BPE_JOINED_BITS);
+}
+static inline bool bpe_joined(const struct bpe *b, uint32_t x, uint32_t y)
+{
+	uint32_t k = bpe_joined_bit(x, y);
+
+	return b->joined[k >> 6] >> (k & 63) & 1;
+}
+
+#endif

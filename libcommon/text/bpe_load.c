@@ -1,0 +1,273 @@
+/* Reading a BPE model: vocabulary tables and merges. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/xalloc.h"
+#include "text/bpe_int.h"
+#include "text/pretok.h"
+#include "text/utf8.h"
+
+void bpe_free(struct bpe *b)
+{
+	if (!b)
+		return;
+	vocab_release(&b->raw);
+	free(b->merges);
+	free(b->direct);
+	free(b->id_len);
+	free(b->joined);
+	free(b);
+}
+
+static int load_affix(const struct json *m, const char *key, char *buf, size_t *len, struct err *e)
+{
+	const char *s;
+
+	if (!json_get_str(m, key, NULL, &s) || (s && strlen(s) >= BPE_AFFIX_MAX))
+		return err_set(e, LP_DATA, "model BPE: %s is not a short string", key);
+	*len = s ? strlen(s) : 0;
+	if (s)
+		memcpy(buf, s, *len);
+	return 0;
+}
+
+static int load_flags(struct bpe *b, const struct json *m, struct err *e)
+{
+	const char *unk;
+	double dropout;
+
+	if (!json_get_bool(m, "byte_fallback", false, &b->byte_fallback) || !json_get_bool(m, "fuse_unk", false, &b->fuse_unk) ||
+	    !json_get_bool(m, "ignore_merges", false, &b->ignore_merges) || !json_get_str(m, "unk_token", NULL, &unk) ||
+	    !json_get_f64(m, "dropout", 0, &dropout))
+		return err_set(e, LP_DATA, "model BPE: a field has the wrong type");
+	if (dropout != 0)
+		return err_set(e, LP_USAGE, "model BPE: dropout %g makes tokens random and is not supported; set it to null", dropout);
+	if (load_affix(m, "continuing_subword_prefix", b->prefix, &b->prefix_len, e) || load_affix(m, "end_of_word_suffix", b->suffix, &b->suffix_len, e))
+		return -1;
+	b->unk = unk ? vocab_find(b->v, unk, strlen(unk)) : -1;
+	return 0;
+}
+
+/* The bytes that a byte-level string stands for; false when it is not one. */
+static bool unmap(const char *s, size_t n, char *out, size_t *len)
+{
+	unsigned w;
+
+	*len = 0;
+	for (size_t i = 0; i < n; i += w) {
+		int c = char_to_byte(utf8_get(s + i, &w));
+
+		if (c < 0)
+			return false;
+		out[(*len)++] = (char)c;
+	}
+	return true;
+}
+
+/* Byte mode is right when every byte has its token, or a missing one is simply dropped. */
+static void find_bytes(struct bpe *b, bool want)
+{
+	char u[4];
+
+	b->bytes = want && !b->prefix_len && !b->suffix_len;
+	for (int i = 0; i < 256; i++) {
+		b->byte_id[i] = vocab_find(b->v, u, utf8_put(u, byte_to_char((unsigned char)i)));
+		if (b->byte_id[i] < 0 && (b->unk >= 0 || b->byte_fallback))
+			b->bytes = false;
+	}
+	if (b->bytes)
+		return;
+	for (int i = 0; i < 256; i++) {
+		char name[7] = { '<', '0', 'x', "0123456789ABCDEF"[i >> 4], "0123456789ABCDEF"[i & 15], '>', 0 };
+
+		b->byte_id[i] = b->byte_fallback ? vocab_find(b->v, name, 6) : -1;
+	}
+}
+
+static int load_raw(struct bpe *b, struct err *e)
+{
+	char buf[65536];
+	size_t n, len;
+
+	if (vocab_reserve(&b->raw, b->v->n_ids, e))
+		return -1;
+	for (size_t id = 0; id < b->v->n_ids; id++) {
+		const char *s = vocab_str(b->v, (int32_t)id, &n);
+
+		if (!s || n > sizeof(buf) || !unmap(s, n, buf, &len) || !len)
+			continue;
+		b->id_len[id] = len < UINT16_MAX ? (uint16_t)len : 0;
+		if (b->ignore_merges && vocab_add(&b->raw, buf, len, (int64_t)id, e))
+			return -1;
+	}
+	return 0;
+}
+
+static void load_direct(struct bpe *b)
+{
+	size_t n;
+	unsigned w;
+
+	b->direct = xmalloc(BPE_DIRECT * sizeof(*b->direct));
+	memset(b->direct, 0xFF, BPE_DIRECT * sizeof(*b->direct));
+	for (size_t id = 0; id < b->v->n_ids; id++) {
+		const char *s = vocab_str(b->v, (int32_t)id, &n);
+
+		if (!s || !n)
+			continue;
+		b->id_len[id] = n < UINT16_MAX ? (uint16_t)n : 0;
+		if (n <= 3 && utf8_valid_len(s, n) == n && utf8_len((unsigned char)*s) == n && utf8_get(s, &w) < BPE_DIRECT)
+			b->direct[utf8_get(s, &w)] = vocab_find(b->v, s, n);
+	}
+	for (int i = 0; i < 256; i++)
+		if (b->byte_id[i] >= 0)
+			b->id_len[b->byte_id[i]] = 1;
+}
+
+/* --- merges --- */
+
+static void put_merge(struct bpe *b, int32_t l, int32_t r, uint32_t rank, int32_t id)
+{
+	uint64_t key = (uint64_t)(uint32_t)l << 32 | (uint32_t)r, h = key * 0x9E3779B97F4A7C15u >> b->shift;
+
+	while (b->merges[h].pair != UINT64_MAX && b->merges[h].pair != key)
+		h = (h + 1) & b->mask;
+	b->merges[h] = (struct bpe_merge){ key, rank, id }; /* the last of equal pairs stays, as in the reference */
+}
+
+/* The two halves of one merge: "a b" or ["a","b"]. */
+static bool halves(const struct json *v, const char *s[2], size_t n[2])
+{
+	const char *sp;
+
+	if (v->type == JSON_ARR && v->n == 2 && v->items[0].type == JSON_STR && v->items[1].type == JSON_STR) {
+		for (int i = 0; i < 2; i++) {
+			s[i] = v->items[i].s;
+			n[i] = v->items[i].n;
+		}
+		return true;
+	}
+	if (v->type != JSON_STR)
+		return false;
+	sp = memchr(v->s, ' ', v->n);
+	if (!sp || memchr(sp + 1, ' ', v->n - (size_t)(sp - v->s) - 1))
+		return false;
+	s[0] = v->s;
+	n[0] = (size_t)(sp - v->s);
+	s[1] = sp + 1;
+	n[1] = v->n - n[0] - 1;
+	return true;
+}
+
+static void mark_joined(struct bpe *b, const char *s, size_t n)
+{
+	unsigned w;
+	uint32_t prev = utf8_get(s, &w), c;
+
+	for (size_t i = w; i < n; i += w) {
+		c = utf8_get(s + i, &w);
+		b->joined[bpe_joined_bit(prev, c) >> 6] |= 1ull << (bpe_joined_bit(prev, c) & 63);
+		prev = c;
+	}
+}
+
+static int load_merge(struct bpe *b, const struct json *v, uint32_t rank, bool *byte_merges, struct err *e)
+{
+	const char *s[2];
+	size_t n[2], skip;
+	int32_t id[2], to;
+	char buf[65536];
+
+	if (!halves(v, s, n))
+		return err_set(e, LP_DATA, "model BPE: merge %u is not two tokens", rank);
+	for (int i = 0; i < 2; i++) {
+		id[i] = vocab_find(b->v, s[i], n[i]);
+		if (id[i] < 0)
+			return err_set(e, LP_DATA, "model BPE: merge %u: '%.*s' is not in the vocabulary", rank, (int)(n[i] < 100 ? n[i] : 100), s[i]);
+		if (b->byte_fallback && n[i] == 6 && id[i] == vocab_find(b->v, s[i], 6) && !memcmp(s[i], "<0x", 3))
+			*byte_merges = true;
+	}
+	skip = n[1] < b->prefix_len ? n[1] : b->prefix_len;
+	if (n[0] + n[1] - skip > sizeof(buf))
+		return err_set(e, LP_DATA, "model BPE: merge %u is longer than %zu bytes", rank, sizeof(buf));
+	memcpy(buf, s[0], n[0]);
+	memcpy(buf + n[0], s[1] + skip, n[1] - skip);
+	to = vocab_find(b->v, buf, n[0] + n[1] - skip);
+	if (to < 0)
+		return err_set(e, LP_DATA, "model BPE: merge %u makes '%.*s', which is not in the vocabulary", rank,
+		               (int)(n[0] + n[1] - skip < 100 ? n[0] + n[1] - skip : 100), buf);
+	put_merge(b, id[0], id[1], rank, to);
+	if (b->joined)
+		mark_joined(b, buf, n[0] + n[1] - skip);
+	return 0;
+}
+
+/* Cutting between characters is exact when no unknown is fused across and no
+ * merge takes byte tokens. */
+static bool may_cut(const struct bpe *b)
+{
+	if (b->bytes || b->prefix_len || b->suffix_len)
+		return false;
+	if (b->unk < 0 || !b->fuse_unk)
+		return b->unk < 0 || !b->byte_fallback;
+	for (int i = 0; i < 256; i++)
+		if (b->byte_id[i] < 0)
+			return false;
+	return true;
+}
+
+static int load_merges(struct bpe *b, const struct json *list, struct err *e)
+{
+	size_t slots = 16;
+	unsigned log2 = 4;
+	bool byte_merges = false;
+
+	if (!json_is(list, JSON_ARR))
+		return err_set(e, LP_DATA, "model BPE: merges is not a list");
+	while (slots < (size_t)list->n * 2) {
+		slots *= 2;
+		log2++;
+	}
+	b->merges = lp_try_alloc(slots, sizeof(*b->merges), "the merges", e);
+	if (!b->merges)
+		return -1;
+	memset(b->merges, 0xFF, slots * sizeof(*b->merges));
+	b->mask = slots - 1;
+	b->shift = 64 - log2;
+	if (may_cut(b))
+		b->joined = xcalloc((1u << BPE_JOINED_BITS) / 64, sizeof(*b->joined));
+	for (uint32_t i = 0; i < list->n; i++) {
+		if (list->items[i].type == JSON_STR && !strncmp(list->items[i].s, "#version", 8))
+			continue;
+		if (load_merge(b, &list->items[i], i, &byte_merges, e))
+			return -1;
+	}
+	if (byte_merges) {
+		free(b->joined);
+		b->joined = NULL;
+	}
+	return 0;
+}
+
+struct bpe *bpe_new(const struct json *model, const struct vocab *v, bool want_bytes, struct err *e)
+{
+	struct bpe *b = xcalloc(1, sizeof(*b));
+
+	b->v = v;
+	b->id_len = xcalloc(v->n_ids + 1, sizeof(*b->id_len));
+	if (load_flags(b, model, e))
+		goto bad;
+	find_bytes(b, want_bytes);
+	if (b->bytes) {
+		if (load_raw(b, e))
+			goto bad;
+	} else {
+		load_direct(b);
+	}
+	if (load_merges(b, json_get(model, "merges"), e))
+		goto bad;
+	return b;
+bad:
+	bpe_free(b);
+	return NULL;
+}

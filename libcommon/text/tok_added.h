@@ -1,0 +1,41 @@
+/* Added tokens: found in the text before anything else happens to it. */
+#ifndef LP_TEXT_TOK_ADDED_H
+#define LP_TEXT_TOK_ADDED_H
+
+#include "text/tok_norm.h"
+#include "text/tok_vocab.h"
+
+struct added_token {
+	char *text; /* content */
+	size_t len;
+	int32_t id;
+	bool special, normalized, lstrip, rstrip, single_word;
+};
+struct added_node {
+	int32_t child, next; /* first child; next sibling; -1: none */
+	int32_t tok;         /* index of the token that ends here; -1: none */
+	unsigned char byte;
+};
+/* One matcher: leftmost, longest. */
+struct added_set {
+	struct added_node *nodes;
+	size_t n, cap;
+	bool first[256];
+};
+struct added {
+	struct added_token *t;
+	size_t n;
+	const uint8_t *uni;
+	struct added_set raw;  /* matched in the input */
+	struct added_set norm; /* matched in normalised text */
+};
+/* list: tokenizer.json's added_tokens, or NULL. Ids are given as the reference
+ * gives them: the model's, else counted on behind it. */
+int added_load(struct added *a, const struct json *list, const struct vocab *v, const struct tok_norm *norm, const uint8_t *uni, struct err *e) LP_MUST_USE;
+void added_release(struct added *a);
+const struct added_token *added_by_id(const struct added *a, int32_t id);
+const struct added_token *added_by_text(const struct added *a, const char *s, size_t n);
+/* Cuts s[0..n) into out: pieces with id >= 0 are added tokens. */
+void added_split(const struct added *a, const struct added_set *set, const char *s, size_t n, struct pieces *out);
+
+#endif

@@ -1,0 +1,36 @@
+/* A vocabulary: ids to strings and back. Strings may hold any byte. */
+#ifndef LP_TEXT_TOK_VOCAB_H
+#define LP_TEXT_TOK_VOCAB_H
+
+#include "base/err.h"
+#include "json/json.h"
+
+#define VOCAB_MAX_ID (1 << 24)
+
+struct vocab {
+	char *pool;
+	size_t pool_len, pool_cap;
+	uint32_t *off;   /* by id; strings are NUL-terminated in pool */
+	int32_t *len;    /* by id; -1: unused */
+	size_t n_ids;    /* highest id + 1 */
+	size_t n_strings; /* distinct strings */
+	size_t cap;
+	int32_t *slots;  /* id + 1; 0: empty; open addressing */
+	uint32_t mask;
+};
+void vocab_release(struct vocab *v);
+/* {"string": id, ...} */
+int vocab_from_obj(struct vocab *v, const struct json *obj, struct err *e) LP_MUST_USE;
+int vocab_reserve(struct vocab *v, size_t strings, struct err *e) LP_MUST_USE;
+/* A string that is there already gets the new id. */
+int vocab_add(struct vocab *v, const char *s, size_t n, int64_t id, struct err *e) LP_MUST_USE;
+int32_t vocab_find(const struct vocab *v, const char *s, size_t n); /* -1: absent */
+static inline const char *vocab_str(const struct vocab *v, int32_t id, size_t *n)
+{
+	if (id < 0 || (size_t)id >= v->n_ids || v->len[id] < 0)
+		return NULL;
+	*n = (size_t)v->len[id];
+	return v->pool + v->off[id];
+}
+
+#endif
