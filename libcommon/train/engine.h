@@ -9,6 +9,7 @@
 #include "model/weights.h"
 #include "train/data.h"
 #include "train/lora.h"
+#include "train/optim.h"
 
 enum { ARENA_WEIGHTS, ARENA_ADAPTER, ARENA_ACTIVATIONS, ARENA_SCRATCH, ARENA_CACHE, ARENA_N };
 
@@ -26,6 +27,7 @@ struct engine_shape {
 	int64_t max_tokens; /* of a micro-batch */
 	int64_t max_seq;    /* longest sequence */
 	bool train;         /* backward too */
+	struct optim *optim; /* its states are part of the plan; NULL: none */
 	uint64_t budget;    /* bytes the whole plan may take; 0: no limit */
 };
 

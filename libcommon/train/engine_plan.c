@@ -109,6 +109,8 @@ static void layout_all(struct engine *g)
 	weights_layout(&g->w, &g->plan[ARENA_WEIGHTS], &g->plan[ARENA_CACHE]);
 	if (g->lora)
 		lora_layout(g->lora, &g->plan[ARENA_ADAPTER], g->shape.train);
+	if (g->lora && g->shape.optim)
+		optim_layout(g->shape.optim, g->lora, &g->plan[ARENA_ADAPTER]);
 	layout_activations(g, &g->plan[ARENA_ACTIVATIONS]);
 	if (g->shape.train)
 		layout_gradients(g, &g->plan[ARENA_ACTIVATIONS]);

@@ -1,0 +1,26 @@
+/* The optimiser's states over an adapter's flat parameters: AdamW in fp32, or
+ * with 8-bit states where bitsandbytes keeps them so (kernels/adam8.h). */
+#ifndef LP_TRAIN_OPTIM_H
+#define LP_TRAIN_OPTIM_H
+
+#include "base/layout.h"
+#include "kernels/device.h"
+#include "train/lora.h"
+
+enum optim_kind { OPTIM_ADAMW, OPTIM_ADAMW8 };
+
+struct optim {
+	enum optim_kind kind;
+	double beta1, beta2, eps, weight_decay;
+	int64_t step;        /* taken so far */
+	float *m, *v;        /* fp32 states of the tensors that have them */
+	uint8_t *m8, *v8;    /* 8-bit codes of the others */
+	float *m_max, *v_max; /* their blocks' scales */
+};
+
+int optim_parse(const char *name, enum optim_kind *k, struct err *e) LP_MUST_USE;
+void optim_layout(struct optim *o, const struct lora *l, struct layout *to);
+/* One step: the gradients are scaled by grad_scale first. */
+void optim_step(struct optim *o, struct lora *l, struct device *d, double lr, double grad_scale);
+
+#endif

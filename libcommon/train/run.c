@@ -1,0 +1,285 @@
+/* The run itself: steps in order, what is logged, saved and kept. */
+#include "train/run.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/xalloc.h"
+#include "train/run_int.h"
+
+/* --- the plan in words --- */
+
+static void add_grouped(struct sb *out, int64_t v)
+{
+	char digits[32];
+	int n = snprintf(digits, sizeof(digits), "%lld", (long long)v);
+
+	for (int i = 0; i < n; i++) {
+		if (i && (n - i) % 3 == 0)
+			sb_addc(out, ',');
+		sb_addc(out, digits[i]);
+	}
+}
+
+static void add_bytes(struct sb *out, const char *name, uint64_t bytes)
+{
+	sb_addf(out, "  %-34s %16llu  %10.3f GiB\n", name, (unsigned long long)bytes, (double)bytes / (1 << 30));
+}
+
+static void describe(const struct run *r, struct sb *out)
+{
+	const struct model_desc *m = &r->desc;
+	const struct engine *g = &r->g;
+	int64_t total = model_params(m) + r->lora.n_params;
+
+	sb_addf(out, "model      %s, %lld layers, hidden %lld, %lld positions\n", m->family, (long long)m->layers, (long long)m->hidden, (long long)m->max_pos);
+	sb_addf(out, "device     %s\n", r->dev.name);
+	sb_addf(out, "base       %s\n", g->w.nf4 ? "NF4, double quantisation" : dtype_hf_name(g->w.dtype));
+	sb_addf(out, "adapter    LoRA r %lld, alpha %g, alpha/r %g, dropout %g\n", (long long)r->lora.rank, r->lora.alpha, (double)r->lora.scale, r->lora.dropout);
+	sb_adds(out, "trainable  ");
+	add_grouped(out, r->lora.n_params);
+	sb_adds(out, " of ");
+	add_grouped(out, total);
+	sb_addf(out, " parameters (%.3f %%)\n", 100.0 * (double)r->lora.n_params / (double)total);
+	if (r->train.n_rows)
+		sb_addf(out, "data       %lld rows, %lld sequences, %lld tokens, %lld targets\n", (long long)r->train.n_rows, (long long)r->train.n_seqs,
+		        (long long)r->train.n_tokens, (long long)r->train.n_targets);
+	if (r->total_steps)
+		sb_addf(out, "steps      %lld of %lld x %lld rows, warm-up %lld\n", (long long)r->total_steps, (long long)r->c->batch, (long long)r->c->accumulate,
+		        (long long)r->warmup);
+	sb_addf(out, "plan       micro-batch of %lld tokens; %lld of %lld layers keep activations, %lld keep widened weights\n",
+	        (long long)g->shape.max_tokens, (long long)g->kept, (long long)m->layers, (long long)g->w.cached_layers);
+	for (int i = 0; i < ARENA_N; i++)
+		for (int j = 0; j < g->plan[i].n_items; j++)
+			add_bytes(out, g->plan[i].items[j].name, g->plan[i].items[j].bytes);
+	add_bytes(out, "total", engine_bytes(g));
+}
+
+int train_dry_run(const struct train_config *c, struct sb *text, struct err *e)
+{
+	struct run r;
+	int rc = run_prepare(&r, c, false, e);
+	bool short_of_memory = rc < 0 && e->code == LP_DEVICE && r.g.w.layers;
+
+	if (rc == 0 || short_of_memory) {
+		describe(&r, text);
+		sb_addf(text, "%s %.3f GiB%s\n", short_of_memory ? "does not fit in" : "fits in", (double)r.g.shape.budget / (1 << 30),
+		        c->memory ? " (--memory)" : ", nine tenths of what is free here");
+	}
+	/* somebody else's machine is meant when no limit is given: the plan is the answer */
+	if (short_of_memory && !c->memory)
+		rc = 0;
+	run_release(&r);
+	return rc;
+}
+
+/* --- logging --- */
+
+static int log_plan(struct run *r, struct err *e)
+{
+	const struct engine *g = &r->g;
+	int64_t total = model_params(&r->desc) + r->lora.n_params;
+	struct sb name = SB_INIT;
+	struct jw w = jw_to(&name);
+	int rc;
+
+	jw_str(&w, r->c->model);
+	rc = log_metric("plan", e,
+	                "\"model\":%s,\"trainable\":%lld,\"total\":%lld,\"percent\":%.4f,\"steps\":%lld,\"warmup\":%lld,\"rows\":%lld,\"tokens\":%lld,"
+	                "\"weights_bytes\":%llu,\"adapter_bytes\":%llu,\"activation_bytes\":%llu,\"scratch_bytes\":%llu,\"cache_bytes\":%llu,"
+	                "\"total_bytes\":%llu,\"kept_layers\":%lld,\"base_id\":\"%s\"",
+	                sb_str(&name), (long long)r->lora.n_params, (long long)total, 100.0 * (double)r->lora.n_params / (double)total, (long long)r->total_steps,
+	                (long long)r->warmup, (long long)r->train.n_rows, (long long)r->train.n_tokens, (unsigned long long)g->plan[ARENA_WEIGHTS].used,
+	                (unsigned long long)g->plan[ARENA_ADAPTER].used, (unsigned long long)g->plan[ARENA_ACTIVATIONS].used,
+	                (unsigned long long)g->plan[ARENA_SCRATCH].used, (unsigned long long)g->plan[ARENA_CACHE].used,
+	                (unsigned long long)engine_bytes(g), (long long)g->kept, g->w.identity);
+	sb_release(&name);
+	return rc;
+}
+
+static double epoch_of(const struct run *r)
+{
+	return (double)r->step / (double)r->steps_per_epoch;
+}
+
+static int log_step(struct run *r, const struct step_result *s, double lr, double tok_s, struct err *e)
+{
+	progress("step %lld/%lld  loss %.4f  lr %.3g  %.0f tokens/s", (long long)r->step, (long long)r->total_steps, s->loss, lr, tok_s);
+	if (r->step % r->c->log_every && r->step != r->total_steps && r->step != 1)
+		return 0;
+	return log_metric("train", e, "\"step\":%lld,\"epoch\":%.6f,\"loss\":%s,\"lr\":%.12g,\"grad_norm\":%s,\"tokens\":%lld,\"tok_s\":%.1f,"
+	                  "\"peak_bytes\":%llu,\"seconds\":%.3f", (long long)r->step, epoch_of(r), log_num(s->loss), lr, log_num(s->grad_norm),
+	                  (long long)r->targets_seen, tok_s, (unsigned long long)engine_bytes(&r->g), now_seconds() - r->start);
+}
+
+/* --- evaluation and keeping --- */
+
+static void keep_best(struct run *r)
+{
+	uint64_t bytes = (uint64_t)r->lora.n_params * sizeof(float);
+
+	if (!r->best)
+		r->best = xmalloc(bytes);
+	device_download(&r->dev, r->best, r->lora.params, bytes);
+}
+
+static int evaluate(struct run *r, struct err *e)
+{
+	double loss, begin = now_seconds();
+	bool best;
+
+	if (!r->c->eval)
+		return 0;
+	if (run_evaluate(r, &r->eval, &loss, e) < 0)
+		return -1;
+	best = loss < r->best_loss;
+	if (best) {
+		r->best_loss = loss;
+		r->best_step = r->step;
+		if (r->c->keep_best)
+			keep_best(r);
+	}
+	progress("step %lld  held-out loss %.4f", (long long)r->step, loss);
+	return log_metric("eval", e, "\"step\":%lld,\"epoch\":%.6f,\"loss\":%s,\"tokens\":%lld,\"seconds\":%.3f,\"best\":%s", (long long)r->step,
+	                  epoch_of(r), log_num(loss), (long long)r->eval.n_targets, now_seconds() - begin, best ? "true" : "false");
+}
+
+static int save_checkpoint(struct run *r, const char *name, struct err *e)
+{
+	char *path;
+	int rc;
+
+	if (!r->c->out)
+		return 0;
+	path = xasprintf("%s.%s", r->c->out, name);
+	rc = run_save(r, path, true, NULL, e);
+	free(path);
+	return rc;
+}
+
+static int periodic(struct run *r, struct err *e)
+{
+	char name[32];
+	bool last = r->step == r->total_steps;
+
+	if (r->c->eval && (last || (r->c->eval_every > 0 && r->step % r->c->eval_every == 0)) && evaluate(r, e) < 0)
+		return -1;
+	if (r->c->save_every <= 0 || r->step % r->c->save_every || last)
+		return 0;
+	snprintf(name, sizeof(name), "step-%lld", (long long)r->step);
+	return save_checkpoint(r, name, e);
+}
+
+/* A loss that is not finite: counted and skipped while --nonfinite allows it;
+ * otherwise the state before the step, which is good, is saved beside the output. */
+static int not_finite(struct run *r, struct err *e)
+{
+	struct err saving = ERR_INIT;
+
+	if (log_metric("nonfinite", &saving, "\"step\":%lld,\"skipped\":%lld", (long long)r->step + 1, (long long)r->skipped) < 0)
+		warn("cannot log: %s", saving.msg);
+	if (r->skipped < r->c->nonfinite_skips) {
+		r->skipped++;
+		warn("%s; skipped (%lld of %lld)", e->msg, (long long)r->skipped, (long long)r->c->nonfinite_skips);
+		*e = (struct err)ERR_INIT;
+		return 0;
+	}
+	if (r->step > 0 && save_checkpoint(r, "last-good", &saving) < 0)
+		warn("the last good adapter could not be saved: %s", saving.msg);
+	else if (r->step > 0 && r->c->out)
+		warn("the adapter after step %lld is in '%s.last-good'", (long long)r->step, r->c->out);
+	return -1;
+}
+
+static int one_step(struct run *r, struct err *e)
+{
+	const struct train_config *c = r->c;
+	int64_t per_step = c->batch * c->accumulate, epoch = r->step / r->steps_per_epoch, at = r->step % r->steps_per_epoch * per_step;
+	int64_t n = r->train.n_rows - at < per_step ? r->train.n_rows - at : per_step;
+	int64_t *rows = xcalloc((size_t)n, sizeof(*rows));
+	double lr = c->lr * schedule_factor(c->schedule, r->step, r->warmup, r->total_steps), begin = now_seconds(), tokens = 0;
+	struct step_result s;
+	int rc;
+
+	for (int64_t i = 0; i < n; i++) {
+		rows[i] = order_row(&r->order, epoch, at + i);
+		tokens += (double)(r->train.row_start[rows[i] + 1] - r->train.row_start[rows[i]]);
+	}
+	rc = run_step(r, rows, n, lr, &s, e);
+	free(rows);
+	if (rc < 0 && (e->code != LP_DIVERGED || not_finite(r, e) < 0))
+		return -1;
+	r->step++;
+	r->targets_seen += s.targets;
+	if (log_step(r, &s, lr, tokens / (now_seconds() - begin), e) < 0)
+		return -1;
+	return periodic(r, e);
+}
+
+static int run_all(struct run *r, struct err *e)
+{
+	const struct train_config *c = r->c;
+	float *final;
+
+	r->start = now_seconds();
+	if (log_plan(r, e) < 0 || evaluate(r, e) < 0)
+		return -1;
+	while (r->step < r->total_steps)
+		if (one_step(r, e) < 0)
+			return -1;
+	progress_done();
+	final = c->keep_best && r->best ? r->best : NULL;
+	if (run_save(r, c->out, c->force, final, e) < 0)
+		return -1;
+	return log_metric("done", e, "\"step\":%lld,\"best_loss\":%s,\"best_step\":%lld,\"skipped\":%lld,\"seconds\":%.3f", (long long)r->step,
+	                  log_num(r->best_loss), (long long)r->best_step, (long long)r->skipped, now_seconds() - r->start);
+}
+
+int train_run(const struct train_config *c, struct err *e)
+{
+	struct run r;
+	int rc = run_prepare(&r, c, true, e);
+
+	if (rc == 0)
+		rc = run_load(&r, e);
+	if (rc == 0)
+		rc = run_all(&r, e);
+	run_release(&r);
+	return rc;
+}
+
+int train_eval_only(const struct train_config *c, struct sb *json, struct err *e)
+{
+	struct run r;
+	double loss;
+	int rc = run_prepare(&r, c, true, e);
+
+	if (rc == 0)
+		rc = run_load(&r, e);
+	if (rc == 0 && !c->adapter)
+		r.g.lora = NULL;
+	if (rc == 0)
+		rc = run_evaluate(&r, &r.eval, &loss, e);
+	if (rc == 0) {
+		struct jw w = jw_to(json);
+
+		jw_obj(&w);
+		jw_key(&w, "loss");
+		jw_f64(&w, loss);
+		jw_key(&w, "perplexity");
+		jw_f64(&w, exp(loss));
+		jw_key(&w, "tokens");
+		jw_i64(&w, r.eval.n_targets);
+		jw_key(&w, "sequences");
+		jw_i64(&w, r.eval.n_seqs);
+		jw_key(&w, "base_id");
+		jw_str(&w, r.g.w.identity);
+		jw_end_obj(&w);
+		sb_addc(json, '\n');
+	}
+	run_release(&r);
+	return rc;
+}

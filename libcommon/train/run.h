@@ -1,0 +1,41 @@
+/* A training run from options to adapter: plan, load, steps, evaluation, the
+ * best and the last good state, and the numbers that are logged. */
+#ifndef LP_TRAIN_RUN_H
+#define LP_TRAIN_RUN_H
+
+#include "base/opt.h"
+#include "fmt/lineage.h"
+#include "train/engine.h"
+#include "train/schedule.h"
+
+struct train_config {
+	const char *model, *tokens, *eval; /* directory; token streams ("-" stdin); eval NULL: none */
+	const char *adapter;               /* start from this one, or NULL */
+	const char *out;                   /* directory, or NULL: an adapter stream on stdout */
+	const char *device;
+	int64_t threads;
+	uint64_t memory;                   /* bytes, 0: what is free */
+	bool nf4, force, keep_best, eval_only;
+	int64_t rank;
+	double alpha, dropout;
+	bool rslora;
+	bool targets[LIN_N];
+	int64_t batch, accumulate, max_steps, max_len;
+	double epochs, lr, warmup_ratio, max_grad_norm;
+	int64_t warmup_steps;              /* -1: by ratio */
+	enum schedule schedule;
+	struct optim optim;
+	uint64_t seed;
+	int64_t eval_every, save_every, log_every;
+	int64_t nonfinite_skips;           /* updates that may be skipped for a loss that is not finite */
+	const struct opt_spec *spec;       /* for the lineage */
+};
+
+/* The memory plan and the parameter counts as text for people; needs config.json
+ * alone (and the tokens, when given, for the true sizes). */
+int train_dry_run(const struct train_config *c, struct sb *text, struct err *e) LP_MUST_USE;
+int train_run(const struct train_config *c, struct err *e) LP_MUST_USE;
+/* {"loss","perplexity","tokens",...} of model (and adapter) on c->eval. */
+int train_eval_only(const struct train_config *c, struct sb *json, struct err *e) LP_MUST_USE;
+
+#endif

@@ -1,0 +1,46 @@
+/* What the files of a run share. */
+#ifndef LP_TRAIN_RUN_INT_H
+#define LP_TRAIN_RUN_INT_H
+
+#include "train/run.h"
+
+struct run {
+	const struct train_config *c;
+	struct device dev;
+	struct model_desc desc;
+	struct model_source *source; /* NULL in a dry run */
+	struct lora lora;
+	struct optim optim;
+	struct engine g;
+	struct dataset train, eval;
+	struct order order;
+	struct microbatch mb;
+	int64_t total_steps, steps_per_epoch, warmup;
+
+	int64_t step;          /* updates taken or skipped */
+	int64_t skipped;
+	int64_t targets_seen;
+	double start, best_loss;
+	int64_t best_step;
+	float *best;           /* host copy of the parameters at the best evaluation, or NULL */
+	char tokens_name[256], eval_name[256];
+};
+
+/* Sizes, adapter shape, schedule and plan; no weights read. */
+int run_prepare(struct run *r, const struct train_config *c, bool need_data, struct err *e) LP_MUST_USE;
+/* Memory, weights, adapter values. */
+int run_load(struct run *r, struct err *e) LP_MUST_USE;
+void run_release(struct run *r);
+/* Mean loss over a set, with the adapter and without dropout. */
+int run_evaluate(struct run *r, const struct dataset *d, double *loss, struct err *e) LP_MUST_USE;
+/* One optimiser step of the learning rate lr: rows of the order, or the n given ones. LP_DIVERGED
+ * names the batch when loss or gradient is not finite (no update was made). */
+struct step_result {
+	double loss, grad_norm;
+	int64_t targets;
+};
+int run_step(struct run *r, const int64_t *rows, int64_t n, double lr, struct step_result *res, struct err *e) LP_MUST_USE;
+/* Writes the adapter (params: host, or NULL for the device's) under path, or to stdout when path is NULL. */
+int run_save(struct run *r, const char *path, bool force, float *params, struct err *e) LP_MUST_USE;
+
+#endif

@@ -1,0 +1,159 @@
+/* From options to a plan: everything that can be refused is refused here. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/xalloc.h"
+#include "train/run_int.h"
+
+static int load_data(struct run *r, bool need_train, struct err *e)
+{
+	const struct train_config *c = r->c;
+	struct in *in;
+
+	if (c->tokens || need_train) {
+		in = in_open(c->tokens, e);
+		if (!in)
+			return -1;
+		snprintf(r->tokens_name, sizeof(r->tokens_name), "%s", in_name(in));
+		if (dataset_load_take(&r->train, in, r->desc.vocab, r->desc.max_pos, e) < 0)
+			return -1;
+	}
+	if (!c->eval)
+		return 0;
+	in = in_open(c->eval, e);
+	if (!in)
+		return -1;
+	snprintf(r->eval_name, sizeof(r->eval_name), "%s", in_name(in));
+	if (dataset_load_take(&r->eval, in, r->desc.vocab, r->desc.max_pos, e) < 0)
+		return -1;
+	if (r->train.tokenizer_hash && r->eval.tokenizer_hash && strcmp(r->train.tokenizer_hash, r->eval.tokenizer_hash) != 0)
+		return err_set(e, LP_USAGE, "'%s' was made by another tokenizer than the training tokens", r->eval_name);
+	return 0;
+}
+
+static int prepare_adapter(struct run *r, struct err *e)
+{
+	const struct train_config *c = r->c;
+	struct peft p;
+
+	if (!c->adapter) {
+		r->lora = (struct lora){ .rank = c->rank, .alpha = c->alpha, .dropout = c->dropout, .rslora = c->rslora };
+		memcpy(r->lora.targets, c->targets, sizeof(c->targets));
+		lora_init(&r->lora, &r->desc);
+		return 0;
+	}
+	if (peft_open(&p, c->adapter, e) < 0)
+		return -1;
+	if (lora_from_peft(&r->lora, &r->desc, &p, e) < 0) {
+		peft_release(&p);
+		return err_where(e, c->adapter, 0);
+	}
+	r->lora.dropout = c->dropout;
+	peft_release(&p);
+	return 0;
+}
+
+static void plan_steps(struct run *r)
+{
+	const struct train_config *c = r->c;
+	int64_t per_step = c->batch * c->accumulate;
+
+	r->steps_per_epoch = (r->train.n_rows + per_step - 1) / per_step;
+	r->total_steps = c->max_steps > 0 ? c->max_steps : (int64_t)ceil(c->epochs * (double)r->steps_per_epoch);
+	r->warmup = c->warmup_steps >= 0 ? c->warmup_steps : schedule_warmup(c->warmup_ratio, r->total_steps);
+}
+
+/* Rows of the largest micro-batch: true ones when the data is there, else as
+ * many tokens as the options allow. */
+static int64_t max_batch_tokens(const struct run *r)
+{
+	const struct train_config *c = r->c;
+	int64_t n = dataset_max_batch_tokens(&r->train, c->batch), m = dataset_max_batch_tokens(&r->eval, c->batch);
+
+	n = m > n ? m : n;
+	return n ? n : c->batch * c->max_len;
+}
+
+static int64_t max_seq(const struct run *r)
+{
+	int64_t n = r->train.longest_seq > r->eval.longest_seq ? r->train.longest_seq : r->eval.longest_seq;
+
+	return n ? n : r->c->max_len;
+}
+
+static int make_plan(struct run *r, struct err *e)
+{
+	struct engine_shape s = { .max_tokens = max_batch_tokens(r), .max_seq = max_seq(r), .train = true, .optim = &r->optim };
+	enum dtype base = r->source ? weights_source_dtype(r->source, r->desc.dtype) : r->desc.dtype;
+
+	/* a tenth is left to everything else on the machine */
+	s.budget = r->c->memory ? r->c->memory : r->dev.free_bytes / 10 * 9;
+	return engine_plan(&r->g, &r->dev, &r->desc, base, r->c->nf4, &r->lora, &s, e);
+}
+
+int run_prepare(struct run *r, const struct train_config *c, bool need_data, struct err *e)
+{
+	memset(r, 0, sizeof(*r));
+	r->c = c;
+	r->optim = c->optim;
+	r->best_loss = INFINITY;
+	if (model_desc_load(c->model, &r->desc, e) < 0)
+		return -1;
+	if (c->max_len > r->desc.max_pos)
+		return err_set(e, LP_USAGE, "--max-len %lld is more than the model's %lld positions", (long long)c->max_len, (long long)r->desc.max_pos);
+	if (prepare_adapter(r, e) < 0 || device_open(&r->dev, c->device, (int)c->threads, e) < 0)
+		return -1;
+	if (need_data) {
+		r->source = model_source_open(c->model, e);
+		if (!r->source)
+			return -1;
+	}
+	if (load_data(r, need_data && !c->eval_only, e) < 0)
+		return -1;
+	plan_steps(r);
+	return make_plan(r, e);
+}
+
+/* An adapter given to start from must be of this base, as far as it says. */
+static int load_adapter(struct run *r, struct err *e)
+{
+	struct peft p;
+	int rc = 0;
+
+	if (!r->c->adapter) {
+		lora_start(&r->lora, &r->dev, r->c->seed);
+		return 0;
+	}
+	if (peft_open(&p, r->c->adapter, e) < 0)
+		return -1;
+	if (p.base_id && strcmp(p.base_id, r->g.w.identity) != 0)
+		rc = err_line(e, LP_USAGE, r->c->adapter, 0, "the adapter was trained on another base (%.19s..., not %.19s...)", p.base_id, r->g.w.identity);
+	else
+		lora_load(&r->lora, &r->dev, &p);
+	peft_release(&p);
+	return rc;
+}
+
+int run_load(struct run *r, struct err *e)
+{
+	if (engine_alloc(&r->g, e) < 0 || weights_load(&r->g.w, r->source, &r->dev, e) < 0 || load_adapter(r, e) < 0)
+		return -1;
+	microbatch_init(&r->mb, r->g.shape.max_tokens);
+	order_init(&r->order, r->c->seed, r->train.n_rows);
+	return 0;
+}
+
+void run_release(struct run *r)
+{
+	microbatch_release(&r->mb);
+	order_release(&r->order);
+	engine_release(&r->g);
+	lora_release(&r->lora);
+	dataset_release(&r->train);
+	dataset_release(&r->eval);
+	model_source_close(r->source);
+	free(r->best);
+	device_close(&r->dev);
+}

@@ -1,0 +1,172 @@
+/* One optimiser step, evaluation and saving. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/xalloc.h"
+#include "train/run_int.h"
+
+static double sum_nll(const struct run *r)
+{
+	double sum = 0;
+
+	for (int64_t i = 0; i < r->mb.n_targets; i++)
+		sum += r->g.nll[i];
+	return sum;
+}
+
+/* Fills the micro-batch with the next rows, at most batch of them. */
+static int64_t fill(struct run *r, const struct dataset *d, const int64_t *rows, int64_t n)
+{
+	int64_t i = 0;
+
+	microbatch_clear(&r->mb);
+	for (; i < n && i < r->c->batch; i++)
+		microbatch_add(&r->mb, d, rows ? rows[i] : 0);
+	return i;
+}
+
+/* "records 3, 17, 4": which data the step saw. */
+static void name_records(const struct run *r, const int64_t *rows, int64_t n, char *buf, size_t size)
+{
+	size_t used = 0;
+
+	buf[0] = 0;
+	for (int64_t i = 0; i < n && used + 32 < size; i++)
+		for (int64_t s = r->train.row_seq[rows[i]]; s < r->train.row_seq[rows[i] + 1] && used + 32 < size; s++)
+			used += (size_t)snprintf(buf + used, size - used, "%s%lld", used ? ", " : "", (long long)r->train.seq_record[s] + 1);
+}
+
+int run_step(struct run *r, const int64_t *rows, int64_t n, double lr, struct step_result *res, struct err *e)
+{
+	struct device *d = &r->dev;
+	double sum = 0, squares, clip = 1;
+	char records[400];
+
+	*res = (struct step_result){ 0 };
+	for (int64_t i = 0; i < n; i++)
+		res->targets += dataset_row_targets(&r->train, rows[i]);
+	if (res->targets == 0)
+		return 0;
+	device_zero(d, r->lora.grads, (uint64_t)r->lora.n_params * sizeof(float));
+	engine_set_dropout(&r->g, true, r->c->seed, r->step);
+	for (int64_t i = 0; i < n;) {
+		i += fill(r, &r->train, rows + i, n - i);
+		if (engine_run(&r->g, &r->mb, true, 1.0 / (double)res->targets, e) < 0)
+			return -1;
+		sum += sum_nll(r);
+	}
+	d->k.sum_squares(d, r->lora.grads, r->lora.n_params, &squares);
+	res->loss = sum / (double)res->targets;
+	res->grad_norm = sqrt(squares);
+	if (!isfinite(res->loss) || !isfinite(res->grad_norm)) {
+		name_records(r, rows, n, records, sizeof(records));
+		return err_set(e, LP_DIVERGED, "step %lld: the %s is not finite (%g) on records %s; lower --lr, or look at these records",
+		               (long long)r->step + 1, isfinite(res->loss) ? "gradient" : "loss",
+		               isfinite(res->loss) ? res->grad_norm : res->loss, records);
+	}
+	if (r->c->max_grad_norm > 0)
+		clip = fmin(1, r->c->max_grad_norm / (res->grad_norm + 1e-6));
+	optim_step(&r->optim, &r->lora, d, lr, clip);
+	return 0;
+}
+
+int run_evaluate(struct run *r, const struct dataset *d, double *loss, struct err *e)
+{
+	double sum = 0;
+	int64_t *rows = xcalloc((size_t)d->n_rows, sizeof(*rows));
+	int rc = 0;
+
+	for (int64_t i = 0; i < d->n_rows; i++)
+		rows[i] = i;
+	engine_set_dropout(&r->g, false, 0, 0);
+	for (int64_t i = 0; i < d->n_rows && rc == 0;) {
+		i += fill(r, d, rows + i, d->n_rows - i);
+		rc = engine_run(&r->g, &r->mb, false, 1, e);
+		sum += sum_nll(r);
+	}
+	free(rows);
+	*loss = sum / (double)d->n_targets;
+	return rc;
+}
+
+/* --- saving --- */
+
+static void fill_lineage(struct run *r, struct sb *text)
+{
+	struct lineage l;
+	char hash[48];
+
+	lineage_init(&l, r->c->spec);
+	lineage_input(&l, r->c->model, r->g.w.identity, NULL);
+	snprintf(hash, sizeof(hash), "xxh3:%s", r->train.hash);
+	if (r->train.n_rows)
+		lineage_input(&l, r->tokens_name, hash, r->train.lineage);
+	snprintf(hash, sizeof(hash), "xxh3:%s", r->eval.hash);
+	if (r->eval.n_rows)
+		lineage_input(&l, r->eval_name, hash, r->eval.lineage);
+	lineage_json(&l, text);
+	lineage_release(&l);
+}
+
+static const char *base_name(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash && slash[1] ? slash + 1 : path;
+}
+
+static int save_dir(const char *path, bool force, const struct peft_write *w, const struct tensor *t, size_t n, struct err *e)
+{
+	struct outdir *d = outdir_open(path, force, e);
+
+	if (!d)
+		return -1;
+	if (peft_save(d, w, t, n, e) < 0) {
+		outdir_abort(d);
+		return -1;
+	}
+	return outdir_commit(d, e);
+}
+
+static int save_stdout(const struct peft_write *w, const struct tensor *t, size_t n, struct err *e)
+{
+	struct out *o = out_open(NULL, e);
+
+	if (!o)
+		return -1;
+	if (peft_save_stream(o, w, t, n, e) < 0) {
+		out_abort(o);
+		return -1;
+	}
+	return out_commit(o, e);
+}
+
+int run_save(struct run *r, const char *path, bool force, float *params, struct err *e)
+{
+	size_t n = (size_t)r->lora.n_tensors;
+	float *host = xcalloc((size_t)r->lora.n_params, sizeof(*host));
+	struct tensor *t = xcalloc(n, sizeof(*t));
+	struct arena names = ARENA_INIT;
+	struct sb lineage = SB_INIT;
+	const char *targets[LIN_N];
+	struct peft_write w = { .base_name = base_name(r->c->model), .base_id = r->g.w.identity, .r = r->lora.rank, .alpha = r->lora.alpha,
+		                .dropout = r->lora.dropout, .rslora = r->lora.rslora, .targets = targets };
+	int rc;
+
+	for (int s = 0; s < LIN_N; s++)
+		if (r->lora.targets[s])
+			targets[w.n_targets++] = linear_name(s);
+	fill_lineage(r, &lineage);
+	w.lineage = sb_str(&lineage);
+	lora_tensors(&r->lora, &r->dev, host, t, &names);
+	if (params)
+		memcpy(host, params, (size_t)r->lora.n_params * sizeof(*host));
+	rc = path ? save_dir(path, force, &w, t, n, e) : save_stdout(&w, t, n, e);
+	arena_release(&names);
+	sb_release(&lineage);
+	free(host);
+	free(t);
+	return rc;
+}

@@ -1,0 +1,177 @@
+/* qlora-train: token stream in, PEFT adapter out. Options and wiring; the run
+ * is in libcommon/train. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/num.h"
+#include "base/tool.h"
+#include "base/xalloc.h"
+#include "train/run.h"
+
+static struct {
+	const char *model, *eval, *adapter, *method, *update, *quant, *targets, *schedule, *optimizer, *nonfinite, *device;
+	int64_t rank, batch, accumulate, max_steps, max_len, warmup_steps, seed, eval_every, save_every, log_every, threads;
+	double alpha, dropout, epochs, lr, warmup_ratio, weight_decay, max_grad_norm, beta1, beta2, eps;
+	uint64_t memory;
+	bool rslora, keep_best, dry_run, eval_only;
+} o = {
+	.method = "sft", .update = "lora", .quant = "nf4", .targets = "all", .schedule = "cosine", .optimizer = "adamw", .nonfinite = "stop",
+	.device = "auto", .rank = 16, .alpha = 16, .batch = 2, .accumulate = 4, .epochs = 3, .max_len = 2048, .lr = 2e-4, .warmup_steps = -1,
+	.warmup_ratio = 0.05, .weight_decay = 0.01, .max_grad_norm = 1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .seed = 42, .log_every = 1,
+};
+
+static struct opt options[] = {
+	{ OPT_SECTION, .help = "Model and data" },
+	{ OPT_STR, "model", 0, &o.model, "DIR", "Hugging Face model directory (needed)" },
+	{ OPT_STR, "eval", 0, &o.eval, "FILE", "held-out token stream" },
+	{ OPT_STR, "adapter", 0, &o.adapter, "DIR", "start from this adapter" },
+	{ OPT_SECTION, .help = "Method" },
+	{ OPT_CHOICE, "method", 0, &o.method, "NAME", "what is optimised", "sft" },
+	{ OPT_CHOICE, "update", 0, &o.update, "NAME", "what is trained", "lora" },
+	{ OPT_CHOICE, "quant", 0, &o.quant, "KIND", "the frozen base: nf4 (double quantisation), or as it is", "nf4|none" },
+	{ OPT_INT, "rank", 0, &o.rank, "N", "rank of the adapter", .min = 1, .max = 4096 },
+	{ OPT_F64, "alpha", 0, &o.alpha, "X", "the adapter is scaled by alpha / rank", .min = 1e-6, .max = 1e6 },
+	{ OPT_FLAG, "rslora", 0, &o.rslora, 0, "scale by alpha / sqrt(rank)" },
+	{ OPT_F64, "dropout", 0, &o.dropout, "P", "dropout of the adapter's input", .min = 0, .max = 0.99 },
+	{ OPT_STR, "targets", 0, &o.targets, "LIST", "projections with an adapter: q_proj,k_proj,... or all" },
+	{ OPT_SECTION, .help = "Steps" },
+	{ OPT_INT, "batch", 0, &o.batch, "N", "rows of a micro-batch", .min = 1, .max = 1 << 20 },
+	{ OPT_INT, "accumulate", 0, &o.accumulate, "N", "micro-batches of a step", .min = 1, .max = 1 << 20 },
+	{ OPT_F64, "epochs", 0, &o.epochs, "X", "passes over the data", .min = 1e-6, .max = 1e6 },
+	{ OPT_INT, "max-steps", 0, &o.max_steps, "N", "optimiser steps; wins over --epochs (0: by epochs)", .min = 0, .max = 1e12 },
+	{ OPT_INT, "max-len", 0, &o.max_len, "N", "tokens of a row, for --dry-run without data", .min = 2, .max = 1 << 24 },
+	{ OPT_INT, "seed", 0, &o.seed, "N", "seed of adapter, order and dropout", .min = 0, .max = 9e15 },
+	{ OPT_SECTION, .help = "Optimiser" },
+	{ OPT_F64, "lr", 0, &o.lr, "X", "peak learning rate", .min = 0, .max = 1e3 },
+	{ OPT_CHOICE, "schedule", 0, &o.schedule, "NAME", "of the learning rate after warm-up", "cosine|linear|constant" },
+	{ OPT_INT, "warmup-steps", 0, &o.warmup_steps, "N", "warm-up steps (-1: by --warmup-ratio)", .min = -1, .max = 1e12 },
+	{ OPT_F64, "warmup-ratio", 0, &o.warmup_ratio, "X", "part of all steps that warm up", .min = 0, .max = 1 },
+	{ OPT_CHOICE, "optimizer", 0, &o.optimizer, "NAME", "AdamW with fp32 or 8-bit states", "adamw|adamw8bit" },
+	{ OPT_F64, "weight-decay", 0, &o.weight_decay, "X", "decoupled weight decay", .min = 0, .max = 1e3 },
+	{ OPT_F64, "max-grad-norm", 0, &o.max_grad_norm, "X", "clip the gradient's norm to this (0: do not)", .min = 0, .max = 1e9 },
+	{ OPT_F64, "beta1", 0, &o.beta1, "X", "AdamW beta1", .min = 0, .max = 0.999999 },
+	{ OPT_F64, "beta2", 0, &o.beta2, "X", "AdamW beta2", .min = 0, .max = 0.9999999 },
+	{ OPT_F64, "eps", 0, &o.eps, "X", "AdamW epsilon", .min = 1e-30, .max = 1 },
+	{ OPT_SECTION, .help = "While it runs" },
+	{ OPT_INT, "eval-every", 0, &o.eval_every, "N", "evaluate every N steps (0: before and after)", .min = 0, .max = 1e12 },
+	{ OPT_FLAG, "keep-best", 0, &o.keep_best, 0, "write the adapter of the lowest held-out loss, not the last" },
+	{ OPT_INT, "save-every", 0, &o.save_every, "N", "also write OUTPUT.step-N every N steps", .min = 0, .max = 1e12 },
+	{ OPT_INT, "log-every", 0, &o.log_every, "N", "a metric record every N steps", .min = 1, .max = 1e12, .unrecorded = true },
+	{ OPT_STR, "nonfinite", 0, &o.nonfinite, "WHAT", "a loss that is not finite: stop, or skip:N updates" },
+	{ OPT_FLAG, "dry-run", 0, &o.dry_run, 0, "print parameters and memory plan, and stop", .unrecorded = true },
+	{ OPT_FLAG, "eval-only", 0, &o.eval_only, 0, "print the loss of model and adapter on --eval as JSON, and stop" },
+	{ OPT_SECTION, .help = "Machine" },
+	{ OPT_STR, "device", 0, &o.device, "NAME", "auto, cpu, cuda or cuda:N" },
+	{ OPT_INT, "threads", 'j', &o.threads, "N", "CPU threads (0: one for each core)", .min = 0, .max = 1024, .unrecorded = true },
+	{ OPT_SIZE, "memory", 0, &o.memory, "SIZE", "memory that the plan may use (0: what is free)", .unrecorded = true },
+	OPT_COMMON,
+};
+
+static const struct opt_spec spec = {
+	.tool = "qlora-train",
+	.summary = "fine-tune a language model: token stream in, PEFT adapter out",
+	.synopsis = "--model DIR [OPTION]... [TOKENS]",
+	.notes = "TOKENS is what tokenize writes (standard input when absent). Without -o the adapter\ngoes to standard output as a stream for lora-merge.",
+	.opts = options,
+};
+
+static int parse_nonfinite(int64_t *skips, struct err *e)
+{
+	if (strcmp(o.nonfinite, "stop") == 0)
+		return 0;
+	if (strncmp(o.nonfinite, "skip:", 5) == 0 && parse_i64(o.nonfinite + 5, skips) && *skips > 0)
+		return 0;
+	return err_set(e, LP_USAGE, "--nonfinite takes stop or skip:N, not '%s'", o.nonfinite);
+}
+
+static int configure(struct train_config *c, int argc, char **argv, struct err *e)
+{
+	*c = (struct train_config){ .model = o.model, .tokens = argc > 1 ? argv[1] : NULL, .eval = o.eval, .adapter = o.adapter,
+		.out = opt_common.output, .device = o.device, .threads = o.threads, .memory = o.memory, .nf4 = strcmp(o.quant, "nf4") == 0,
+		.force = opt_common.force, .keep_best = o.keep_best, .eval_only = o.eval_only, .rank = o.rank, .alpha = o.alpha, .dropout = o.dropout,
+		.rslora = o.rslora, .batch = o.batch, .accumulate = o.accumulate, .max_steps = o.max_steps, .max_len = o.max_len, .epochs = o.epochs,
+		.lr = o.lr, .warmup_ratio = o.warmup_ratio, .max_grad_norm = o.max_grad_norm, .warmup_steps = o.warmup_steps,
+		.optim = { .beta1 = o.beta1, .beta2 = o.beta2, .eps = o.eps, .weight_decay = o.weight_decay }, .seed = (uint64_t)o.seed,
+		.eval_every = o.eval_every, .save_every = o.save_every, .log_every = o.log_every, .spec = &spec };
+	if (!o.model)
+		return err_set(e, LP_USAGE, "which model? give --model DIR");
+	if (argc > 2)
+		return err_set(e, LP_USAGE, "one token stream, not %d; join them with tokenize", argc - 1);
+	if (!o.eval && (o.eval_every > 0 || o.keep_best || o.eval_only))
+		return err_set(e, LP_USAGE, "%s needs held-out data; give --eval FILE",
+		               o.eval_only ? "--eval-only" : o.keep_best ? "--keep-best" : "--eval-every");
+	if (o.save_every > 0 && !c->out)
+		return err_set(e, LP_USAGE, "--save-every needs -o: checkpoints are written beside the output");
+	if (o.eval && strcmp(o.eval, "-") == 0 && !c->tokens && !o.eval_only)
+		return err_set(e, LP_USAGE, "training and held-out tokens cannot both come from standard input");
+	if (lora_targets(o.targets, c->targets, e) < 0 || schedule_parse(o.schedule, &c->schedule, e) < 0 ||
+	    optim_parse(o.optimizer, &c->optim.kind, e) < 0)
+		return -1;
+	return parse_nonfinite(&c->nonfinite_skips, e);
+}
+
+/* -o DIR is refused before hours of work, not after. */
+static int check_output(const struct train_config *c, struct err *e)
+{
+	struct outdir *d;
+
+	if (!c->out)
+		return 0;
+	d = outdir_open(c->out, c->force, e);
+	if (!d)
+		return -1;
+	outdir_abort(d);
+	return 0;
+}
+
+static int print(const struct sb *text, struct err *e)
+{
+	struct out *out = out_open(opt_common.output, e);
+
+	if (!out)
+		return -1;
+	if (out_write(out, sb_str(text), text->len, e) < 0) {
+		out_abort(out);
+		return -1;
+	}
+	return out_commit(out, e);
+}
+
+static int say(const struct train_config *c, int (*what)(const struct train_config *, struct sb *, struct err *), struct err *e)
+{
+	struct sb text = SB_INIT;
+	int rc = what(c, &text, e);
+
+	/* a plan that does not fit is still printed */
+	if (text.len) {
+		struct err writing = ERR_INIT;
+
+		if (print(&text, &writing) < 0 && rc == 0) {
+			*e = writing;
+			rc = -1;
+		}
+	}
+	sb_release(&text);
+	return rc;
+}
+
+int main(int argc, char **argv)
+{
+	struct err e = ERR_INIT;
+	struct train_config c;
+	int rc;
+
+	tool_init(&spec, &argc, &argv);
+	if (!opt_given(&spec, "alpha"))
+		o.alpha = (double)o.rank;
+	rc = configure(&c, argc, argv, &e);
+	if (rc == 0 && o.dry_run)
+		rc = say(&c, train_dry_run, &e);
+	else if (rc == 0 && o.eval_only)
+		rc = say(&c, train_eval_only, &e);
+	else if (rc == 0 && (rc = check_output(&c, &e)) == 0)
+		rc = train_run(&c, &e);
+	progress_done();
+	return rc < 0 ? tool_fail(&e) : tool_done(LP_OK);
+}
