@@ -7,6 +7,7 @@
 
 #include "base/hash.h"
 #include "base/xalloc.h"
+#include "text/pyfind.h"
 #include "text/pystr.h"
 
 static const struct {
@@ -86,7 +87,7 @@ struct seen {
 #define MAX_SHAPES 8
 struct audit {
 	struct audit_opts o;
-	struct sb *phrases; /* lower-cased, o.phrases.n of them */
+	struct pyfind *phrases;
 	struct sb low, text;
 	uint64_t n_records, n_messages, n_flagged;
 	uint64_t counts[AUDIT_N_RULES];
@@ -103,9 +104,7 @@ struct audit *audit_new(const struct audit_opts *o)
 	struct audit *a = xcalloc(1, sizeof(*a));
 
 	a->o = *o;
-	a->phrases = xcalloc(o->phrases.n + 1, sizeof(*a->phrases));
-	for (size_t i = 0; i < o->phrases.n; i++)
-		py_lower(o->phrases.items[i], strlen(o->phrases.items[i]), &a->phrases[i]);
+	a->phrases = pyfind_new(o->phrases.items, o->phrases.n);
 	return a;
 }
 
@@ -113,9 +112,7 @@ void audit_free(struct audit *a)
 {
 	if (!a)
 		return;
-	for (size_t i = 0; i < a->o.phrases.n; i++)
-		sb_release(&a->phrases[i]);
-	free(a->phrases);
+	pyfind_free(a->phrases);
 	free(a->seen);
 	sb_release(&a->low);
 	sb_release(&a->text);
@@ -208,16 +205,10 @@ static void check_identity(struct audit *a, const struct chat *c, struct audit_f
 {
 	for (size_t i = 0; i < c->n_msgs; i++) {
 		const struct chat_msg *m = &c->msgs[i];
+		int k = role_is_checked(a, m->role) ? pyfind_any(a->phrases, m->content, m->content_len) : -1;
 
-		if (!role_is_checked(a, m->role))
-			continue;
-		py_lower(m->content, m->content_len, &a->low);
-		for (size_t k = 0; k < a->o.phrases.n; k++) {
-			if (!memmem(sb_str(&a->low), a->low.len, sb_str(&a->phrases[k]), a->phrases[k].len))
-				continue;
-			SAY(add(a, f, AUDIT_IDENTITY_LEAK, m->role), "message %zu: %.80s says \"%.100s\"", i + 1, m->role, sb_str(&a->phrases[k]));
-			break;
-		}
+		if (k >= 0)
+			SAY(add(a, f, AUDIT_IDENTITY_LEAK, m->role), "message %zu: %.80s says \"%.100s\"", i + 1, m->role, pyfind_phrase(a->phrases, k));
 	}
 }
 

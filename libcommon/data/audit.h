@@ -37,7 +37,7 @@ enum audit_severity audit_rule_severity(enum audit_rule r);
 
 struct audit_opts {
 	int64_t min_turns, min_chars, max_chars;
-	struct opt_list phrases;    /* lower-cased by audit_new */
+	struct opt_list phrases;    /* any case */
 	struct opt_list leak_roles; /* empty: every role */
 	bool duplicates;            /* remembers a hash of each record: 40 to 80 bytes a record */
 };

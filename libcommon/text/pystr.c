@@ -204,24 +204,44 @@ void py_lower(const char *s, size_t n, struct sb *out)
 		out->s[out->len] = '\0';
 }
 
+/* Length of the white space beyond ASCII at s, 0 when there is none. */
+static size_t wide_space(const char *s, size_t n)
+{
+	unsigned char lead = (unsigned char)*s;
+	int32_t c;
+	size_t k;
+
+	if (lead != 0xc2 && lead != 0xe1 && lead != 0xe2 && lead != 0xe3)
+		return 0;
+	k = decode(s, n, &c);
+	return py_is_space(c) ? k : 0;
+}
+
 void py_collapse(const char *s, size_t n, struct sb *out)
 {
-	size_t i = 0, k;
-	int32_t c;
+	static const unsigned char ascii_space[256] = {
+		[0x09] = 1, [0x0a] = 1, [0x0b] = 1, [0x0c] = 1, [0x0d] = 1, [0x1c] = 1, [0x1d] = 1, [0x1e] = 1, [0x1f] = 1, [0x20] = 1,
+	};
+	size_t prev = 1, k;
+	char *w;
 
 	sb_reset(out);
-	while (i < n) {
-		size_t start;
+	sb_grow(out, n + 1);
+	w = out->s;
+	for (size_t i = 0; i < n; i++) {
+		unsigned char c = (unsigned char)s[i];
+		size_t space = ascii_space[c];
 
-		while (i < n && (k = decode(s + i, n - i, &c), py_is_space(c)))
-			i += k;
-		start = i;
-		while (i < n && (k = decode(s + i, n - i, &c), !py_is_space(c)))
-			i += k;
-		if (i > start) {
-			if (out->len)
-				sb_addc(out, ' ');
-			sb_add(out, s + start, i - start);
+		if (c >= 0x80 && (k = wide_space(s + i, n - i)) != 0) {
+			space = 1;
+			i += k - 1;
 		}
+		*w = space ? ' ' : (char)c;
+		w += !(space & prev);
+		prev = space;
 	}
+	out->len = (size_t)(w - out->s);
+	if (out->len && out->s[out->len - 1] == ' ')
+		out->len--;
+	out->s[out->len] = '\0';
 }
