@@ -18,6 +18,7 @@ struct vocab {
 	struct json tokenizer, config; /* tokenizer.json, tokenizer_config.json; JSON_NULL when absent */
 	struct gguf_token *tokens;
 	int64_t n;                     /* rows of the embedding */
+	bool byte_level;               /* else byte fallback */
 	struct err *e;
 };
 
@@ -452,6 +453,10 @@ static int put_specials(struct vocab *v, const struct json *model_config)
 		flag = json_get(&v->config, last ? "add_eos_token" : "add_bos_token");
 		if (adds < 0 && json_is(flag, JSON_BOOL))
 			adds = flag->b;
+		/* silence means no to Hugging Face, but yes to llama.cpp for
+		 * some names of byte-level tokenizers */
+		if (adds < 0 && v->byte_level)
+			adds = 0;
 		if (adds >= 0)
 			gguf_put_bool(v->w, last ? "tokenizer.ggml.add_eos_token" : "tokenizer.ggml.add_bos_token", adds);
 	}
@@ -484,7 +489,7 @@ static int put_all(struct vocab *v, const char *pre)
 {
 	const struct json *model;
 	struct json config;
-	bool fallback;
+	bool fallback = true;
 
 	if (json_parse_str(v->texts->config, &v->arena, &config, v->e))
 		return err_where(v->e, "config.json", 0);
@@ -497,9 +502,10 @@ static int put_all(struct vocab *v, const char *pre)
 	model = json_get(&v->tokenizer, "model");
 	if (v->texts->tokenizer && !json_str_is(json_get(model, "type"), "BPE"))
 		return refuse(v, "only BPE tokenizers are exported");
-	if (!json_get_bool(model, "byte_fallback", false, &fallback))
+	if (v->texts->tokenizer && !json_get_bool(model, "byte_fallback", false, &fallback))
 		fallback = false;
-	if ((v->texts->tokenizer && !fallback) ? byte_level(v, pre) : byte_fallback(v, pre))
+	v->byte_level = !fallback;
+	if (v->byte_level ? byte_level(v, pre) : byte_fallback(v, pre))
 		return -1;
 	put_tokens(v);
 	if (put_specials(v, &config))
@@ -510,7 +516,7 @@ static int put_all(struct vocab *v, const char *pre)
 
 int gguf_put_tokenizer(struct gguf_writer *w, const struct model_texts *t, const struct model_desc *m, const char *pre, struct err *e)
 {
-	struct vocab v = { w, t, m, ARENA_INIT, { .type = JSON_NULL }, { .type = JSON_NULL }, NULL, m->vocab, e };
+	struct vocab v = { w, t, m, ARENA_INIT, { .type = JSON_NULL }, { .type = JSON_NULL }, NULL, m->vocab, false, e };
 	int rc;
 
 	v.tokens = arena_calloc(&v.arena, (size_t)v.n, sizeof(*v.tokens));
