@@ -146,11 +146,39 @@ static char *module_path(struct arena *a, const char *name, char *side)
 	return arena_strndup(a, name + pre, n - pre - tail);
 }
 
+static const char copy_tail[] = ".base_layer.weight";
+
+static bool is_copy(const char *name)
+{
+	size_t n = strlen(name), k = sizeof(copy_tail) - 1;
+
+	return n > k && !strcmp(name + n - k, copy_tail) && !strncmp(name, PREFIX, sizeof(PREFIX) - 1);
+}
+
+const struct tensor *peft_base_copy(const struct peft *p, const char *weight_name)
+{
+	size_t n = strlen(weight_name);
+
+	if (n < 7 || strcmp(weight_name + n - 7, ".weight"))
+		return NULL;
+	for (size_t i = 0; i < p->n_copies; i++) {
+		const char *path = p->copies[i]->name + sizeof(PREFIX) - 1;
+
+		if (!strncmp(path, weight_name, n - 7) && !strcmp(path + n - 7, copy_tail))
+			return p->copies[i];
+	}
+	return NULL;
+}
+
 static int take_tensor(struct peft *p, const struct tensor *t, const char *path, struct err *e)
 {
 	struct peft_module *m;
 	char side = 0;
 
+	if (is_copy(t->name)) {
+		p->copies[p->n_copies++] = t;
+		return 0;
+	}
 	m = &p->modules[p->n_modules];
 	m->path = module_path(&p->arena, t->name, &side);
 	if (!m->path)
@@ -194,6 +222,7 @@ static int pair_up(struct peft *p, const char *path, struct err *e)
 static int take_all(struct peft *p, const struct tensor *t, size_t n, const char *path, struct err *e)
 {
 	p->modules = arena_calloc(&p->arena, n + 1, sizeof(*p->modules));
+	p->copies = arena_calloc(&p->arena, n + 1, sizeof(*p->copies));
 	for (size_t i = 0; i < n; i++)
 		if (take_tensor(p, &t[i], path, e))
 			return -1;

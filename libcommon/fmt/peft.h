@@ -18,6 +18,8 @@ struct peft {
 	struct arena arena;
 	struct peft_module *modules; /* sorted by path */
 	size_t n_modules;
+	const struct tensor **copies; /* PATH.base_layer.weight: the base's own head, which PEFT saves along */
+	size_t n_copies;
 	int64_t r;
 	double alpha;
 	bool rslora, dora;
@@ -34,6 +36,8 @@ int peft_load_stream_take(struct peft *p, struct in *in, struct err *e) LP_MUST_
 /* "-" or a file: a stream; a directory. */
 int peft_open(struct peft *p, const char *path, struct err *e) LP_MUST_USE;
 const struct peft_module *peft_find(const struct peft *p, const char *path);
+/* The adapter's copy of the base's tensor "PATH.weight", or NULL. */
+const struct tensor *peft_base_copy(const struct peft *p, const char *weight_name);
 void peft_release(struct peft *p);
 
 /* What the trainer writes; every key that PEFT 0.21 reads is there. */

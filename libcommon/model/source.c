@@ -94,6 +94,30 @@ static void fill_list(struct model_source *s)
 	s->lineage = st_meta(&s->shards[0].blob, "lineage");
 }
 
+/* A merged model keeps its lineage in lorapipe.json, since its base's hash is known last. */
+static int read_sidecar(struct model_source *s, struct err *e)
+{
+	char *path = xasprintf("%s/lorapipe.json", s->path);
+	const struct json *lineage;
+	struct json v;
+	int rc = 0;
+
+	if (!s->lineage && !access(path, F_OK)) {
+		rc = json_load(path, &s->arena, &v, e);
+		lineage = rc ? NULL : json_get(&v, "lineage");
+		if (json_is(lineage, JSON_OBJ)) {
+			struct sb text = SB_INIT;
+			struct jw w = jw_to(&text);
+
+			jw_value(&w, lineage);
+			s->lineage = arena_strndup(&s->arena, text.s, text.len);
+			sb_release(&text);
+		}
+	}
+	free(path);
+	return rc;
+}
+
 static int open_single(struct model_source *s, struct err *e)
 {
 	s->shards = xcalloc(1, sizeof(*s->shards));
@@ -188,7 +212,7 @@ static int open_dir(struct model_source *s, struct err *e)
 			     "download the model's safetensors files");
 	free(single);
 	free(index);
-	return rc;
+	return rc ? rc : read_sidecar(s, e);
 }
 
 static int open_stream(struct model_source *s, struct err *e)

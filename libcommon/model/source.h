@@ -22,6 +22,8 @@ struct model_texts {
 void model_texts_release(struct model_texts *t);
 /* Reads those that exist in dir; only config.json must. */
 int model_texts_load(struct model_texts *t, const char *dir, struct err *e) LP_MUST_USE;
+/* The same where config.json may be missing too: a folder with a tokenizer. */
+int model_texts_read(struct model_texts *t, const char *dir, struct err *e) LP_MUST_USE;
 /* Writes them into an output directory. */
 int model_texts_save(const struct model_texts *t, struct outdir *d, struct err *e) LP_MUST_USE;
 

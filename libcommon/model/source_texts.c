@@ -50,7 +50,7 @@ static char *slurp_if(const char *dir, const char *file, size_t *len, bool *fail
 	return text;
 }
 
-int model_texts_load(struct model_texts *t, const char *dir, struct err *e)
+int model_texts_read(struct model_texts *t, const char *dir, struct err *e)
 {
 	bool failed = false;
 	size_t len;
@@ -65,11 +65,19 @@ int model_texts_load(struct model_texts *t, const char *dir, struct err *e)
 	}
 	if (!failed)
 		t->tokenizer_model = (unsigned char *)slurp_if(dir, "tokenizer.model", &t->tokenizer_model_bytes, &failed, e);
-	if (!failed && !t->config)
-		failed = err_off(e, LP_USAGE, dir, -1, "no config.json: this is not a model directory") != 0;
 	if (failed)
 		model_texts_release(t);
 	return failed ? -1 : 0;
+}
+
+int model_texts_load(struct model_texts *t, const char *dir, struct err *e)
+{
+	if (model_texts_read(t, dir, e))
+		return -1;
+	if (t->config)
+		return 0;
+	model_texts_release(t);
+	return err_off(e, LP_USAGE, dir, -1, "no config.json: this is not a model directory");
 }
 
 int model_texts_save(const struct model_texts *t, struct outdir *d, struct err *e)

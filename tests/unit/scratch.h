@@ -12,6 +12,7 @@
 #include "base/out.h"
 
 static char scratch[64];
+static struct err er; /* what the calls in OK and BAD are given */
 
 static inline void scratch_open(void)
 {
@@ -60,26 +61,26 @@ static inline void put_text(const char *path, const char *text)
 
 static inline char *get_file(const char *path, size_t *n)
 {
-	struct err e = ERR_INIT;
-	char *p = in_slurp(path, (size_t)1 << 28, n, &e);
+	char *p = in_slurp(path, (size_t)1 << 28, n, &er);
 
-	ck_assert_msg(p != NULL, "%s: %s", path, e.msg);
+	ck_assert_msg(p != NULL, "%s: %s", path, er.msg);
 	return p;
 }
 
-#define OK(call)                                                                                  \
-	do {                                                                                      \
-		struct err e = ERR_INIT;                                                          \
-		ck_assert_msg((call) >= 0, "%s: %s: %s", #call, e.path, e.msg);                   \
+#define OK(call)                                                                                    \
+	do {                                                                                        \
+		er = (struct err)ERR_INIT;                                                          \
+		ck_assert_msg((call) >= 0, "%s: %s: %s", #call, er.path, er.msg);                   \
 	} while (0)
 /* The call fails with this status and says this. */
-#define BAD(call, status, text)                                                                   \
-	do {                                                                                      \
-		struct err e = ERR_INIT;                                                          \
-		int ret_ = (call);                                                                \
-		ck_assert_msg(ret_ < 0, "%s succeeded, '%s' was due", #call, (text));             \
-		ck_assert_msg(e.code == (status), "status %d: %s", e.code, e.msg);                \
-		ck_assert_msg(strstr(e.msg, (text)) != NULL, "'%s' has no '%s'", e.msg, (text));  \
+#define BAD(call, status, text)                                                                     \
+	do {                                                                                        \
+		int ret_;                                                                           \
+		er = (struct err)ERR_INIT;                                                          \
+		ret_ = (call);                                                                      \
+		ck_assert_msg(ret_ < 0, "%s succeeded, '%s' was due", #call, (text));               \
+		ck_assert_msg(er.code == (status), "status %d: %s", er.code, er.msg);               \
+		ck_assert_msg(strstr(er.msg, (text)) != NULL, "'%s' has no '%s'", er.msg, (text));  \
 	} while (0)
 
 static inline int run_tests(Suite *s)

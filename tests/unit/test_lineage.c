@@ -18,13 +18,13 @@ START_TEST(object)
 
 	lineage_init(&l, &spec);
 	lineage_json(&l, &s);
-	OK(json_parse_str(s.s, &a, &v, &e));
+	OK(json_parse_str(s.s, &a, &v, &er));
 	ck_assert_uint_eq(json_get(&v, "inputs")->n, 0);
 	sb_reset(&s);
 	lineage_input(&l, "/some/where/data.jsonl", "xxh3:00", NULL);
 	lineage_input(&l, "model", "sha256:11", "{\"tool\":\"model-init\"}");
 	lineage_json(&l, &s);
-	OK(json_parse_str(s.s, &a, &v, &e));
+	OK(json_parse_str(s.s, &a, &v, &er));
 	ck_assert(json_str_is(json_get(&v, "tool"), "test-tool"));
 	ck_assert(json_get_f64(json_get(&v, "options"), "lr", 0, &got) && got == 0.5);
 	in = json_get(&v, "inputs");
@@ -32,11 +32,11 @@ START_TEST(object)
 	ck_assert(json_str_is(json_get(&in->items[0], "name"), "data.jsonl"));
 	ck_assert(json_str_is(json_get(json_get(&in->items[1], "lineage"), "tool"), "model-init"));
 	ck_assert_ptr_null(strstr(s.s, "/some/where"));
-	OK(lineage_sidecar(&l, at("out.jsonl"), "xxh3:22", &e));
-	OK(json_load(at("out.jsonl.lineage.json"), &a, &v, &e));
+	OK(lineage_sidecar(&l, at("out.jsonl"), "xxh3:22", &er));
+	OK(json_load(at("out.jsonl.lineage.json"), &a, &v, &er));
 	ck_assert(json_str_is(json_get(json_get(&v, "output"), "hash"), "xxh3:22"));
-	OK(lineage_sidecar(&l, NULL, "xxh3:22", &e));
-	OK(lineage_sidecar(&l, "/dev/null", "xxh3:22", &e));
+	OK(lineage_sidecar(&l, NULL, "xxh3:22", &er));
+	OK(lineage_sidecar(&l, "/dev/null", "xxh3:22", &er));
 	ck_assert_int_ne(access("/dev/null.lineage.json", F_OK), 0);
 	lineage_release(&l);
 	arena_release(&a);

@@ -23,12 +23,11 @@ static const struct peft_write w = { .base_name = "some/base", .base_id = ID, .r
 
 static void save(const char *dir)
 {
-	struct err e = ERR_INIT;
-	struct outdir *d = outdir_open(dir, true, &e);
+	struct outdir *d = outdir_open(dir, true, &er);
 
-	ck_assert_msg(d != NULL, "%s", e.msg);
-	OK(peft_save(d, &w, tensors, 4, &e));
-	OK(outdir_commit(d, &e));
+	ck_assert_msg(d != NULL, "%s", er.msg);
+	OK(peft_save(d, &w, tensors, 4, &er));
+	OK(outdir_commit(d, &er));
 }
 
 static void check_loaded(const struct peft *p)
@@ -65,26 +64,25 @@ START_TEST(directory)
 	struct peft p;
 
 	save(at("a"));
-	OK(peft_load(&p, at("a"), &e));
+	OK(peft_load(&p, at("a"), &er));
 	check_loaded(&p);
 	ck_assert_int_eq(strncmp(p.hash, "sha256:", 7), 0);
 	peft_release(&p);
 	put_text(at("a/lorapipe.json"), "{\"base_id\":\"" ID "\"}");
-	OK(load(at("a"), &e));
+	OK(load(at("a"), &er));
 	put_text(at("a/lorapipe.json"), "{\"base_id\":\"sha256:1123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\"}");
-	BAD(load(at("a"), &e), LP_DATA, "two adapters");
+	BAD(load(at("a"), &er), LP_DATA, "two adapters");
 	put_text(at("a/lorapipe.json"), "{\"base_id\":3}");
-	BAD(load(at("a"), &e), LP_DATA, "string");
+	BAD(load(at("a"), &er), LP_DATA, "string");
 }
 END_TEST
 
 static void write_stream(const char *path)
 {
-	struct err e = ERR_INIT;
-	struct out *o = out_open(path, &e);
+	struct out *o = out_open(path, &er);
 
-	OK(peft_save_stream(o, &w, tensors, 4, &e));
-	OK(out_commit(o, &e));
+	OK(peft_save_stream(o, &w, tensors, 4, &er));
+	OK(out_commit(o, &er));
 }
 
 START_TEST(stream)
@@ -94,19 +92,19 @@ START_TEST(stream)
 	size_t n;
 
 	write_stream(at("a.lps"));
-	OK(peft_open(&p, at("a.lps"), &e));
+	OK(peft_open(&p, at("a.lps"), &er));
 	check_loaded(&p);
 	ck_assert_int_eq(strncmp(p.hash, "xxh3:", 5), 0);
 	peft_release(&p);
 	all = get_file(at("a.lps"), &n);
 	for (size_t cut = 0; cut < n; cut++) {
 		put_file(at("cut"), all, cut);
-		BAD(load(at("cut"), &e), LP_DATA, "");
+		BAD(load(at("cut"), &er), LP_DATA, "");
 	}
 	free(all);
 	save(at("a"));
-	BAD(load(at("a/adapter_model.safetensors"), &e), LP_USAGE, "--adapter");
-	BAD(load(at("none"), &e), LP_IO, "open");
+	BAD(load(at("a/adapter_model.safetensors"), &er), LP_USAGE, "--adapter");
+	BAD(load(at("none"), &er), LP_IO, "open");
 }
 END_TEST
 
@@ -141,20 +139,20 @@ START_TEST(refused_by_name)
 	save(at("a"));
 	for (size_t i = 0; i < sizeof(members) / sizeof(members[0]); i++) {
 		config_with(members[i][0]);
-		BAD(load(at("a"), &e), LP_USAGE, members[i][1]);
+		BAD(load(at("a"), &er), LP_USAGE, members[i][1]);
 	}
 	config_with("\"r\":0");
-	BAD(load(at("a"), &e), LP_DATA, "positive");
+	BAD(load(at("a"), &er), LP_DATA, "positive");
 	config_with("\"lora_alpha\":\"x\"");
-	BAD(load(at("a"), &e), LP_DATA, "lora_alpha");
+	BAD(load(at("a"), &er), LP_DATA, "lora_alpha");
 	config_with("\"r\":4");
-	BAD(load(at("a"), &e), LP_DATA, "rank 2");
+	BAD(load(at("a"), &er), LP_DATA, "rank 2");
 	config_with("\"peft_type\":null");
-	BAD(load(at("a"), &e), LP_DATA, "peft_type");
+	BAD(load(at("a"), &er), LP_DATA, "peft_type");
 	config_with("\"rank_pattern\":{\"(\":2}");
-	BAD(load(at("a"), &e), LP_DATA, "regular expression");
+	BAD(load(at("a"), &er), LP_DATA, "regular expression");
 	put_text(at("a/adapter_config.json"), "[]");
-	BAD(load(at("a"), &e), LP_DATA, "object");
+	BAD(load(at("a"), &er), LP_DATA, "object");
 }
 END_TEST
 
@@ -163,7 +161,7 @@ static double scale_of(const char *path)
 	struct peft p;
 	double s;
 
-	OK(peft_load(&p, at("a"), &e));
+	OK(peft_load(&p, at("a"), &er));
 	s = peft_find(&p, path)->scale;
 	peft_release(&p);
 	return s;
@@ -188,11 +186,10 @@ END_TEST
 
 static void save_tensors(const struct tensor *t, size_t n)
 {
-	struct err e = ERR_INIT;
-	struct outdir *d = outdir_open(at("b"), true, &e);
+	struct outdir *d = outdir_open(at("b"), true, &er);
 
-	OK(peft_save(d, &w, t, n, &e));
-	OK(outdir_commit(d, &e));
+	OK(peft_save(d, &w, t, n, &er));
+	OK(outdir_commit(d, &er));
 }
 
 START_TEST(tensors_refused)
@@ -201,24 +198,24 @@ START_TEST(tensors_refused)
 
 	memcpy(t, tensors, sizeof(t));
 	save_tensors(t, 3);
-	BAD(load(at("b"), &e), LP_DATA, "only one of");
+	BAD(load(at("b"), &er), LP_DATA, "only one of");
 	save_tensors(t, 0);
-	BAD(load(at("b"), &e), LP_DATA, "no modules");
+	BAD(load(at("b"), &er), LP_DATA, "no modules");
 	t[0].name = D ".lora_embedding_A";
 	save_tensors(t, 4);
-	BAD(load(at("b"), &e), LP_DATA, "lora_embedding_A");
+	BAD(load(at("b"), &er), LP_DATA, "lora_embedding_A");
 	t[0] = tensors[0];
 	t[0].dtype = DT_I32;
 	save_tensors(t, 4);
-	BAD(load(at("b"), &e), LP_DATA, "I32");
+	BAD(load(at("b"), &er), LP_DATA, "I32");
 	t[0] = tensors[0];
 	t[0].n_dims = 1, t[0].shape[0] = 10;
 	save_tensors(t, 4);
-	BAD(load(at("b"), &e), LP_DATA, "matrix");
+	BAD(load(at("b"), &er), LP_DATA, "matrix");
 	t[0] = tensors[0];
 	t[0].shape[0] = 5, t[0].shape[1] = 2;
 	save_tensors(t, 4);
-	BAD(load(at("b"), &e), LP_DATA, "lora_A has rank 5, lora_B 2");
+	BAD(load(at("b"), &er), LP_DATA, "lora_A has rank 5, lora_B 2");
 }
 END_TEST
 

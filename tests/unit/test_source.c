@@ -26,29 +26,25 @@ static void write_model(struct model_sink *k)
 	const struct st_kv meta[] = { { "lineage", "{\"tool\":\"x\"}" } };
 
 	ck_assert_ptr_nonnull(k);
-	OK(model_sink_begin(k, &t, list, 4, meta, 1, &e));
-	OK(model_sink_tensor(k, &list[0], &e));
-	BAD(model_sink_tensor(k, &list[2], &e), LP_DATA, "not the next");
-	OK(model_sink_bytes(k, nums + 1, 4, &e));
-	OK(model_sink_bytes(k, nums + 2, 6, &e));
-	OK(model_sink_tensor(k, &list[2], &e));
-	BAD(model_sink_bytes(k, nums, 7, &e), LP_DATA, "more data");
-	OK(model_sink_tensor(k, &list[3], &e));
-	OK(model_sink_commit(k, &e));
+	OK(model_sink_begin(k, &t, list, 4, meta, 1, &er));
+	OK(model_sink_tensor(k, &list[0], &er));
+	BAD(model_sink_tensor(k, &list[2], &er), LP_DATA, "not the next");
+	OK(model_sink_bytes(k, nums + 1, 4, &er));
+	OK(model_sink_bytes(k, nums + 2, 6, &er));
+	OK(model_sink_tensor(k, &list[2], &er));
+	BAD(model_sink_bytes(k, nums, 7, &er), LP_DATA, "more data");
+	OK(model_sink_tensor(k, &list[3], &er));
+	OK(model_sink_commit(k, &er));
 }
 
 static void write_dir(const char *name, uint64_t shard)
 {
-	struct err e = ERR_INIT;
-
-	write_model(model_sink_dir(at(name), true, shard, &e));
+	write_model(model_sink_dir(at(name), true, shard, &er));
 }
 
 static void write_stream(const char *name)
 {
-	struct err e = ERR_INIT;
-
-	write_model(model_sink_stream(out_open(at(name), &e), &e));
+	write_model(model_sink_stream(out_open(at(name), &er), &er));
 }
 
 /* Reads all of it; its identity. */
@@ -96,9 +92,9 @@ START_TEST(same_identity_every_way)
 	write_dir("one", 0);
 	write_dir("many", 20);
 	write_stream("s.lps");
-	OK(read_model(at("one"), one, &e));
-	OK(read_model(at("many"), many, &e));
-	OK(read_model(at("s.lps"), stream, &e));
+	OK(read_model(at("one"), one, &er));
+	OK(read_model(at("many"), many, &er));
+	OK(read_model(at("s.lps"), stream, &er));
 	ck_assert_str_eq(one, many);
 	ck_assert_str_eq(one, stream);
 	/* By hand: sha256 over the lines that model/source.c documents, from Python's hashlib. */
@@ -111,20 +107,19 @@ END_TEST
 
 START_TEST(find_and_early_digest)
 {
-	struct err e = ERR_INIT;
 	struct model_source *s;
 	char a[72], b[72];
 
 	write_dir("one", 0);
-	s = model_source_open(at("one"), &e);
+	s = model_source_open(at("one"), &er);
 	ck_assert_uint_eq(model_source_count(s), 4);
 	ck_assert(model_source_is_dir(s));
 	for (int i = 0; i < 4; i++)
 		ck_assert_str_eq(model_source_find(s, list[i].name)->name, list[i].name);
 	ck_assert_ptr_null(model_source_find(s, "model"));
 	model_source_digest(s, 2);
-	OK(model_source_identity(s, a, &e));
-	OK(model_source_identity(s, b, &e));
+	OK(model_source_identity(s, a, &er));
+	OK(model_source_identity(s, b, &er));
 	ck_assert_str_eq(a, b);
 	model_source_close(s);
 }
@@ -139,7 +134,7 @@ START_TEST(every_cut_of_a_stream)
 	all = get_file(at("s.lps"), &n);
 	for (size_t cut = 0; cut < n; cut++) {
 		put_file(at("cut"), all, cut);
-		BAD(read_model(at("cut"), id, &e), LP_DATA, "");
+		BAD(read_model(at("cut"), id, &er), LP_DATA, "");
 	}
 	free(all);
 }
@@ -159,21 +154,21 @@ START_TEST(broken_directories)
 	char id[72], *text;
 	size_t n;
 
-	BAD(try_open(at("none"), &e), LP_IO, "open");
+	BAD(try_open(at("none"), &er), LP_IO, "open");
 	mkdir(at("empty"), 0777);
-	BAD(try_open(at("empty"), &e), LP_USAGE, "config.json");
+	BAD(try_open(at("empty"), &er), LP_USAGE, "config.json");
 	put_text(at("empty/config.json"), "{}");
-	BAD(try_open(at("empty"), &e), LP_USAGE, "safetensors");
+	BAD(try_open(at("empty"), &er), LP_USAGE, "safetensors");
 	write_dir("many", 20);
 	text = get_file(at(index), &n);
 	put_text(at(index), "{\"weight_map\":{\"a.norm\":\"../x\"}}");
-	BAD(try_open(at("many"), &e), LP_DATA, "plain file name");
+	BAD(try_open(at("many"), &er), LP_DATA, "plain file name");
 	put_text(at(index), "{\"weight_map\":{}}");
-	BAD(try_open(at("many"), &e), LP_DATA, "weight_map");
+	BAD(try_open(at("many"), &er), LP_DATA, "weight_map");
 	put_text(at(index), "{\"weight_map\":{\"a.norm\":\"model-00002-of-00002.safetensors\"}}");
-	BAD(try_open(at("many"), &e), LP_DATA, "not in the index");
+	BAD(try_open(at("many"), &er), LP_DATA, "not in the index");
 	put_text(at(index), "{\"weight_map\":{\"a.norm\":\"x\",\"a.norm\":\"y\"}}");
-	BAD(try_open(at("many"), &e), LP_DATA, "twice");
+	BAD(try_open(at("many"), &er), LP_DATA, "twice");
 	text[n - 6] = ',';
 	{
 		struct sb s = SB_INIT; /* one tensor more in the index than in its shard */
@@ -182,22 +177,22 @@ START_TEST(broken_directories)
 		sb_add(&s, text, (size_t)(brace + 1 - text));
 		sb_adds(&s, ",\"b\":\"model-00001-of-00002.safetensors\"}}");
 		put_file(at(index), s.s, s.len);
-		BAD(try_open(at("many"), &e), LP_DATA, "missing from its shard");
+		BAD(try_open(at("many"), &er), LP_DATA, "missing from its shard");
 		sb_release(&s);
 	}
 	free(text);
 	write_dir("many", 20); /* one tensor in both shards */
 	text = get_file(at("many/model-00001-of-00002.safetensors"), &n);
 	put_file(at("many/model-00002-of-00002.safetensors"), text, n);
-	BAD(try_open(at("many"), &e), LP_DATA, "by the index");
+	BAD(try_open(at("many"), &er), LP_DATA, "by the index");
 	free(text);
 	unlink(at("many/model-00001-of-00002.safetensors"));
-	BAD(read_model(at("many"), id, &e), LP_DATA, "missing");
+	BAD(read_model(at("many"), id, &er), LP_DATA, "missing");
 	write_stream("s.lps");
 	write_dir("one", 0);
 	text = get_file(at("s.lps"), &n);
 	put_file(at("one/model.safetensors"), text, n);
-	BAD(try_open(at("one"), &e), LP_DATA, "");
+	BAD(try_open(at("one"), &er), LP_DATA, "");
 	free(text);
 }
 END_TEST
@@ -205,13 +200,12 @@ END_TEST
 START_TEST(unfinished_model_is_not_committed)
 {
 	const struct model_texts t = texts();
-	struct err e = ERR_INIT;
-	struct model_sink *k = model_sink_dir(at("half"), false, 0, &e);
+	struct model_sink *k = model_sink_dir(at("half"), false, 0, &er);
 	struct stat st;
 
-	OK(model_sink_begin(k, &t, list, 4, NULL, 0, &e));
-	OK(model_sink_tensor(k, &list[0], &e));
-	BAD(model_sink_commit(k, &e), LP_DATA, "not written");
+	OK(model_sink_begin(k, &t, list, 4, NULL, 0, &er));
+	OK(model_sink_tensor(k, &list[0], &er));
+	BAD(model_sink_commit(k, &er), LP_DATA, "not written");
 	ck_assert_int_ne(stat(at("half"), &st), 0);
 }
 END_TEST

@@ -40,13 +40,12 @@ static int open_close(const char *path, struct err *e)
 START_TEST(round_trip)
 {
 	const struct st_kv meta[] = { { "format", "pt" }, { "absent", NULL }, { "text", "a\"b\n" } };
-	struct err e = ERR_INIT;
-	struct out *o = out_open(at("x.safetensors"), &e);
+	struct out *o = out_open(at("x.safetensors"), &er);
 	struct st_file f;
 
-	OK(st_write(o, two, 2, meta, 3, &e));
-	OK(out_commit(o, &e));
-	OK(st_file_open(&f, at("x.safetensors"), &e));
+	OK(st_write(o, two, 2, meta, 3, &er));
+	OK(out_commit(o, &er));
+	OK(st_file_open(&f, at("x.safetensors"), &er));
 	ck_assert_uint_eq(f.blob.n_tensors, 2);
 	ck_assert_str_eq(st_meta(&f.blob, "text"), "a\"b\n");
 	ck_assert_ptr_null(st_meta(&f.blob, "absent"));
@@ -96,29 +95,28 @@ START_TEST(headers_refused)
 	};
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++)
-		BAD(open_close(blob(bad[i].header, bad[i].data), &e), LP_DATA, bad[i].says);
-	OK(open_close(blob("{}", 0), &e));
-	OK(open_close(blob("{\"a\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[0,1]},\"z\":{\"dtype\":\"F32\",\"shape\":[0,5],\"data_offsets\":[1,1]}}  ", 1), &e));
-	BAD(open_close(at("nothing"), &e), LP_IO, "open");
-	BAD(open_close(scratch, &e), LP_USAGE, "regular file");
+		BAD(open_close(blob(bad[i].header, bad[i].data), &er), LP_DATA, bad[i].says);
+	OK(open_close(blob("{}", 0), &er));
+	OK(open_close(blob("{\"a\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[0,1]},\"z\":{\"dtype\":\"F32\",\"shape\":[0,5],\"data_offsets\":[1,1]}}  ", 1), &er));
+	BAD(open_close(at("nothing"), &er), LP_IO, "open");
+	BAD(open_close(scratch, &er), LP_USAGE, "regular file");
 	put_file(at("huge"), "\xff\xff\xff\xff\xff\xff\xff\x7f{}", 10);
-	BAD(open_close(at("huge"), &e), LP_DATA, "header");
+	BAD(open_close(at("huge"), &er), LP_DATA, "header");
 }
 END_TEST
 
 START_TEST(every_cut_of_a_file)
 {
-	struct err e = ERR_INIT;
-	struct out *o = out_open(at("x.safetensors"), &e);
+	struct out *o = out_open(at("x.safetensors"), &er);
 	size_t n;
 	char *all;
 
-	OK(st_write(o, two, 2, NULL, 0, &e));
-	OK(out_commit(o, &e));
+	OK(st_write(o, two, 2, NULL, 0, &er));
+	OK(out_commit(o, &er));
 	all = get_file(at("x.safetensors"), &n);
 	for (size_t cut = 0; cut < n; cut++) {
 		put_file(at("cut"), all, cut);
-		BAD(open_close(at("cut"), &e), LP_DATA, "");
+		BAD(open_close(at("cut"), &er), LP_DATA, "");
 	}
 	free(all);
 }
@@ -129,11 +127,11 @@ START_TEST(writer_refuses)
 	struct tensor t[2] = { two[0], two[0] };
 	struct sb s = SB_INIT;
 
-	BAD(st_make_header(t, 2, NULL, 0, &s, &e), LP_DATA, "twice");
+	BAD(st_make_header(t, 2, NULL, 0, &s, &er), LP_DATA, "twice");
 	t[0].bytes = 20;
-	BAD(st_make_header(t, 1, NULL, 0, &s, &e), LP_DATA, "contradicts");
+	BAD(st_make_header(t, 1, NULL, 0, &s, &er), LP_DATA, "contradicts");
 	t[1].name = "__metadata__";
-	BAD(st_make_header(t + 1, 1, NULL, 0, &s, &e), LP_DATA, "name");
+	BAD(st_make_header(t + 1, 1, NULL, 0, &s, &er), LP_DATA, "name");
 	sb_release(&s);
 }
 END_TEST
@@ -143,16 +141,15 @@ END_TEST
 static void write_stream(const char *path, bool end)
 {
 	const struct st_kv meta[] = { { "config", "{}" } };
-	struct err e = ERR_INIT;
-	struct out *o = out_open(path, &e);
+	struct out *o = out_open(path, &er);
 	struct st_writer *w = st_writer_new(o, "tokens");
 
-	OK(st_writer_frame(w, NULL, 0, meta, 1, 0, 0, &e));
-	OK(st_writer_frame(w, two, 2, NULL, 0, 3, 41, &e));
-	OK(st_writer_frame(w, two, 1, meta, 1, 2, 1, &e));
+	OK(st_writer_frame(w, NULL, 0, meta, 1, 0, 0, &er));
+	OK(st_writer_frame(w, two, 2, NULL, 0, 3, 41, &er));
+	OK(st_writer_frame(w, two, 1, meta, 1, 2, 1, &er));
 	if (end)
-		OK(st_writer_end(w, &e));
-	OK(out_commit(o, &e));
+		OK(st_writer_end(w, &er));
+	OK(out_commit(o, &er));
 	st_writer_free(w);
 }
 
@@ -176,21 +173,20 @@ static int drain(const char *path, struct err *e)
 
 START_TEST(stream_round_trip)
 {
-	struct err e = ERR_INIT;
 	struct st_reader *r;
 	const struct st_blob *b;
 
 	write_stream(at("s.lps"), true);
-	r = st_reader_open_take(in_open(at("s.lps"), &e), &e);
-	ck_assert_int_eq(st_reader_next(r, &b, 0, &e), 1);
+	r = st_reader_open_take(in_open(at("s.lps"), &er), &er);
+	ck_assert_int_eq(st_reader_next(r, &b, 0, &er), 1);
 	ck_assert_str_eq(st_meta(b, "config"), "{}");
-	ck_assert_int_eq(st_reader_next(r, &b, 30, &e), 1);
+	ck_assert_int_eq(st_reader_next(r, &b, 30, &er), 1);
 	ck_assert_uint_eq(b->n_tensors, 2);
 	ck_assert_mem_eq(b->tensors[1].data, bf16s, 6);
-	ck_assert_int_eq(st_reader_next(r, &b, 23, &e), -1);
-	ck_assert_msg(strstr(e.msg, "24 bytes") != NULL, "%s", e.msg);
+	ck_assert_int_eq(st_reader_next(r, &b, 23, &er), -1);
+	ck_assert_msg(strstr(er.msg, "24 bytes") != NULL, "%s", er.msg);
 	st_reader_close(r);
-	ck_assert_int_eq(drain(at("s.lps"), &e), 3);
+	ck_assert_int_eq(drain(at("s.lps"), &er), 3);
 }
 END_TEST
 
@@ -203,68 +199,64 @@ START_TEST(every_cut_and_flip_of_a_stream)
 	all = get_file(at("s.lps"), &n);
 	for (size_t cut = 0; cut < n; cut++) {
 		put_file(at("cut"), all, cut);
-		BAD(drain(at("cut"), &e), LP_DATA, "");
+		BAD(drain(at("cut"), &er), LP_DATA, "");
 	}
 	for (size_t i = 0; i < n; i++)
 		for (int bit = 0; bit < 8; bit++) {
-			struct err e = ERR_INIT;
-
 			all[i] = (char)(all[i] ^ 1 << bit);
 			put_file(at("cut"), all, n);
-			ck_assert_msg(drain(at("cut"), &e) < 0, "byte %zu bit %d: not noticed", i, bit);
-			ck_assert_int_eq(e.code, LP_DATA);
+			ck_assert_msg(drain(at("cut"), &er) < 0, "byte %zu bit %d: not noticed", i, bit);
+			ck_assert_int_eq(er.code, LP_DATA);
 			all[i] = (char)(all[i] ^ 1 << bit);
 		}
 	all = realloc(all, 2 * n);
 	memcpy(all + n, all, n);
 	put_file(at("twice"), all, 2 * n);
-	BAD(drain(at("twice"), &e), LP_DATA, "follow");
+	BAD(drain(at("twice"), &er), LP_DATA, "follow");
 	free(all);
 	write_stream(at("noend"), false);
-	BAD(drain(at("noend"), &e), LP_DATA, "truncated");
+	BAD(drain(at("noend"), &er), LP_DATA, "truncated");
 	put_file(at("empty"), "", 0);
-	BAD(drain(at("empty"), &e), LP_DATA, "truncated");
+	BAD(drain(at("empty"), &er), LP_DATA, "truncated");
 }
 END_TEST
 
 START_TEST(a_file_reads_as_one_frame)
 {
-	struct err e = ERR_INIT;
-	struct out *o = out_open(at("x.safetensors"), &e);
+	struct out *o = out_open(at("x.safetensors"), &er);
 	size_t n;
 	char *all;
 
-	OK(st_write(o, two, 2, NULL, 0, &e));
-	OK(out_commit(o, &e));
-	ck_assert_int_eq(drain(at("x.safetensors"), &e), 1);
+	OK(st_write(o, two, 2, NULL, 0, &er));
+	OK(out_commit(o, &er));
+	ck_assert_int_eq(drain(at("x.safetensors"), &er), 1);
 	all = get_file(at("x.safetensors"), &n);
 	for (size_t cut = 0; cut < n; cut++) {
 		put_file(at("cut"), all, cut);
-		BAD(drain(at("cut"), &e), LP_DATA, "");
+		BAD(drain(at("cut"), &er), LP_DATA, "");
 	}
 	all = realloc(all, n + 8);
 	memset(all + n, 0, 8);
 	put_file(at("more"), all, n + 8);
-	BAD(drain(at("more"), &e), LP_DATA, "");
+	BAD(drain(at("more"), &er), LP_DATA, "");
 	free(all);
 }
 END_TEST
 
 START_TEST(pieces_must_fit)
 {
-	struct err e = ERR_INIT;
-	struct out *o = out_open(at("p.lps"), &e);
+	struct out *o = out_open(at("p.lps"), &er);
 	struct st_writer *w = st_writer_new(o, "model");
 
-	OK(st_writer_begin(w, two, 1, NULL, 0, 0, 0, &e));
-	OK(st_writer_bytes(w, f32s, 20, &e));
-	BAD(st_writer_end(w, &e), LP_DATA, "short");
-	BAD(st_writer_bytes(w, f32s, 8, &e), LP_DATA, "more data");
-	OK(st_writer_bytes(w, f32s + 5, 4, &e));
-	OK(st_writer_end(w, &e));
+	OK(st_writer_begin(w, two, 1, NULL, 0, 0, 0, &er));
+	OK(st_writer_bytes(w, f32s, 20, &er));
+	BAD(st_writer_end(w, &er), LP_DATA, "short");
+	BAD(st_writer_bytes(w, f32s, 8, &er), LP_DATA, "more data");
+	OK(st_writer_bytes(w, f32s + 5, 4, &er));
+	OK(st_writer_end(w, &er));
 	st_writer_free(w);
-	OK(out_commit(o, &e));
-	ck_assert_int_eq(drain(at("p.lps"), &e), 1);
+	OK(out_commit(o, &er));
+	ck_assert_int_eq(drain(at("p.lps"), &er), 1);
 }
 END_TEST
 
@@ -277,7 +269,7 @@ START_TEST(lists)
 	size_t n;
 
 	st_list_json(two, 2, &s);
-	OK(st_list_parse(s.s, "x", &a, &t, &n, &e));
+	OK(st_list_parse(s.s, "x", &a, &t, &n, &er));
 	ck_assert_uint_eq(n, 2);
 	for (size_t i = 0; i < 2; i++)
 		ck_assert(!strcmp(t[i].name, two[i].name) && st_same_shape(&t[i], &two[i]) && t[i].bytes == two[i].bytes);
@@ -285,10 +277,10 @@ START_TEST(lists)
 	ck_assert_str_eq(text, "F32 (2, 3)");
 	st_shape_text(&t[0], text, 8); /* cut, not overrun */
 	ck_assert_str_eq(text, "F32 (2,");
-	BAD(st_list_parse(NULL, "x", &a, &t, &n, &e), LP_DATA, "index frame");
-	BAD(st_list_parse("{}", "x", &a, &t, &n, &e), LP_DATA, "array");
-	BAD(st_list_parse("[{\"name\":\"a\",\"dtype\":\"F9\",\"shape\":[]}]", "x", &a, &t, &n, &e), LP_DATA, "malformed");
-	BAD(st_list_parse("[{\"name\":\"a\",\"dtype\":\"F32\",\"shape\":[4611686018427387904,4]}]", "x", &a, &t, &n, &e), LP_DATA, "impossible");
+	BAD(st_list_parse(NULL, "x", &a, &t, &n, &er), LP_DATA, "index frame");
+	BAD(st_list_parse("{}", "x", &a, &t, &n, &er), LP_DATA, "array");
+	BAD(st_list_parse("[{\"name\":\"a\",\"dtype\":\"F9\",\"shape\":[]}]", "x", &a, &t, &n, &er), LP_DATA, "malformed");
+	BAD(st_list_parse("[{\"name\":\"a\",\"dtype\":\"F32\",\"shape\":[4611686018427387904,4]}]", "x", &a, &t, &n, &er), LP_DATA, "impossible");
 	arena_release(&a);
 	sb_release(&s);
 }

@@ -48,15 +48,14 @@ START_TEST(round_trip)
 {
 	for (int pairs = 0; pairs < 2; pairs++) {
 		struct cols c = good();
-		struct err e = ERR_INIT;
 		struct st_reader *r;
 		const struct st_blob *b;
 		struct token_frame f;
 
-		OK(write_frame(frame(&c, pairs), &e));
-		r = st_reader_open_take(in_open(at("t.lps"), &e), &e);
-		ck_assert_int_eq(st_reader_next(r, &b, 1000, &e), 1);
-		OK(token_frame_view(b, &f, &e));
+		OK(write_frame(frame(&c, pairs), &er));
+		r = st_reader_open_take(in_open(at("t.lps"), &er), &er);
+		ck_assert_int_eq(st_reader_next(r, &b, 1000, &er), 1);
+		OK(token_frame_view(b, &f, &er));
 		ck_assert_int_eq(f.n_rows, 2);
 		ck_assert_int_eq(f.n_seqs, 3);
 		ck_assert_int_eq(f.n_tokens, 6);
@@ -70,7 +69,7 @@ START_TEST(round_trip)
 			ck_assert_mem_eq(f.pair_id, c.pair, sizeof(c.pair));
 			ck_assert_mem_eq(f.pair_side, c.side, sizeof(c.side));
 		}
-		ck_assert_int_eq(st_reader_next(r, &b, 1000, &e), 0);
+		ck_assert_int_eq(st_reader_next(r, &b, 1000, &er), 0);
 		ck_assert_uint_eq(st_reader_records(r), 3);
 		ck_assert_uint_eq(st_reader_tokens(r), 6);
 		st_reader_close(r);
@@ -83,7 +82,7 @@ END_TEST
 	do {                                                     \
 		struct cols c = good();                          \
 		change;                                          \
-		BAD(write_frame(frame(&c, true), &e), LP_DATA, says); \
+		BAD(write_frame(frame(&c, true), &er), LP_DATA, says); \
 	} while (0)
 
 START_TEST(rules)
@@ -118,23 +117,23 @@ START_TEST(shapes)
 	struct st_blob b = { .meta = { .type = JSON_OBJ }, .tensors = t, .n_tensors = 5 };
 	struct token_frame f;
 
-	OK(token_frame_view(&b, &f, &e));
+	OK(token_frame_view(&b, &f, &er));
 	b.n_tensors = 6;
-	BAD(token_frame_view(&b, &f, &e), LP_DATA, "go together");
+	BAD(token_frame_view(&b, &f, &er), LP_DATA, "go together");
 	b.n_tensors = 4;
-	BAD(token_frame_view(&b, &f, &e), LP_DATA, "not a token frame");
+	BAD(token_frame_view(&b, &f, &er), LP_DATA, "not a token frame");
 	b.n_tensors = 5;
 	t[0].dtype = DT_I64;
-	BAD(token_frame_view(&b, &f, &e), LP_DATA, "one-dimensional");
+	BAD(token_frame_view(&b, &f, &er), LP_DATA, "one-dimensional");
 	t[0].dtype = DT_I32;
 	t[1].shape[0] = 5;
-	BAD(token_frame_view(&b, &f, &e), LP_DATA, "length");
+	BAD(token_frame_view(&b, &f, &er), LP_DATA, "length");
 	t[1].shape[0] = 6;
 	t[2].shape[0] = 0;
-	BAD(token_frame_view(&b, &f, &e), LP_DATA, "length");
+	BAD(token_frame_view(&b, &f, &er), LP_DATA, "length");
 	t[2].shape[0] = 3;
 	t[3].data = (char *)c.seqs + 1;
-	BAD(token_frame_view(&b, &f, &e), LP_DATA, "aligned");
+	BAD(token_frame_view(&b, &f, &er), LP_DATA, "aligned");
 }
 END_TEST
 
