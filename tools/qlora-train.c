@@ -17,7 +17,7 @@ static struct {
 	bool rslora, keep_best, dry_run, eval_only;
 } o = {
 	.method = "sft", .update = "lora", .quant = "nf4", .targets = "all", .schedule = "cosine", .optimizer = "adamw", .nonfinite = "stop",
-	.device = "auto", .rank = 16, .alpha = 16, .batch = 2, .accumulate = 4, .epochs = 3, .max_len = 2048, .lr = 2e-4, .warmup_steps = -1,
+	.device = "auto", .rank = 16, .alpha = 16, .batch = 2, .accumulate = 4, .epochs = 3, .lr = 2e-4, .warmup_steps = -1,
 	.warmup_ratio = 0.05, .weight_decay = 0.01, .max_grad_norm = 1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .seed = 42, .log_every = 1,
 };
 
@@ -40,7 +40,7 @@ static struct opt options[] = {
 	{ OPT_INT, "accumulate", 0, &o.accumulate, "N", "micro-batches of a step", .min = 1, .max = 1 << 20 },
 	{ OPT_F64, "epochs", 0, &o.epochs, "X", "passes over the data", .min = 1e-6, .max = 1e6 },
 	{ OPT_INT, "max-steps", 0, &o.max_steps, "N", "optimiser steps; wins over --epochs (0: by epochs)", .min = 0, .max = 1e12 },
-	{ OPT_INT, "max-len", 0, &o.max_len, "N", "tokens of a row, for --dry-run without data", .min = 2, .max = 1 << 24 },
+	{ OPT_INT, "max-len", 0, &o.max_len, "N", "tokens of a row, for --dry-run without data (0: 2048, or what the model allows)", .min = 0, .max = 1 << 24 },
 	{ OPT_INT, "seed", 0, &o.seed, "N", "seed of adapter, order and dropout", .min = 0, .max = 9e15 },
 	{ OPT_SECTION, .help = "Optimiser" },
 	{ OPT_F64, "lr", 0, &o.lr, "X", "peak learning rate", .min = 0, .max = 1e3 },

@@ -65,6 +65,14 @@ static void plan_steps(struct run *r)
 	r->warmup = c->warmup_steps >= 0 ? c->warmup_steps : schedule_warmup(c->warmup_ratio, r->total_steps);
 }
 
+/* Tokens of a row when there is no data to ask. */
+static int64_t assumed_len(const struct run *r)
+{
+	if (r->c->max_len)
+		return r->c->max_len;
+	return r->desc.max_pos < 2048 ? r->desc.max_pos : 2048;
+}
+
 /* Rows of the largest micro-batch: true ones when the data is there, else as
  * many tokens as the options allow. */
 static int64_t max_batch_tokens(const struct run *r)
@@ -73,14 +81,14 @@ static int64_t max_batch_tokens(const struct run *r)
 	int64_t n = dataset_max_batch_tokens(&r->train, c->batch), m = dataset_max_batch_tokens(&r->eval, c->batch);
 
 	n = m > n ? m : n;
-	return n ? n : c->batch * c->max_len;
+	return n ? n : c->batch * assumed_len(r);
 }
 
 static int64_t max_seq(const struct run *r)
 {
 	int64_t n = r->train.longest_seq > r->eval.longest_seq ? r->train.longest_seq : r->eval.longest_seq;
 
-	return n ? n : r->c->max_len;
+	return n ? n : assumed_len(r);
 }
 
 static int make_plan(struct run *r, struct err *e)
