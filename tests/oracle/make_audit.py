@@ -233,4 +233,5 @@ def main():
         f.writelines(f"{line}\t{rule}\t{role}\n" for line, rule, role in findings(rows[:400]))
 
 
-main()
+if __name__ == "__main__":
+    main()
