@@ -14,7 +14,7 @@ EXPORT_FLAGS ?= --type q8_0
 
 PROG_merge = $(LORA_MERGE)
 IN_merge = "$$MODEL" "$$ADAPTER"
-CMD_merge = $(LORA_MERGE) --model "$$MODEL" $(MERGE_FLAGS) -o "$$D/model" "$$ADAPTER"
+CMD_merge = $(LORA_MERGE) --model "$$MODEL" --adapter "$$ADAPTER" $(MERGE_FLAGS) -o "$$D/model"
 $(eval $(call stage,merge,$(ADAPTER_STAGE)))
 
 PROG_export = $(GGUF_EXPORT)

@@ -85,12 +85,12 @@ def model_checks(name, model_dir, tokens, steps):
     os.makedirs(w)
     check(f"{name}: base loss, ours against transformers", relative(our_loss(model_dir, tokens), mean_loss(base_of(model_dir), tokens)), 1e-5)
     adapter, merged = os.path.join(w, "adapter"), os.path.join(w, "merged")
-    run("qlora-train", tokens, "--model", model_dir, "--quant", "none", "--rank", 4, "--alpha", 8, "--targets", TARGETS, "--batch", 2,
+    run("qlora-train", tokens, "--model", model_dir, "--quant", "none", "--rank", 4, "--alpha", 8, "--targets", TARGETS, "--batch", 2, "--accumulate", 1,
         "--max-steps", steps, "--lr", "5e-3", "--schedule", "constant", "-o", adapter)
     tuned = peft.PeftModel.from_pretrained(base_of(model_dir), adapter).eval()
     loss = mean_loss(tuned, tokens)
     check(f"{name}: adapter in PEFT, loss against ours", relative(our_loss(model_dir, tokens, adapter), loss), 1e-5)
-    run("lora-merge", "--model", model_dir, "-o", merged, adapter)
+    run("lora-merge", "--model", model_dir, "--adapter", adapter, "-o", merged)
     after = base_of(merged)
     ids = next(iter(sequences(tokens)))[0]
     with torch.no_grad():

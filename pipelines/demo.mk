@@ -1,0 +1,23 @@
+# The whole pipeline on the real model and data in data/: `make demo`. A model of
+# 260,032 parameters that tells stories learns to tell them in capitals.
+# Everything is a variable of sft.mk and can be given on the command line.
+DEMO := $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))
+DATA_DIR := $(or $(patsubst %/pipelines,%/data,$(filter %/pipelines,$(DEMO))),data)
+MODEL ?= $(DATA_DIR)/stories260K
+DATA ?= $(DATA_DIR)/quickstart/upper_train.jsonl
+EVAL_DATA ?= $(DATA_DIR)/quickstart/upper_heldout.jsonl
+OUT ?= build/demo
+TRAIN_FLAGS ?= --quant nf4 --rank 8 --alpha 16 --targets q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj --batch 8 --accumulate 1 --max-steps 150 \
+	--lr 1e-2 --schedule linear --warmup-steps 10 --weight-decay 0 --max-grad-norm 1 --eval-every 25 --seed 42
+GENERATE_FLAGS ?= --max-new 128 --batch 16
+# an answer is right if it has no small letter
+SCORE_FLAGS ?= --regex '^[^a-z]*$$'
+EXPORT_FLAGS ?= --type q8_0
+
+.DEFAULT_GOAL := demo
+demo:
+include $(DEMO)/sft.mk
+
+.PHONY: demo
+demo: all
+	@sh '$(DEMO)/summary.sh'
