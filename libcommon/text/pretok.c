@@ -348,7 +348,7 @@ static void cut_words(const struct pretok *p, struct pretok_mem *m, const char *
 	m->cuts.n = 0;
 	for (size_t i = 0; i < n; i += w) {
 		uint32_t c = utf8_get(s + i, &w);
-		int is = uni_class(p->uni, c) & UNI_WORD ? 0 : uni_is_space(c) ? 1 : 2;
+		int is = uni_is_word_rust(p->uni, c) ? 0 : uni_is_space(c) ? 1 : 2;
 
 		if (is == was && m->cuts.n)
 			m->cuts.p[m->cuts.n - 1].len += w;

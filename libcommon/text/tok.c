@@ -396,8 +396,8 @@ static const char *piece_of(const struct tok *t, int32_t id, size_t *n)
 	const struct added_token *a = added_by_id(&t->added, id);
 
 	if (a) {
-		*n = a->len;
-		return a->text;
+		*n = a->shown_len;
+		return a->shown;
 	}
 	return vocab_str(&t->vocab, id, n);
 }
@@ -425,10 +425,9 @@ static bool is_special(const struct tok *t, const char *s, size_t n)
 
 bool tok_is_special(const struct tok *t, int32_t id)
 {
-	size_t n;
-	const char *s = piece_of(t, id, &n);
+	const struct added_token *a = added_by_id(&t->added, id);
 
-	return s && is_special(t, s, n);
+	return a && a->special;
 }
 
 int64_t tok_vocab_size(const struct tok *t)

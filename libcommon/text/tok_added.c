@@ -10,8 +10,10 @@
 
 void added_release(struct added *a)
 {
-	for (size_t i = 0; i < a->n; i++)
+	for (size_t i = 0; i < a->n; i++) {
 		free(a->t[i].text);
+		free(a->t[i].shown);
+	}
 	free(a->t);
 	free(a->raw.nodes);
 	free(a->norm.nodes);
@@ -108,6 +110,8 @@ static int load_token(struct added *a, const struct json *v, const struct vocab 
 	}
 	t.text = xmemdup0(c->s, c->n);
 	t.len = c->n;
+	t.shown = xmemdup0(c->s, c->n);
+	t.shown_len = c->n;
 	a->t[a->n++] = t;
 	return 0;
 }
@@ -120,7 +124,7 @@ static int build_sets(struct added *a, const struct tok_norm *norm, struct err *
 
 	for (int special = 1; special >= 0 && !rc; special--) /* special ones come first */
 		for (size_t i = 0; i < a->n && !rc; i++) {
-			const struct added_token *t = &a->t[i];
+			struct added_token *t = &a->t[i];
 
 			if (t->special != special)
 				continue;
@@ -130,8 +134,12 @@ static int build_sets(struct added *a, const struct tok_norm *norm, struct err *
 			}
 			astr_borrow(&s, t->text, t->len, 0);
 			rc = tok_norm_apply(norm, m, &s, &tmp, e);
-			if (!rc)
-				set_add(&a->norm, s.s, s.len, (int32_t)i);
+			if (rc)
+				break;
+			set_add(&a->norm, s.s, s.len, (int32_t)i);
+			free(t->shown);
+			t->shown = xmemdup0(s.s, s.len);
+			t->shown_len = s.len;
 		}
 	astr_release(&s);
 	astr_release(&tmp);
@@ -160,14 +168,14 @@ static bool word_before(const struct added *a, const char *s, size_t i)
 {
 	unsigned w;
 
-	return i && (uni_class(a->uni, utf8_get(s + utf8_prev(s, i), &w)) & UNI_WORD);
+	return i && uni_is_word_rust(a->uni, utf8_get(s + utf8_prev(s, i), &w));
 }
 
 static bool word_after(const struct added *a, const char *s, size_t i, size_t n)
 {
 	unsigned w;
 
-	return i < n && (uni_class(a->uni, utf8_get(s + i, &w)) & UNI_WORD);
+	return i < n && uni_is_word_rust(a->uni, utf8_get(s + i, &w));
 }
 
 void added_split(const struct added *a, const struct added_set *set, const char *s, size_t n, struct pieces *out)

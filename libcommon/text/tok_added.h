@@ -8,6 +8,8 @@
 struct added_token {
 	char *text; /* content */
 	size_t len;
+	char *shown; /* as ids decode: normalised content for normalized tokens, as in the reference */
+	size_t shown_len;
 	int32_t id;
 	bool special, normalized, lstrip, rstrip, single_word;
 };

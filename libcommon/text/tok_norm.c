@@ -338,7 +338,7 @@ static void each_char(const struct tok_norm *n, enum step step, struct astr *a, 
 
 		if ((step == STEP_ACCENTS && (m & UM_M)) || (step == STEP_NONSPACING && (m & 1u << UC_MN)) || (step == STEP_NMT && nmt_dropped(c)))
 			continue;
-		if (step == STEP_CLEAN && (c == 0 || c == 0xFFFD || (c != '\t' && c != '\n' && c != '\r' && (m & (1u << UC_CC | 1u << UC_CF | 1u << UC_CO | 1u << UC_CN)))))
+		if (step == STEP_CLEAN && (c == 0 || c == 0xFFFD || (c != '\t' && c != '\n' && c != '\r' && (m & (1u << UC_CC | 1u << UC_CF | 1u << UC_CO)))))
 			continue;
 		if (step == STEP_LOWER) {
 			put_lower(tmp, a, i, w, c);

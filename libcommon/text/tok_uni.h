@@ -46,6 +46,17 @@ static inline bool uni_is_space(uint32_t c)
 	       c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
+/* \w of Rust's regex, which some parts of the reference use instead: join
+ * controls are words, the fractions and powers of Latin-1 are not. */
+static inline bool uni_is_word_rust(const uint8_t *t, uint32_t c)
+{
+	uint8_t k = uni_class(t, c);
+
+	if (c == 0x200C || c == 0x200D)
+		return true;
+	return (k & UNI_WORD) && ((k & UNI_CAT) != UC_NO || c > 0xFF);
+}
+
 /* The i-th run of the table in order, for translating properties: code points
  * [*lo, *hi] alternate classes a and b (b 0: all are a). False past the end. */
 bool uni_run(size_t i, uint32_t *lo, uint32_t *hi, uint8_t *a, uint8_t *b);
