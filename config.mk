@@ -8,11 +8,12 @@ FUZZ_SECONDS ?= 30
 CONFORMANCE ?=
 AR ?= ar
 # Debian package : what proves that it is there (h: header, p: program).
-# libarchive: compressed and packed inputs. OpenSSL: SHA-256. xxHash: stream
+# libarchive: compressed and packed inputs. zlib: gzip, whose check sum
+# libarchive passes over. OpenSSL: SHA-256. xxHash: stream
 # hashes. PCRE2, utf8proc: tokenisers. simdjson: the JSONL hot path. OpenBLAS,
 # OpenMP: the CPU backend. libcurl, libmicrohttpd: the judge client and its mock.
 # Check: the unit tests. mandoc: the man pages' own syntax check.
-DEPS := g++:p:g++ pkg-config:p:pkg-config libarchive-dev:h:archive.h libssl-dev:h:openssl/evp.h libxxhash-dev:h:xxhash.h \
+DEPS := g++:p:g++ pkg-config:p:pkg-config libarchive-dev:h:archive.h zlib1g-dev:h:zlib.h libssl-dev:h:openssl/evp.h libxxhash-dev:h:xxhash.h \
 	libpcre2-dev:h:pcre2.h=-DPCRE2_CODE_UNIT_WIDTH=8 libutf8proc-dev:h:utf8proc.h libsimdjson-dev:H:simdjson.h \
 	libopenblas-openmp-dev:h:cblas.h libcurl4-openssl-dev:h:curl/curl.h libmicrohttpd-dev:h:microhttpd.h \
 	check:h:check.h mandoc:p:mandoc

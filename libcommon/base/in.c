@@ -1,7 +1,7 @@
-/* Byte input. Plain files and pipes are read(2) into one buffer; what begins
- * like a compressed file, a tar or a zip goes through libarchive into the same
- * buffer. The buffer never mixes two members, so a member's last line ends
- * with it even when its newline is missing. */
+/* Byte input. in_dec.c decompresses; here tar and zip are taken apart by
+ * libarchive, and bytes and lines handed out of one buffer. The buffer never
+ * mixes two members, so that a member's last line ends with it even when its
+ * newline is missing. */
 #include "base/in.h"
 
 #include <archive.h>
@@ -13,16 +13,17 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/arena.h"
+#include "base/in_dec.h"
 #include "base/sb.h"
 #include "base/xalloc.h"
 
-enum { BUF_BYTES = 256 << 10, SLACK = 64, MAGIC_BYTES = 512, PEEK_MAX = 4096 };
+enum { BUF_BYTES = 256 << 10, SLACK = 64, PEEK_MAX = 4096 };
 
 struct in {
 	int fd;
 	char *path;     /* as given, or "(stdin)" */
 	char *name;     /* path, or path:member */
+	struct dec *dec;
 	char *buf;      /* cap bytes and SLACK readable ones behind */
 	size_t cap;
 	size_t pos, end; /* unread: buf[pos..end) */
@@ -33,28 +34,18 @@ struct in {
 	uint64_t base;   /* decoded bytes before buf[0] */
 	uint64_t line_no;
 	struct xxh *hash;
-	/* libarchive */
+	/* tar, zip */
 	struct archive *ar;
-	char *raw;       /* what its callback hands out */
-	size_t raw_head; /* bytes of raw read to tell the format */
-	bool is_raw;     /* one compressed file, not an archive of members */
-	int read_errno;  /* of the callback */
+	char *block;        /* what its callback hands out */
+	size_t block_bytes; /* already there for the first call */
+	struct err cause;   /* of the callback's failure */
 };
 
-static ssize_t read_some(int fd, void *buf, size_t n)
+/* --- tar and zip --- */
+
+static bool is_tar(const char *head, size_t n)
 {
-	ssize_t got;
-
-	do
-		got = read(fd, buf, n);
-	while (got < 0 && errno == EINTR);
-	return got;
-}
-
-/* --- what is it? --- */
-
-static bool is_tar(const unsigned char *h, size_t n)
-{
+	const unsigned char *h = (const unsigned char *)head;
 	unsigned sum = 0, want = 0, i;
 
 	if (n < 512 || !h[0])
@@ -68,91 +59,58 @@ static bool is_tar(const unsigned char *h, size_t n)
 	return sum == want;
 }
 
-enum kind { PLAIN, COMPRESSED, PACKED };
-
-static enum kind tell(const void *head, size_t n)
+static bool is_packed(const char *h, size_t n)
 {
-	const unsigned char *h = head;
-
-	if (n >= 3 && !memcmp(h, "\x1f\x8b\x08", 3))
-		return COMPRESSED;
-	if (n >= 4 && (!memcmp(h, "\x28\xb5\x2f\xfd", 4) || ((h[0] & 0xf0) == 0x50 && !memcmp(h + 1, "\x2a\x4d\x18", 3))))
-		return COMPRESSED;
-	if (n >= 6 && !memcmp(h, "\xfd" "7zXZ", 6))
-		return COMPRESSED;
-	if (n >= 10 && !memcmp(h, "BZh", 3) && (!memcmp(h + 4, "1AY&SY", 6) || !memcmp(h + 4, "\x17\x72\x45\x38\x50\x90", 6)))
-		return COMPRESSED;
-	if (n >= 4 && (!memcmp(h, "PK\3\4", 4) || !memcmp(h, "PK\5\6", 4)))
-		return PACKED;
-	return is_tar(h, n) ? PACKED : PLAIN;
+	return (n >= 4 && (!memcmp(h, "PK\3\4", 4) || !memcmp(h, "PK\5\6", 4))) || is_tar(h, n);
 }
-
-/* Text is seen at once, so that a slow pipe's first line is not held back;
- * anything else waits until a tar header would be whole. */
-static bool enough(const char *h, size_t n)
-{
-	return n >= MAGIC_BYTES || h[0] == '{' || h[0] == '[' || (n >= 16 && memchr(h, '\n', n));
-}
-
-static int read_head(struct in *in, struct err *e)
-{
-	ssize_t n;
-
-	in->pos = in->end = 0;
-	do {
-		n = read_some(in->fd, in->buf + in->end, in->cap - in->end);
-		if (n < 0)
-			return err_sys(e, in->path, "read");
-		in->end += (size_t)n;
-	} while (n && !enough(in->buf, in->end));
-	if (!n)
-		in->eof = in->last = true;
-	return 0;
-}
-
-/* --- libarchive --- */
 
 static int ar_fail(struct in *in, struct err *e)
 {
-	const char *why = archive_error_string(in->ar);
-
-	if (in->read_errno) {
-		errno = in->read_errno;
-		return err_sys(e, in->name, "read");
+	if (in->cause.code) {
+		*e = in->cause;
+		return -1;
 	}
-	return err_off(e, LP_DATA, in->name, (int64_t)(in->base + in->end),
-		       "truncated or corrupt archive (%s); fetch or pack it again", why ? why : "unknown format");
+	return archive_err(in->ar, in->name, e);
 }
 
 static la_ssize_t ar_read(struct archive *ar, void *data, const void **block)
 {
 	struct in *in = data;
-	ssize_t n = (ssize_t)in->raw_head;
+	int64_t n = (int64_t)in->block_bytes;
 
-	(void)ar;
-	*block = in->raw;
+	*block = in->block;
 	if (n) {
-		in->raw_head = 0;
-		return n;
+		in->block_bytes = 0;
+		return (la_ssize_t)n;
 	}
-	n = read_some(in->fd, in->raw, BUF_BYTES);
-	if (n < 0) {
-		in->read_errno = errno;
-		archive_set_error(ar, errno, "read failed");
-	}
-	return n;
+	n = dec_read(in->dec, in->block, BUF_BYTES, &in->cause);
+	if (n < 0)
+		archive_set_error(ar, EINVAL, "%s", in->cause.msg);
+	return (la_ssize_t)n;
 }
 
-/* Next regular member: 1, 0 at the end of the archive, -1 on error. */
+/* An archive ends before its file does: what is left holds the check sums. */
+static int drain(struct in *in, struct err *e)
+{
+	int64_t n = 1;
+
+	while (in->block && n > 0)
+		n = dec_read(in->dec, in->block, BUF_BYTES, e);
+	return n < 0 ? -1 : 0;
+}
+
+/* The next regular member: 1, 0 at the proved end of the archive, -1. */
 static int ar_next(struct in *in, struct err *e)
 {
 	struct archive_entry *ent;
+	const char *member;
 	int64_t before;
 	int rc;
 
 	do {
-		if (archive_read_data_skip(in->ar) < ARCHIVE_WARN)
+		if (in->eof && archive_read_data_skip(in->ar) < ARCHIVE_WARN)
 			return ar_fail(in, e);
+		in->eof = true;
 		before = archive_filter_bytes(in->ar, 0);
 		rc = archive_read_next_header(in->ar, &ent);
 		if (rc == ARCHIVE_EOF) {
@@ -161,90 +119,70 @@ static int ar_next(struct in *in, struct err *e)
 			if ((archive_format(in->ar) & ARCHIVE_FORMAT_BASE_MASK) == ARCHIVE_FORMAT_TAR &&
 			    archive_filter_bytes(in->ar, 0) == before)
 				return err_off(e, LP_DATA, in->path, -1, "truncated tar archive (no end marker); fetch or pack it again");
-			return 0;
+			return drain(in, e);
 		}
 		if (rc < ARCHIVE_WARN)
 			return ar_fail(in, e);
-	} while (!in->is_raw && archive_entry_filetype(ent) != AE_IFREG);
-	if (!in->is_raw) {
-		const char *member = archive_entry_pathname(ent);
-
-		free(in->name);
-		in->name = xasprintf("%s:%s", in->path, member ? member : "?");
-	}
+	} while (archive_entry_filetype(ent) != AE_IFREG);
+	member = archive_entry_pathname(ent);
+	free(in->name);
+	in->name = xasprintf("%s:%s", in->path, member ? member : "?");
+	in->eof = false;
+	in->line_no = 0;
 	return 1;
 }
 
-static int ar_open(struct in *in, enum kind k, struct err *e)
+static int ar_open(struct in *in, struct err *e)
 {
 	struct archive *ar = in->ar = archive_read_new();
 	int rc;
 
 	if (!ar)
 		return err_set(e, LP_DEVICE, "out of memory for libarchive");
-	archive_read_support_filter_gzip(ar);
-	archive_read_support_filter_bzip2(ar);
-	archive_read_support_filter_xz(ar);
-	archive_read_support_filter_zstd(ar);
 	archive_read_support_format_tar(ar);
-	if (k == PACKED)
-		archive_read_support_format_zip(ar);
-	else {
-		archive_read_support_format_raw(ar);
-		archive_read_support_format_empty(ar);
-	}
-	if (lseek(in->fd, 0, SEEK_CUR) >= 0 && lseek(in->fd, -(off_t)in->end, SEEK_CUR) >= 0) {
-		rc = archive_read_open_fd(ar, in->fd, BUF_BYTES); /* can seek: a zip's directory is used */
+	if (dec_is_plain(in->dec) && lseek(in->fd, -(off_t)in->end, SEEK_CUR) >= 0) {
+		archive_read_support_format_zip(ar); /* can seek: a zip's directory is used */
+		rc = archive_read_open_fd(ar, in->fd, BUF_BYTES);
 	} else {
-		in->raw = xmalloc(BUF_BYTES);
-		memcpy(in->raw, in->buf, in->end);
-		in->raw_head = in->end;
+		archive_read_support_format_zip_streamable(ar);
+		in->block = xmalloc(BUF_BYTES);
+		memcpy(in->block, in->buf, in->end);
+		in->block_bytes = in->end;
 		rc = archive_read_open(ar, in, NULL, ar_read, NULL);
 	}
 	in->pos = in->end = 0;
 	in->eof = in->last = false;
 	if (rc < ARCHIVE_WARN)
 		return ar_fail(in, e);
-	return 0;
-}
-
-/* The first header decides whether it is one compressed file or members. */
-static int ar_begin(struct in *in, struct err *e)
-{
-	struct archive_entry *ent;
-	int rc = archive_read_next_header(in->ar, &ent), base;
-
-	if (rc == ARCHIVE_EOF) {
-		in->eof = in->last = true;
-		return 0;
-	}
-	if (rc < ARCHIVE_WARN)
-		return ar_fail(in, e);
-	base = archive_format(in->ar) & ARCHIVE_FORMAT_BASE_MASK;
-	in->is_raw = base == ARCHIVE_FORMAT_RAW || base == ARCHIVE_FORMAT_EMPTY;
-	if (in->is_raw)
-		return 0;
-	if (archive_entry_filetype(ent) != AE_IFREG) {
-		rc = ar_next(in, e);
-		if (rc < 0)
-			return -1;
-		in->eof = in->last = rc == 0;
-		return 0;
-	}
-	free(in->name);
-	in->name = xasprintf("%s:%s", in->path, archive_entry_pathname(ent) ? archive_entry_pathname(ent) : "?");
-	return 0;
+	rc = ar_next(in, e);
+	in->eof = in->last = rc == 0;
+	return rc < 0 ? -1 : 0;
 }
 
 /* --- opening, closing --- */
+
+/* Fills the buffer far enough to tell an archive. */
+static int read_head(struct in *in, struct err *e)
+{
+	int64_t n;
+
+	do {
+		n = dec_read(in->dec, in->buf + in->end, in->cap - in->end, e);
+		if (n < 0)
+			return -1;
+		in->end += (size_t)n;
+	} while (n && head_wants_more(in->buf, in->end));
+	in->eof = in->last = !n;
+	return 0;
+}
 
 struct in *in_open(const char *path, struct err *e)
 {
 	bool std = !path || !strcmp(path, "-");
 	struct in *in = xcalloc(1, sizeof(*in));
 	struct stat st;
-	enum kind k;
 
+	in->cause = (struct err)ERR_INIT;
 	in->path = xstrdup(std ? "(stdin)" : path);
 	in->name = xstrdup(in->path);
 	in->fd = std ? 0 : open(path, O_RDONLY | O_CLOEXEC);
@@ -260,10 +198,10 @@ struct in *in_open(const char *path, struct err *e)
 	in->buf = xmalloc(in->cap + SLACK);
 	memset(in->buf + in->cap, 0, SLACK);
 	in->hash = xxh_new();
-	if (read_head(in, e))
+	in->dec = dec_open(in->fd, in->path, e);
+	if (!in->dec || read_head(in, e))
 		goto bad;
-	k = tell(in->buf, in->end);
-	if (k != PLAIN && (ar_open(in, k, e) || ar_begin(in, e)))
+	if (is_packed(in->buf, in->end) && ar_open(in, e))
 		goto bad;
 	return in;
 bad:
@@ -277,10 +215,11 @@ void in_close(struct in *in)
 		return;
 	if (in->ar)
 		archive_read_free(in->ar);
+	dec_close(in->dec);
 	if (in->fd > 0)
 		close(in->fd);
 	xxh_free(in->hash);
-	free(in->raw);
+	free(in->block);
 	free(in->buf);
 	free(in->path);
 	free(in->name);
@@ -328,7 +267,7 @@ static void make_room(struct in *in, size_t want)
 /* More bytes of this member behind end: 1, 0 when it has no more, -1. */
 static int fill(struct in *in, struct err *e)
 {
-	ssize_t n;
+	int64_t n;
 
 	if (in->eof)
 		return 0;
@@ -338,9 +277,9 @@ static int fill(struct in *in, struct err *e)
 		if (n < 0)
 			return ar_fail(in, e);
 	} else {
-		n = read_some(in->fd, in->buf + in->end, in->cap - in->end);
+		n = dec_read(in->dec, in->buf + in->end, in->cap - in->end, e);
 		if (n < 0)
-			return err_sys(e, in->path, "read");
+			return -1;
 		in->last = !n;
 	}
 	in->eof = !n;
@@ -355,14 +294,10 @@ static int next_member(struct in *in, struct err *e)
 
 	if (in->last)
 		return 0;
-	rc = ar_next(in, e); /* of a single compressed file too: proves its end */
+	rc = ar_next(in, e);
 	if (rc < 0)
 		return -1;
 	in->last = !rc;
-	if (rc) {
-		in->eof = false;
-		in->line_no = 0;
-	}
 	return rc;
 }
 

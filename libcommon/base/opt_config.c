@@ -276,18 +276,21 @@ static int string(struct conf *c, char **out)
 	return 0;
 }
 
-static int assign(struct conf *c, const char *name, const char *value)
+/* Takes value: text options point to it from now on. */
+static int assign_take(struct conf *c, const char *name, char *value)
 {
 	struct opt *o = opt_find(c->spec, name, strlen(name));
+	int bad;
 
 	err_where(c->e, c->path, c->line);
-	if (!o)
-		return opt_unknown(c->spec, name, strlen(name), c->e);
-	if (opt_set(o, value, OPT_CONFIG, c->e))
-		return -1;
-	c->e->line = 0;
-	c->e->path[0] = 0;
-	return 0;
+	bad = o ? opt_set(o, value, OPT_CONFIG, c->e) : opt_unknown(c->spec, name, strlen(name), c->e);
+	if (bad || !is_text(o->kind))
+		free(value);
+	if (!bad) {
+		c->e->line = 0;
+		c->e->path[0] = 0;
+	}
+	return bad;
 }
 
 static int bare_word(struct conf *c, const char *end_set, char **out)
@@ -306,7 +309,6 @@ static int bare_word(struct conf *c, const char *end_set, char **out)
 static int scalar(struct conf *c, const char *name)
 {
 	char *v = NULL;
-	int bad;
 
 	if (*c->s == '"' ? string(c, &v) : bare_word(c, ",]} \n\t\r", &v))
 		return -1;
@@ -314,8 +316,7 @@ static int scalar(struct conf *c, const char *name)
 		free(v);
 		return 0;
 	}
-	bad = assign(c, name, v);
-	return bad;
+	return assign_take(c, name, v);
 }
 
 static int json_pair(struct conf *c)
@@ -392,7 +393,7 @@ static int line_config(struct conf *c)
 	skip_space(c, " \t");
 	bad = *c->s == '"' ? string(c, &value) : bare_word(c, "#\n", &value);
 	if (!bad)
-		bad = assign(c, name, value);
+		bad = assign_take(c, name, value);
 	free(name);
 	if (bad)
 		return -1;

@@ -71,14 +71,14 @@ START_TEST(files)
 	scratch_open();
 	put_text(at("a"), "abc");
 	put_text(at("empty"), "");
-	OK(sha_file(at("a"), hex, &e));
+	OK(sha_file(at("a"), hex, &er));
 	sha_once("abc", 3, want);
 	ck_assert_str_eq(hex, want);
-	OK(sha_file(at("empty"), hex, &e));
+	OK(sha_file(at("empty"), hex, &er));
 	sha_once("", 0, want);
 	ck_assert_str_eq(hex, want);
-	BAD(sha_file(at("none"), hex, &e), LP_IO, "cannot open");
-	BAD(sha_file(scratch, hex, &e), LP_IO, "cannot read");
+	BAD(sha_file(at("none"), hex, &er), LP_IO, "cannot open");
+	BAD(sha_file(scratch, hex, &er), LP_IO, "cannot read");
 	scratch_close();
 }
 END_TEST

@@ -30,7 +30,7 @@ static const char *again(const char *text)
 	struct jw w = jw_to(&b);
 
 	sb_reset(&b);
-	OK(parse_n(text, strlen(text), &a, &v, &e));
+	OK(parse_n(text, strlen(text), &a, &v, &er));
 	jw_value(&w, &v);
 	arena_release(&a);
 	return sb_str(&b);
@@ -89,8 +89,8 @@ START_TEST(strictness)
 		struct arena a = ARENA_INIT;
 		struct json v;
 
-		BAD(parse_n("1\0", 2, &a, &v, &e), LP_DATA, "bad JSON");
-		BAD(parse_n("\"a\0b\"", 5, &a, &v, &e), LP_DATA, "control character");
+		BAD(parse_n("1\0", 2, &a, &v, &er), LP_DATA, "bad JSON");
+		BAD(parse_n("\"a\0b\"", 5, &a, &v, &er), LP_DATA, "control character");
 		arena_release(&a);
 	}
 }
@@ -106,16 +106,16 @@ START_TEST(depth)
 		memset(text, '[', n);
 		memset(text + n, ']', n);
 		if (n <= 512)
-			OK(parse_n(text, 2 * n, &a, &v, &e));
+			OK(parse_n(text, 2 * n, &a, &v, &er));
 		else
-			BAD(parse_n(text, 2 * n, &a, &v, &e), LP_DATA, "deeper than 512");
+			BAD(parse_n(text, 2 * n, &a, &v, &er), LP_DATA, "deeper than 512");
 	}
 	{ /* a hostile megabyte of them */
 		size_t n = 1 << 20;
 		char *deep = malloc(n);
 
 		memset(deep, '[', n);
-		BAD(parse_n(deep, n, &a, &v, &e), LP_DATA, "deeper than 512");
+		BAD(parse_n(deep, n, &a, &v, &er), LP_DATA, "deeper than 512");
 		free(deep);
 	}
 	arena_release(&a);
@@ -135,7 +135,7 @@ START_TEST(block_borders)
 		memset(text, ' ', pad);
 		n = pad;
 		n += (size_t)snprintf(text + n, sizeof(text) - n, "[\"\\\\\\\"%0*d\\n\",\"\\u20ac\",%zu]", (int)(pad % 70), 7, pad);
-		OK(parse_n(text, n, &a, &v, &e));
+		OK(parse_n(text, n, &a, &v, &er));
 		ck_assert_uint_eq(v.n, 3);
 		snprintf(want, sizeof(want), "\\\"%0*d\n", (int)(pad % 70), 7);
 		ck_assert_str_eq(v.items[0].s, want);
@@ -168,9 +168,9 @@ START_TEST(a_parser_is_reused)
 		len = n + 2;
 		text[n + 1] = round % 5 == 4 ? 'a' : '"'; /* failures leave it usable */
 		if (round % 5 == 4) {
-			BAD(json_parse(p, text, len, &a, &v, &e), LP_DATA, "closing quote");
+			BAD(json_parse(p, text, len, &a, &v, &er), LP_DATA, "closing quote");
 		} else {
-			OK(json_parse(p, text, len, &a, &v, &e));
+			OK(json_parse(p, text, len, &a, &v, &er));
 			ck_assert_uint_eq(v.n, n);
 			ck_assert_uint_eq(strlen(v.s), n);
 		}
@@ -193,7 +193,7 @@ START_TEST(reading_the_tree)
 	const char *s;
 
 	OK(json_parse_str("{\"i\":-5,\"w\":5.0,\"h\":5.5,\"e\":1e3,\"big\":9223372036854775808,\"f\":0.25,\"inf\":1e999,\"b\":true,\"s\":\"x\","
-			  "\"z\":null,\"dup\":1,\"dup\":2,\"a\":[1]}", &a, &v, &e));
+			  "\"z\":null,\"dup\":1,\"dup\":2,\"a\":[1]}", &a, &v, &er));
 	ck_assert(json_get_i64(&v, "i", 9, &i) && i == -5);
 	ck_assert(json_get_i64(&v, "w", 9, &i) && i == 5);
 	ck_assert(json_get_i64(&v, "e", 9, &i) && i == 1000);
@@ -225,8 +225,8 @@ static bool equal(const char *x, const char *y)
 	struct json v, w;
 	bool same;
 
-	OK(json_parse_str(x, &a, &v, &e));
-	OK(json_parse_str(y, &a, &w, &e));
+	OK(json_parse_str(x, &a, &v, &er));
+	OK(json_parse_str(y, &a, &w, &er));
 	same = json_equal(&v, &w);
 	ck_assert(same == json_equal(&w, &v));
 	arena_release(&a);
@@ -290,9 +290,9 @@ START_TEST(files)
 	put_text(at("good.json"), "{\"a\":1}\n");
 	put_text(at("mark.json"), "\xef\xbb\xbf{\"a\":1}\n");
 	put_text(at("bad.json"), "{\"a\":1,}\n");
-	OK(json_load(at("good.json"), &a, &v, &e));
-	OK(json_load(at("mark.json"), &a, &v, &e));
-	BAD(json_load(at("none.json"), &a, &v, &e), LP_IO, "cannot open");
+	OK(json_load(at("good.json"), &a, &v, &er));
+	OK(json_load(at("mark.json"), &a, &v, &er));
+	BAD(json_load(at("none.json"), &a, &v, &er), LP_IO, "cannot open");
 	{
 		struct err e = ERR_INIT;
 

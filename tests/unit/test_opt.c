@@ -6,6 +6,13 @@
 #include "base/opt.h"
 #include "base/opt_priv.h"
 
+/* Option values live as long as the process; a second parse lets go of them. */
+const char *__asan_default_options(void);
+const char *__asan_default_options(void)
+{
+	return "detect_leaks=0";
+}
+
 static bool flag, flag_on;
 static const char *str, *method;
 static int64_t rank;
@@ -66,7 +73,7 @@ static int parse(const char *text, struct err *e)
 
 START_TEST(all_forms)
 {
-	OK(parse("a --rank 4 -pv --lr=0.5 b -o out -mDIR --no-shuffle --targets x --targets=y --memory 1.5G --method dpo - -- --rank -x", &e));
+	OK(parse("a --rank 4 -pv --lr=0.5 b -o out -mDIR --no-shuffle --targets x --targets=y --memory 1.5G --method dpo - -- --rank -x", &er));
 	ck_assert_str_eq(left, "a;b;-;--rank;-x;");
 	ck_assert_int_eq(rank, 4);
 	ck_assert(flag && !flag_on && opt_common.verbose);
@@ -83,40 +90,40 @@ END_TEST
 
 START_TEST(later_wins_and_defaults_stay)
 {
-	OK(parse("--rank 4 --rank 8 --pack --no-pack --shuffle=false --shuffle=yes", &e));
+	OK(parse("--rank 4 --rank 8 --pack --no-pack --shuffle=false --shuffle=yes", &er));
 	ck_assert_int_eq(rank, 8);
 	ck_assert(!flag && flag_on);
-	OK(parse("", &e));
+	OK(parse("", &er));
 	ck_assert_int_eq(rank, 16);
 	ck_assert_uint_eq(targets.n, 2);
 	ck_assert_str_eq(targets.items[1], "v_proj");
 	ck_assert(!opt_given(&spec, "rank"));
-	OK(parse("--lr -0 --model -", &e)); /* a value may begin with a dash */
+	OK(parse("--lr -0 --model -", &er)); /* a value may begin with a dash */
 	ck_assert_str_eq(str, "-");
 }
 END_TEST
 
 START_TEST(mistakes)
 {
-	BAD(parse("--ranc 3", &e), LP_USAGE, "unknown option '--ranc' (did you mean '--rank'?; see --help)");
-	BAD(parse("--zzzzzzzz", &e), LP_USAGE, "unknown option '--zzzzzzzz' (see --help)");
-	BAD(parse("--no-rank", &e), LP_USAGE, "unknown option '--no-rank'");
-	BAD(parse("--versoin", &e), LP_USAGE, "--version");
-	BAD(parse("-Z", &e), LP_USAGE, "unknown option '-Z'");
-	BAD(parse("--rank", &e), LP_USAGE, "--rank needs a value");
-	BAD(parse("-r", &e), LP_USAGE, "--rank needs a value");
-	BAD(parse("--rank 0", &e), LP_USAGE, "--rank needs a whole number from 1 to 1024, not '0'");
-	BAD(parse("--rank 1025", &e), LP_USAGE, "not '1025'");
-	BAD(parse("--rank 4.0", &e), LP_USAGE, "not '4.0'");
-	BAD(parse("--rank=", &e), LP_USAGE, "not ''");
-	BAD(parse("--lr nan", &e), LP_USAGE, "--lr needs a number from 0.0 to 1.0, not 'nan'");
-	BAD(parse("--memory lots", &e), LP_USAGE, "--memory needs a size such as");
-	BAD(parse("--method sf", &e), LP_USAGE, "--method needs one of sft|dpo|orpo, not 'sf'");
-	BAD(parse("--pack=maybe", &e), LP_USAGE, "--pack takes true or false");
-	BAD(parse("--no-pack=true", &e), LP_USAGE, "takes no value");
-	BAD(parse("--help=x", &e), LP_USAGE, "--help takes no value");
-	BAD(parse("--config /nonexistent/file", &e), LP_IO, "cannot open");
-	BAD(parse("--completion tcsh", &e), LP_USAGE, "bash|zsh|fish");
+	BAD(parse("--ranc 3", &er), LP_USAGE, "unknown option '--ranc' (did you mean '--rank'?; see --help)");
+	BAD(parse("--zzzzzzzz", &er), LP_USAGE, "unknown option '--zzzzzzzz' (see --help)");
+	BAD(parse("--no-rank", &er), LP_USAGE, "unknown option '--no-rank'");
+	BAD(parse("--versoin", &er), LP_USAGE, "--version");
+	BAD(parse("-Z", &er), LP_USAGE, "unknown option '-Z'");
+	BAD(parse("--rank", &er), LP_USAGE, "--rank needs a value");
+	BAD(parse("-r", &er), LP_USAGE, "--rank needs a value");
+	BAD(parse("--rank 0", &er), LP_USAGE, "--rank needs a whole number from 1 to 1024, not '0'");
+	BAD(parse("--rank 1025", &er), LP_USAGE, "not '1025'");
+	BAD(parse("--rank 4.0", &er), LP_USAGE, "not '4.0'");
+	BAD(parse("--rank=", &er), LP_USAGE, "not ''");
+	BAD(parse("--lr nan", &er), LP_USAGE, "--lr needs a number from 0.0 to 1.0, not 'nan'");
+	BAD(parse("--memory lots", &er), LP_USAGE, "--memory needs a size such as");
+	BAD(parse("--method sf", &er), LP_USAGE, "--method needs one of sft|dpo|orpo, not 'sf'");
+	BAD(parse("--pack=maybe", &er), LP_USAGE, "--pack takes true or false");
+	BAD(parse("--no-pack=true", &er), LP_USAGE, "takes no value");
+	BAD(parse("--help=x", &er), LP_USAGE, "--help takes no value");
+	BAD(parse("--config /nonexistent/file", &er), LP_IO, "cannot open");
+	BAD(parse("--completion tcsh", &er), LP_USAGE, "bash|zsh|fish");
 }
 END_TEST
 
@@ -133,18 +140,18 @@ START_TEST(configuration_lines)
 {
 	scratch_open();
 	OK(with_config("# comment\n\n rank = 64 # why\npack = true\nmodel = \"a # b\\n\\u00e9\\ud83d\\ude00\"\r\n"
-		       "targets = k_proj\ntargets=o_proj\nmemory = 2G", "--lr 0.25", &e));
+		       "targets = k_proj\ntargets=o_proj\nmemory = 2G", "--lr 0.25", &er));
 	ck_assert_int_eq(rank, 64);
 	ck_assert(flag && lr == 0.25 && memory == 2ull << 30);
 	ck_assert_str_eq(str, "a # b\n\xc3\xa9\xf0\x9f\x98\x80");
 	ck_assert_uint_eq(targets.n, 2);
 	ck_assert_str_eq(targets.items[0], "k_proj");
 	ck_assert(opt_given(&spec, "rank"));
-	OK(with_config("rank = 64\ntargets = a\ntargets = b\n", "--rank 4 --targets c", &e));
+	OK(with_config("rank = 64\ntargets = a\ntargets = b\n", "--rank 4 --targets c", &er));
 	ck_assert_int_eq(rank, 4); /* the command line wins, wherever --config stands */
 	ck_assert_uint_eq(targets.n, 1);
 	ck_assert_str_eq(targets.items[0], "c");
-	BAD(with_config("rank = 64\nranc = 4\n", "", &e), LP_USAGE, "did you mean '--rank'");
+	BAD(with_config("rank = 64\nranc = 4\n", "", &er), LP_USAGE, "did you mean '--rank'");
 	{
 		struct err e = ERR_INIT;
 
@@ -152,11 +159,11 @@ START_TEST(configuration_lines)
 		ck_assert_uint_eq(e.line, 3);
 		ck_assert_str_eq(e.path, at("conf"));
 	}
-	BAD(with_config("rank 64\n", "", &e), LP_USAGE, "expected \"name = value\"");
-	BAD(with_config("model = \"x\n", "", &e), LP_USAGE, "no closing");
-	BAD(with_config("model = \"x\" y\n", "", &e), LP_USAGE, "text behind");
-	BAD(with_config("model =\n", "", &e), LP_USAGE, "a value is missing");
-	BAD(with_config("model = \"\\ud800\"\n", "", &e), LP_USAGE, "bad \\u");
+	BAD(with_config("rank 64\n", "", &er), LP_USAGE, "expected \"name = value\"");
+	BAD(with_config("model = \"x\n", "", &er), LP_USAGE, "no closing");
+	BAD(with_config("model = \"x\" y\n", "", &er), LP_USAGE, "text behind");
+	BAD(with_config("model =\n", "", &er), LP_USAGE, "a value is missing");
+	BAD(with_config("model = \"\\ud800\"\n", "", &er), LP_USAGE, "bad \\u");
 	scratch_close();
 }
 END_TEST
@@ -164,20 +171,20 @@ END_TEST
 START_TEST(configuration_json)
 {
 	scratch_open();
-	OK(with_config(" {\"rank\": 64, \"pack\":true,\n\"model\":\"a\\\"b\", \"targets\":[\"x\",\"y\"], \"lr\":1e-3, \"log\":null}\n", "", &e));
+	OK(with_config(" {\"rank\": 64, \"pack\":true,\n\"model\":\"a\\\"b\", \"targets\":[\"x\",\"y\"], \"lr\":1e-3, \"log\":null}\n", "", &er));
 	ck_assert_int_eq(rank, 64);
 	ck_assert(flag && lr == 1e-3 && !opt_common.log);
 	ck_assert_str_eq(str, "a\"b");
 	ck_assert_uint_eq(targets.n, 2);
-	OK(with_config("{}", "", &e));
-	OK(with_config("{\"targets\":[]}", "", &e));
-	BAD(with_config("{\"rank\":64", "", &e), LP_USAGE, "expected ',' or '}'");
-	BAD(with_config("{\"rank\" 64}", "", &e), LP_USAGE, "expected ':'");
-	BAD(with_config("{\"rank\":}", "", &e), LP_USAGE, "a value is missing");
-	BAD(with_config("{rank:64}", "", &e), LP_USAGE, "expected \"name\"");
-	BAD(with_config("{\"targets\":[\"a\" \"b\"]}", "", &e), LP_USAGE, "expected ',' or ']'");
-	BAD(with_config("{\"rank\":64} x", "", &e), LP_USAGE, "text behind the object");
-	BAD(with_config("{\"nonesuch\":64}", "", &e), LP_USAGE, "unknown option");
+	OK(with_config("{}", "", &er));
+	OK(with_config("{\"targets\":[]}", "", &er));
+	BAD(with_config("{\"rank\":64", "", &er), LP_USAGE, "expected ',' or '}'");
+	BAD(with_config("{\"rank\" 64}", "", &er), LP_USAGE, "expected ':'");
+	BAD(with_config("{\"rank\":}", "", &er), LP_USAGE, "a value is missing");
+	BAD(with_config("{rank:64}", "", &er), LP_USAGE, "expected \"name\"");
+	BAD(with_config("{\"targets\":[\"a\" \"b\"]}", "", &er), LP_USAGE, "expected ',' or ']'");
+	BAD(with_config("{\"rank\":64} x", "", &er), LP_USAGE, "text behind the object");
+	BAD(with_config("{\"nonesuch\":64}", "", &er), LP_USAGE, "unknown option");
 	scratch_close();
 }
 END_TEST
@@ -188,9 +195,9 @@ START_TEST(configuration_round_trip)
 	struct sb first = SB_INIT, second = SB_INIT;
 
 	scratch_open();
-	OK(parse("--rank 77 --no-shuffle --model a#b --targets =x --targets \"q --memory 3K --lr 0.1", &e));
+	OK(parse("--rank 77 --no-shuffle --model a#b --targets =x --targets \"q --memory 3K --lr 0.1", &er));
 	opt_config_text(&spec, &first);
-	OK(with_config(sb_str(&first), "", &e));
+	OK(with_config(sb_str(&first), "", &er));
 	opt_config_text(&spec, &second);
 	ck_assert_str_eq(first.s, second.s);
 	ck_assert_ptr_nonnull(strstr(first.s, "\nmodel = \"a#b\"\n"));
@@ -206,7 +213,7 @@ START_TEST(lineage_text)
 {
 	struct sb b = SB_INIT;
 
-	OK(parse("--model a\"b\\c -j 3 --log x", &e));
+	OK(parse("--model a\"b\\c -j 3 --log x", &er));
 	opt_json(&spec, &b);
 	ck_assert_str_eq(b.s, "{\"pack\":false,\"shuffle\":true,\"model\":\"a\\\"b\\\\c\",\"rank\":3,\"lr\":0.0002,"
 			      "\"memory\":8589934592,\"method\":\"sft\",\"targets\":[\"q_proj\",\"v_proj\"]}");
@@ -265,7 +272,7 @@ START_TEST(completions)
 	for (int i = 0; i < 3; i++) {
 		struct sb b = SB_INIT;
 
-		OK(opt_completion(&spec, shells[i], &b, &e));
+		OK(opt_completion(&spec, shells[i], &b, &er));
 		ck_assert_ptr_nonnull(strstr(b.s, "rank"));
 		ck_assert_ptr_nonnull(strstr(b.s, "sft dpo orpo"));
 		ck_assert_ptr_nonnull(strstr(b.s, "print-config"));
