@@ -4,6 +4,7 @@
  * super-block are fitted at once, one lane each (quant_lanes.h). */
 #include "fmt/quant.h"
 
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -326,6 +327,7 @@ LANE_INLINE bool linear_encode(const float *src, uint8_t *dst, uint8_t code[QK])
 {
 	struct linear half[2];
 	float max = 0, amax = 0, step;
+	bool fits = true;
 	int8_t scale[16];
 	uint16_t hd;
 
@@ -338,11 +340,14 @@ LANE_INLINE bool linear_encode(const float *src, uint8_t *dst, uint8_t code[QK])
 			amax = fabsf(s);
 			max = s;
 		}
+		/* Squares that overflow leave no scale; the reference passes
+		 * over such a sub-block and writes zeros. */
+		fits = fits && fabsf(s) <= FLT_MAX;
 	}
 	if (amax < LINEAR_EPS) {
 		memset(dst, 0, 210);
 		memset(code, 0, QK);
-		return true;
+		return fits;
 	}
 	step = -128.0f / max;
 	hd = scale_f16(1.0f / step);
@@ -370,7 +375,7 @@ LANE_INLINE bool linear_encode(const float *src, uint8_t *dst, uint8_t code[QK])
 				code[128 * h + 16 * j + i] = (uint8_t)q[j];
 		}
 	}
-	return f16_finite(hd);
+	return fits && f16_finite(hd);
 }
 
 LP_CLONES int64_t quant_encode_q6_k(const float *src, uint8_t *dst, uint64_t n_blocks)
