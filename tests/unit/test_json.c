@@ -281,6 +281,34 @@ START_TEST(writer)
 }
 END_TEST
 
+/* Each byte at each place of a text: escaped when it must be, and only then. */
+START_TEST(every_byte_everywhere)
+{
+	struct sb b = SB_INIT;
+	char s[24], want[64];
+
+	for (int c = 0; c < 256; c++)
+		for (size_t at_ = 0; at_ < sizeof(s); at_++) {
+			struct jw w = jw_to(&b);
+			const char *two = "\bb\ff\nn\rr\tt\"\"\\\\";
+			char mid[8] = { (char)c, 0 };
+
+			memset(s, 0xe9, sizeof(s));
+			s[at_] = (char)c;
+			if (c < 0x20)
+				snprintf(mid, sizeof(mid), "\\u%04x", c);
+			for (; *two; two += 2)
+				if (c == *two)
+					snprintf(mid, sizeof(mid), "\\%c", two[1]);
+			snprintf(want, sizeof(want), "\"%.*s%s%.*s\"", (int)at_, s, mid, (int)(sizeof(s) - at_ - 1), s + at_ + 1);
+			sb_reset(&b);
+			jw_strn(&w, s, sizeof(s));
+			ck_assert_str_eq(b.s, want);
+		}
+	sb_release(&b);
+}
+END_TEST
+
 START_TEST(files)
 {
 	struct arena a = ARENA_INIT;
@@ -320,6 +348,7 @@ int main(void)
 	tcase_add_test(c, reading_the_tree);
 	tcase_add_test(c, equality);
 	tcase_add_test(c, writer);
+	tcase_add_test(c, every_byte_everywhere);
 	tcase_add_test(c, files);
 	suite_add_tcase(s, c);
 	return run_tests(s);
