@@ -198,6 +198,26 @@ static void perplexities(const struct ab *a, struct ab_result *r)
 	r->tuned_ppl = n_tuned ? exp(tuned / (double)n_tuned) : NAN;
 }
 
+int ab_take_samples(struct ab *a, struct ab_result *r, struct err *e)
+{
+	memset(r, 0, sizeof(*r));
+	if (!a->n_tuned)
+		return err_set(e, LP_DATA, "the tuned run holds no records");
+	for (size_t i = 0; i < join_rows(a->ids); i++)
+		if (!a->rows[i].matched)
+			return err_set(e, LP_DATA, "id %.200s of the base run has no partner in the tuned run: run both models on the same prompts",
+			               join_id(a->ids, i));
+	r->n_pairs = join_rows(a->ids);
+	r->has_base = a->n_base > 0;
+	r->base_ppl = r->tuned_ppl = NAN;
+	r->samples = a->samples;
+	r->n_samples = a->n_samples;
+	r->cap_samples = a->cap_samples;
+	a->samples = NULL;
+	a->n_samples = a->cap_samples = 0;
+	return 0;
+}
+
 int ab_finish(struct ab *a, bool no_base, uint64_t seed, unsigned resamples, struct ab_result *r, struct err *e)
 {
 	size_t n = join_rows(a->ids);
@@ -207,12 +227,8 @@ int ab_finish(struct ab *a, bool no_base, uint64_t seed, unsigned resamples, str
 	memset(r, 0, sizeof(*r));
 	if (!a->n_base && !no_base)
 		return err_set(e, LP_DATA, "the base run holds no records: there is nothing to compare with");
-	if (!a->n_tuned)
-		return err_set(e, LP_DATA, "the tuned run holds no records");
-	for (size_t i = 0; i < n; i++)
-		if (!a->rows[i].matched)
-			return err_set(e, LP_DATA, "id %.200s of the base run has no partner in the tuned run: run both models on the same prompts",
-			               join_id(a->ids, i));
+	if (ab_take_samples(a, r, e))
+		return -1;
 	x = lp_try_alloc(n, 3 * sizeof(*x), "the comparison", e);
 	if (!x)
 		return -1;
@@ -224,17 +240,10 @@ int ab_finish(struct ab *a, bool no_base, uint64_t seed, unsigned resamples, str
 		answers |= r->stat[m].n && metric_info((enum metric)m)->needs_text;
 	}
 	free(x);
+	perplexities(a, r);
 	if (!answers)
 		return err_set(e, LP_USAGE, "nothing but likelihood or length can be compared, which does not say whether answers are better: "
 		               "give completions with expected answers, or --regex or --json");
-	perplexities(a, r);
-	r->n_pairs = n;
-	r->has_base = a->n_base > 0;
-	r->samples = a->samples;
-	r->n_samples = a->n_samples;
-	r->cap_samples = a->cap_samples;
-	a->samples = NULL;
-	a->n_samples = a->cap_samples = 0;
 	return 0;
 }
 

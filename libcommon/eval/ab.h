@@ -43,9 +43,12 @@ void ab_free(struct ab *a);
 int ab_add_base(struct ab *a, const struct verdict *v, struct err *e) LP_MUST_USE;
 int ab_add_tuned(struct ab *a, const struct verdict *v, struct err *e) LP_MUST_USE;
 /* Without a base run (no ab_add_base at all) only when no_base. Fills *r,
- * which then owns the samples. LP_DATA for a base record without partner;
+ * which then owns the samples (release it after an error too). LP_DATA for a base record without partner;
  * LP_USAGE when nothing but likelihood or length could be compared. */
 int ab_finish(struct ab *a, bool no_base, uint64_t seed, unsigned resamples, struct ab_result *r, struct err *e) LP_MUST_USE;
+
+/* The samples alone, no statistics: *r then has only those, n_pairs and has_base. */
+int ab_take_samples(struct ab *a, struct ab_result *r, struct err *e) LP_MUST_USE;
 
 /* 1: tuned is better, -1 worse, 0 no clear difference (the interval holds 0). */
 int ab_verdict(const struct ab_result *r, enum metric m);
