@@ -60,13 +60,13 @@ struct flag {
 /* What curves are called, over the logged losses l[0..n) of training:
  *   nonfinite  any loss that is not a number
  *   rising     n >= 10, and the end (median of the last fifth) is above the start (median of the first 3) by over 10 %
- *              and by over 2 noise widths
+ *              and by over 2 noise widths of it
  *   flat       n >= 10, not rising, the start is not above the end by 2 % and 2 noise widths (a quick fall), and the
  *              median of the first fifth is not above the end by 2 % (a slow one)
  *   near-zero  n >= 5, and the end is under 0.05 nats a token: the model gives each target token over 95 %
- *   spike      l[i] above the median of the 9 before it (at least 5) by 50 % and by 6 noise widths
- *   noisy      n >= 20, and the noise width is over 20 %; it is 1.4826 times the median of how far each loss lies from
- *              the median of the 9 around it, relative to that
+ *   spike      l[i] over 1.5 times the median of the 9 before it (at least 5), and over exp(6 noise widths) times that
+ *   noisy      n >= 20, and the noise width is over 0.2 (some 20 %); it is 1.4826 times the median of |log(l[i] / m)|,
+ *              m the median of the 9 losses around i
  *   overfit    3 evaluations or more, the last held-out loss is over 2 % above the best, earlier one, and the
  *              training loss after the best is below the training loss before it (medians)
  *   unfinished no done record;  no-held-out: no evaluations

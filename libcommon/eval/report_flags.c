@@ -10,7 +10,7 @@
 struct curve { /* finite training losses */
 	double *loss, *step;
 	size_t n;
-	double noise; /* width relative to the level, as report.h defines it */
+	double noise; /* width, as report.h defines it */
 };
 
 #define NEAR_ZERO 0.05 /* nats a token: over 95 % on each */
@@ -39,7 +39,7 @@ static void curve_init(struct curve *c, const struct run_log *r)
 	for (size_t i = 0; i < c->n; i++) {
 		double level = running_median(c->loss, c->n, i);
 
-		off[i] = level > 0 ? fabs(c->loss[i] - level) / level : 0;
+		off[i] = level > 0 && c->loss[i] > 0 ? fabs(log(c->loss[i] / level)) : 0;
 	}
 	c->noise = c->n ? 1.4826 * median_of(off, c->n) : 0;
 	free(off);
@@ -88,7 +88,7 @@ static void check_spikes(const struct curve *c, struct flag *flags, size_t *n)
 		size_t k = i < 9 ? i : 9;
 		double before = median_of(c->loss + i - k, k), l = c->loss[i];
 
-		if (!(l > 1.5 * before) || !(l > (1 + 6 * c->noise) * before))
+		if (!(l > 1.5 * before) || !(l > exp(6 * c->noise) * before))
 			continue;
 		if (spikes++ == 0)
 			first = i;
