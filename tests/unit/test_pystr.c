@@ -73,22 +73,22 @@ static void add_code_point(struct sha *h, int32_t c, struct sb *b)
 START_TEST(every_code_point)
 {
 	size_t n;
-	char *text = get_file("tests/unit/data/pystr_planes.tsv", &n), *save = NULL, *save2 = NULL;
+	char *text = get_file("tests/unit/data/pystr_planes.tsv", &n), *rest = text, *line;
 	struct sb b = SB_INIT;
 	int blocks = 0;
 
-	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save), blocks++) {
-		char *first, *hash, hex[65];
+	while ((line = strsep(&rest, "\n"))) {
+		const char *first = strsep(&line, "\t"), *hash;
+		char hex[65], *span;
+
+		strsep(&line, "\t");
+		hash = strsep(&line, "\t");
+		if (*first == '#' || !line)
+			continue;
 		struct sha *h = sha_new();
 
-		if (*line == '#') {
-			sha_free(h);
-			continue;
-		}
-		first = strtok_r(line, "\t", &save2);
-		strtok_r(NULL, "\t", &save2);
-		hash = strtok_r(NULL, "\t", &save2);
-		for (char *span; (span = strtok_r(NULL, ",", &save2));) {
+		blocks++;
+		while ((span = strsep(&line, ","))) {
 			char *end;
 			long from = strtol(span, &end, 16), to = strtol(end + 1, NULL, 16);
 

@@ -371,22 +371,18 @@ static bool check_file(const char *dir, const char *name, bool pref, uint64_t wa
 START_TEST(real_files)
 {
 	size_t n;
-	char *text = get_file("tests/unit/data/record_goldens.tsv", &n), *save = NULL;
+	char *text = get_file("tests/unit/data/record_goldens.tsv", &n), *rest = text, *line;
 	const char *more = getenv("LP_DATA_DIR");
 	int n_files = 0;
 
-	for (char *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+	while ((line = strsep(&rest, "\n"))) {
 		char *f[5], *p = line;
 		uint64_t n_read, n_refused;
 
-		if (*line == '#')
+		if (!*line || *line == '#')
 			continue;
-		for (int i = 0; i < 5; i++) {
-			f[i] = p;
-			p += strcspn(p, "\t");
-			if (*p)
-				*p++ = '\0';
-		}
+		for (int i = 0; i < 5; i++)
+			ck_assert_ptr_nonnull(f[i] = strsep(&p, "\t"));
 		ck_assert(parse_u64(f[2], &n_read) && parse_u64(f[3], &n_refused));
 		n_files += check_file("data/sets", f[0], !strcmp(f[1], "preference"), n_read, n_refused, f[4]);
 		if (more)
