@@ -1,0 +1,283 @@
+#include "train/generate.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/rng.h"
+#include "base/xalloc.h"
+
+static int64_t kv_width(const struct model_desc *m)
+{
+	return m->kv_heads * m->head_dim;
+}
+
+uint64_t generator_bytes(const struct model_desc *m, int64_t batch, int64_t context)
+{
+	struct layout l = { 0 };
+
+	layout_array(&l, "keys", batch * m->layers * context, (size_t)kv_width(m) * sizeof(float));
+	layout_array(&l, "values", batch * m->layers * context, (size_t)kv_width(m) * sizeof(float));
+	return l.used;
+}
+
+int generator_init(struct generator *n, struct engine *g, int64_t batch, int64_t context, struct err *e)
+{
+	const struct model_desc *m = &g->w.desc;
+
+	memset(n, 0, sizeof(*n));
+	n->g = g;
+	n->batch = batch;
+	n->context = context;
+	n->memory = device_alloc(g->dev, generator_bytes(m, batch, context), "the key-value cache (lower --batch or --context)", e);
+	if (!n->memory)
+		return -1;
+	n->k = n->memory;
+	n->v = (float *)(void *)((char *)n->memory + generator_bytes(m, batch, context) / 2);
+	microbatch_init(&n->mb, g->shape.max_tokens);
+	n->kp = xcalloc((size_t)batch, sizeof(*n->kp));
+	n->vp = xcalloc((size_t)batch, sizeof(*n->vp));
+	n->len = xcalloc((size_t)batch, sizeof(*n->len));
+	n->rows = xcalloc((size_t)batch, sizeof(*n->rows));
+	n->slot = xcalloc((size_t)batch, sizeof(*n->slot));
+	n->idx = xcalloc((size_t)m->vocab, sizeof(*n->idx));
+	n->prob = xcalloc((size_t)m->vocab, sizeof(*n->prob));
+	return 0;
+}
+
+void generator_release(struct generator *n)
+{
+	if (n->memory)
+		device_free(n->g->dev, n->memory);
+	microbatch_release(&n->mb);
+	free(n->kp);
+	free(n->vp);
+	free(n->len);
+	free(n->rows);
+	free(n->slot);
+	free(n->idx);
+	free(n->prob);
+	memset(n, 0, sizeof(*n));
+}
+
+/* Offset of a slot's layer in k and v. */
+static int64_t cache_at(const struct generator *n, int64_t slot, int64_t layer)
+{
+	return (slot * n->g->w.desc.layers + layer) * n->context * kv_width(&n->g->w.desc);
+}
+
+/* Prompts: attention among themselves, keys and values kept. */
+static void attn_prompt(void *ctx, struct engine *g, int64_t layer, struct acts *a, const struct microbatch *b)
+{
+	struct generator *n = ctx;
+	int64_t w = kv_width(&g->w.desc);
+
+	engine_attn_self(NULL, g, layer, a, b);
+	for (int64_t s = 0; s < b->n_seqs; s++) {
+		int64_t t0 = b->seq_start[s], len = b->seq_start[s + 1] - t0, at = cache_at(n, n->slot[s], layer);
+
+		device_copy(g->dev, n->k + at, a->k + t0 * w, (uint64_t)(len * w) * sizeof(float));
+		device_copy(g->dev, n->v + at, a->v + t0 * w, (uint64_t)(len * w) * sizeof(float));
+	}
+}
+
+/* One token a row, against its slot's cache. */
+static void attn_next(void *ctx, struct engine *g, int64_t layer, struct acts *a, const struct microbatch *b)
+{
+	struct generator *n = ctx;
+	struct kn_attn_shape s;
+	int64_t w = kv_width(&g->w.desc);
+
+	engine_attn_shape(g, layer, b, &s);
+	for (int64_t i = 0; i < b->n_tokens; i++) {
+		int64_t at = cache_at(n, n->slot[i], layer), pos = b->pos[i];
+
+		device_copy(g->dev, n->k + at + pos * w, a->k + i * w, (uint64_t)w * sizeof(float));
+		device_copy(g->dev, n->v + at + pos * w, a->v + i * w, (uint64_t)w * sizeof(float));
+		n->kp[i] = n->k + at;
+		n->vp[i] = n->v + at;
+		n->len[i] = (int32_t)(pos + 1);
+	}
+	s.n_seqs = b->n_tokens;
+	g->dev->k.attn_decode(g->dev, &s, a->q, n->kp, n->vp, n->len, a->o);
+}
+
+/* --- choosing a token --- */
+
+static int32_t argmax(const float *z, int64_t v)
+{
+	int64_t best = 0;
+
+	for (int64_t i = 1; i < v; i++)
+		if (z[i] > z[best])
+			best = i;
+	return (int32_t)best;
+}
+
+static double log_sum_exp(const float *z, int64_t v, double scale)
+{
+	double max = (double)z[argmax(z, v)] * scale, sum = 0;
+
+	for (int64_t i = 0; i < v; i++)
+		sum += exp((double)z[i] * scale - max);
+	return max + log(sum);
+}
+
+struct ranked {
+	const double *prob;
+};
+
+static int by_prob(const void *a, const void *b, void *arg)
+{
+	const struct ranked *r = arg;
+	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+
+	if (r->prob[x] != r->prob[y])
+		return r->prob[x] > r->prob[y] ? -1 : 1;
+	return x < y ? -1 : x > y;
+}
+
+/* Draws from softmax(z / temperature) cut to top_k, then to top_p. */
+static int32_t draw(struct generator *n, const float *z, int64_t v, const struct gen_options *o, double u)
+{
+	struct ranked r = { n->prob };
+	double lse = log_sum_exp(z, v, 1 / o->temperature), kept = 0, at = 0;
+	int64_t count = o->top_k > 0 && o->top_k < v ? o->top_k : v, m = 0;
+
+	for (int64_t i = 0; i < v; i++) {
+		n->prob[i] = exp((double)z[i] / o->temperature - lse);
+		n->idx[i] = (uint32_t)i;
+	}
+	qsort_r(n->idx, (size_t)v, sizeof(*n->idx), by_prob, &r);
+	/* top_p is a part of what top_k leaves */
+	for (int64_t i = 0; i < count; i++)
+		at += n->prob[n->idx[i]];
+	while (m < count && (m == 0 || kept < o->top_p * at))
+		kept += n->prob[n->idx[m++]];
+	at = 0;
+	for (int64_t i = 0; i < m; i++) {
+		at += n->prob[n->idx[i]];
+		if (u * kept < at)
+			return (int32_t)n->idx[i];
+	}
+	return (int32_t)n->idx[m - 1];
+}
+
+static bool is_stop(const struct gen_options *o, int32_t id)
+{
+	for (int64_t i = 0; i < o->n_stop; i++)
+		if (o->stop[i] == id)
+			return true;
+	return false;
+}
+
+/* Takes the next token of s from its logits; false when s has ended. */
+static bool take(struct generator *n, struct gen_seq *s, const float *z, const struct gen_options *o)
+{
+	int64_t v = n->g->w.desc.vocab;
+	int32_t id = o->temperature > 0 ? draw(n, z, v, o, rng_unit(o->seed, s->stream, (uint64_t)s->n_new)) : argmax(z, v);
+
+	s->logprob += (double)z[id] - log_sum_exp(z, v, 1);
+	if (is_stop(o, id)) {
+		s->finish = GEN_STOP;
+		return false;
+	}
+	s->out[s->n_new++] = id;
+	s->finish = s->n_new == o->max_new ? GEN_LENGTH : GEN_CONTEXT;
+	return s->n_new < o->max_new && s->n_prompt + s->n_new < n->context;
+}
+
+/* Logits of the micro-batch's rows n->rows[0..count) through take; slots of the sequences that go on
+ * stay in live. Logits come chunk by chunk. */
+static int64_t advance(struct generator *n, struct gen_seq *s, const int32_t *row_slot, int64_t count, int32_t *live, int64_t n_live,
+                       const struct gen_options *o)
+{
+	struct engine *g = n->g;
+	struct device *d = g->dev;
+
+	for (int64_t i = 0; i < count; i += g->chunk) {
+		int64_t m = count - i < g->chunk ? count - i : g->chunk;
+
+		d->k.gather_rows(d, g->hid, g->y_final, n->rows + i, m, g->w.desc.hidden);
+		engine_head(g, g->hid, g->logits, m);
+		for (int64_t j = 0; j < m; j++) {
+			int32_t slot = row_slot[i + j];
+
+			if (take(n, &s[slot], g->logits + j * g->w.desc.vocab, o))
+				live[n_live++] = slot;
+		}
+	}
+	return n_live;
+}
+
+static void add_prompt(struct generator *n, const struct gen_seq *s, int32_t slot)
+{
+	struct microbatch *b = &n->mb;
+
+	for (int64_t t = 0; t < s->n_prompt; t++) {
+		b->ids[b->n_tokens] = s->prompt[t];
+		b->pos[b->n_tokens++] = (int32_t)t;
+	}
+	n->rows[b->n_seqs] = (int32_t)(b->n_tokens - 1);
+	n->slot[b->n_seqs++] = slot;
+	b->seq_start[b->n_seqs] = (int32_t)b->n_tokens;
+}
+
+/* Reads all prompts, as many at once as a micro-batch holds. */
+static int64_t read_prompts(struct generator *n, struct gen_seq *s, int64_t count, int32_t *live, const struct gen_options *o)
+{
+	int64_t n_live = 0;
+
+	for (int64_t i = 0; i < count;) {
+		microbatch_clear(&n->mb);
+		while (i < count && n->mb.n_tokens + s[i].n_prompt <= n->mb.cap) {
+			add_prompt(n, &s[i], (int32_t)i);
+			i++;
+		}
+		engine_forward(n->g, &n->mb, attn_prompt, n);
+		n_live = advance(n, s, n->slot, n->mb.n_seqs, live, n_live, o);
+	}
+	return n_live;
+}
+
+static int64_t next_token(struct generator *n, struct gen_seq *s, int32_t *live, int64_t n_live, const struct gen_options *o)
+{
+	struct microbatch *b = &n->mb;
+
+	microbatch_clear(b);
+	for (int64_t i = 0; i < n_live; i++) {
+		const struct gen_seq *q = &s[live[i]];
+
+		b->ids[i] = q->out[q->n_new - 1];
+		b->pos[i] = (int32_t)(q->n_prompt + q->n_new - 1);
+		n->rows[i] = (int32_t)i;
+		n->slot[i] = live[i];
+		b->seq_start[i + 1] = (int32_t)(i + 1);
+	}
+	b->n_tokens = b->n_seqs = n_live;
+	engine_forward(n->g, b, attn_next, n);
+	return advance(n, s, n->slot, n_live, live, 0, o);
+}
+
+int generator_run(struct generator *n, struct gen_seq *s, int64_t count, const struct gen_options *o, struct err *e)
+{
+	int32_t *live = xcalloc((size_t)count + 1, sizeof(*live));
+	int64_t n_live;
+	int rc = 0;
+
+	for (int64_t i = 0; i < count; i++) {
+		s[i].n_new = 0;
+		s[i].logprob = 0;
+		if (s[i].n_prompt < 1 || s[i].n_prompt >= n->context)
+			rc = err_set(e, LP_DATA, "a prompt of %lld tokens; the context holds %lld with the response (--context)", (long long)s[i].n_prompt,
+			             (long long)n->context);
+	}
+	if (rc == 0) {
+		n_live = read_prompts(n, s, count, live, o);
+		while (n_live > 0)
+			n_live = next_token(n, s, live, n_live, o);
+		rc = device_sync(n->g->dev, e);
+	}
+	free(live);
+	return rc;
+}

@@ -1,0 +1,195 @@
+/* Greedy decoding against transformers (tests/oracle/make_generate.py) up to the
+ * first step whose two best logits are closer than 1e-3, in one batch and
+ * alone; sampling keyed by record, not by batch. */
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/xalloc.h"
+#include "json/jsonl.h"
+#include "train/generate.h"
+
+#define MODEL "data/stories260K"
+#define MAX 16
+#define CONTEXT 256
+
+struct golden {
+	int32_t prompt[CONTEXT], ids[CONTEXT];
+	double gaps[CONTEXT];
+	int64_t n_prompt, n_ids;
+};
+static struct golden gold[MAX];
+static int n_gold;
+static struct device dev;
+static struct engine g;
+
+static void must(bool ok, const struct err *e)
+{
+	if (!ok)
+		ck_abort_msg("%s: %s", e->path, e->msg);
+}
+
+static int64_t ints(const struct json *v, const char *key, int32_t *out)
+{
+	const struct json *a = json_get(v, key);
+	int64_t x;
+
+	ck_assert(json_is(a, JSON_ARR) && a->n <= CONTEXT);
+	for (uint32_t i = 0; i < a->n; i++) {
+		ck_assert(json_as_i64(&a->items[i], &x));
+		out[i] = (int32_t)x;
+	}
+	return a->n;
+}
+
+static void load_golden(void)
+{
+	struct err e = ERR_INIT;
+	struct in *in = in_open("tests/conformance/model/generate.jsonl", &e);
+	struct jsonl *j = in ? jsonl_open_take(in, NULL, &e) : NULL;
+	struct jsonl_rec r;
+
+	must(j != NULL, &e);
+	for (n_gold = 0; jsonl_next(j, &r, &e) == 1 && n_gold < MAX;) {
+		struct golden *q = &gold[n_gold];
+
+		if (!json_get(&r.v, "prompt_ids"))
+			continue;
+		q->n_prompt = ints(&r.v, "prompt_ids", q->prompt);
+		q->n_ids = ints(&r.v, "ids", q->ids);
+		for (int64_t i = 0; i < q->n_ids; i++)
+			ck_assert(json_as_f64(&json_get(&r.v, "gaps")->items[i], &q->gaps[i]));
+		n_gold++;
+	}
+	jsonl_close(j);
+	ck_assert_int_ge(n_gold, 5);
+}
+
+static void setup(void)
+{
+	struct err e = ERR_INIT;
+	struct model_desc m;
+	struct model_source *s;
+	struct engine_shape shape = { .max_tokens = 2 * CONTEXT, .max_seq = CONTEXT };
+
+	load_golden();
+	must(device_open(&dev, "cpu", 2, &e) == 0, &e);
+	must(model_desc_load(MODEL, &m, &e) == 0, &e);
+	must((s = model_source_open(MODEL, &e)) != NULL, &e);
+	must(engine_plan(&g, &dev, &m, DT_F32, false, NULL, &shape, &e) == 0, &e);
+	must(engine_alloc(&g, &e) == 0, &e);
+	must(weights_load(&g.w, s, &dev, &e) == 0, &e);
+	model_source_close(s);
+}
+
+static void teardown(void)
+{
+	engine_release(&g);
+	device_close(&dev);
+}
+
+static void run(struct gen_seq *s, int32_t (*out)[CONTEXT], int first, int count, int64_t batch, const struct gen_options *o)
+{
+	struct generator n;
+	struct err e = ERR_INIT;
+
+	must(generator_init(&n, &g, batch, CONTEXT, &e) == 0, &e);
+	for (int i = 0; i < count; i += (int)batch) {
+		int64_t m = count - i < batch ? count - i : batch;
+
+		for (int64_t k = i; k < i + m; k++)
+			s[k] = (struct gen_seq){ .prompt = gold[first + k].prompt, .n_prompt = gold[first + k].n_prompt, .out = out[k], .stream = (uint64_t)(first + k) };
+		must(generator_run(&n, s + i, m, o, &e) == 0, &e);
+	}
+	generator_release(&n);
+}
+
+START_TEST(test_greedy)
+{
+	static const int64_t batches[] = { 1, 3, MAX };
+	static const int32_t stop[] = { 1, 2 };
+	static int32_t out[MAX][CONTEXT];
+	struct gen_options o = { .max_new = 64, .top_p = 1, .stop = stop, .n_stop = 2 };
+	struct gen_seq s[MAX];
+	int64_t compared = 0;
+
+	run(s, out, 0, n_gold, batches[_i], &o);
+	for (int i = 0; i < n_gold; i++)
+		for (int64_t t = 0; t < gold[i].n_ids && t < s[i].n_new && gold[i].gaps[t] >= 1e-3; t++) {
+			ck_assert_msg(s[i].out[t] == gold[i].ids[t], "prompt %d, token %lld: %d, not %d (gap %g)", i, (long long)t, s[i].out[t],
+			              gold[i].ids[t], gold[i].gaps[t]);
+			compared++;
+		}
+	ck_assert_int_ge(compared, 60 * n_gold / 2);
+}
+END_TEST
+
+START_TEST(test_sampling_is_keyed)
+{
+	static int32_t a[MAX][CONTEXT], b[MAX][CONTEXT], c[MAX][CONTEXT];
+	struct gen_options o = { .max_new = 24, .temperature = 0.9, .top_p = 0.95, .top_k = 50, .seed = 5 };
+	struct gen_seq s[MAX];
+
+	run(s, a, 0, 4, 4, &o);
+	run(s, b, 0, 4, 1, &o);
+	ck_assert_mem_eq(a, b, sizeof(a));
+	o.seed = 6;
+	run(s, c, 0, 4, 4, &o);
+	ck_assert(memcmp(a, c, sizeof(a)) != 0);
+	/* so cold that only the best token is left */
+	o.temperature = 1e-3;
+	run(s, b, 0, 4, 4, &o);
+	o.temperature = 0;
+	run(s, c, 0, 4, 4, &o);
+	ck_assert_mem_eq(b[0], c[0], 8 * sizeof(int32_t));
+}
+END_TEST
+
+START_TEST(test_ends)
+{
+	static int32_t out[MAX][CONTEXT];
+	struct gen_options o = { .max_new = 10000, .top_p = 1 };
+	struct gen_seq s[MAX];
+	struct generator n;
+	struct err e = ERR_INIT;
+	int32_t stop = gold[0].ids[3];
+
+	run(s, out, 0, 1, 1, &o);
+	ck_assert_int_eq(s[0].finish, GEN_CONTEXT);
+	ck_assert_int_eq(s[0].n_prompt + s[0].n_new, CONTEXT);
+	o.max_new = 5;
+	run(s, out, 0, 1, 1, &o);
+	ck_assert_int_eq(s[0].finish, GEN_LENGTH);
+	ck_assert_int_eq(s[0].n_new, 5);
+	o.stop = &stop;
+	o.n_stop = 1;
+	run(s, out, 0, 1, 1, &o);
+	ck_assert_int_eq(s[0].finish, GEN_STOP);
+	ck_assert_int_le(s[0].n_new, 3);
+	must(generator_init(&n, &g, 1, 4, &e) == 0, &e);
+	s[0].n_prompt = 4;
+	ck_assert_int_eq(generator_run(&n, s, 1, &o, &e), -1);
+	ck_assert_int_eq(e.code, LP_DATA);
+	generator_release(&n);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *s = suite_create("generate");
+	TCase *t = tcase_create("generate");
+	SRunner *r = srunner_create(s);
+	int failed;
+
+	tcase_set_timeout(t, 60);
+	tcase_add_checked_fixture(t, setup, teardown);
+	tcase_add_loop_test(t, test_greedy, 0, 3);
+	tcase_add_test(t, test_sampling_is_keyed);
+	tcase_add_test(t, test_ends);
+	suite_add_tcase(s, t);
+	srunner_run_all(r, CK_NORMAL);
+	failed = srunner_ntests_failed(r);
+	srunner_free(r);
+	return failed ? 1 : 0;
+}
