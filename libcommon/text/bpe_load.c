@@ -202,18 +202,18 @@ static int load_merge(struct bpe *b, const struct json *v, uint32_t rank, bool *
 	return 0;
 }
 
-/* Cutting between characters is exact when no unknown is fused across and no
- * merge takes byte tokens. */
+/* Cutting between characters is exact when no merge takes byte tokens and every
+ * character leaves a token of its own: one that is dropped, or fused with other
+ * unknowns, would join its neighbours. */
 static bool may_cut(const struct bpe *b)
 {
+	bool all = b->byte_fallback;
+
 	if (b->bytes || b->prefix_len || b->suffix_len)
 		return false;
-	if (b->unk < 0 || !b->fuse_unk)
-		return b->unk < 0 || !b->byte_fallback;
 	for (int i = 0; i < 256; i++)
-		if (b->byte_id[i] < 0)
-			return false;
-	return true;
+		all = all && b->byte_id[i] >= 0;
+	return all || (b->unk >= 0 && !b->fuse_unk && !b->byte_fallback);
 }
 
 static int load_merges(struct bpe *b, const struct json *list, struct err *e)
