@@ -82,7 +82,7 @@ static int encode_batch(struct exporter *x, const struct gguf_item *it, const st
 	uint64_t step = CHUNK_ELEMS / cols ? CHUNK_ELEMS / cols : 1;
 	bool short_of_memory = false;
 
-#pragma omp parallel
+#pragma omp parallel if (n > step)
 	{
 		float *scratch = malloc(step * cols * sizeof(*scratch));
 
