@@ -23,11 +23,9 @@ static struct {
 } opt = { .shard = 5ull << 30, .std = 0.02, .dtype = "bfloat16" };
 
 static struct opt opts[] = {
-	{ OPT_SECTION, .help = "Shape" },
+	{ OPT_SECTION, .help = "Shape (0: as the preset has it)" },
 	{ OPT_CHOICE, "family", 0, &opt.family, "NAME", "architecture", "llama|qwen2|mistral" },
-	{ OPT_CHOICE, "like", 0, &opt.like, "PRESET", "shape of a published model; other options change it",
-	  "tiny|tiny-qwen2|tiny-mistral|llama-2-7b|tinyllama-1.1b|llama-3-8b|llama-3.1-8b|llama-3.2-1b|llama-3.2-3b|"
-	  "qwen2.5-0.5b|qwen2.5-1.5b|qwen2.5-7b|mistral-7b" },
+	{ OPT_STR, "like", 0, &opt.like, "PRESET", "shape of a published model (see below); other options change it" },
 	{ OPT_STR, "from-config", 0, &opt.from_config, "FILE", "take this config.json instead of a shape by options" },
 	{ OPT_INT, "hidden", 0, &opt.shape.hidden, "N", "width of the residual stream", .min = 1, .max = 1 << 20 },
 	{ OPT_INT, "layers", 0, &opt.shape.layers, "N", "decoder layers", .min = 1, .max = 1 << 16 },
@@ -55,7 +53,9 @@ static const struct opt_spec spec = {
 	.tool = "model-init",
 	.summary = "make a random model",
 	.synopsis = "[OPTION]... [-o DIR]",
-	.notes = "Without -o the model is written to standard output as a stream.",
+	.notes = "Presets: tiny (the default), tiny-qwen2, tiny-mistral, llama-2-7b, tinyllama-1.1b, llama-3-8b, llama-3.1-8b,\n"
+		 "llama-3.2-1b, llama-3.2-3b, qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-7b, mistral-7b.\n\n"
+		 "Without -o the model is written to standard output as a stream.",
 	.opts = opts,
 };
 
@@ -68,6 +68,8 @@ static int make_config(enum dtype t, struct sb *out, struct err *e)
 	char *text;
 	int rc;
 
+	if (opt.like && !init_preset(opt.like))
+		return err_set(e, LP_USAGE, "--like: there is no preset '%s'; --help lists them", opt.like);
 	if (!opt.from_config) {
 		opt.shape.family = opt.family;
 		opt.shape.tied = opt_given(&spec, "tied") ? opt.tied : -1;

@@ -56,8 +56,9 @@ void fold_release(struct fold *f)
 	memset(f, 0, sizeof(*f));
 }
 
-/* s[j] += b_k a_k[j] over all k, in order. */
-LP_CLONES static void add_products(double *restrict s, const double *a, const double *b, int64_t r, int64_t stride, int n)
+/* s[j] += b_k a_k[j] over all k, in order. The products are exact in fp64, so
+ * that fusing them into the sums, where the machine can, changes no bit. */
+LP_CLONES __attribute__((optimize("fp-contract=fast"))) static void add_products(double *restrict s, const double *a, const double *b, int64_t r, int64_t stride, int n)
 {
 	int64_t k = 0;
 
@@ -78,16 +79,46 @@ LP_CLONES static void add_products(double *restrict s, const double *a, const do
 	}
 }
 
-/* The float whose later rounding to 16 bits is that of v: v rounded to odd (fmt/dtype.c). */
-static inline uint32_t to_odd(double v)
+/* A tile on its way to the output. The loops below keep to one width each, which lets them be vectorised. */
+struct tile {
+	int n;
+	float w[TILE];    /* base */
+	double d[TILE];   /* delta */
+	float f[TILE];    /* float nearest to w + d */
+	float rest[TILE]; /* of the sign of (w + d) - f; 0 where equal */
+	float move[TILE]; /* 0 where d is */
+};
+
+/* 2^100 keeps every remainder and delta that could matter above float's underflow:
+ * a delta under 2^-249 counts as none. */
+LP_CLONES static void sum_tile(struct tile *t)
 {
-	float f = (float)v;
-	double back = (double)f;
-	uint32_t u, away;
+#pragma omp simd
+	for (int j = 0; j < t->n; j++) {
+		double v = (double)t->w[j] + t->d[j];
+		float f = (float)v;
+
+		t->f[j] = f;
+		t->rest[j] = (float)((v - (double)f) * 0x1p100);
+		t->move[j] = (float)(t->d[j] * 0x1p100);
+	}
+}
+
+static inline uint32_t bits(float f)
+{
+	uint32_t u;
 
 	memcpy(&u, &f, 4);
-	away = fabs(back) > fabs(v) ? 0xffffffffu : 1u;
-	return back != v && !(u & 1) ? u + away : u;
+	return u;
+}
+
+/* f's neighbour with an odd last bit, on the side of the remainder: a second
+ * rounding to 16 bits then is as good as one (fmt/dtype.c). Infinite or NaN: as it is. */
+static inline uint32_t to_odd(float f, float rest)
+{
+	uint32_t u = bits(f), step = ((u ^ bits(rest)) >> 31) ? 0xffffffffu : 1u;
+
+	return (rest > 0 || rest < 0) && !(u & 1) ? u + step : u;
 }
 
 static inline uint32_t odd_to_bf16(uint32_t u)
@@ -97,55 +128,59 @@ static inline uint32_t odd_to_bf16(uint32_t u)
 	return (u & 0x7fffffffu) > 0x7f800000u ? u >> 16 | 0x40 : r;
 }
 
-/* v[j] = w[j] + d[j] rounded to bf16, counting as struct fold_count says. */
-LP_CLONES static void round_bf16(const float *w, const double *d, uint16_t *dst, int n, struct fold_count *c)
+static inline void add_counts(struct fold_count *c, uint32_t moved, uint32_t lost, uint32_t bad)
 {
-	uint32_t moved = 0, lost = 0, bad = 0;
-
-#pragma omp simd reduction(+ : moved, lost, bad)
-	for (int j = 0; j < n; j++) {
-		uint32_t u, v, plain;
-
-		memcpy(&u, &w[j], 4);
-		plain = odd_to_bf16(u);
-		v = odd_to_bf16(to_odd((double)w[j] + d[j]));
-		dst[j] = (uint16_t)v;
-		moved += d[j] != 0 ? 1u : 0u;
-		lost += d[j] != 0 && v == plain ? 1u : 0u;
-		bad += (v & 0x7f80) == 0x7f80 && (u & 0x7f800000u) != 0x7f800000u ? 1u : 0u;
-	}
 	c->moved += moved;
 	c->lost += lost;
 	c->bad += bad;
 }
 
-LP_CLONES static void round_f32(const float *w, const double *d, float *dst, int n, struct fold_count *c)
+LP_CLONES static void round_bf16(const struct tile *t, uint16_t *dst, struct fold_count *c)
+{
+	uint32_t moved = 0, lost = 0, bad = 0, out[TILE];
+
+#pragma omp simd reduction(+ : moved, lost, bad)
+	for (int j = 0; j < t->n; j++) {
+		uint32_t w = bits(t->w[j]), plain = odd_to_bf16(w), v = odd_to_bf16(to_odd(t->f[j], t->rest[j])), m = t->move[j] != 0 ? 1u : 0u;
+
+		out[j] = v;
+		moved += m;
+		lost += v == plain ? m : 0u;
+		bad += (v & 0x7f80) == 0x7f80 && (w & 0x7f800000u) != 0x7f800000u ? 1u : 0u;
+	}
+#pragma omp simd
+	for (int j = 0; j < t->n; j++)
+		dst[j] = (uint16_t)out[j];
+	add_counts(c, moved, lost, bad);
+}
+
+LP_CLONES static void round_f32(const struct tile *t, float *dst, struct fold_count *c)
 {
 	uint32_t moved = 0, lost = 0, bad = 0;
 
 #pragma omp simd reduction(+ : moved, lost, bad)
-	for (int j = 0; j < n; j++) {
-		float v = (float)((double)w[j] + d[j]);
+	for (int j = 0; j < t->n; j++) {
+		uint32_t w = bits(t->w[j]), v = bits(t->f[j]), m = t->move[j] != 0 ? 1u : 0u;
 
-		dst[j] = v;
-		moved += d[j] != 0 ? 1u : 0u;
-		lost += d[j] != 0 && v == w[j] ? 1u : 0u;
-		bad += v - v != 0 && w[j] - w[j] == 0 ? 1u : 0u;
+		dst[j] = t->f[j];
+		moved += m;
+		lost += v == w ? m : 0u;
+		bad += (v & 0x7f800000u) == 0x7f800000u && (w & 0x7f800000u) != 0x7f800000u ? 1u : 0u;
 	}
-	c->moved += moved;
-	c->lost += lost;
-	c->bad += bad;
+	add_counts(c, moved, lost, bad);
 }
 
-static void round_f16(const float *w, const double *d, uint16_t *dst, int n, struct fold_count *c)
+static void round_f16(const struct tile *t, uint16_t *dst, struct fold_count *c)
 {
-	for (int j = 0; j < n; j++) {
-		uint16_t v = f64_to_f16((double)w[j] + d[j]);
+	for (int j = 0; j < t->n; j++) {
+		uint32_t u = to_odd(t->f[j], t->rest[j]);
+		float odd;
+		uint16_t v;
 
+		memcpy(&odd, &u, 4);
+		v = f32_to_f16(odd);
 		dst[j] = v;
-		c->moved += d[j] != 0;
-		c->lost += d[j] != 0 && v == f32_to_f16(w[j]);
-		c->bad += (v & 0x7c00) == 0x7c00 && isfinite(w[j]);
+		add_counts(c, t->move[j] != 0, t->move[j] != 0 && v == f32_to_f16(t->w[j]), (v & 0x7c00) == 0x7c00 && isfinite(t->w[j]));
 	}
 }
 
@@ -168,25 +203,24 @@ static void tile_delta(const struct fold *f, int64_t row, int64_t at, int n, dou
 void fold_row(const struct fold *f, int64_t row, const void *w, enum dtype from, enum dtype to, void *dst, struct fold_count *c)
 {
 	size_t in = dtype_bytes(from), out = dtype_bytes(to);
-	double delta[TILE];
-	float wide[TILE];
+	struct tile t;
 	union {
 		float f[TILE];
 		uint16_t h[TILE];
 	} narrow; /* the output, aligned for its type */
 
 	for (int64_t at = 0; at < f->cols; at += TILE) {
-		int n = f->cols - at < TILE ? (int)(f->cols - at) : TILE;
-
-		tile_delta(f, row, at, n, delta);
-		to_f32(from, (const uint8_t *)w + (size_t)at * in, wide, (size_t)n);
+		t.n = f->cols - at < TILE ? (int)(f->cols - at) : TILE;
+		tile_delta(f, row, at, t.n, t.d);
+		to_f32(from, (const uint8_t *)w + (size_t)at * in, t.w, (size_t)t.n);
+		sum_tile(&t);
 		if (to == DT_BF16)
-			round_bf16(wide, delta, narrow.h, n, c);
+			round_bf16(&t, narrow.h, c);
 		else if (to == DT_F16)
-			round_f16(wide, delta, narrow.h, n, c);
+			round_f16(&t, narrow.h, c);
 		else
-			round_f32(wide, delta, narrow.f, n, c);
-		memcpy((uint8_t *)dst + (size_t)at * out, &narrow, (size_t)n * out);
+			round_f32(&t, narrow.f, c);
+		memcpy((uint8_t *)dst + (size_t)at * out, &narrow, (size_t)t.n * out);
 	}
 }
 
