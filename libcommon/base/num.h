@@ -18,12 +18,12 @@ size_t fmt_f64(double v, char *buf);
 
 static inline uint16_t get_u16(const void *p)
 {
-	const uint8_t *b = p;
+	const uint8_t *b = (const uint8_t *)p;
 	return (uint16_t)(b[0] | b[1] << 8);
 }
 static inline uint32_t get_u32(const void *p)
 {
-	const uint8_t *b = p;
+	const uint8_t *b = (const uint8_t *)p;
 	return (uint32_t)b[0] | (uint32_t)b[1] << 8 | (uint32_t)b[2] << 16 | (uint32_t)b[3] << 24;
 }
 static inline uint64_t get_u64(const void *p)
@@ -32,7 +32,7 @@ static inline uint64_t get_u64(const void *p)
 }
 static inline void put_u32(void *p, uint32_t v)
 {
-	uint8_t *b = p;
+	uint8_t *b = (uint8_t *)p;
 	b[0] = (uint8_t)v, b[1] = (uint8_t)(v >> 8), b[2] = (uint8_t)(v >> 16), b[3] = (uint8_t)(v >> 24);
 }
 static inline void put_u64(void *p, uint64_t v)
