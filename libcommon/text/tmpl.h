@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/arena.h"
 #include "base/err.h"
 #include "base/sb.h"
 #include "json/json.h"
@@ -20,11 +21,25 @@ void tmpl_free(struct tmpl *t);
 struct tmpl_span {
 	size_t begin, end; /* bytes of the rendered text */
 	size_t msg;        /* index of the message it belongs to; SIZE_MAX when unknown */
+	bool nested;       /* of a generation block inside a macro or capture: begin is where the outermost one began, as in transformers */
+};
+/* Why a rendering failed, as the reference names it. */
+enum tmpl_why {
+	TMPL_OK,
+	TMPL_RAISED,    /* raise_exception: the message is the template's own */
+	TMPL_UNDEFINED, /* UndefinedError */
+	TMPL_TYPE,      /* TypeError */
+	TMPL_VALUE,     /* ValueError, ZeroDivisionError and the like */
+	TMPL_SECURITY,  /* SecurityError: refused by the sandbox */
+	TMPL_RUNTIME,   /* unknown filter and other errors of the template */
+	TMPL_LIMIT      /* steps, recursion, output or memory */
 };
 struct tmpl_render {
 	struct sb text;
 	struct tmpl_span *gen; /* {% generation %} blocks, in order */
 	size_t n_gen, cap_gen;
+	enum tmpl_why why;     /* after a failure */
+	struct arena scratch;  /* memory of the last rendering, used again by the next */
 };
 void tmpl_render_release(struct tmpl_render *r);
 
