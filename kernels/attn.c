@@ -52,8 +52,7 @@ static float softmax_row(float *p, int64_t lo, int64_t hi, int64_t n, float *max
 		p[j] = 0;
 	for (int64_t j = hi; j < n; j++)
 		p[j] = 0;
-	for (int64_t j = lo; j < hi; j++)
-		p[j] = lanes_exp(p[j] - m);
+	lanes_exp_less(p + lo, hi - lo, m);
 	for (; i + LANES <= hi; i += LANES)
 		for (int l = 0; l < LANES; l++)
 			s[l] += p[i + l];
@@ -127,13 +126,17 @@ void kn_attn_fwd_cpu(struct device *dev, const struct kn_attn_shape *s, const fl
 LP_CLONES
 static void bwd_row(float *p, float *ds, int64_t lo, int64_t hi, int64_t n, float lse, float dd)
 {
-	for (int64_t j = 0; j < lo; j++)
-		p[j] = ds[j] = 0;
-	for (int64_t j = hi; j < n; j++)
-		p[j] = ds[j] = 0;
-	for (int64_t j = lo; j < hi; j++)
-		p[j] = lanes_exp(p[j] - lse);
-	for (int64_t j = lo; j < hi; j++)
+	int64_t j = lo;
+
+	for (int64_t i = 0; i < lo; i++)
+		p[i] = ds[i] = 0;
+	for (int64_t i = hi; i < n; i++)
+		p[i] = ds[i] = 0;
+	lanes_exp_less(p + lo, hi - lo, lse);
+	for (; j + LANES <= hi; j += LANES)
+		for (int l = 0; l < LANES; l++)
+			ds[j + l] = p[j + l] * (ds[j + l] - dd);
+	for (; j < hi; j++)
 		ds[j] = p[j] * (ds[j] - dd);
 }
 

@@ -73,4 +73,16 @@ static inline __attribute__((always_inline)) float lanes_exp(float x)
 	return x < -87.3f ? 0.0f : p * scale;
 }
 
+/* x[i] <- e^(x[i] - max). The fixed inner count is what lets -O2 use vectors. */
+static inline __attribute__((always_inline)) void lanes_exp_less(float *x, int64_t n, float max)
+{
+	int64_t i = 0;
+
+	for (; i + LANES <= n; i += LANES)
+		for (int l = 0; l < LANES; l++)
+			x[i + l] = lanes_exp(x[i + l] - max);
+	for (; i < n; i++)
+		x[i] = lanes_exp(x[i] - max);
+}
+
 #endif

@@ -13,12 +13,8 @@ static float exp_chunk(float *z, int64_t n, float max)
 	float s[LANES] = { 0 };
 	int64_t i = 0;
 
+	lanes_exp_less(z, n, max);
 	for (; i + LANES <= n; i += LANES)
-		for (int l = 0; l < LANES; l++)
-			z[i + l] = lanes_exp(z[i + l] - max);
-	for (; i < n; i++)
-		z[i] = lanes_exp(z[i] - max);
-	for (i = 0; i + LANES <= n; i += LANES)
 		for (int l = 0; l < LANES; l++)
 			s[l] += z[i + l];
 	for (int l = 0; i + l < n; l++)
