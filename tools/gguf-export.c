@@ -4,6 +4,7 @@
 #include <omp.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/tool.h"
@@ -45,6 +46,11 @@ static int tell(const struct gguf_report *r, double seconds, struct err *e)
 	                  ",\"fallbacks\":%" PRIu64 ",\"seconds\":%s", type, r->tensors, r->bytes, r->source_bytes, r->fallbacks, log_num(seconds));
 }
 
+static bool to_stdout(void)
+{
+	return !opt_common.output || !strcmp(opt_common.output, "-");
+}
+
 /* Beside a file: what it was made of. */
 static int write_lineage(struct model_source *s, const char *hash, struct err *e)
 {
@@ -52,7 +58,7 @@ static int write_lineage(struct model_source *s, const char *hash, struct err *e
 	char id[72];
 	int rc;
 
-	if (!opt_common.output || !strcmp(opt_common.output, "-"))
+	if (to_stdout())
 		return 0;
 	if (model_source_identity(s, id, e))
 		return -1;
@@ -101,12 +107,14 @@ int main(int argc, char **argv)
 	struct err e = ERR_INIT;
 
 	tool_init(&spec, &argc, &argv);
-	if (argc > 2) {
-		err_set(&e, LP_USAGE, "one model at a time: '%s' is one too many", argv[2]);
+	if (argc > 1) {
+		err_set(&e, LP_USAGE, "no operand is taken: the model goes behind --model, not '%s'", argv[1]);
 		return tool_fail(&e);
 	}
-	if (argc == 2)
-		model = argv[1];
+	if (to_stdout() && isatty(STDOUT_FILENO)) {
+		err_set(&e, LP_USAGE, "standard output is a terminal; give -o FILE, or a pipe");
+		return tool_fail(&e);
+	}
 	if (threads)
 		omp_set_num_threads((int)threads);
 	return run(&e) ? tool_fail(&e) : tool_done(LP_OK);
