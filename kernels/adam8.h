@@ -1,10 +1,12 @@
-/* AdamW with 8-bit states in blocks of 256, as bitsandbytes' optimizer_update_8bit_blockwise
- * does it: m in the signed, v in the unsigned dynamic map, each block scaled by
- * its absolute maximum. Tensors under 4,096 elements keep fp32 states (kn_adamw).
- *   m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
- *   p += -lr sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps sqrt(1 - b2^t));  p *= 1 - lr wd
- * The codes of a block are the nearest map entries to state / absmax; the sign
- * bit of m is kept (a code of the other sign moves one entry back). */
+/* AdamW with 8-bit states in blocks of 256, as bitsandbytes' blockwise AdamW does
+ * it on the CPU: m in the signed, v in the unsigned dynamic map, each block scaled
+ * by its absolute maximum, codes by dynmap_code. Tensors under 4,096 elements keep
+ * fp32 states (kn_adamw).
+ *   m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  p *= 1 - lr wd
+ *   p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)
+ * p is updated from the exact m and v, which are stored afterwards. A block whose
+ * maximum is 0 has codes 0. The order of the fp32 operations decides a code at
+ * a tie: one apart, in under 0.1 % of them. */
 #ifndef LP_KERNELS_ADAM8_H
 #define LP_KERNELS_ADAM8_H
 

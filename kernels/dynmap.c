@@ -2,6 +2,8 @@
  * Dettmers 2016, arXiv 1511.04561), as fp32 constants: 256 ascending values. */
 #include "kernels/dynmap.h"
 
+#include <math.h>
+
 const float dynmap_signed[256] = {
 	-0.992968738f, -0.978906274f, -0.96484375f, -0.950781226f, -0.936718762f, -0.922656238f, -0.908593774f, -0.89453125f,
 	-0.880468726f, -0.866406262f, -0.852343738f, -0.838281274f, -0.82421875f, -0.810156226f, -0.796093762f, -0.782031238f,
@@ -88,7 +90,7 @@ static int floor_entry(const float map[256], float v)
 	return lo;
 }
 
-uint8_t dynmap_nearest(const float map[256], float v)
+static uint8_t nearest(const float map[256], float v)
 {
 	int i = floor_entry(map, v);
 	float left = v - map[i], right = map[i + 1] - v;
@@ -98,4 +100,13 @@ uint8_t dynmap_nearest(const float map[256], float v)
 	if (right < 0)
 		right = -right;
 	return (uint8_t)(right < left ? i + 1 : i);
+}
+
+uint8_t dynmap_code(const float map[256], float v)
+{
+	int step;
+
+	v = v < -1.0f ? -1.0f : v > 1.0f ? 1.0f : v;
+	step = (int)fmaf((v + 1.0f) * 0.5f, 65535.0f, 0.5f);
+	return nearest(map, (float)(step / 65535.0 * 2.0 - 1.0));
 }

@@ -5,7 +5,9 @@
 #include <stdint.h>
 
 extern const float dynmap_signed[256], dynmap_unsigned[256]; /* ascending */
-/* The index of the entry nearest to v; a tie goes to the lower one. */
-uint8_t dynmap_nearest(const float map[256], float v);
+/* The code of v, as bitsandbytes' CPU code finds it: v, clamped to [-1, 1], is
+ * snapped to a grid of 65,536 points, then the nearest entry is taken (a tie goes to
+ * the lower one). Its CUDA code takes the nearest entry to v itself. */
+uint8_t dynmap_code(const float map[256], float v);
 
 #endif

@@ -53,15 +53,6 @@ static void quantize_block(const float *x, int64_t n, uint8_t *codes, float *abs
 		codes[i / 2] = (uint8_t)(c[i] << 4 | c[i + 1]);
 }
 
-static uint8_t absmax_code(float v)
-{
-	int idx;
-
-	v = v < -1.0f ? -1.0f : v > 1.0f ? 1.0f : v;
-	idx = (int)fmaf((v + 1.0f) * 0.5f, 65535.0f, 0.5f);
-	return dynmap_nearest(dynmap_signed, (float)(idx / 65535.0 * 2.0 - 1.0));
-}
-
 void nf4_quantize_absmax(const float *absmax, int64_t n_blocks, float offset, uint8_t *qabsmax, float *absmax2)
 {
 	for (int64_t b = 0; b < n_blocks; b += NF4_BLOCK2) {
@@ -77,7 +68,7 @@ void nf4_quantize_absmax(const float *absmax, int64_t n_blocks, float offset, ui
 		}
 		inv = 1.0f / m;
 		for (int64_t i = b; i < end; i++)
-			qabsmax[i] = absmax_code((absmax[i] - offset) * inv);
+			qabsmax[i] = dynmap_code(dynmap_signed, (absmax[i] - offset) * inv);
 	}
 }
 
