@@ -16,6 +16,8 @@ static struct {
 	const char *drop, *fail_on, *phrases, *roles;
 	int64_t min_turns, min_chars, max_chars;
 	bool skip_bad, duplicates, one_shape;
+	struct chat_map fields; /* from map and system */
+	struct opt_list phrase_list, role_list;
 } opt = {
 	.format = "auto",
 	.phrases = "as an ai,i am an ai,language model",
@@ -58,7 +60,6 @@ static const struct opt_spec spec = {
 };
 
 struct run {
-	struct chat_map map;
 	struct audit *audit;
 	uint32_t drop, fail_on, found;
 	struct jsonl *in;
@@ -135,7 +136,7 @@ static int one_record(struct run *r, const struct jsonl_rec *rec, struct err *e)
 {
 	struct err why = ERR_INIT;
 	struct chat c;
-	bool is_chat = !chat_from_json(&rec->v, &r->map, jsonl_arena(r->in), &c, &why);
+	bool is_chat = !chat_from_json(&rec->v, &opt.fields, jsonl_arena(r->in), &c, &why);
 	uint32_t rules = 0;
 
 	if (is_chat)
@@ -278,9 +279,8 @@ static int open_all(struct run *r, struct err *e)
 
 	if (opt.rejects && !strcmp(opt.rejects, "-"))
 		return err_set(e, LP_USAGE, "--rejects needs a file name: standard output has the records");
-	if (opt.system)
-		r->map.system = opt.system;
-	if ((opt.map && chat_map_parse(opt.map, &r->map, e) < 0) || (opt.drop && audit_parse_rules(opt.drop, "drop", &r->drop, e) < 0) ||
+	opt.fields.system = opt.system;
+	if ((opt.map && chat_map_parse(opt.map, &opt.fields, e) < 0) || (opt.drop && audit_parse_rules(opt.drop, "drop", &r->drop, e) < 0) ||
 	    (opt.fail_on && audit_parse_rules(opt.fail_on, "fail-on", &r->fail_on, e) < 0))
 		return -1;
 	if (!(in = in_open(r->in_path, e)) || !(r->in = jsonl_open_take(in, opt.format, e)))
@@ -317,12 +317,15 @@ int main(int argc, char **argv)
 		err_set(&e, LP_USAGE, "one input at a time, not %d; join files with cat or ds-mix", argc - 1);
 		return tool_fail(&e);
 	}
-	struct audit_opts o = { .min_turns = opt.min_turns, .min_chars = opt.min_chars, .max_chars = opt.max_chars, .duplicates = opt.duplicates };
-
-	opt_split(opt.phrases, &o.phrases);
+	opt_split(opt.phrases, &opt.phrase_list);
 	if (opt.roles)
-		opt_split(opt.roles, &o.leak_roles);
-	r.audit = audit_new(&o);
+		opt_split(opt.roles, &opt.role_list);
+	r.audit = audit_new(&(struct audit_opts){ .min_turns = opt.min_turns,
+	                                          .min_chars = opt.min_chars,
+	                                          .max_chars = opt.max_chars,
+	                                          .phrases = opt.phrase_list,
+	                                          .leak_roles = opt.role_list,
+	                                          .duplicates = opt.duplicates });
 	r.in_path = argc > 1 ? argv[1] : NULL;
 	if (open_all(&r, &e) < 0 || all_records(&r, &e) < 0 || commit(&r, &e) < 0 || write_log(&r, &e) < 0 || write_summary(&r, &e) < 0) {
 		release(&r);

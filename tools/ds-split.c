@@ -16,6 +16,7 @@ static struct {
 	const char *ratio, *parts, *mode, *by, *group, *part, *map, *format;
 	int64_t seed;
 	double sample;
+	struct chat_map fields; /* from map */
 } opt = { .ratio = "80/10/10", .by = "prompt", .format = "auto", .seed = 42 };
 
 static struct opt opts[] = {
@@ -42,7 +43,6 @@ static const struct opt_spec spec = {
 struct run {
 	struct split split;
 	struct split_keyer keyer;
-	struct chat_map map;
 	struct recio *in;
 	struct outdir *dir;
 	struct out *out[SPLIT_MAX_PARTS]; /* NULL: not asked for */
@@ -230,11 +230,11 @@ static int read_options(struct run *r, int argc, struct err *e)
 		return err_set(e, LP_USAGE, "--sample draws records one by one and goes without --ratio, --parts, --part and --group");
 	if (opt.parts && opt_given(&spec, "ratio"))
 		return err_set(e, LP_USAGE, "--ratio and --parts say the same; give one of them");
-	if (opt.map && chat_map_parse(opt.map, &r->map, e) < 0)
+	if (opt.map && chat_map_parse(opt.map, &opt.fields, e) < 0)
 		return -1;
 	r->keyer.by = !strcmp(opt.by, "first") ? SPLIT_BY_FIRST : !strcmp(opt.by, "record") ? SPLIT_BY_RECORD : SPLIT_BY_PROMPT;
 	r->keyer.group = opt.group;
-	r->keyer.map = &r->map;
+	r->keyer.map = &opt.fields;
 	r->keyer.seed = (uint64_t)opt.seed;
 	r->exact = opt.mode ? !strcmp(opt.mode, "exact") : sampling;
 	return sampling ? split_set_sample(&r->split, opt.sample, e) : opt.parts ? split_parse_parts(opt.parts, &r->split, e) : split_parse_ratio(opt.ratio, &r->split, e);

@@ -42,17 +42,22 @@ enum audit_severity audit_rule_severity(enum audit_rule r)
 	return RULES[r].severity;
 }
 
-static uint32_t rules_named(const char *name)
+static bool is_name(const char *name, size_t n, const char *want)
+{
+	return strlen(want) == n && !memcmp(name, want, n);
+}
+
+static uint32_t rules_named(const char *name, size_t n)
 {
 	uint32_t set = 0;
 
 	for (int r = 0; r < AUDIT_N_RULES; r++) {
-		if (!strcmp(name, RULES[r].name))
+		if (is_name(name, n, RULES[r].name))
 			return 1u << r;
 		for (int s = 0; s <= AUDIT_ERROR; s++)
-			if (!strcmp(name, SEVERITIES[s]) && (int)RULES[r].severity >= s)
+			if (is_name(name, n, SEVERITIES[s]) && (int)RULES[r].severity >= s)
 				set |= 1u << r;
-		if (!strcmp(name, "all"))
+		if (is_name(name, n, "all"))
 			set |= 1u << r;
 	}
 	return set;
@@ -60,22 +65,20 @@ static uint32_t rules_named(const char *name)
 
 int audit_parse_rules(const char *csv, const char *option, uint32_t *rules, struct err *e)
 {
-	struct opt_list names = { 0 };
-	int rc = 0;
-
-	opt_split(csv, &names);
 	*rules = 0;
-	for (size_t i = 0; i < names.n && !rc; i++) {
-		uint32_t set = rules_named(names.items[i]);
+	for (const char *p = csv;; p++) {
+		size_t n = strcspn(p, ",");
+		uint32_t set = rules_named(p, n);
 
 		if (!set)
-			rc = err_set(e, LP_USAGE, "--%s: '%.60s' is neither a rule nor a severity; use few-turns, short-response, long-response, "
-			             "empty-message, consecutive-role, identity-leak, malformed, duplicate, mixed-shape, size, info, warning, error or all",
-			             option, names.items[i]);
+			return err_set(e, LP_USAGE, "--%s: '%.*s' is neither a rule nor a severity; use few-turns, short-response, long-response, "
+			               "empty-message, consecutive-role, identity-leak, malformed, duplicate, mixed-shape, size, info, warning, error or all",
+			               option, (int)(n < 60 ? n : 60), p);
 		*rules |= set;
+		p += n;
+		if (!*p)
+			return 0;
 	}
-	free(names.items);
-	return rc;
 }
 
 /* --- the set of texts seen: open addressing, 128-bit hashes --- */

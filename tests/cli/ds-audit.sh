@@ -105,3 +105,19 @@ fi
 status 2 'rejects to stdout' ds-audit --rejects - "$T/bad"
 sh -c "ds-audit $S/messages_oasst.jsonl | head -c 10 >/dev/null" 2>"$T/.err"
 quiet 'a closed pipe is no error'
+
+# --- constant memory: 64 MB of records (1 GB with LP_SLOW=1) in a data segment of 32 MB ---
+n=81
+[ "${LP_SLOW:-0}" = 1 ] && n=1300
+stream() { i=0; while [ $i -lt $n ]; do cat $S/messages_oasst.jsonl; i=$((i + 1)); done; }
+want=$((460 * n))
+if (ulimit -d 32768 && ds-audit --version) >/dev/null 2>&1; then
+	got=$(stream | (ulimit -d 32768 && ds-audit) | wc -l)
+	is 'ds-audit in constant memory' "$got" "$want"
+	got=$(stream | (ulimit -d 32768 && ds-audit --to messages) | wc -l)
+	is 'ds-audit --to messages as well' "$got" "$want"
+	got=$(stream | (ulimit -d 32768 && ds-split --parts a=0.5,b=0.5 --part a) | wc -l)
+	is 'ds-split as well' "$((got % n)) $((got > 0))" '0 1'
+else
+	skip 'no limit on the data segment here, or a build that needs more'
+fi
