@@ -1,0 +1,472 @@
+/* tokenize: text records to a token stream, and back. Tokens and masks:
+ * data/tok_batch.h; frames and packing: data/tok_frames.h. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/tool.h"
+#include "base/xalloc.h"
+#include "data/tok_batch.h"
+#include "data/tok_frames.h"
+#include "data/tok_stats.h"
+#include "data/tok_view.h"
+#include "fmt/lineage.h"
+
+#define DEFAULT_MAX_LEN 2048
+#define FRAME_BYTES_MAX (4ull << 30)
+
+static struct {
+	const char *model, *rejects, *stats_file, *template_hash, *format;
+	int64_t max_len, window, split_frames, threads, limit;
+	bool truncate, drop_long, pack, stats, show_mask, decode;
+	bool double_bos, masked, add_bos, add_eos;
+} opt = { .format = "auto", .window = 4096, .threads = 1 };
+
+static struct opt opts[] = {
+	{ OPT_STR, "model", 0, &opt.model, "DIR", "the model whose tokenizer.json to use" },
+	{ OPT_SECTION, .help = "Length" },
+	{ OPT_INT, "max-len", 0, &opt.max_len, "N", "tokens of a row; 0: 2048, or the model's limit if that is less", .min = 0, .max = 1e8 },
+	{ OPT_FLAG, "truncate", 0, &opt.truncate, 0, "cut longer records at the right (otherwise they are an error)" },
+	{ OPT_FLAG, "drop-long", 0, &opt.drop_long, 0, "leave longer records out" },
+	{ OPT_STR, "rejects", 0, &opt.rejects, "FILE", "records that --drop-long leaves out go here", .unrecorded = true },
+	{ OPT_FLAG, "pack", 0, &opt.pack, 0, "lay several records in a row, best fit; they never see one another" },
+	{ OPT_INT, "pack-window", 0, &opt.window, "N", "records that are packed together (a frame's tokens at most)", .min = 1, .max = 65536 },
+	{ OPT_SECTION, .help = "Rules" },
+	{ OPT_FLAG, "allow-double-bos", 0, &opt.double_bos, 0, "accept a record that begins twice" },
+	{ OPT_FLAG, "allow-masked", 0, &opt.masked, 0, "accept a record without a token to learn from" },
+	{ OPT_FLAG, "add-bos", 0, &opt.add_bos, 0, "put the begin token before a text that has none" },
+	{ OPT_FLAG, "add-eos", 0, &opt.add_eos, 0, "put the end token, as a target, behind a text that has none" },
+	{ OPT_SECTION, .help = "Views" },
+	{ OPT_FLAG, "stats", 0, &opt.stats, 0, "the output is the lengths' statistics, as JSON" },
+	{ OPT_STR, "stats-file", 0, &opt.stats_file, "FILE", "write the statistics as well", .unrecorded = true },
+	{ OPT_FLAG, "show-mask", 0, &opt.show_mask, 0, "the output is each token with its mask, of records or of a token stream" },
+	{ OPT_FLAG, "decode", 0, &opt.decode, 0, "a token stream back to text records" },
+	{ OPT_INT, "limit", 0, &opt.limit, "N", "stop after N records; 0: all", .min = 0, .max = 9e15 },
+	{ OPT_SECTION, .help = "Running" },
+	{ OPT_STR, "template-hash", 0, &opt.template_hash, "HASH", "the template's, for the stream (otherwise from the input's sidecar)" },
+	{ OPT_CHOICE, "format", 0, &opt.format, "FORMAT", "of the input", "auto|jsonl|array|csv" },
+	{ OPT_INT, "split-frames", 0, &opt.split_frames, "N", "records of a frame; 0: by tokens, about a million", .min = 0, .max = 65536 },
+	{ OPT_INT, "threads", 'j', &opt.threads, "N", "threads; the output does not depend on them", .min = 1, .max = 1024, .unrecorded = true },
+	OPT_COMMON,
+};
+static const struct opt_spec spec = {
+	.tool = "tokenize",
+	.summary = "text records to a token stream",
+	.synopsis = "[OPTION]... --model DIR [FILE]\n[OPTION]... --model DIR --stats [FILE]\n[OPTION]... --model DIR --show-mask [FILE]\n"
+		    "[OPTION]... --model DIR --decode [FILE]",
+	.notes = "A token is a target when its first byte is inside one of the record's spans; a record\n"
+		 "without spans is learnt whole.",
+	.opts = opts,
+};
+
+struct run {
+	struct tok *tok;
+	struct tok_policy policy;
+	char tok_hash[72];
+	struct out *out, *rejects;
+	struct sb line;
+	/* Text records: */
+	struct jsonl *records;
+	char *input_lineage;    /* from the sidecar, or NULL */
+	char *template_hash;    /* NULL: not known */
+	struct st_writer *stream;
+	struct tok_frames frames;
+	struct tok_stats stats;
+	int64_t n_records;
+	int pairs;              /* -1: no record yet */
+};
+
+/* --- before work starts --- */
+
+static int64_t model_limit(const char *dir)
+{
+	char *path = xasprintf("%s/config.json", dir);
+	struct arena a = ARENA_INIT;
+	struct err absent = ERR_INIT;
+	struct json v;
+	int64_t n = 0;
+
+	if (!json_load(path, &a, &v, &absent)) {
+		const struct json *text = json_get(&v, "text_config");
+
+		if (!json_get_i64(&v, "max_position_embeddings", 0, &n) || (!n && !json_get_i64(text, "max_position_embeddings", 0, &n)))
+			n = 0;
+	}
+	arena_release(&a);
+	free(path);
+	return n;
+}
+
+static int check_options(struct err *e)
+{
+	int64_t limit;
+
+	if (!opt.model)
+		return err_set(e, LP_USAGE, "no model; give --model DIR");
+	if (opt.stats + opt.show_mask + opt.decode > 1)
+		return err_set(e, LP_USAGE, "--stats, --show-mask and --decode are different outputs; give one");
+	if (opt.truncate && opt.drop_long)
+		return err_set(e, LP_USAGE, "--truncate and --drop-long exclude each other");
+	if (opt.rejects && !opt.drop_long)
+		return err_set(e, LP_USAGE, "--rejects takes what --drop-long leaves out; give both");
+	limit = model_limit(opt.model);
+	if (!opt.max_len)
+		opt.max_len = limit > 0 && limit < DEFAULT_MAX_LEN ? limit : DEFAULT_MAX_LEN;
+	else if (limit > 0 && opt.max_len > limit)
+		return err_set(e, LP_USAGE, "--max-len %" PRId64 " is more than the %" PRId64 " positions of the model", opt.max_len, limit);
+	return 0;
+}
+
+static int load_tokenizer(struct run *r, struct err *e)
+{
+	char *path = xasprintf("%s/tokenizer.json", opt.model), hex[65];
+	int rc = -1;
+
+	r->tok = tok_load_dir(opt.model, e);
+	if (r->tok && !sha_file(path, hex, e)) {
+		snprintf(r->tok_hash, sizeof(r->tok_hash), "sha256:%s", hex);
+		rc = 0;
+	}
+	free(path);
+	if (rc)
+		return -1;
+	if (opt.add_bos && tok_bos(r->tok) < 0)
+		return err_set(e, LP_USAGE, "--add-bos: the model's tokenizer_config.json names no bos_token");
+	if (opt.add_eos && tok_eos(r->tok) < 0)
+		return err_set(e, LP_USAGE, "--add-eos: the model's tokenizer_config.json names no eos_token");
+	return 0;
+}
+
+/* What made the input, and with which template, where a sidecar says so. */
+static void read_sidecar(struct run *r, const char *path)
+{
+	char *side = xasprintf("%s.lineage.json", path);
+	struct arena a = ARENA_INIT;
+	struct err absent = ERR_INIT;
+	struct json v;
+	const char *hash = NULL;
+	struct sb text = SB_INIT;
+	struct jw w = jw_to(&text);
+
+	if (strcmp(path, "-") && !access(side, R_OK) && !json_load(side, &a, &v, &absent)) {
+		jw_value(&w, &v);
+		r->input_lineage = sb_detach(&text);
+		if (!json_get_str(&v, "template_hash", NULL, &hash) || !hash)
+			if (!json_get_str(json_get(&v, "options"), "template_hash", NULL, &hash))
+				hash = NULL;
+	}
+	if (opt.template_hash || hash)
+		r->template_hash = xstrdup(opt.template_hash ? opt.template_hash : hash);
+	arena_release(&a);
+	sb_release(&text);
+	free(side);
+}
+
+/* --- frames --- */
+
+#define N_META 9
+
+/* The metadata of a frame names the input by its bytes up to there. */
+static int write_frame(struct run *r, struct err *e)
+{
+	struct st_kv meta[N_META];
+	char vocab[24], max_len[24], bos[16], eos[16], hex[33];
+	struct lineage l;
+	struct sb text = SB_INIT;
+	char *hash;
+	const char *name = strrchr(opt.model, '/');
+	size_t n = 0;
+	int rc;
+
+	snprintf(vocab, sizeof(vocab), "%" PRId64, tok_vocab_size(r->tok));
+	snprintf(max_len, sizeof(max_len), "%" PRId64, opt.max_len);
+	snprintf(bos, sizeof(bos), "%" PRId32, tok_bos(r->tok));
+	snprintf(eos, sizeof(eos), "%" PRId32, tok_eos(r->tok));
+	lineage_init(&l, &spec);
+	in_hash(jsonl_in(r->records), hex);
+	hash = xasprintf("xxh3:%s", hex);
+	lineage_input(&l, in_name(jsonl_in(r->records)), hash, r->input_lineage);
+	lineage_input(&l, "tokenizer.json", r->tok_hash, NULL);
+	lineage_json(&l, &text);
+	meta[n++] = (struct st_kv){ "tokenizer", name && name[1] ? name + 1 : opt.model };
+	meta[n++] = (struct st_kv){ "tokenizer_hash", r->tok_hash };
+	if (r->template_hash)
+		meta[n++] = (struct st_kv){ "template_hash", r->template_hash };
+	meta[n++] = (struct st_kv){ "vocab_size", vocab };
+	meta[n++] = (struct st_kv){ "max_len", max_len };
+	meta[n++] = (struct st_kv){ "packing", opt.pack ? "best-fit" : "none" };
+	meta[n++] = (struct st_kv){ "bos_id", bos };
+	meta[n++] = (struct st_kv){ "eos_id", eos };
+	meta[n++] = (struct st_kv){ "lineage", sb_str(&text) };
+	r->frames.meta = meta;
+	r->frames.n_meta = n;
+	rc = tok_frames_flush(&r->frames, e);
+	lineage_release(&l);
+	sb_release(&text);
+	free(hash);
+	return rc;
+}
+
+static int to_frames(struct run *r, const struct tok_rec *rec, struct err *e)
+{
+	bool full = false;
+
+	for (int k = 0; k < rec->n_texts; k++) {
+		const struct tok_text *t = &rec->t[k];
+		struct token_seq s = { t->out.ids, t->mask, t->out.n, rec->number, rec->pair ? rec->number : -1, (uint8_t)(k == 0) };
+
+		if (tok_frames_add(&r->frames, &s, &full, e))
+			return -1;
+	}
+	return full ? write_frame(r, e) : 0;
+}
+
+/* --- what is made of a record --- */
+
+static int show(struct run *r, const int32_t *ids, const uint8_t *mask, size_t n, int64_t record, const char *side, struct err *e)
+{
+	sb_reset(&r->line);
+	if (opt.decode) {
+		if (tok_view_record(r->tok, ids, mask, n, record, side, &r->line, e))
+			return -1;
+	} else if (!opt_common.output && isatty(1)) {
+		if (tok_view_colour(r->tok, ids, mask, n, record, side, &r->line, e))
+			return -1;
+	} else {
+		tok_view_lines(r->tok, ids, mask, n, record, side, &r->line);
+	}
+	return out_write(r->out, sb_str(&r->line), r->line.len, e);
+}
+
+static int drop(struct run *r, const struct tok_rec *rec, struct err *e)
+{
+	r->stats.dropped++;
+	for (int k = 0; k < rec->n_texts; k++)
+		r->stats.dropped_tokens += rec->t[k].out.n;
+	if (!r->rejects)
+		return 0;
+	return out_write(r->rejects, rec->raw, rec->raw_len, e) || out_write(r->rejects, "\n", 1, e) ? -1 : 0;
+}
+
+static int use_record(struct run *r, const struct tok_rec *rec, struct err *e)
+{
+	static const char *const sides[] = { "chosen", "rejected" };
+
+	if (rec->problem) {
+		*e = *rec->problem;
+		return err_where(e, in_name(jsonl_in(r->records)), rec->line);
+	}
+	if (r->pairs >= 0 && r->pairs != rec->pair)
+		return err_line(e, LP_DATA, in_name(jsonl_in(r->records)), rec->line, "preference pairs and plain records are mixed; separate them");
+	r->pairs = rec->pair;
+	if (rec->pair && opt.pack)
+		return err_set(e, LP_USAGE, "--pack does not apply to preference pairs");
+	for (int k = 0; k < rec->n_texts; k++) {
+		const struct tok_text *t = &rec->t[k];
+
+		tok_stats_add(&r->stats, t->n_full, t->n_targets);
+		if (!rec->dropped && t->n_full > t->out.n) {
+			r->stats.truncated++;
+			r->stats.cut_tokens += t->n_full - t->out.n;
+		}
+		if (opt.show_mask && !rec->dropped && show(r, t->out.ids, t->mask, t->out.n, rec->number, rec->pair ? sides[k] : NULL, e))
+			return -1;
+	}
+	if (rec->dropped)
+		return drop(r, rec, e);
+	return r->stream ? to_frames(r, rec, e) : 0;
+}
+
+static int each_record(struct run *r, struct err *e)
+{
+	struct tok_batch b;
+	int rc;
+
+	tok_batch_init(&b);
+	while ((rc = tok_batch_read(&b, r->records, opt.rejects != NULL, e)) == 1) {
+		if (opt.limit && r->n_records + (int64_t)b.n > opt.limit)
+			b.n = (size_t)(opt.limit - r->n_records);
+		tok_batch_encode(&b, &r->policy, (int)opt.threads);
+		for (size_t i = 0; i < b.n && rc > 0; i++)
+			rc = use_record(r, &b.recs[i], e) ? -1 : 1;
+		r->n_records += (int64_t)b.n;
+		if (rc < 0 || (opt.limit && r->n_records >= opt.limit))
+			break;
+		progress("%" PRId64 " records, %" PRIu64 " tokens", r->n_records, r->stats.tokens);
+	}
+	progress_done();
+	tok_batch_release(&b);
+	return rc < 0 ? -1 : 0;
+}
+
+static int put_text(const char *path, const struct sb *text, struct err *e)
+{
+	struct out *o = out_open(path, e);
+
+	if (!o)
+		return -1;
+	if (out_write(o, text->s, text->len, e)) {
+		out_abort(o);
+		return -1;
+	}
+	return out_commit(o, e);
+}
+
+static int finish_records(struct run *r, struct err *e)
+{
+	struct sb text = SB_INIT;
+	int rc = 0;
+
+	if (r->stream)
+		rc = write_frame(r, e) || st_writer_end(r->stream, e) ? -1 : 0;
+	tok_stats_json(&r->stats, (uint64_t)opt.max_len, opt.pack ? r->frames.rows : 0, r->frames.tokens, &text);
+	if (!rc && opt.stats)
+		rc = out_write(r->out, text.s, text.len, e);
+	if (!rc && opt.stats_file)
+		rc = put_text(opt.stats_file, &text, e);
+	if (!rc && r->rejects) {
+		rc = out_commit(r->rejects, e);
+		r->rejects = NULL;
+	}
+	if (!rc)
+		rc = log_metric("done", e, "\"records\":%" PRId64 ",\"tokens\":%" PRIu64 ",\"targets\":%" PRIu64 ",\"truncated\":%" PRIu64 ",\"dropped\":%" PRIu64,
+		                r->n_records, r->stats.tokens, r->stats.targets, r->stats.truncated, r->stats.dropped);
+	if (!rc && r->stats.truncated && !opt.stats)
+		warn("%" PRIu64 " sequences were cut at %" PRId64 " tokens, %" PRIu64 " tokens lost", r->stats.truncated, opt.max_len, r->stats.cut_tokens);
+	if (!rc && r->stats.dropped && !opt.stats)
+		warn("%" PRIu64 " records longer than %" PRId64 " tokens were left out", r->stats.dropped, opt.max_len);
+	sb_release(&text);
+	return rc;
+}
+
+static int from_records(struct run *r, struct in *in, const char *path, struct err *e)
+{
+	if (opt.decode) {
+		in_close(in);
+		return err_line(e, LP_DATA, path, 0, "not a token stream; --decode reads what tokenize writes");
+	}
+	r->records = jsonl_open_take(in, opt.format, e);
+	if (!r->records)
+		return -1;
+	read_sidecar(r, path);
+	if (opt.rejects && !(r->rejects = out_open(opt.rejects, e)))
+		return -1;
+	r->pairs = -1;
+	r->policy = (struct tok_policy){ r->tok, opt.stats ? 0 : (size_t)opt.max_len, opt.truncate, opt.drop_long, opt.double_bos,
+		opt.masked || opt.stats || opt.show_mask, opt.add_bos, opt.add_eos };
+	if (opt.show_mask && !opt.truncate && !opt.drop_long)
+		r->policy.max_len = 0; /* a look changes nothing */
+	if (!opt.stats && !opt.show_mask) {
+		r->stream = st_writer_new(r->out, "tokens");
+		tok_frames_init(&r->frames, r->stream);
+		r->frames.pack = opt.pack;
+		r->frames.max_len = (uint32_t)opt.max_len;
+		r->frames.window = opt.pack ? (size_t)opt.window : 0;
+		r->frames.records = (size_t)opt.split_frames;
+	}
+	return each_record(r, e) || finish_records(r, e) ? -1 : 0;
+}
+
+/* --- from a token stream --- */
+
+static int use_frame(struct run *r, const struct st_blob *b, const char *path, struct err *e)
+{
+	const char *made_by = st_meta(b, "tokenizer_hash");
+	struct token_frame f;
+
+	if (made_by && strcmp(made_by, r->tok_hash) != 0)
+		return err_line(e, LP_USAGE, path, 0, "it was made with another tokenizer (%s, not %s); give that model", made_by, r->tok_hash);
+	if (token_frame_view(b, &f, e))
+		return -1;
+	for (int64_t s = 0; s < f.n_seqs && (!opt.limit || r->n_records < opt.limit); s++, r->n_records++) {
+		int64_t at = f.seq_start[s], n = f.seq_start[s + 1] - at;
+		const char *side = !f.pair_side ? NULL : f.pair_side[s] ? "chosen" : "rejected";
+
+		if (show(r, f.input_ids + at, f.loss_mask + at, (size_t)n, f.seq_record[s], side, e))
+			return -1;
+	}
+	return 0;
+}
+
+static int from_stream(struct run *r, struct in *in, const char *path, struct err *e)
+{
+	struct st_reader *s = st_reader_open_take(in, e);
+	const struct st_blob *b;
+	int rc = -1;
+
+	if (!opt.decode && !opt.show_mask)
+		err_line(e, LP_DATA, path, 0, "already a token stream; --decode and --show-mask read it");
+	else
+		while (s && (rc = st_reader_next(s, &b, FRAME_BYTES_MAX, e)) == 1)
+			if ((rc = use_frame(r, b, path, e)) < 0)
+				break;
+	st_reader_close(s);
+	return rc;
+}
+
+/* A blob begins with its header's length, whose high bytes are zero; JSON has no zero bytes. */
+static int is_stream(struct in *in, bool *yes, struct err *e)
+{
+	const void *p;
+	int64_t n = in_peek(in, &p, 9, e);
+
+	*yes = n >= 9 && !memcmp((const char *)p + 4, "\0\0\0\0", 4);
+	return n < 0 ? -1 : 0;
+}
+
+static int convert(struct run *r, const char *path, struct err *e)
+{
+	struct in *in = in_open(path, e);
+	bool stream;
+
+	if (!in)
+		return -1;
+	if (is_stream(in, &stream, e)) {
+		in_close(in);
+		return -1;
+	}
+	r->out = out_open(opt_common.output, e);
+	if (!r->out) {
+		in_close(in);
+		return -1;
+	}
+	return stream ? from_stream(r, in, path, e) : from_records(r, in, path, e);
+}
+
+static void release(struct run *r)
+{
+	jsonl_close(r->records);
+	out_abort(r->rejects);
+	tok_frames_release(&r->frames);
+	if (r->stream)
+		st_writer_free(r->stream);
+	tok_stats_release(&r->stats);
+	sb_release(&r->line);
+	free(r->template_hash);
+	free(r->input_lineage);
+	tok_free(r->tok);
+}
+
+int main(int argc, char **argv)
+{
+	struct run r = { .pairs = -1 };
+	struct err e = ERR_INIT;
+	int rc;
+
+	tool_init(&spec, &argc, &argv);
+	rc = argc > 2 ? err_set(&e, LP_USAGE, "one input file at most") : check_options(&e);
+	if (!rc)
+		rc = load_tokenizer(&r, &e);
+	if (!rc)
+		rc = convert(&r, argc > 1 ? argv[1] : "-", &e);
+	if (!rc) {
+		rc = out_commit(r.out, &e);
+		r.out = NULL;
+	}
+	out_abort(r.out);
+	release(&r);
+	return rc ? tool_fail(&e) : tool_done(LP_OK);
+}
