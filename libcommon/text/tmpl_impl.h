@@ -534,6 +534,7 @@ bool uni_is_cased(uint32_t c);
 enum uni_case { UNI_UPPER, UNI_LOWER, UNI_TITLE, UNI_FOLD };
 size_t uni_map(uint32_t c, enum uni_case to, uint32_t out[3]);
 void uni_case_add(struct sb *b, const char *s, size_t n, enum uni_case to); /* whole string; lower knows final sigma */
+bool uni_final_sigma(const char *s, const char *p, const char *next, const char *end);
 void uni_strip(const char **s, size_t *n, bool left, bool right, const char *chars, size_t n_chars, bool any_space);
 
 #endif

@@ -64,12 +64,8 @@ static bool split_space(struct rt *r, struct val self, int64_t max, struct vec *
 		if (p >= end)
 			return true;
 		start = p;
-		if (max >= 0 && out->n >= (uint64_t)max) {
-			size_t n = (size_t)(end - start);
-
-			uni_strip(&start, &n, false, true, NULL, 0, true);
-			return vec_add(r, out, sub(self, start, n));
-		}
+		if (max >= 0 && out->n >= (uint64_t)max)
+			return vec_add(r, out, sub(self, start, (size_t)(end - start)));
 		while (p < end && (q = p, !uni_is_space(uni_next(&q, end))))
 			p = q;
 		if (!vec_add(r, out, sub(self, start, (size_t)(p - start))))
@@ -134,11 +130,7 @@ static bool rsplit_space(struct rt *r, struct val self, int64_t max, struct vec 
 			break;
 		stop = p;
 		if (max >= 0 && out->n >= (uint64_t)max) {
-			const char *s = self.s;
-			size_t n = (size_t)(stop - s);
-
-			uni_strip(&s, &n, true, false, NULL, 0, true);
-			if (!vec_add(r, out, sub(self, s, n)))
+			if (!vec_add(r, out, sub(self, self.s, (size_t)(stop - self.s))))
 				return false;
 			break;
 		}
@@ -520,7 +512,7 @@ struct val m_capitalize(struct rt *r, struct val self, const struct args *a)
 
 static struct val by_word(struct rt *r, struct val self, const struct args *a, bool title)
 {
-	struct sb b = SB_INIT, low = SB_INIT;
+	struct sb b = SB_INIT;
 	const char *p = self.s, *end = p + self.n;
 	bool in_word = false;
 
@@ -530,20 +522,17 @@ static struct val by_word(struct rt *r, struct val self, const struct args *a, b
 		const char *q = p;
 		uint32_t c = uni_next(&q, end);
 
-		if (!title)
-			add_mapped(&b, c, uni_is_upper(c) ? UNI_LOWER : UNI_UPPER);
-		else if (in_word && c == 0x3a3) { /* final or not: as lower() of all up to here sees it */
-			sb_reset(&low);
-			uni_case_add(&low, self.s, self.n, UNI_LOWER);
-			size_t at = uni_offset(low.s, low.len, uni_count(self.s, (size_t)(p - self.s)));
-			sb_add(&b, low.s + at, 2);
-		} else {
-			add_mapped(&b, c, in_word ? UNI_LOWER : UNI_TITLE);
-		}
+		bool lower = title ? in_word : uni_is_upper(c);
+
+		if (lower && c == 0x3a3 && uni_final_sigma(self.s, p, q, end))
+			sb_adds(&b, "\xcf\x82");
+		else if (!title && !lower && !uni_is_lower(c))
+			sb_add(&b, p, (size_t)(q - p));
+		else
+			add_mapped(&b, c, lower ? UNI_LOWER : title ? UNI_TITLE : UNI_UPPER);
 		in_word = uni_is_cased(c);
 		p = q;
 	}
-	sb_release(&low);
 	return keep(self, rt_take(r, &b));
 }
 

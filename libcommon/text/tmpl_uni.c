@@ -185,7 +185,7 @@ size_t uni_map(uint32_t c, enum uni_case to, uint32_t out[3])
 }
 
 /* Is the capital sigma at p the end of a word? Then its small form is final. */
-static bool final_sigma(const char *s, const char *p, const char *next, const char *end)
+bool uni_final_sigma(const char *s, const char *p, const char *next, const char *end)
 {
 	bool before = false, after = false;
 
@@ -219,7 +219,7 @@ void uni_case_add(struct sb *b, const char *s, size_t n, enum uni_case to)
 		char buf[4];
 		size_t k = uni_map(c, to, m);
 
-		if (c == 0x3a3 && to == UNI_LOWER && final_sigma(s, p, q, end))
+		if (c == 0x3a3 && to == UNI_LOWER && uni_final_sigma(s, p, q, end))
 			m[0] = 0x3c2;
 		for (size_t i = 0; i < k; i++)
 			sb_add(b, buf, uni_put(buf, m[i]));

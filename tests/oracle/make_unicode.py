@@ -19,11 +19,6 @@ def ranges(test):
     return out
 
 
-def simple(c):
-    """The mapping that utf8proc has: one code point."""
-    return lambda s: len(s) == 1
-
-
 def table(name, rows):
     body = ",".join("{0x%x,0x%x}" % (a, b) for a, b in rows)
     lines, line = [], "\t"
@@ -46,7 +41,7 @@ def main():
     special = []
     for c in ALL:
         maps = [c.upper(), c.lower(), c.title(), c.casefold()]
-        keep = [len(maps[0]) > 1, len(maps[1]) > 1, len(maps[2]) > 1, maps[3] != c.lower()]
+        keep = [len(maps[0]) > 1, len(maps[1]) > 1, len(maps[2]) > 1, maps[3] != c.lower() or len(maps[3]) > 1]
         if any(keep):
             special.append((ord(c), [[ord(x) for x in m] if k else [] for m, k in zip(maps, keep)]))
     out = [
