@@ -76,64 +76,94 @@ static bool is_article(const char *w, size_t n)
 	return (n == 1 && w[0] == 'a') || (n == 2 && memcmp(w, "an", 2) == 0) || (n == 3 && memcmp(w, "the", 3) == 0);
 }
 
-/* Ends the word that starts at *start: articles go, others get a space before
- * them unless first. */
-static void end_word(struct sb *out, size_t *start)
+/* Bytes of the character at s, and whether text is split there. */
+static size_t step(const char *s, size_t len, bool *white)
 {
-	size_t n = out->len - *start;
+	utf8proc_int32_t c;
+	utf8proc_ssize_t k;
 
-	if (n && is_article(out->s + *start, n))
-		out->s[out->len = *start] = '\0';
-	else if (n)
-		sb_addc(out, ' ');
-	*start = out->len;
+	*white = is_space(*s) || (*s >= 0x1c && *s <= 0x1f);
+	if ((unsigned char)*s < 0x80)
+		return 1;
+	k = utf8proc_iterate((const utf8proc_uint8_t *)s, (utf8proc_ssize_t)len, &c);
+	*white = k > 0 && is_white(c);
+	return k > 0 ? (size_t)k : 1; /* not UTF-8: the byte stands for itself */
 }
 
-static void add_words(const utf8proc_uint8_t *s, size_t len, struct sb *out)
+/* One word between white space, folded and without punctuation. Composing
+ * never reaches over white space, so words can be folded one by one. */
+static void fold_word(const char *s, size_t len, struct sb *out)
 {
-	size_t start = out->len;
+	utf8proc_uint8_t *folded = NULL;
+	utf8proc_ssize_t n = -1;
+	unsigned char all = 0;
 
-	for (size_t i = 0; i < len;) {
-		utf8proc_int32_t c;
-		utf8proc_ssize_t k = utf8proc_iterate(s + i, (utf8proc_ssize_t)(len - i), &c);
-
-		if (k <= 0) { /* not UTF-8: the byte stands for itself */
-			k = 1;
-			c = -1;
-		}
-		if (c >= 0 && is_white(c))
-			end_word(out, &start);
-		else if (!is_punct(c))
-			sb_add(out, s + i, (size_t)k);
-		i += (size_t)k;
+	for (size_t i = 0; i < len; i++)
+		all |= (unsigned char)s[i];
+	if (all >= 0x80)
+		n = utf8proc_map((const utf8proc_uint8_t *)s, (utf8proc_ssize_t)len, &folded, UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_CASEFOLD);
+	if (n >= 0) {
+		s = (const char *)folded;
+		len = (size_t)n;
 	}
-	end_word(out, &start);
+	sb_grow(out, len);
+	for (size_t i = 0; i < len; i++)
+		if (!is_punct((unsigned char)s[i]))
+			sb_addc(out, s[i] >= 'A' && s[i] <= 'Z' ? (char)(s[i] + 32) : s[i]);
+	free(folded);
+}
+
+struct words {
+	const char *s;
+	size_t len, at;
+};
+
+/* The next word that counts, in *out; false at the end. */
+static bool next_word(struct words *w, struct sb *out)
+{
+	sb_reset(out);
+	while (w->at < w->len) {
+		size_t from = w->at, n = 0;
+		bool white = false;
+
+		while (w->at < w->len && !white) {
+			n = w->at - from;
+			w->at += step(w->s + w->at, w->len - w->at, &white);
+		}
+		if (!white)
+			n = w->at - from;
+		sb_reset(out);
+		fold_word(w->s + from, n, out);
+		if (out->len && !is_article(out->s, out->len))
+			return true;
+	}
+	return false;
 }
 
 void match_normal(const char *s, size_t len, struct sb *out)
 {
-	utf8proc_uint8_t *folded = NULL;
-	utf8proc_ssize_t n = utf8proc_map((const utf8proc_uint8_t *)s, (utf8proc_ssize_t)len, &folded,
-	                                  UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_CASEFOLD);
+	struct words w = { s, len, 0 };
+	struct sb word = SB_INIT;
 	size_t first = out->len;
 
-	if (n >= 0)
-		add_words(folded, (size_t)n, out);
-	else
-		add_words((const utf8proc_uint8_t *)s, len, out);
-	free(folded);
-	if (out->len > first && out->s[out->len - 1] == ' ')
-		out->s[--out->len] = '\0';
+	while (next_word(&w, &word)) {
+		if (out->len > first)
+			sb_addc(out, ' ');
+		sb_add(out, word.s, word.len);
+	}
+	sb_release(&word);
 }
 
 bool match_normalised(const char *a, size_t a_len, const char *b, size_t b_len)
 {
+	struct words wa = { a, a_len, 0 }, wb = { b, b_len, 0 };
 	struct sb x = SB_INIT, y = SB_INIT;
-	bool same;
+	bool more, same = true;
 
-	match_normal(a, a_len, &x);
-	match_normal(b, b_len, &y);
-	same = x.len == y.len && memcmp(sb_str(&x), sb_str(&y), x.len) == 0;
+	do {
+		more = next_word(&wa, &x);
+		same = next_word(&wb, &y) == more && (!more || (x.len == y.len && memcmp(x.s, y.s, x.len) == 0));
+	} while (more && same);
 	sb_release(&x);
 	sb_release(&y);
 	return same;
@@ -237,7 +267,7 @@ struct match_regex *match_regex_new(const char *pattern, struct err *e)
 	size_t at;
 	uint32_t groups = 0;
 
-	m->code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &code, &at, NULL);
+	m->code = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_UCP, &code, &at, NULL);
 	if (!m->code) {
 		PCRE2_UCHAR why[256];
 

@@ -30,7 +30,8 @@ size_t match_code_points(const char *s, size_t len);
 /* Bytes of the first n code points. */
 size_t match_prefix(const char *s, size_t len, size_t n);
 
-/* A PCRE2 pattern. Without a group: the response must have a match. With
+/* A PCRE2 pattern (UTF-8; ^ and $ are the ends of the text, (?m) makes them
+ * those of lines). Without a group: the response must have a match. With
  * one: group 1 of the last match is the answer, and must be the same text in
  * the response as in the expected one ("#### (\S+)"). */
 struct match_regex;

@@ -22,6 +22,19 @@ struct word {
 	uint32_t stem; /* of a spelling: the number of its stem */
 };
 
+struct slot {
+	uint32_t tag; /* upper half of the hash */
+	uint32_t num; /* of the word, + 1; 0 is free */
+};
+
+/* Words of up to 16 letters, padded with zeros, and their stems: where most
+ * lookups end. Each has one place; the latest there wins. */
+#define FAST_BITS 13
+struct fast {
+	uint64_t key[2];
+	uint32_t stem; /* number of the stem */
+};
+
 struct seq {
 	uint32_t *id;
 	size_t n, cap;
@@ -35,13 +48,14 @@ struct bigram {
 
 struct rouge {
 	bool stem;
-	/* vocabulary: words in order of appearance, and an open hash of their numbers + 1 */
+	/* vocabulary: words in order of appearance, and an open hash of them */
 	struct word *words;
 	size_t n_words, cap_words;
-	uint32_t *slots;
+	struct slot *slots;
 	size_t n_slots;
 	char *text;
 	size_t text_len, text_cap;
+	struct fast *fast; /* 1 << FAST_BITS; a key of 0 is free */
 	/* by word number */
 	int64_t *count; /* all 0 between pairs */
 	uint64_t *mask; /* likewise */
@@ -63,6 +77,7 @@ struct rouge *rouge_new(bool stem)
 	struct rouge *r = xcalloc(1, sizeof(*r));
 
 	r->stem = stem;
+	r->fast = xcalloc((size_t)1 << FAST_BITS, sizeof(*r->fast));
 	for (int c = '0'; c <= '9'; c++)
 		r->lower[c] = (char)c;
 	for (int c = 'a'; c <= 'z'; c++)
@@ -75,6 +90,7 @@ void rouge_free(struct rouge *r)
 	if (!r)
 		return;
 	free(r->words);
+	free(r->fast);
 	free(r->slots);
 	free(r->text);
 	free(r->count);
@@ -108,15 +124,15 @@ static void vocab_insert(struct rouge *r, uint32_t num)
 {
 	size_t i = r->words[num].hash & (r->n_slots - 1);
 
-	while (r->slots[i])
+	while (r->slots[i].num)
 		i = (i + 1) & (r->n_slots - 1);
-	r->slots[i] = num + 1;
+	r->slots[i] = (struct slot){ (uint32_t)(r->words[num].hash >> 32), num + 1 };
 }
 
 static int vocab_rehash(struct rouge *r, struct err *e)
 {
 	size_t n = r->n_slots ? 2 * r->n_slots : 4096;
-	uint32_t *slots = calloc(n, sizeof(*slots));
+	struct slot *slots = calloc(n, sizeof(*slots));
 
 	if (!slots)
 		return err_set(e, LP_DEVICE, "no memory for a vocabulary of %zu words", r->n_words);
@@ -135,17 +151,18 @@ static void vocab_trim(struct rouge *r)
 		return;
 	r->n_words = r->text_len = 0;
 	memset(r->slots, 0, r->n_slots * sizeof(*r->slots));
+	memset(r->fast, 0, sizeof(*r->fast) << FAST_BITS);
 }
 
 static int64_t vocab_find(const struct rouge *r, const char *w, size_t n, uint64_t hash)
 {
 	if (!r->n_slots)
 		return -1;
-	for (size_t i = hash & (r->n_slots - 1); r->slots[i]; i = (i + 1) & (r->n_slots - 1)) {
-		const struct word *v = &r->words[r->slots[i] - 1];
+	for (size_t i = hash & (r->n_slots - 1); r->slots[i].num; i = (i + 1) & (r->n_slots - 1)) {
+		const struct word *v = &r->words[r->slots[i].num - 1];
 
-		if (v->hash == hash && v->len == n && memcmp(r->text + v->off, w, n) == 0)
-			return r->slots[i] - 1;
+		if (r->slots[i].tag == (uint32_t)(hash >> 32) && v->hash == hash && v->len == n && memcmp(r->text + v->off, w, n) == 0)
+			return r->slots[i].num - 1;
 	}
 	return -1;
 }
@@ -189,10 +206,10 @@ static int vocab_get(struct rouge *r, const char *w, size_t n, uint64_t hash, ui
 	return 0;
 }
 
-/* The number of the stem of w, which is overwritten. Spellings and stems are
- * two vocabularies in one table, told apart by their hashes: the spelling
- * "die" and the stem "die" of "dying" must meet, whichever comes first. */
-static int word_number(struct rouge *r, char *w, size_t n, uint32_t *num, struct err *e)
+/* Spellings and stems are two vocabularies in one table, told apart by their
+ * hashes: the spelling "die" and the stem "die" of "dying" must meet,
+ * whichever comes first. */
+static int look_up(struct rouge *r, char *w, size_t n, uint32_t *num, struct err *e)
 {
 	uint64_t hash = xxh_u64(w, n, 0);
 	int64_t found = vocab_find(r, w, n, hash);
@@ -212,28 +229,60 @@ static int word_number(struct rouge *r, char *w, size_t n, uint32_t *num, struct
 	return 0;
 }
 
-/* One lower-case [a-z0-9] out of s[*i..len), *i moved behind it; 0 where
- * there is none. Two characters beyond ASCII have an ASCII letter in what
- * Python's str.lower makes of them: U+212A (k), and U+0130 (i and a combining
- * dot, so that the word ends behind it). */
-static char next_char(const struct rouge *r, const uint8_t *s, size_t len, size_t *i, bool *last)
+/* The number of the stem of w, which is overwritten; 16 bytes behind it are there to use. */
+static int word_number(struct rouge *r, char *w, size_t n, uint32_t *num, struct err *e)
 {
-	size_t at = *i;
+	uint64_t key[2];
+	struct fast *f;
 
-	if (r->lower[s[at]]) {
-		*i += 1;
-		return r->lower[s[at]];
+	if (n > 16)
+		return look_up(r, w, n, num, e);
+	memset(w + n, 0, 16);
+	memcpy(key, w, 16);
+	f = &r->fast[(key[0] ^ (key[1] >> 7 | key[1] << 57)) * 0x9e3779b97f4a7c15u >> (64 - FAST_BITS)];
+	if (f->key[0] == key[0] && f->key[1] == key[1]) {
+		*num = f->stem;
+		return 0;
 	}
-	if (s[at] == 0xc4 && len - at > 1 && s[at + 1] == 0xb0) {
-		*i += 2;
-		*last = true;
-		return 'i';
-	}
-	if (s[at] == 0xe2 && len - at > 2 && s[at + 1] == 0x84 && s[at + 2] == 0xaa) {
-		*i += 3;
-		return 'k';
-	}
+	if (look_up(r, w, n, num, e))
+		return -1;
+	*f = (struct fast){ { key[0], key[1] }, *num };
 	return 0;
+}
+
+/* Two characters beyond ASCII have an ASCII letter in what Python's str.lower
+ * makes of them: U+212A (k), and U+0130 (i and a combining dot, so that the
+ * word ends behind it). Returns their bytes, or 0. */
+static size_t odd_letter(const uint8_t *s, size_t len, char *c)
+{
+	*c = s[0] == 0xc4 ? 'i' : 'k';
+	if (len > 1 && s[0] == 0xc4 && s[1] == 0xb0)
+		return 2;
+	return len > 2 && s[0] == 0xe2 && s[1] == 0x84 && s[2] == 0xaa ? 3 : 0;
+}
+
+/* The word that begins at s[*i], lower-cased, into r->low; *i behind it.
+ * Returns its length, 0 when none begins there, -1 for want of memory. */
+static int64_t read_word(struct rouge *r, const uint8_t *s, size_t len, size_t *i, struct err *e)
+{
+	size_t n = 0, odd;
+	char c = 0;
+
+	do {
+		size_t end = *i;
+
+		while (end < len && r->lower[s[end]])
+			end++;
+		if (n + (end - *i) + 17 > r->cap_low && grow(&r->low, &r->cap_low, n + (end - *i) + 17, 1, e))
+			return -1;
+		for (; *i < end; ++*i)
+			r->low[n++] = r->lower[s[*i]];
+		odd = *i < len && s[*i] >= 0x80 ? odd_letter(s + *i, len - *i, &c) : 0;
+		if (odd)
+			r->low[n++] = c;
+		*i += odd;
+	} while (odd == 3);
+	return (int64_t)n;
 }
 
 static int tokenize(struct rouge *r, const char *text, size_t len, struct seq *out, struct err *e)
@@ -243,20 +292,15 @@ static int tokenize(struct rouge *r, const char *text, size_t len, struct seq *o
 
 	out->n = 0;
 	while (i < len) {
-		size_t n = 0;
-		bool last = false;
-		char c;
+		int64_t n = read_word(r, s, len, &i, e);
 
-		while (!last && i < len && (c = next_char(r, s, len, &i, &last))) {
-			if (n == r->cap_low && grow(&r->low, &r->cap_low, n + 1, 1, e))
-				return -1;
-			r->low[n++] = c;
-		}
+		if (n < 0)
+			return -1;
 		if (!n) {
 			i++;
 			continue;
 		}
-		if (grow(&out->id, &out->cap, out->n + 1, sizeof(*out->id), e) || word_number(r, r->low, n, &out->id[out->n], e))
+		if (grow(&out->id, &out->cap, out->n + 1, sizeof(*out->id), e) || word_number(r, r->low, (size_t)n, &out->id[out->n], e))
 			return -1;
 		out->n++;
 	}

@@ -26,6 +26,8 @@ START_TEST(normalised)
 	ck_assert(match_normalised(S("caf\xc3\xa9"), S("CAFE\xcc\x81")));
 	ck_assert(match_normalised(S("a\xc2\xa0" "b"), S("b")));
 	ck_assert(!match_normalised(S("4.2"), S("4 2")));
+	ck_assert(!match_normalised(S("\1"), S("")));
+	ck_assert(match_normalised(S("  A\tb,  \n"), S("B")));
 }
 END_TEST
 
@@ -106,7 +108,10 @@ static int re(const char *pattern, const char *expected, const char *response)
 
 START_TEST(regex)
 {
-	ck_assert_int_eq(re("^yes", "", "well\nyes"), 1);
+	ck_assert_int_eq(re("^yes", "", "well\nyes"), 0);
+	ck_assert_int_eq(re("(?m)^yes", "", "well\nyes"), 1);
+	ck_assert_int_eq(re("^[^a-z]+$", "", "ONE\nTWO"), 1);
+	ck_assert_int_eq(re("^[^a-z]+$", "", "ONE\n\ntwo"), 0);
 	ck_assert_int_eq(re("^yes", "", "no yes"), 0);
 	ck_assert_int_eq(re("#### (\\S+)", "so\n#### 42", "first #### 7 then\n#### 42"), 1);
 	ck_assert_int_eq(re("#### (\\S+)", "#### 42", "#### 7"), 0);
