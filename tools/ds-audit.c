@@ -15,7 +15,7 @@ static struct {
 	const char *findings, *rejects, *summary, *task;
 	const char *drop, *fail_on, *phrases, *roles;
 	int64_t min_turns, min_chars, max_chars;
-	bool skip_bad, duplicates, one_shape;
+	bool skip_bad, tool_calls, duplicates, one_shape;
 	struct chat_map fields; /* from map and system */
 	struct opt_list phrase_list, role_list;
 } opt = {
@@ -33,6 +33,7 @@ static struct opt opts[] = {
 	{ OPT_INT, "max-chars", 0, &opt.max_chars, "N", "long-response: an assistant message over N characters", .max = 1e9 },
 	{ OPT_STR, "leak-phrases", 0, &opt.phrases, "A,B,...", "identity-leak: a message that holds one of these, in any case" },
 	{ OPT_STR, "leak-roles", 0, &opt.roles, "A,B,...", "identity-leak: look at these roles only" },
+	{ OPT_FLAG, "tool-calls", 0, &opt.tool_calls, 0, "a message with tool_calls may be short, empty, or without content" },
 	{ OPT_FLAG, "duplicates", 0, &opt.duplicates, 0, "duplicate: the text of an earlier record; memory grows by 40 to 80 bytes a record" },
 	{ OPT_FLAG, "one-shape", 0, &opt.one_shape, 0, "mixed-shape: records of more than one shape" },
 	{ OPT_CHOICE, "task", 0, &opt.task, "TASK", "size: too few records for this task", AUDIT_TASKS },
@@ -118,11 +119,13 @@ static int reject(struct run *r, uint64_t line, const struct json *v, const char
 	return out_write(r->rejects, r->line.s, r->line.len, e);
 }
 
-static int emit(struct run *r, const struct jsonl_rec *rec, const struct chat *c, struct err *e)
+static int emit(struct run *r, const struct jsonl_rec *rec, struct chat *c, struct err *e)
 {
 	if (r->findings == r->out)
 		return 0;
 	if (opt.to) {
+		if (opt.tool_calls)
+			chat_lift_calls(c, jsonl_arena(r->in));
 		sb_reset(&r->line);
 		chat_write(c, &r->line);
 		sb_addc(&r->line, '\n');
@@ -325,6 +328,7 @@ int main(int argc, char **argv)
 	                                          .max_chars = opt.max_chars,
 	                                          .phrases = opt.phrase_list,
 	                                          .leak_roles = opt.role_list,
+	                                          .tool_calls = opt.tool_calls,
 	                                          .duplicates = opt.duplicates });
 	r.in_path = argc > 1 ? argv[1] : NULL;
 	if (open_all(&r, &e) < 0 || all_records(&r, &e) < 0 || commit(&r, &e) < 0 || write_log(&r, &e) < 0 || write_summary(&r, &e) < 0) {

@@ -145,12 +145,20 @@ static bool is_assistant(const struct chat_msg *m)
 	return !strcmp(m->role, "assistant");
 }
 
+/* With --tool-calls: an assistant's call, which has its say without content. */
+static bool is_call(const struct audit *a, const struct chat_msg *m)
+{
+	const struct json *calls = a->o.tool_calls ? json_get(m->orig, "tool_calls") : NULL;
+
+	return json_is(calls, JSON_ARR) && calls->n;
+}
+
 static void check_lengths(struct audit *a, const struct chat *c, struct audit_findings *f)
 {
 	for (size_t i = 0; i < c->n_msgs; i++) {
 		const struct chat_msg *m = &c->msgs[i];
 
-		if (!is_assistant(m))
+		if (!is_assistant(m) || is_call(a, m))
 			continue;
 		int64_t n = (int64_t)py_len(m->content, m->content_len);
 
@@ -170,14 +178,14 @@ static bool is_blank(const struct chat_msg *m)
 
 	if (m->content_len && (unsigned char)m->content[0] > ' ' && (unsigned char)m->content[0] < 0x7f)
 		return false;
-	py_strip(m->content, m->content_len, &s, &n);
+	py_strip(m->content ? m->content : "", m->content_len, &s, &n);
 	return n == 0;
 }
 
 static void check_empty(struct audit *a, const struct chat *c, struct audit_findings *f)
 {
 	for (size_t i = 0; i < c->n_msgs; i++)
-		if (is_blank(&c->msgs[i]))
+		if (is_blank(&c->msgs[i]) && !is_call(a, &c->msgs[i]))
 			SAY(add(a, f, AUDIT_EMPTY_MESSAGE, c->msgs[i].role), "message %zu: nothing but white space from %.80s", i + 1, c->msgs[i].role);
 }
 
@@ -208,7 +216,7 @@ static void check_identity(struct audit *a, const struct chat *c, struct audit_f
 {
 	for (size_t i = 0; i < c->n_msgs; i++) {
 		const struct chat_msg *m = &c->msgs[i];
-		int k = role_is_checked(a, m->role) ? pyfind_any(a->phrases, m->content, m->content_len) : -1;
+		int k = role_is_checked(a, m->role) ? pyfind_any(a->phrases, m->content ? m->content : "", m->content_len) : -1;
 
 		if (k >= 0)
 			SAY(add(a, f, AUDIT_IDENTITY_LEAK, m->role), "message %zu: %.80s says \"%.100s\"", i + 1, m->role, pyfind_phrase(a->phrases, k));
@@ -258,7 +266,7 @@ static void check_duplicate(struct audit *a, uint64_t line, const struct chat *c
 	for (size_t i = 0; i < c->n_msgs; i++) {
 		sb_adds(&a->text, c->msgs[i].role);
 		sb_addc(&a->text, '\1');
-		py_collapse(c->msgs[i].content, c->msgs[i].content_len, &a->low);
+		py_collapse(c->msgs[i].content ? c->msgs[i].content : "", c->msgs[i].content_len, &a->low);
 		sb_add(&a->text, sb_str(&a->low), a->low.len);
 		sb_addc(&a->text, '\2');
 	}
@@ -294,7 +302,7 @@ void audit_chat(struct audit *a, uint64_t line, const struct chat *c, struct aud
 	char why[64];
 
 	for (size_t i = 0; i < c->n_msgs; i++) {
-		if (c->msgs[i].content)
+		if (c->msgs[i].content || is_call(a, &c->msgs[i]))
 			continue;
 		snprintf(why, sizeof(why), "message %zu has no content", i + 1);
 		audit_malformed(a, why, f);

@@ -39,6 +39,7 @@ struct audit_opts {
 	int64_t min_turns, min_chars, max_chars;
 	struct opt_list phrases;    /* any case */
 	struct opt_list leak_roles; /* empty: every role */
+	bool tool_calls;            /* a message with tool_calls needs no content; the guides' Python would object */
 	bool duplicates;            /* remembers a hash of each record: 40 to 80 bytes a record */
 };
 

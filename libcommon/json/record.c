@@ -86,50 +86,6 @@ struct parts {
 	bool has_reasoning;
 };
 
-static struct json str_value(const char *s, size_t n)
-{
-	struct json v = { .type = JSON_STR, .n = (uint32_t)n };
-
-	v.s = s;
-	return v;
-}
-
-static struct json obj_value(struct arena *a, uint32_t cap)
-{
-	struct json v = { .type = JSON_OBJ };
-
-	v.members = arena_calloc(a, cap ? cap : 1, sizeof(*v.members));
-	return v;
-}
-
-static void obj_add(struct json *obj, const char *key, struct json val)
-{
-	obj->members[obj->n++] = (struct json_member){ .key = key, .key_len = (uint32_t)strlen(key), .val = val };
-}
-
-/* {"name","arguments"}, or its JSON text, as {"type":"function","function":it}. */
-static int make_call(struct arena *a, const struct json *v, struct json *call, struct err *e)
-{
-	struct json f;
-
-	if (json_is(v, JSON_STR)) {
-		struct err sub = ERR_INIT;
-
-		if (json_parse_str(v->s, a, &f, &sub) < 0)
-			return err_set(e, LP_DATA, "tool call is not JSON: %.200s", sub.msg);
-	} else if (v) {
-		f = *v;
-	} else {
-		return err_set(e, LP_DATA, "tool call without a value");
-	}
-	if (!json_is(json_get(&f, "name"), JSON_STR))
-		return err_set(e, LP_DATA, "tool call without a name");
-	*call = obj_value(a, 2);
-	obj_add(call, "type", str_value("function", 8));
-	obj_add(call, "function", f);
-	return 0;
-}
-
 static int add_part(struct arena *a, const struct json *part, size_t i, struct parts *p, struct err *e)
 {
 	const struct json *type = rec_field(part, "type");
@@ -138,7 +94,7 @@ static int add_part(struct arena *a, const struct json *part, size_t i, struct p
 	if (!json_is(part, JSON_OBJ))
 		return err_set(e, LP_DATA, "content part %zu is not an object", i + 1);
 	if (json_str_is(type, "tool_call"))
-		return make_call(a, text, &p->calls[p->n_calls++], e);
+		return rec_call(a, text, &p->calls[p->n_calls++], e);
 	if (type && !json_str_is(type, "text") && !json_str_is(type, "input_text") && !json_str_is(type, "output_text") &&
 	    !json_str_is(type, "reasoning") && !json_str_is(type, "thinking"))
 		return err_set(e, LP_DATA, "content part %zu has type '%.40s'; only text can be read", i + 1,
@@ -158,20 +114,20 @@ static int add_part(struct arena *a, const struct json *part, size_t i, struct p
 static const struct json *unfold_parts(struct arena *a, const struct json *msg, const struct json *content, const char *text,
                                        const struct parts *p)
 {
-	struct json o = obj_value(a, msg->n + 3);
+	struct json o = rec_obj(a, msg->n + 3);
 	struct json *out = arena_alloc(a, sizeof(*out));
 
 	for (uint32_t i = 0; i < msg->n; i++)
 		if (&msg->members[i].val != content)
 			o.members[o.n++] = msg->members[i];
-	obj_add(&o, "content", str_value(text, p->text.len));
+	rec_obj_add(&o, "content", rec_str(text, p->text.len));
 	if (p->has_reasoning)
-		obj_add(&o, "reasoning_content", str_value(arena_strndup(a, sb_str(&p->reasoning), p->reasoning.len), p->reasoning.len));
+		rec_obj_add(&o, "reasoning_content", rec_str(arena_strndup(a, sb_str(&p->reasoning), p->reasoning.len), p->reasoning.len));
 	if (p->n_calls) {
 		struct json calls = { .type = JSON_ARR, .n = p->n_calls };
 
 		calls.items = p->calls;
-		obj_add(&o, "tool_calls", calls);
+		rec_obj_add(&o, "tool_calls", calls);
 	}
 	*out = o;
 	return out;

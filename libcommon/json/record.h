@@ -57,6 +57,9 @@ int chat_map_parse(const char *text, struct chat_map *m, struct err *e) LP_MUST_
  * reasoning and tool_call become the message's reasoning_content and tool_calls (orig is then made here).
  * tools given as JSON text is parsed; the text "[]" or "" is no tools. */
 int chat_from_json(const struct json *v, const struct chat_map *m, struct arena *a, struct chat *c, struct err *e) LP_MUST_USE;
+/* For rendering: assistant messages whose text is nothing but a call (sharegpt's function_call) get it as
+ * tool_calls, and an empty content. Texts that are no {"name","arguments"}, or list of these, stay. */
+void chat_lift_calls(struct chat *c, struct arena *a);
 bool record_is_preference(const struct json *v);
 int pref_from_json(const struct json *v, const struct chat_map *m, struct arena *a, struct pref *p, struct err *e) LP_MUST_USE;
 

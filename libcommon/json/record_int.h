@@ -27,6 +27,12 @@ int rec_add_messages(struct rec_list *l, const struct json *v, const char *field
 void rec_text_of(struct arena *a, const struct json *v, const char **s, size_t *len);
 /* Instruction, blank line, input (may be NULL or empty). */
 void rec_push_user(struct rec_list *l, const struct json *instruction, const struct json *input);
+/* {"name","arguments"}, or its JSON text, as {"type":"function","function":it}. v may be NULL. */
+int rec_call(struct arena *a, const struct json *v, struct json *call, struct err *e) LP_MUST_USE;
+/* An object with room for cap members, and a member more (key is kept, not copied). */
+struct json rec_obj(struct arena *a, uint32_t cap);
+void rec_obj_add(struct json *obj, const char *key, struct json val);
+struct json rec_str(const char *s, size_t n);
 /* The parts that are the same in every shape: tools, documents, id. */
 int rec_common(const struct json *v, struct arena *a, struct chat *c, struct err *e) LP_MUST_USE;
 /* Puts the system text of --system before the messages where none is. */

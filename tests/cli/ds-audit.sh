@@ -56,6 +56,13 @@ is 'what is left out, with reasons' "$(cut -c1-44 "$T/rej" | tr '\n' '+')" '{"li
 
 # --- options ---
 is 'thresholds' "$(ds-audit --min-turns 3 --min-chars 0 --max-chars 4 --leak-phrases short --leak-roles assistant --findings - "$T/bad" | grep '"line":2' | grep -c 'few-turns\|long-response\|identity-leak')" 3
+C='{"from":"human","value":"p"},{"from":"function_call","value":"{\"name\":\"f\",\"arguments\":{}}"}'
+M='{"messages":[{"role":"user","content":"p"},{"role":"assistant","content":"","tool_calls":[{"type":"function","function":{"name":"f","arguments":{}}}]}]}'
+is 'calls are lifted' "$(echo "{\"conversations\":[$C]}" | ds-audit --tool-calls --to messages)" "$M"
+is 'a call alone is empty to the guides' "$(echo "$M" | ds-audit --findings - | grep -c 'empty-message\|short-response')" 2
+is 'and fine with --tool-calls' "$(echo "$M" | ds-audit --tool-calls --findings -)" ''
+is 'null content beside a call too' "$(echo "$M" | sed 's/"content":""/"content":null/' | ds-audit --tool-calls --findings -)" ''
+is 'null content without a call is not' "$(echo '{"messages":[{"role":"user","content":null}]}' | ds-audit --tool-calls --findings - | grep -c malformed)" 1
 cat "$T/clean" "$T/clean" >"$T/dup"
 is 'duplicates' "$(ds-audit --duplicates --findings - "$T/dup")" '{"line":2,"rule":"duplicate","severity":"warning","msg":"same text as the record at line 1"}'
 status 1 'one shape' ds-audit --one-shape --fail-on mixed-shape --findings - "$T/bad"

@@ -196,6 +196,32 @@ START_TEST(tools_and_id)
 }
 END_TEST
 
+START_TEST(calls)
+{
+	static const char *const in[] = { "{\\\"name\\\":\\\"f\\\",\\\"arguments\\\":{\\\"x\\\":1.0}}", "[{\\\"name\\\":\\\"f\\\"},{\\\"name\\\":\\\"g\\\"}]", "not a call", "{}", "[]" };
+	static const char *const want[] = {
+		"\"content\":\"\",\"w\":1,\"tool_calls\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":{\"x\":1.0}}}]}",
+		"\"content\":\"\",\"w\":1,\"tool_calls\":[{\"type\":\"function\",\"function\":{\"name\":\"f\"}},{\"type\":\"function\",\"function\":{\"name\":\"g\"}}]}",
+		"\"content\":\"not a call\",\"w\":1}",
+		"\"content\":\"{}\",\"w\":1}",
+		"\"content\":\"[]\",\"w\":1}",
+	};
+	char text[300], expected[400];
+	struct sb out = SB_INIT;
+	struct chat c;
+
+	snprintf(text, sizeof(text), "{\"conversations\":[{\"from\":\"function_call\",\"value\":\"%s\",\"w\":1}]}", in[_i]);
+	snprintf(expected, sizeof(expected), "{\"messages\":[{\"role\":\"assistant\",%s]}", want[_i]);
+	struct json v = parse(text);
+
+	OK(chat_from_json(&v, NULL, &arena, &c, &er));
+	chat_lift_calls(&c, &arena);
+	chat_write(&c, &out);
+	ck_assert_str_eq(sb_str(&out), expected);
+	sb_release(&out);
+}
+END_TEST
+
 static const struct {
 	const char *in, *want; /* prompt # chosen # rejected, or the label */
 } PREFS[] = {
@@ -402,6 +428,7 @@ int main(void)
 	tcase_add_loop_test(c, refused, 0, sizeof(REFUSED) / sizeof(REFUSED[0]));
 	tcase_add_loop_test(c, preferences, 0, sizeof(PREFS) / sizeof(PREFS[0]));
 	tcase_add_loop_test(c, bad_preferences, 0, sizeof(BAD_PREFS) / sizeof(BAD_PREFS[0]));
+	tcase_add_loop_test(c, calls, 0, 5);
 	tcase_add_test(c, maps);
 	tcase_add_test(c, tools_and_id);
 	tcase_add_test(c, not_preferences);
