@@ -11,7 +11,7 @@ TRAIN_FLAGS ?= --quant nf4 --rank 8 --alpha 16 --targets q_proj,k_proj,v_proj,o_
 	--lr 1e-2 --schedule linear --warmup-steps 10 --weight-decay 0 --max-grad-norm 1 --eval-every 25 --seed 42
 GENERATE_FLAGS ?= --max-new 128 --batch 16
 # an answer is right if it has no small letter
-SCORE_FLAGS ?= --regex '^[^a-z]*$$'
+SCORE_FLAGS ?= --regex '^[^a-z]+$$'
 EXPORT_FLAGS ?= --type q8_0
 
 .DEFAULT_GOAL := demo
@@ -20,4 +20,6 @@ include $(DEMO)/sft.mk
 
 .PHONY: demo
 demo: all
-	@sh '$(DEMO)/summary.sh'
+	@$(FT_REPORT) --text --show 3 --title 'make demo: stories in capitals' --train-log '$(OUT)/train/log.jsonl' --ab '$(OUT)/score/ab.json'
+	@printf '\n  report   %s\n  adapter  %s\n  merged   %s\n  GGUF     %s\n' '$(OUT)/report/report.html' '$(OUT)/train/adapter' \
+		'$(OUT)/merge/model' '$(OUT)/export/model.gguf'

@@ -26,7 +26,11 @@ CMD_audit = $(DS_AUDIT) --to messages $(AUDIT_FLAGS) --findings "$$D/findings.js
 ifneq ($(EVAL_DATA),)
 CMD_audit += ; $(DS_AUDIT) --to messages $(AUDIT_FLAGS) --findings "$$D/heldout.findings.jsonl" -o "$$D/heldout.jsonl" $$EVAL_DATA
 endif
-$(eval $(call stage,audit))
+$(eval $(call stage,audit,given))
+# what can be seen to be missing stops the run before its first stage
+.PHONY: given
+given:
+	@for f in "$$MODEL/config.json" $$DATA $$EVAL_DATA; do [ -e "$$f" ] || { echo "there is no '$$f'; give MODEL=, DATA= and EVAL_DATA= that exist" >&2; exit 2; }; done
 
 # split: what is trained on, what is held out; the parts train and heldout must be there
 PROG_split = $(DS_SPLIT)
@@ -39,14 +43,15 @@ CMD_split = $(DS_SPLIT) $(SPLIT_FLAGS) -o "$$D/parts" "$$OUT/audit/chat.jsonl"; 
 endif
 $(eval $(call stage,split,audit))
 
+# text and tokens need the model's configuration, tokenizer and template, not its weights
 PROG_text = $(CHAT_TEMPLATE)
-IN_text = "$$MODEL" "$$OUT/split/train.jsonl" "$$OUT/split/heldout.jsonl"
+IN_text = "$$MODEL"/*.j* "$$OUT/split/train.jsonl" "$$OUT/split/heldout.jsonl"
 CMD_text = for p in train heldout; do $(CHAT_TEMPLATE) --model "$$MODEL" $(TEMPLATE_FLAGS) -o "$$D/$$p.jsonl" "$$OUT/split/$$p.jsonl"; done
 $(eval $(call stage,text,split))
 
 PROG_tokens = $(TOKENIZE)
-IN_tokens = "$$MODEL" "$$OUT/text/train.jsonl" "$$OUT/text/heldout.jsonl"
-CMD_tokens = for p in train heldout; do $(TOKENIZE) --model "$$MODEL" $(TOKENIZE_FLAGS) -o "$$D/$$p.lps" "$$OUT/text/$$p.jsonl"; done
+IN_tokens = "$$MODEL"/*.j* "$$OUT/text/train.jsonl" "$$OUT/text/heldout.jsonl"
+CMD_tokens = for p in train heldout; do $(TOKENIZE) --model "$$MODEL" $(TOKENIZE_FLAGS) --stats-file "$$D/$$p.stats.json" -o "$$D/$$p.lps" "$$OUT/text/$$p.jsonl"; done
 $(eval $(call stage,tokens,text))
 
 PROG_train = $(QLORA_TRAIN)
@@ -63,6 +68,6 @@ include $(PIPELINES)/eval.mk
 include $(PIPELINES)/export.mk
 
 PROG_report = $(FT_REPORT)
-IN_report = "$$OUT/train/log.jsonl" "$$OUT/score" "$$OUT/base/completions.jsonl" "$$OUT/tuned/completions.jsonl"
-CMD_report = $(FT_REPORT) $(REPORT_FLAGS) -o "$$D/report.html" "$$OUT/train/log.jsonl"
+IN_report = "$$OUT/train/log.jsonl" "$$OUT/score/ab.json"
+CMD_report = $(FT_REPORT) $(REPORT_FLAGS) --train-log "$$OUT/train/log.jsonl" --ab "$$OUT/score/ab.json" -o "$$D/report.html"
 $(eval $(call stage,report,train score))

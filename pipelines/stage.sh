@@ -80,7 +80,7 @@ exec 9>"$stamps/.lock.$name"
 flock 9 2>/dev/null || :
 eval "set -- $in"
 for f; do
-	[ -e "$f" ] || die "there is no '$f'; give MODEL=, DATA= and EVAL_DATA= that exist"
+	[ -e "$f" ] || die "there is no '$f'"
 done
 for w in $prog; do
 	command -v -- "$w" >/dev/null 2>&1 || [ -e "$w" ] || case $w in -*) ;; *) die "there is no program '$w'; run make, or set BIN=" ;; esac

@@ -6,6 +6,7 @@
 
 mkdir "$T/bin" "$T/model"
 echo weights >"$T/model/model.safetensors"
+echo {} >"$T/model/config.json"
 printf '{"a":1}\n{"a":2}\n{"a":3}\n' >"$T/data.jsonl"
 # Each writes its name, its flags and its inputs' checksum; paths are left out.
 cat >"$T/fake" <<'E2'
@@ -15,8 +16,9 @@ echo "$me" >>"$CALLS"
 while [ $# -gt 0 ]; do
 	case $1 in
 	-o) out=$2; shift ;;
-	--findings | --log | --summary) echo x >"$2"; shift ;;
-	--model | --adapter | --eval) ins="$ins $2"; shift ;;
+	--findings | --log | --summary | --stats-file) echo x >"$2"; shift ;;
+	--model) case $me in chat-template | tokenize) ins="$ins $2/config.json" ;; *) ins="$ins $2" ;; esac; shift ;;
+	--adapter | --eval) ins="$ins $2"; shift ;;
 	--fail) echo half >"$out"; exit 3 ;;
 	--sleep) echo half >"$out"; sleep "$2"; shift ;;
 	--*) flags="$flags $1 $2"; shift ;;
@@ -24,7 +26,7 @@ while [ $# -gt 0 ]; do
 	esac
 	shift
 done
-body="$me$flags $(for i in $ins; do find "$i" -type f -exec cat {} +; done | cksum)"
+body="$me$flags $(for i in $ins; do find "$i" -type f -exec cat {} + 2>/dev/null; done | cksum)"
 case $me in
 ds-split) mkdir "$out"; echo "$body" >"$out/train.jsonl"; echo "$body" >"$out/heldout.jsonl" ;;
 qlora-train | lora-merge) mkdir "$out"; echo "$body" >"$out/w" ;;
@@ -65,6 +67,9 @@ echo '{"a":4}' >>"$T/data.jsonl"
 sft TRAIN_FLAGS="--rank 4" EXPORT_FLAGS="--type f16"
 is "new data reruns everything" "$ran" "$everything"
 A="TRAIN_FLAGS=--rank 4"
+echo more >>"$T/model/model.safetensors"
+sft TRAIN_FLAGS="--rank 4" EXPORT_FLAGS="--type f16"
+is "new weights leave the tokens alone" "$ran" "base export merge report score train tuned "
 B="EXPORT_FLAGS=--type f16"
 
 # a program that is another one, but whose output is the same
@@ -123,7 +128,7 @@ status 2 "a missing MODEL= is refused" make -s -f "$ROOT/pipelines/sft.mk" BIN="
 says "MODEL= is not given" "and named"
 sft MODEL="$T/nowhere" OUT="$T/out3"
 is "a model that is not there is refused" "$?" 2
-grep -q "there is no '$T/nowhere'" "$T/log" && pass "and named, before the stage ran" || fail "and named, before the stage ran" "$(cat "$T/log")"
+grep -q "there is no '$T/nowhere/config.json'" "$T/log" && [ ! -e "$T/out3/audit" ] && pass "and named, before any stage ran" || fail "and named, before any stage ran" "$(cat "$T/log")"
 sft OUT="$T/out4" EVAL_DATA="$T/same.jsonl" -j3
 is "given held-out data and -j, everything runs once" "$ran" "$everything"
 grep -q ds-split "$CALLS" && fail "nothing is split off then" || pass "nothing is split off then"
