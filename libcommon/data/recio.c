@@ -54,7 +54,6 @@ struct recio {
 	struct jsonl *j;
 	FILE *spool;      /* stdin only */
 	int pass;         /* 0 the first */
-	bool ended;       /* this pass */
 	char first[33];   /* hash of the first whole pass */
 	char spooled[33]; /* the same of the spool's bytes, once read whole */
 	struct sb line;
@@ -118,7 +117,6 @@ int recio_next(struct recio *r, struct jsonl_rec *rec, struct err *e)
 		return err_where(e, r->name, 0);
 	if (rc == 1)
 		return r->spool && !r->pass && keep(r, rec, e) < 0 ? -1 : 1;
-	r->ended = true;
 	char *want = r->pass && r->spool ? r->spooled : r->first;
 	char hex[33];
 
@@ -148,7 +146,6 @@ int recio_again(struct recio *r, struct err *e)
 	jsonl_close(r->j);
 	r->j = j;
 	r->pass++;
-	r->ended = false;
 	return 0;
 }
 

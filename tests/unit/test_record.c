@@ -316,6 +316,50 @@ START_TEST(findings)
 }
 END_TEST
 
+/* Whatever is still JSON after a few changed bytes is read or refused, and what is written reads again. */
+START_TEST(mutations)
+{
+	static const char swaps[] = "\"{}[]:,nulltrue0019.eE-\\ab";
+	struct json_parser *parser = json_parser_new();
+	struct arena a = ARENA_INIT;
+	struct sb out = SB_INIT;
+	uint64_t x = 0x853c49e6748fea9bull + (uint64_t)_i;
+	int n_read = 0;
+
+	for (int t = 0; t < 4000; t++) {
+		size_t n_good = sizeof(GOOD) / sizeof(GOOD[0]), n_pref = sizeof(PREFS) / sizeof(PREFS[0]), k = (size_t)t % (n_good + n_pref);
+		char *text = calloc(1, 1024 + JSON_PADDING);
+		size_t n;
+		struct json v, again;
+		struct chat c;
+		struct pref p;
+
+		n = (size_t)snprintf(text, 1024, "%s", k < n_good ? GOOD[k].in : PREFS[k - n_good].in);
+		for (int m = 0; m < 1 + t % 3; m++) {
+			x = x * 6364136223846793005ull + 1442695040888963407ull;
+			text[(x >> 33) % n] = swaps[(x >> 20) % (sizeof(swaps) - 1)];
+		}
+		arena_reset(&a);
+		if (!json_parse(parser, text, n, &a, &v, &er)) {
+			if (!chat_from_json(&v, NULL, &a, &c, &er)) {
+				sb_reset(&out);
+				chat_lift_calls(&c, &a);
+				chat_write(&c, &out);
+				OK(json_parse_str(sb_str(&out), &a, &again, &er));
+				n_read++;
+			}
+			if (!pref_from_json(&v, NULL, &a, &p, &er))
+				ck_assert(p.prompt.n_msgs && p.chosen.n_msgs && (p.has_label || p.rejected.n_msgs));
+		}
+		free(text);
+	}
+	ck_assert_int_gt(n_read, 100);
+	json_parser_free(parser);
+	arena_release(&a);
+	sb_release(&out);
+}
+END_TEST
+
 /* --- real files --- */
 
 static void add(struct sb *b, const struct chat *c)
@@ -433,6 +477,7 @@ int main(void)
 	tcase_add_test(c, tools_and_id);
 	tcase_add_test(c, not_preferences);
 	tcase_add_test(c, findings);
+	tcase_add_loop_test(c, mutations, 0, 4);
 	tcase_add_test(c, real_files);
 	suite_add_tcase(s, c);
 	return run_tests(s);
