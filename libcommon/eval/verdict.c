@@ -73,12 +73,10 @@ static int read_common(struct scorer *s, const struct json *rec, uint64_t line, 
 	for (int m = 0; m < N_METRICS; m++)
 		v->m[m] = NAN;
 	sb_reset(&s->id);
-	if (id && (id->type == JSON_STR || id->type == JSON_NUM)) {
+	if (id && id->type != JSON_NULL) {
 		struct jw w = jw_to(&s->id);
 
 		jw_value(&w, id);
-	} else if (id && id->type != JSON_NULL) {
-		return err_set(e, LP_DATA, "id is neither a string nor a number");
 	} else {
 		sb_addf(&s->id, "%llu", (unsigned long long)line);
 	}

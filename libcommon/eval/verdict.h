@@ -1,6 +1,6 @@
 /* Verdict records: what one completion scored. judge-eval score writes them,
  * judge-eval ab and ft-report read them back; a completion record that comes
- * where a verdict is read is scored on the spot (docs/formats/lp-verdict.5). */
+ * where a verdict is read is scored on the spot (docs/formats/lp-record.5). */
 #ifndef LP_EVAL_VERDICT_H
 #define LP_EVAL_VERDICT_H
 

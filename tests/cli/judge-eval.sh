@@ -60,8 +60,10 @@ printf '{"id":1,"response":"x","expected":5}\n' >bad.jsonl
 status 3 "expected of another type" judge-eval score bad.jsonl
 printf '{"id":1,"response":"x"\n' >bad.jsonl
 status 3 "cut record" judge-eval score bad.jsonl
-printf '{"id":[],"response":"x"}\n' >bad.jsonl
-status 3 "id of another type" judge-eval score bad.jsonl
+printf '{"id":[1,"a"],"response":"x"}\n{"response":"y"}\n' >ids.jsonl
+status 0 "ids of any type, or none" judge-eval score ids.jsonl
+prints '^{"id":\[1,"a"\],' "they stay as they are"
+prints '^{"id":2,' "the line number stands in"
 printf '{"id":1,"response":"\\ud83d\\ude00e\\u0301","expected":""}\n' | judge-eval score >v.jsonl
 ok "length is code points" grep -q '"chars":3' v.jsonl
 if [ -c /dev/full ]; then
