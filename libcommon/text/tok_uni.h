@@ -30,7 +30,7 @@ uint8_t *uni_table_new(void);
 
 static inline uint8_t uni_class(const uint8_t *t, uint32_t cp)
 {
-	return cp < UNI_FLAT ? t[cp] : cp >= 0xF0000 && (cp & 0xFFFF) < 0xFFFE ? UC_CO : UC_CN;
+	return cp < UNI_FLAT ? t[cp] : (uint8_t)(cp >= 0xF0000 && (cp & 0xFFFF) < 0xFFFE ? UC_CO : UC_CN);
 }
 static inline uint32_t uni_mask(const uint8_t *t, uint32_t cp)
 {

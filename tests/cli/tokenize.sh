@@ -1,0 +1,117 @@
+#!/bin/sh
+# tokenize: streams, masks, packing, statistics, refusals.
+. "$(dirname "$0")/lib.sh"
+M=$ROOT/data/stories260K
+[ -f "$M/tokenizer.json" ] || { skip "no demo model"; exit 0; }
+cd "$T" || exit 1
+
+cat >a.jsonl <<'EOF'
+{"text":"<s>Once upon a time, there was a little girl.</s>","spans":[[8,46]]}
+{"text":"<s>Hi é😀 there</s>","spans":[[3,18]],"id":7}
+{"text":"<s>The end</s>"}
+EOF
+
+# --- a stream and back ---
+ok "writes a stream" tokenize --model "$M" a.jsonl -o a.lps
+quiet "says nothing in good times"
+ok "reads standard input" sh -c "tokenize --model '$M' <a.jsonl >b.lps"
+ok "decodes" tokenize --model "$M" --decode a.lps -o d.jsonl
+is "as many records" "$(wc -l <d.jsonl)" 3
+is "text and spans come back" "$(sed -n 2p d.jsonl)" '{"record":1,"text":"<s> Hi é😀 there</s>","spans":[[3,19]]}'
+ok "shows the mask of a stream" tokenize --model "$M" --show-mask a.lps -o m1
+ok "shows the mask of records" tokenize --model "$M" --show-mask a.jsonl -o m2
+same "both views agree" m1 m2
+is "a token is a target by its first byte" "$(sed -n '3,4p' m1 | grep -o '"mask":.' | tr '\n' ' ')" '"mask":0 "mask":1 '
+is "the first token is no target" "$(grep '"pos":0' m1 | grep -c '"mask":1')" 0
+is "the end of turn is a target" "$(grep -c '"id":2,.*"mask":1' m1)" 2
+is "--limit" "$(tokenize --model "$M" --show-mask --limit 1 a.jsonl | grep -c '"record":0')" "$(tokenize --model "$M" --show-mask --limit 1 a.jsonl | wc -l)"
+gzip -k a.jsonl
+ok "compressed input" tokenize --model "$M" --decode a.lps -o d2.jsonl
+ok "gzip" sh -c "tokenize --model '$M' --show-mask a.jsonl.gz >m3"
+same "the same of a compressed file" m1 m3
+
+# --- the same bytes for any number of threads ---
+i=0
+while [ $i -lt 400 ]; do
+	printf '{"text":"<s>Story %d: once %s upon a time.</s>","spans":[[3,12]]}\n' $i "$(printf '%*s' $((i * 7 % 97)) '' | tr ' ' 'a')"
+	i=$((i + 1))
+done >many.jsonl
+ok "one thread" tokenize --model "$M" --pack --max-len 256 -j 1 many.jsonl -o t1.lps
+ok "three threads" tokenize --model "$M" --pack --max-len 256 -j 3 many.jsonl -o t3.lps
+same "equal streams" t1.lps t3.lps
+
+# --- packing ---
+ok "statistics of a packed stream" tokenize --model "$M" --pack --max-len 256 --stats-file s.json many.jsonl -o p.lps
+fill=$(sed 's/.*"fill":0*\.*\([0-9.]*\).*/\1/' s.json)
+ok "rows are filled to 95 % and more" sh -c "case '$fill' in 9[5-9]*|1|1.0) ;; *) exit 1 ;; esac"
+tokenize --model "$M" --decode p.lps | sort >p.txt
+tokenize --model "$M" many.jsonl --max-len 256 | tokenize --model "$M" --decode | sort >u.txt
+same "packing loses nothing" p.txt u.txt
+ok "frames of ten records" tokenize --model "$M" --split-frames 10 many.jsonl -o f.lps
+tokenize --model "$M" --decode f.lps | sort >f.txt
+same "frames lose nothing" f.txt u.txt
+
+# --- statistics ---
+ok "statistics" tokenize --model "$M" --stats a.jsonl
+prints '"rows":3,"tokens":' "count"
+prints '"p50":.*"p90":.*"p95":.*"p99":.*"max":' "percentiles"
+prints '"cut":\[{"max_len":256,"rows":0,"tokens":0}\]' "cuts"
+
+# --- length ---
+status 3 "a longer record is an error" tokenize --model "$M" --max-len 12 a.jsonl -o x.lps
+says 'a.jsonl:1: .*--truncate' "it names the line and the remedy"
+ok "nothing is left" test ! -e x.lps
+ok "truncation" tokenize --model "$M" --max-len 12 --truncate a.jsonl -o x.lps
+says 'cut at 12' "it says so"
+is "at most 12 tokens" "$(tokenize --model "$M" --show-mask x.lps | grep -c '"pos":12')" 0
+ok "dropping" tokenize --model "$M" --max-len 12 --drop-long --rejects rej.jsonl -q a.jsonl -o y.lps
+sed -n 1p a.jsonl >want
+same "the reject is the record" rej.jsonl want
+is "two are left" "$(tokenize --model "$M" --decode y.lps | wc -l)" 2
+status 2 "more than the model's positions" tokenize --model "$M" --max-len 100000 a.jsonl
+says 'positions of the model' "is refused"
+
+# --- rules ---
+echo '{"text":"<s><s>Twice</s>"}' >bos.jsonl
+status 3 "a doubled BOS" tokenize --model "$M" bos.jsonl
+says 'begins 2 times' "is named"
+ok "or allowed" tokenize --model "$M" --allow-double-bos bos.jsonl -o z.lps
+echo '{"text":"<s>Nothing</s>","spans":[]}' >masked.jsonl
+status 3 "an all-masked record" tokenize --model "$M" masked.jsonl
+says 'masked.jsonl:1: no token to learn from' "is named"
+ok "or allowed" tokenize --model "$M" --allow-masked masked.jsonl -o z.lps
+echo '{"text":"The end"}' >bare.jsonl
+is "BOS and EOS when asked for" "$(tokenize --model "$M" --add-bos --add-eos bare.jsonl | tokenize --model "$M" --decode)" \
+	'{"record":0,"text":"<s> The end</s>","spans":[[3,15]]}'
+for bad in '{"text":"abc","spans":[[2,1]]}' '{"text":"abc","spans":[[0,9]]}' '{"text":"é","spans":[[1,2]]}' '{"text":"abc","spans":[[0,2],[1,3]]}' \
+	'{"messages":[]}' '{"text":5}' '{"text":"abc"' '{"prompt":"a","chosen":5,"rejected":"b"}'; do
+	echo "$bad" >bad.jsonl
+	status 3 "refused: $bad" tokenize --model "$M" bad.jsonl
+	says 'bad.jsonl:1: ' "with its line"
+done
+
+# --- preference pairs ---
+cat >pref.jsonl <<'EOF'
+{"prompt":"<s>Hello","chosen":" there.</s>","rejected":" you.</s>"}
+{"prompt":"<s>Hello","chosen":{"text":"<s>Hello again</s>","spans":[[8,18]]},"rejected":"<s>Hello not</s>","rejected_spans":[[8,16]]}
+EOF
+ok "pairs" tokenize --model "$M" pref.jsonl -o pref.lps
+is "two sequences a pair" "$(tokenize --model "$M" --decode pref.lps | cut -c1-31 | tr '\n' ' ')" \
+	'{"record":0,"side":"chosen","te {"record":0,"side":"rejected"," {"record":1,"side":"chosen","te {"record":1,"side":"rejected"," '
+status 2 "pairs are not packed" tokenize --model "$M" --pack pref.jsonl
+cat a.jsonl pref.jsonl >mix.jsonl
+status 3 "no mixture" tokenize --model "$M" mix.jsonl
+
+# --- bad streams, bad models ---
+head -c 600 a.lps >cut.lps
+status 3 "a cut stream" tokenize --model "$M" --decode cut.lps
+status 3 "a stream is no records" tokenize --model "$M" a.lps
+status 3 "records are no stream" tokenize --model "$M" --decode a.jsonl
+status 2 "no model" tokenize a.jsonl
+status 4 "a folder without a tokenizer" tokenize --model "$T" a.jsonl
+mkdir odd && sed 's/"type":"BPE"/"type":"Quantum"/' "$M/tokenizer.json" >odd/tokenizer.json
+grep -q Quantum odd/tokenizer.json || sed 's/"type": "BPE"/"type": "Quantum"/' "$M/tokenizer.json" >odd/tokenizer.json
+status 2 "an unknown model kind" tokenize --model odd a.jsonl
+says "model 'Quantum' is not supported" "is refused by name"
+ok "an empty input is an empty stream" sh -c ": | tokenize --model '$M' >e.lps"
+is "which decodes to nothing" "$(tokenize --model "$M" --decode e.lps | wc -l)" 0
