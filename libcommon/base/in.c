@@ -4,8 +4,6 @@
  * newline is missing. */
 #include "base/in.h"
 
-#include <archive.h>
-#include <archive_entry.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -14,6 +12,7 @@
 #include <unistd.h>
 
 #include "base/in_dec.h"
+#include "base/la.h"
 #include "base/sb.h"
 #include "base/xalloc.h"
 
@@ -35,6 +34,7 @@ struct in {
 	uint64_t line_no;
 	struct xxh *hash;
 	/* tar, zip */
+	const struct la *la;
 	struct archive *ar;
 	char *block;        /* what its callback hands out */
 	size_t block_bytes; /* already there for the first call */
@@ -70,7 +70,7 @@ static int ar_fail(struct in *in, struct err *e)
 		*e = in->cause;
 		return -1;
 	}
-	return archive_err(in->ar, in->name, e);
+	return archive_err(in->la->archive_error_string(in->ar), in->name, e);
 }
 
 static la_ssize_t ar_read(struct archive *ar, void *data, const void **block)
@@ -85,7 +85,7 @@ static la_ssize_t ar_read(struct archive *ar, void *data, const void **block)
 	}
 	n = dec_read(in->dec, in->block, BUF_BYTES, &in->cause);
 	if (n < 0)
-		archive_set_error(ar, EINVAL, "%s", in->cause.msg);
+		in->la->archive_set_error(ar, EINVAL, "%s", in->cause.msg);
 	return (la_ssize_t)n;
 }
 
@@ -108,23 +108,23 @@ static int ar_next(struct in *in, struct err *e)
 	int rc;
 
 	do {
-		if (in->eof && archive_read_data_skip(in->ar) < ARCHIVE_WARN)
+		if (in->eof && in->la->archive_read_data_skip(in->ar) < ARCHIVE_WARN)
 			return ar_fail(in, e);
 		in->eof = true;
-		before = archive_filter_bytes(in->ar, 0);
-		rc = archive_read_next_header(in->ar, &ent);
+		before = in->la->archive_filter_bytes(in->ar, 0);
+		rc = in->la->archive_read_next_header(in->ar, &ent);
 		if (rc == ARCHIVE_EOF) {
 			/* A tar ends with a block of zeros; libarchive also takes a
 			 * mere end of file, which is how a cut one looks. */
-			if ((archive_format(in->ar) & ARCHIVE_FORMAT_BASE_MASK) == ARCHIVE_FORMAT_TAR &&
-			    archive_filter_bytes(in->ar, 0) == before)
+			if ((in->la->archive_format(in->ar) & ARCHIVE_FORMAT_BASE_MASK) == ARCHIVE_FORMAT_TAR &&
+			    in->la->archive_filter_bytes(in->ar, 0) == before)
 				return err_off(e, LP_DATA, in->path, -1, "truncated tar archive (no end marker); fetch or pack it again");
 			return drain(in, e);
 		}
 		if (rc < ARCHIVE_WARN)
 			return ar_fail(in, e);
-	} while (archive_entry_filetype(ent) != AE_IFREG);
-	member = archive_entry_pathname(ent);
+	} while (in->la->archive_entry_filetype(ent) != AE_IFREG);
+	member = in->la->archive_entry_pathname(ent);
 	free(in->name);
 	in->name = xasprintf("%s:%s", in->path, member ? member : "?");
 	in->eof = false;
@@ -134,21 +134,25 @@ static int ar_next(struct in *in, struct err *e)
 
 static int ar_open(struct in *in, struct err *e)
 {
-	struct archive *ar = in->ar = archive_read_new();
+	struct archive *ar;
 	int rc;
 
+	in->la = la_load(in->path, e);
+	if (!in->la)
+		return -1;
+	ar = in->ar = in->la->archive_read_new();
 	if (!ar)
 		return err_set(e, LP_DEVICE, "out of memory for libarchive");
-	archive_read_support_format_tar(ar);
+	in->la->archive_read_support_format_tar(ar);
 	if (dec_is_plain(in->dec) && lseek(in->fd, -(off_t)in->end, SEEK_CUR) >= 0) {
-		archive_read_support_format_zip(ar); /* can seek: a zip's directory is used */
-		rc = archive_read_open_fd(ar, in->fd, BUF_BYTES);
+		in->la->archive_read_support_format_zip(ar); /* can seek: a zip's directory is used */
+		rc = in->la->archive_read_open_fd(ar, in->fd, BUF_BYTES);
 	} else {
-		archive_read_support_format_zip_streamable(ar);
+		in->la->archive_read_support_format_zip_streamable(ar);
 		in->block = xmalloc(BUF_BYTES);
 		memcpy(in->block, in->buf, in->end);
 		in->block_bytes = in->end;
-		rc = archive_read_open(ar, in, NULL, ar_read, NULL);
+		rc = in->la->archive_read_open(ar, in, NULL, ar_read, NULL);
 	}
 	in->pos = in->end = 0;
 	in->eof = in->last = false;
@@ -214,7 +218,7 @@ void in_close(struct in *in)
 	if (!in)
 		return;
 	if (in->ar)
-		archive_read_free(in->ar);
+		in->la->archive_read_free(in->ar);
 	dec_close(in->dec);
 	if (in->fd > 0)
 		close(in->fd);
@@ -273,7 +277,7 @@ static int fill(struct in *in, struct err *e)
 		return 0;
 	make_room(in, BUF_BYTES / 2);
 	if (in->ar) {
-		n = archive_read_data(in->ar, in->buf + in->end, in->cap - in->end);
+		n = in->la->archive_read_data(in->ar, in->buf + in->end, in->cap - in->end);
 		if (n < 0)
 			return ar_fail(in, e);
 	} else {

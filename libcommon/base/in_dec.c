@@ -1,9 +1,8 @@
 /* gzip is inflated by zlib and not by libarchive, which passes over gzip's
  * check sum and length: a flipped bit would become other text. */
 #include "base/in_dec.h"
+#include "base/la.h"
 
-#include <archive.h>
-#include <archive_entry.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,6 +23,7 @@ struct dec {
 	int read_errno;         /* of raw_fill */
 	z_stream z;             /* GZIP */
 	bool between;           /* GZIP: the last member is complete, its sums are right */
+	const struct la *la;    /* OTHER */
 	struct archive *ar;     /* OTHER */
 	bool done;              /* OTHER: it holds nothing */
 };
@@ -50,10 +50,8 @@ bool dec_is_plain(const struct dec *d)
 	return d->kind == PLAIN;
 }
 
-int archive_err(struct archive *ar, const char *name, struct err *e)
+int archive_err(const char *why, const char *name, struct err *e)
 {
-	const char *why = archive_error_string(ar);
-
 	return err_off(e, LP_DATA, name, -1, "truncated or corrupt archive (%s); fetch or pack it again", why ? why : "unknown format");
 }
 
@@ -145,7 +143,7 @@ static la_ssize_t on_read(struct archive *ar, void *data, const void **block)
 	*block = d->raw + d->pos;
 	d->pos = d->end;
 	if (n < 0)
-		archive_set_error(ar, d->read_errno, "cannot read: %s", strerror(d->read_errno));
+		d->la->archive_set_error(ar, d->read_errno, "cannot read: %s", strerror(d->read_errno));
 	return (la_ssize_t)n;
 }
 
@@ -155,30 +153,34 @@ static int other_bad(struct dec *d, struct err *e)
 		errno = d->read_errno;
 		return err_sys(e, d->name, "read");
 	}
-	return archive_err(d->ar, d->name, e);
+	return archive_err(d->la->archive_error_string(d->ar), d->name, e);
 }
 
 static int other_open(struct dec *d, struct err *e)
 {
-	struct archive *ar = d->ar = archive_read_new();
 	struct archive_entry *ent;
+	struct archive *ar;
 	bool failed;
 	int rc;
 
+	d->la = la_load(d->name, e);
+	if (!d->la)
+		return -1;
+	ar = d->ar = d->la->archive_read_new();
 	if (!ar)
 		return err_set(e, LP_DEVICE, "out of memory for libarchive");
-	archive_read_support_filter_bzip2(ar);
-	archive_read_support_filter_xz(ar);
-	archive_read_support_filter_zstd(ar);
-	archive_read_support_format_raw(ar);
-	archive_read_support_format_empty(ar);
-	if (archive_read_open(ar, d, NULL, on_read, NULL) < ARCHIVE_WARN)
+	d->la->archive_read_support_filter_bzip2(ar);
+	d->la->archive_read_support_filter_xz(ar);
+	d->la->archive_read_support_filter_zstd(ar);
+	d->la->archive_read_support_format_raw(ar);
+	d->la->archive_read_support_format_empty(ar);
+	if (d->la->archive_read_open(ar, d, NULL, on_read, NULL) < ARCHIVE_WARN)
 		return other_bad(d, e);
-	failed = archive_errno(ar) != 0;
-	rc = archive_read_next_header(ar, &ent);
+	failed = d->la->archive_errno(ar) != 0;
+	rc = d->la->archive_read_next_header(ar, &ent);
 	/* Raw takes anything, undecoded bytes too; and "empty" is also what
 	 * libarchive makes of a decoder that fails at once. */
-	if (archive_filter_count(ar) < 2 || (rc == ARCHIVE_EOF && failed))
+	if (d->la->archive_filter_count(ar) < 2 || (rc == ARCHIVE_EOF && failed))
 		return err_off(e, LP_DATA, d->name, 0, "truncated or corrupt archive (bad header); fetch or pack it again");
 	if (rc == ARCHIVE_EOF)
 		d->done = true;
@@ -229,7 +231,7 @@ void dec_close(struct dec *d)
 	if (d->kind == GZIP)
 		inflateEnd(&d->z);
 	if (d->ar)
-		archive_read_free(d->ar);
+		d->la->archive_read_free(d->ar);
 	free(d->raw);
 	free(d);
 }
@@ -259,6 +261,6 @@ int64_t dec_read(struct dec *d, void *buf, size_t n, struct err *e)
 		return plain_read(d, buf, n, e);
 	if (d->kind == GZIP)
 		return gzip_read(d, buf, n, e);
-	got = archive_read_data(d->ar, buf, n);
+	got = d->la->archive_read_data(d->ar, buf, n);
 	return got < 0 ? other_bad(d, e) : (int64_t)got;
 }

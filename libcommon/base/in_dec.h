@@ -9,7 +9,6 @@
 
 #include "base/err.h"
 
-struct archive;
 struct dec;
 
 /* Borrows fd and name. */
@@ -26,7 +25,7 @@ int64_t read_some(int fd, void *buf, size_t n);
 bool head_wants_more(const char *head, size_t n);
 enum { HEAD_BYTES = 512 }; /* tells all formats, tar included */
 
-/* "truncated or corrupt archive (libarchive's reason)". */
-int archive_err(struct archive *ar, const char *name, struct err *e);
+/* "truncated or corrupt archive (why)"; why NULL: unknown format. */
+int archive_err(const char *why, const char *name, struct err *e);
 
 #endif
