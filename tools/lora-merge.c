@@ -45,6 +45,7 @@ struct run {
 	struct peft *adapters;
 	double *weights;
 	const char **names;
+	char **paths; /* the same, owned; ends with NULL */
 	struct model_texts texts; /* the base's, config.json edited; borrowed but for config */
 	char *config;
 	char *base_name;
@@ -52,17 +53,15 @@ struct run {
 };
 
 /* "PATH:0.5": a number behind the last colon is a weight, unless PATH:0.5 is there itself. */
-static void split_weight(const char *arg, const char **path, double *weight)
+static char *split_weight(const char *arg, double *weight)
 {
 	const char *colon = strrchr(arg, ':');
 	struct stat st;
 
-	*weight = 1;
-	*path = arg;
 	if (colon && stat(arg, &st) && parse_f64(colon + 1, weight))
-		*path = xmemdup0(arg, (size_t)(colon - arg));
-	else
-		*weight = 1;
+		return xmemdup0(arg, (size_t)(colon - arg));
+	*weight = 1;
+	return xstrdup(arg);
 }
 
 static int load_adapters(struct run *r, struct err *e)
@@ -72,8 +71,9 @@ static int load_adapters(struct run *r, struct err *e)
 	r->adapters = xcalloc(n, sizeof(*r->adapters));
 	r->weights = xcalloc(n, sizeof(*r->weights));
 	r->names = xcalloc(n, sizeof(*r->names));
+	r->paths = xcalloc(n + 1, sizeof(*r->paths));
 	for (size_t i = 0; i < n; i++) {
-		split_weight(opt.adapters.n ? opt.adapters.items[i] : "-", &r->names[i], &r->weights[i]);
+		r->names[i] = r->paths[i] = split_weight(opt.adapters.n ? opt.adapters.items[i] : "-", &r->weights[i]);
 		if (!strcmp(r->names[i], "-") && (from_stdin++ || !strcmp(opt.model, "-")))
 			return err_set(e, LP_USAGE, "standard input can be one thing only: give the others by name");
 		if (!strcmp(r->names[i], "-") && isatty(0))
@@ -224,6 +224,9 @@ static void release(struct run *r)
 		peft_release(&r->adapters[i]);
 	free(r->adapters);
 	free(r->weights);
+	for (size_t i = 0; r->paths && r->paths[i]; i++)
+		free(r->paths[i]);
+	free(r->paths);
 	free(r->names);
 	free(r->config);
 	free(r->base_name);

@@ -51,6 +51,7 @@ int main(void)
 	int rc;
 
 	scratch_open();
+	tcase_set_timeout(c, 120);
 	tcase_add_test(c, object);
 	suite_add_tcase(s, c);
 	rc = run_tests(s);

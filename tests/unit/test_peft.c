@@ -226,6 +226,7 @@ int main(void)
 	int rc;
 
 	scratch_open();
+	tcase_set_timeout(c, 120);
 	tcase_add_test(c, directory);
 	tcase_add_test(c, stream);
 	tcase_add_test(c, refused_by_name);

@@ -217,6 +217,7 @@ int main(void)
 	int rc;
 
 	scratch_open();
+	tcase_set_timeout(c, 120);
 	tcase_add_test(c, same_identity_every_way);
 	tcase_add_test(c, find_and_early_digest);
 	tcase_add_test(c, every_cut_of_a_stream);

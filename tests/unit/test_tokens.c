@@ -144,6 +144,7 @@ int main(void)
 	int rc;
 
 	scratch_open();
+	tcase_set_timeout(c, 120);
 	tcase_add_test(c, round_trip);
 	tcase_add_test(c, rules);
 	tcase_add_test(c, shapes);
