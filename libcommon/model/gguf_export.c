@@ -9,9 +9,10 @@
 #include "base/xalloc.h"
 #include "model/gguf_plan.h"
 
-/* Values a thread converts at a time, and a batch holds at most (rows are whole). */
+/* Values a thread converts at a time, and encoded bytes between two writes (rows
+ * are whole). Threads wait for one another once a batch. */
 #define CHUNK_ELEMS (1 << 16)
-#define BATCH_ELEMS (1 << 21)
+#define BATCH_BYTES (1 << 23)
 
 struct exporter {
 	struct gguf_plan plan;
@@ -116,7 +117,7 @@ static int export_tensor(struct exporter *x, const struct gguf_item *it, const s
 	/* a permuted bias is rows of one element; other vectors are one row */
 	bool narrow = it->heads && it->n_dims == 1;
 	uint64_t cols = narrow ? 1 : it->dims[0], rows = narrow ? it->dims[0] : it->dims[1], n;
-	uint64_t row_bytes = quant_row_bytes(it->type, cols), per_batch = BATCH_ELEMS / cols ? BATCH_ELEMS / cols : 1;
+	uint64_t row_bytes = quant_row_bytes(it->type, cols), per_batch = BATCH_BYTES / row_bytes ? BATCH_BYTES / row_bytes : 1;
 	struct fault f = { -1, false };
 
 	if (per_batch > rows)
