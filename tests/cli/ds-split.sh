@@ -108,3 +108,21 @@ is 'nothing else is left' "$(find "$T" -name '*.tmp*' -o -name '.*lp*' | wc -l |
 head -n 2 "$T/k" >"$T/two"
 status 0 'an empty part' ds-split --mode exact -o "$T/tiny" "$T/two"
 says 'part test is empty' 'is warned of'
+
+# --- killed, or out of space: nothing is left under a final name or any other ---
+mkdir "$T/k"
+mkfifo "$T/fifo"
+ds-split -o "$T/k/out" <"$T/fifo" 2>/dev/null &
+pid=$!
+exec 9>"$T/fifo"
+cat $O >&9
+n=0
+while [ -z "$(ls -A "$T/k")" ] && [ $n -lt 50 ]; do sleep 0.1; n=$((n + 1)); done
+kill -TERM $pid
+wait $pid
+exec 9>&-
+is 'SIGTERM in the midst of it' "$(ls -A "$T/k")" ''
+status 4 'no space for the parts' sh -c "ulimit -f 100; ds-split --mode exact -o '$T/k/out' $O"
+says 'cannot write' 'says so'
+status 4 'no space for the copy of stdin' sh -c "ulimit -f 100; ds-split --mode exact --part train <$O >/dev/null"
+is 'nothing is left' "$(ls -A "$T/k")" ''
