@@ -110,19 +110,19 @@ status 0 'an empty part' ds-split --mode exact -o "$T/tiny" "$T/two"
 says 'part test is empty' 'is warned of'
 
 # --- killed, or out of space: nothing is left under a final name or any other ---
-mkdir "$T/k"
+mkdir "$T/killed"
 mkfifo "$T/fifo"
-ds-split -o "$T/k/out" <"$T/fifo" 2>/dev/null &
+ds-split -o "$T/killed/out" <"$T/fifo" 2>/dev/null &
 pid=$!
 exec 9>"$T/fifo"
 cat $O >&9
 n=0
-while [ -z "$(ls -A "$T/k")" ] && [ $n -lt 50 ]; do sleep 0.1; n=$((n + 1)); done
+while [ -z "$(ls -A "$T/killed")" ] && [ $n -lt 50 ]; do sleep 0.1; n=$((n + 1)); done
 kill -TERM $pid
 wait $pid
 exec 9>&-
-is 'SIGTERM in the midst of it' "$(ls -A "$T/k")" ''
-status 4 'no space for the parts' sh -c "ulimit -f 100; ds-split --mode exact -o '$T/k/out' $O"
+is 'SIGTERM in the midst of it' "$(ls -A "$T/killed")" ''
+status 4 'no space for the parts' sh -c "ulimit -f 100; ds-split --mode exact -o '$T/killed/out' $O"
 says 'cannot write' 'says so'
 status 4 'no space for the copy of stdin' sh -c "ulimit -f 100; ds-split --mode exact --part train <$O >/dev/null"
-is 'nothing is left' "$(ls -A "$T/k")" ''
+is 'nothing is left' "$(ls -A "$T/killed")" ''
