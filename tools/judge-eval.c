@@ -234,8 +234,7 @@ static int score_finish(struct score_ctx *c, struct gates *gs, struct lineage *l
 
 	if (!c->sum.n_total)
 		return err_set(e, LP_DATA, "no completion records");
-	if (summary_close(&c->sum, (uint64_t)seed, (unsigned)resamples, e))
-		return -1;
+	summary_close(&c->sum, (uint64_t)seed, (unsigned)resamples);
 	for (size_t i = 0; i < gs->n; i++)
 		gs->g[i].value = summary_value(&c->sum, &gs->g[i]);
 	if (!c->sum.n_expected)
@@ -434,9 +433,9 @@ static int run_ppl(const char *path, struct scorer *scorer, struct gates *gs, st
 		err_set(e, LP_DATA, "no records");
 		goto out;
 	}
-	if (summary_close(&c.sum, 0, 0, e) || ppl_report(&c, gs, metrics, l, e))
-		goto out;
-	rc = gates_status(gs);
+	summary_close(&c.sum, 0, 0);
+	if (!ppl_report(&c, gs, metrics, l, e))
+		rc = gates_status(gs);
 out:
 	join_free(c.ids);
 	summary_release(&c.sum);

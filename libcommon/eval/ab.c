@@ -148,7 +148,7 @@ int ab_add_tuned(struct ab *a, const struct verdict *v, struct err *e)
 }
 
 /* Statistics of one metric; x is room for 3 n values. */
-static int stat_of(const struct ab *a, int m, uint64_t seed, unsigned resamples, double *x, struct ab_stat *s, struct err *e)
+static void stat_of(const struct ab *a, int m, uint64_t seed, unsigned resamples, double *x, struct ab_stat *s)
 {
 	size_t n = join_rows(a->ids);
 	double *base = x, *tuned = x + n;
@@ -177,10 +177,7 @@ static int stat_of(const struct ab *a, int m, uint64_t seed, unsigned resamples,
 	s->delta = stats_mean(delta, s->n);
 	s->p = stats_sign_test(s->win, s->loss);
 	s->win_ci = stats_wilson(s->win, s->n);
-	if (a->n_base)
-		return stats_bootstrap(&delta, 1, s->n, seed, resamples, &s->ci, e);
-	s->ci = (struct interval){ NAN, NAN };
-	return 0;
+	s->ci = stats_mean_ci(delta, a->n_base ? s->n : 0, seed, resamples);
 }
 
 static void perplexities(const struct ab *a, struct ab_result *r)
@@ -233,10 +230,7 @@ int ab_finish(struct ab *a, bool no_base, uint64_t seed, unsigned resamples, str
 	if (!x)
 		return -1;
 	for (int m = 0; m < N_METRICS; m++) {
-		if (stat_of(a, m, seed, resamples, x, &r->stat[m], e)) {
-			free(x);
-			return -1;
-		}
+		stat_of(a, m, seed, resamples, x, &r->stat[m]);
 		answers |= r->stat[m].n && metric_info((enum metric)m)->needs_text;
 	}
 	free(x);

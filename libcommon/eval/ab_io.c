@@ -192,30 +192,33 @@ static void row_text(const struct ab_result *r, enum metric m, struct sb *out)
 	const struct metric_info *info = metric_info(m);
 	const struct ab_stat *s = &r->stat[m];
 	double k = info->rate ? 100 : 1;
-	int d = info->rate ? 1 : 2;
+	int d = m == METRIC_NLL ? 3 : 1;
 	char ci[64] = "", wtl[64] = "";
 
 	if (!r->has_base) {
-		sb_addf(out, "  %-18s %8.*f%s\n", info->label, d, k * s->tuned, info->rate ? "%" : "");
+		sb_addf(out, "  %-18s %7.*f%s\n", info->label, d, k * s->tuned, info->rate ? "%" : "");
 		return;
 	}
 	snprintf(ci, sizeof(ci), "[%+.*f, %+.*f]", d, k * s->ci.lo, d, k * s->ci.hi);
 	if (info->better)
 		snprintf(wtl, sizeof(wtl), "%zu/%zu/%zu", s->win, s->tie, s->loss);
-	sb_addf(out, "  %-18s %8.*f %8.*f %+8.*f  %-18s %-11s %s\n", info->label, d, k * s->base, d, k * s->tuned, d, k * s->delta, ci, wtl,
+	sb_addf(out, "  %-18s %7.*f %7.*f %+7.*f  %-16s %-9s %s", info->label, d, k * s->base, d, k * s->tuned, d, k * s->delta, ci, wtl,
 	        words[ab_verdict(r, m) + 1]);
+	while (out->s[out->len - 1] == ' ')
+		out->s[--out->len] = '\0';
+	sb_addc(out, '\n');
 }
 
 void ab_text(const struct ab_result *r, struct sb *out)
 {
 	sb_addf(out, "%zu %s (rates in per cent)\n", r->n_pairs, r->has_base ? "pairs" : "records, no base run");
 	if (r->has_base)
-		sb_addf(out, "  %-18s %8s %8s %8s  %-18s %-11s\n", "metric", "base", "tuned", "delta", "95 % interval", "win/tie/loss");
+		sb_addf(out, "  %-18s %7s %7s %7s  %-16s win/tie/loss\n", "metric", "base", "tuned", "delta", "95 % interval");
 	for (int m = 0; m < N_METRICS; m++)
 		if (r->stat[m].n)
 			row_text(r, (enum metric)m, out);
 	if (!isnan(r->tuned_ppl) && r->has_base)
-		sb_addf(out, "  %-18s %8.2f %8.2f %+8.2f\n", "Perplexity", r->base_ppl, r->tuned_ppl, r->tuned_ppl - r->base_ppl);
+		sb_addf(out, "  %-18s %7.2f %7.2f %+7.2f\n", "Perplexity", r->base_ppl, r->tuned_ppl, r->tuned_ppl - r->base_ppl);
 	else if (!isnan(r->tuned_ppl))
-		sb_addf(out, "  %-18s %8.2f\n", "Perplexity", r->tuned_ppl);
+		sb_addf(out, "  %-18s %7.2f\n", "Perplexity", r->tuned_ppl);
 }

@@ -147,16 +147,30 @@ static void plot(struct grid *g, const struct series *s, const struct range *r)
 	}
 }
 
+#define UPPER 0x1b /* the upper four dots */
+
 static void cell(const struct grid *g, int i, bool ascii, struct sb *out)
 {
-	if (g->marks[i] && !ascii)
+	if (!g->marks[i] && !g->dots[i])
+		sb_addc(out, ' ');
+	else if (g->marks[i] && !ascii)
 		utf8(out, 0x25cf);
 	else if (g->marks[i])
 		sb_addc(out, 'o');
 	else if (!ascii)
 		utf8(out, 0x2800 + (unsigned)g->dots[i]);
 	else
-		sb_addc(out, g->dots[i] ? (g->dots[i] & 0xe4 && !(g->dots[i] & 0x1b) ? '.' : g->dots[i] & 0x1b && !(g->dots[i] & 0xe4) ? '\'' : ':') : ' ');
+		sb_addc(out, !(g->dots[i] & UPPER) ? '.' : g->dots[i] & ~UPPER ? ':' : '\'');
+}
+
+/* The round value that row y of h stands for, if there is one. */
+static bool row_tick(const struct range *r, int y, int h, double *v)
+{
+	double tick = chart_tick(r->y0, r->y1, h / 3 > 1 ? h / 3 : 1), cell = (r->y1 - r->y0) / h;
+	double top = r->y1 - y * cell, n = floor(top / tick + 1e-9);
+
+	*v = n * tick;
+	return *v > top - cell + 1e-9 * tick;
 }
 
 void chart_cells(const struct chart *c, int width, int height, bool ascii, struct sb *out)
@@ -164,6 +178,7 @@ void chart_cells(const struct chart *c, int width, int height, bool ascii, struc
 	struct range r;
 	struct grid g;
 	char text[32], last[32];
+	double v;
 	int margin = 10;
 
 	if (!chart_range(c, &r))
@@ -176,13 +191,13 @@ void chart_cells(const struct chart *c, int width, int height, bool ascii, struc
 		plot(&g, &c->series[i], &r);
 	for (int y = 0; y < g.h; y++) {
 		text[0] = '\0';
-		if (y % 3 == 0 || y == g.h - 1)
-			chart_number(r.y1 - (r.y1 - r.y0) * (y + 0.5) / g.h, text);
+		if (row_tick(&r, y, g.h, &v))
+			chart_number(v, text);
 		sb_addf(out, "%*s ", margin - 2, text);
 		sb_adds(out, ascii ? "|" : "\xe2\x94\x82");
 		for (int x = 0; x < g.w; x++)
 			cell(&g, y * g.w + x, ascii, out);
-		while (out->len && out->s[out->len - 1] == ' ')
+		while (out->s[out->len - 1] == ' ')
 			out->s[--out->len] = '\0';
 		sb_addc(out, '\n');
 	}

@@ -35,18 +35,21 @@ static double field(const struct train_point *p, unsigned what)
 /* Mean over a centred window, gaps left out and left in place. */
 static void smooth(const double *y, size_t n, double *out)
 {
-	size_t half = n / 60 + 1;
+	size_t half = n / 60 + 1, from = 0, to = 0, k = 0;
+	double sum = 0;
 
 	for (size_t i = 0; i < n; i++) {
-		size_t from = i < half ? 0 : i - half, to = i + half + 1 < n ? i + half + 1 : n, k = 0;
-		double sum = 0;
-
-		for (size_t j = from; j < to; j++)
-			if (isfinite(y[j])) {
-				sum += y[j];
+		for (; to < n && to <= i + half; to++)
+			if (isfinite(y[to])) {
+				sum += y[to];
 				k++;
 			}
-		out[i] = isfinite(y[i]) && k ? sum / (double)k : NAN;
+		for (; from + half < i; from++)
+			if (isfinite(y[from])) {
+				sum -= y[from];
+				k--;
+			}
+		out[i] = isfinite(y[i]) ? sum / (double)k : NAN;
 	}
 }
 

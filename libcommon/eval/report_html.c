@@ -33,9 +33,9 @@ static const char *short_loss(double v, char buf[32])
 }
 
 /* "2.38 -> 1.98" and how much that is. */
-static void loss_tile(struct sb *out, const char *label, double from, double to)
+static void loss_tile(struct sb *out, const char *label, double from, double to, double step)
 {
-	char a[32], b[32], value[128], below[64];
+	char a[32], b[32], value[128], below[96];
 
 	if (isnan(to))
 		return;
@@ -45,6 +45,8 @@ static void loss_tile(struct sb *out, const char *label, double from, double to)
 	} else {
 		snprintf(value, sizeof(value), "<small>%s \xe2\x86\x92</small> %s", short_loss(from, a), short_loss(to, b));
 		snprintf(below, sizeof(below), "%s by %.1f %%", to < from ? "down" : "up", 100 * fabs(to - from) / from);
+		if (!isnan(step))
+			snprintf(below + strlen(below), sizeof(below) - strlen(below), ", best at step %.0f", step);
 	}
 	tile(out, label, value, below, isnan(from) ? 0 : to < from ? 1 : to > from ? -1 : 0);
 }
@@ -85,8 +87,8 @@ static void tiles(const struct report *r, struct sb *out)
 	sb_adds(out, "<section class=\"tiles\">");
 	if (r->n_runs == 1) {
 		run_figures(&r->runs[0], &f);
-		loss_tile(out, "Held-out loss", f.first_eval, f.best_eval);
-		loss_tile(out, "Training loss", f.first_loss, f.last_loss);
+		loss_tile(out, "Held-out loss", f.first_eval, f.best_eval, f.best_step);
+		loss_tile(out, "Training loss", f.first_loss, f.last_loss, NAN);
 	}
 	if (r->ab) {
 		ab_tile(out, r->ab, METRIC_ROUGEL);
@@ -168,6 +170,11 @@ static void eval_table(const struct report *r, struct sb *out)
 		struct run_figures f;
 
 		run_figures(&r->runs[i], &f);
+		if (r->n_runs > 1) {
+			sb_adds(out, "<h3>");
+			text(out, r->runs[i].name);
+			sb_adds(out, "</h3>");
+		}
 		sb_adds(out, "<table><tr><th>step</th><th>held-out loss</th><th>perplexity</th><th></th></tr>");
 		for (size_t k = 0; k < r->runs[i].n_evals; k++) {
 			const struct eval_point *p = &r->runs[i].evals[k];
@@ -285,7 +292,7 @@ static void ab_row(const struct ab_result *r, enum metric m, double scale, struc
 	const struct metric_info *info = metric_info(m);
 	const struct ab_stat *s = &r->stat[m];
 	double k = info->rate ? 100 : 1;
-	int v = ab_verdict(r, m), d = info->rate ? 1 : m == METRIC_NLL ? 3 : 1;
+	int v = ab_verdict(r, m), d = m == METRIC_NLL ? 3 : 1;
 	const char *unit = info->rate ? " %" : "";
 
 	sb_addf(out, "<tr><td>%s</td>", info->label);

@@ -124,13 +124,31 @@ static void plot(const struct report *r, const char *title, unsigned what, int w
 	curves_release(&cv);
 }
 
+/* Three lines of at most width columns, broken at spaces where there are any. */
 static void answer(struct sb *out, const char *label, const char *s, int width, bool ascii)
 {
+	struct sb all = SB_INIT;
+	size_t room = (size_t)width - 12, at = 0;
+
 	if (!s)
 		return;
-	sb_addf(out, "  %-9s ", label);
-	plain(out, s, (size_t)(3 * (width - 14)), ascii);
-	sb_addc(out, '\n');
+	plain(&all, s, 3 * room - 12, ascii);
+	do {
+		const char *line = sb_str(&all) + at;
+		size_t left = all.len - at, n = match_prefix(line, left, room), cut = n;
+
+		while (n < left && cut > n / 2 && line[cut] != ' ')
+			cut--;
+		if (n < left && cut > n / 2)
+			n = cut;
+		sb_addf(out, "  %-9s ", at ? "" : label);
+		sb_add(out, line, n);
+		sb_addc(out, '\n');
+		at += n;
+		while (at < all.len && all.s[at] == ' ')
+			at++;
+	} while (at < all.len);
+	sb_release(&all);
 }
 
 static void samples(const struct report *r, int width, bool ascii, struct sb *out)

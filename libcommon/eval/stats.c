@@ -2,10 +2,11 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/rng.h"
 #include "base/xalloc.h"
+
+#define Z975 1.959963984540054 /* 97.5 % of the normal distribution lie below */
 
 double stats_mean(const double *x, size_t n)
 {
@@ -50,40 +51,41 @@ double stats_median(double *x, size_t n)
 	return stats_quantile(x, n, 0.5);
 }
 
-int stats_bootstrap(const double *const *columns, size_t n_cols, size_t n, uint64_t seed, unsigned resamples,
-                    struct interval *out, struct err *e)
+static struct interval normal_ci(const double *x, size_t n)
+{
+	double mean = stats_mean(x, n), sum = 0, half;
+
+	for (size_t i = 0; i < n; i++)
+		sum += (x[i] - mean) * (x[i] - mean);
+	half = Z975 * sqrt(sum / (double)(n - 1) / (double)n);
+	return (struct interval){ mean - half, mean + half };
+}
+
+struct interval stats_mean_ci(const double *x, size_t n, uint64_t seed, unsigned resamples)
 {
 	uint64_t key = seed ^ rng_stream("bootstrap");
-	double *means, *sum;
+	struct interval ci = { NAN, NAN };
+	double *means;
 
-	if (n < 2 || !resamples) {
-		for (size_t c = 0; c < n_cols; c++)
-			out[c].lo = out[c].hi = n == 1 ? columns[c][0] : NAN;
-		return 0;
-	}
-	means = lp_try_alloc(n_cols * resamples, sizeof(*means), "bootstrap", e);
-	if (!means)
-		return -1;
-	sum = xcalloc(n_cols, sizeof(*sum));
+	if (n == 1)
+		ci.lo = ci.hi = x[0];
+	if (n < 2 || !resamples)
+		return ci;
+	if (n > STATS_BOOT_MAX)
+		return normal_ci(x, n);
+	means = xmalloc(resamples * sizeof(*means));
 	for (unsigned b = 0; b < resamples; b++) {
-		memset(sum, 0, n_cols * sizeof(*sum));
-		for (size_t i = 0; i < n; i++) {
-			size_t row = (size_t)rng_below(key, b, i, n);
+		double sum = 0;
 
-			for (size_t c = 0; c < n_cols; c++)
-				sum[c] += columns[c][row];
-		}
-		for (size_t c = 0; c < n_cols; c++)
-			means[c * resamples + b] = sum[c] / (double)n;
+		for (size_t i = 0; i < n; i++)
+			sum += x[rng_below(key, b, i, n)];
+		means[b] = sum / (double)n;
 	}
-	for (size_t c = 0; c < n_cols; c++) {
-		qsort(means + c * resamples, resamples, sizeof(*means), by_value);
-		out[c].lo = quantile_sorted(means + c * resamples, resamples, 0.025);
-		out[c].hi = quantile_sorted(means + c * resamples, resamples, 0.975);
-	}
-	free(sum);
+	qsort(means, resamples, sizeof(*means), by_value);
+	ci.lo = quantile_sorted(means, resamples, 0.025);
+	ci.hi = quantile_sorted(means, resamples, 0.975);
 	free(means);
-	return 0;
+	return ci;
 }
 
 static double log_factorial(uint64_t n)
@@ -107,7 +109,7 @@ double stats_sign_test(uint64_t wins, uint64_t losses)
 
 struct interval stats_wilson(uint64_t hits, uint64_t n)
 {
-	const double z = 1.959963984540054; /* 97.5 % of the normal distribution */
+	const double z = Z975;
 	double p, mid, half, d;
 	struct interval ci = { NAN, NAN };
 

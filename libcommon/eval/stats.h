@@ -6,8 +6,6 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#include "base/err.h"
-
 struct interval {
 	double lo, hi;
 };
@@ -18,12 +16,12 @@ double stats_mean(const double *x, size_t n); /* NAN when n is 0; exact to round
 double stats_quantile(double *x, size_t n, double q);
 double stats_median(double *x, size_t n); /* sorts x */
 
-/* Percentile bootstrap of the mean: columns is n_cols samples of n values
- * each, resampled by the same rows, so that columns may be paired. out[c] is
- * the 95 % interval of column c's mean. NAN ends when n is 0; a point when n
- * is 1. */
-int stats_bootstrap(const double *const *columns, size_t n_cols, size_t n, uint64_t seed, unsigned resamples,
-                    struct interval *out, struct err *e) LP_MUST_USE;
+/* 95 % interval of a mean: percentile bootstrap up to STATS_BOOT_MAX values,
+ * beyond that mean -+ 1.96 standard errors, to which it tends. NAN ends when n
+ * is 0 or resamples is; a point when n is 1. Equal columns of n values get
+ * the same resampled rows for a seed. */
+#define STATS_BOOT_MAX 2000
+struct interval stats_mean_ci(const double *x, size_t n, uint64_t seed, unsigned resamples);
 
 /* Two-sided exact sign test: how likely so unequal a split of wins and losses
  * is when both are as likely; 1 when there is none of either. */

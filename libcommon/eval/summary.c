@@ -63,18 +63,16 @@ void summary_add(struct summary *s, const struct verdict *v)
 		add_example(s, v);
 }
 
-int summary_close(struct summary *s, uint64_t seed, unsigned resamples, struct err *e)
+void summary_close(struct summary *s, uint64_t seed, unsigned resamples)
 {
 	for (int m = 0; m < N_METRICS; m++) {
-		const double *x = s->col[m].x;
+		struct column *c = &s->col[m];
 
-		if (stats_bootstrap(&x, 1, s->col[m].n, seed, resamples, &s->ci[m], e))
-			return -1;
-		s->mean[m] = stats_mean(s->col[m].x, s->col[m].n);
-		s->median[m] = stats_median(s->col[m].x, s->col[m].n);
+		s->ci[m] = stats_mean_ci(c->x, c->n, seed, resamples);
+		s->mean[m] = stats_mean(c->x, c->n);
+		s->median[m] = stats_median(c->x, c->n);
 	}
 	s->ppl = s->nll_tokens ? exp(s->nll / (double)s->nll_tokens) : NAN;
-	return 0;
 }
 
 bool summary_has_task_metric(const struct summary *s)

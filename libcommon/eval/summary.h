@@ -34,7 +34,7 @@ void summary_init(struct summary *s, size_t keep);
 void summary_release(struct summary *s);
 void summary_add(struct summary *s, const struct verdict *v);
 /* Sorts the columns; seed and resamples are the bootstrap's. */
-int summary_close(struct summary *s, uint64_t seed, unsigned resamples, struct err *e) LP_MUST_USE;
+void summary_close(struct summary *s, uint64_t seed, unsigned resamples);
 double summary_value(const struct summary *s, const struct gate *g); /* NAN for what is no single run's */
 /* Members "records", "scored", "metrics", ... into an open object. */
 void summary_write(const struct summary *s, struct jw *w);
