@@ -1,0 +1,110 @@
+#!/bin/sh
+# qlora-train and lm-generate from the command line: what goes in, what comes
+# out, what is refused and how.
+. "$(dirname "$0")/lib.sh"
+cd "$ROOT" || exit 1
+M=data/stories260K
+D=data/quickstart
+tokens() { chat-template --model $M "$1" | tokenize --model $M; }
+head -n 12 $D/upper_train.jsonl >"$T/train.jsonl"
+head -n 4 $D/upper_heldout.jsonl >"$T/held.jsonl"
+tokens "$T/train.jsonl" >"$T/train.lps"
+tokens "$T/held.jsonl" >"$T/held.lps"
+train() { qlora-train --model $M --rank 4 --lr 5e-3 --threads 1 "$@"; }
+
+# the plan, from config.json alone
+mkdir "$T/l31"
+cat >"$T/l31/config.json" <<'J'
+{"architectures":["LlamaForCausalLM"],"attention_bias":false,"bos_token_id":128000,"eos_token_id":[128001,128008,128009],"hidden_act":"silu",
+"hidden_size":4096,"intermediate_size":14336,"max_position_embeddings":131072,"mlp_bias":false,"model_type":"llama","num_attention_heads":32,
+"num_hidden_layers":32,"num_key_value_heads":8,"rms_norm_eps":1e-05,"rope_scaling":{"factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,
+"original_max_position_embeddings":8192,"rope_type":"llama3"},"rope_theta":500000.0,"tie_word_embeddings":false,"torch_dtype":"bfloat16","vocab_size":128256}
+J
+plan() { qlora-train --model "$T/l31" --dry-run --batch 1 "$@"; }
+status 0 "a plan needs config.json alone" plan --rank 32
+prints '83,886,080 of 8,114,147,328 parameters (1.034 %)' "rank 32, seven projections, Llama 3.1 8B"
+status 0 "rank 16" plan --rank 16
+prints '41,943,040 of 8,072,204,288 parameters (0.520 %)' "rank 16, seven projections"
+status 0 "attention alone" plan --rank 16 --targets q_proj,k_proj,v_proj,o_proj
+prints '13,631,488 of 8,043,892,736 parameters (0.169 %)' "rank 16, attention alone"
+status 0 "rank 8" plan --rank 8
+prints '20,971,520 of' "rank 8"
+status 0 "rank 64" plan --rank 64
+prints '167,772,160 of' "rank 64"
+prints 'NF4 codes *3489660928' "half a byte a weight"
+status 5 "a plan that cannot fit in --memory" plan --memory 2G
+says 'needs .* GiB and 2.00 GiB may be used' "says what it needs"
+prints 'does not fit' "and still prints the plan"
+
+# a run
+status 0 "trains" train --eval "$T/held.lps" --eval-every 3 --max-steps 6 --log "$T/log" -o "$T/a" "$T/train.lps"
+quiet "and says nothing off a terminal"
+ok "writes what PEFT reads" test -f "$T/a/adapter_config.json" -a -f "$T/a/adapter_model.safetensors"
+is "evaluates before, at 3 and at 6" "$(grep -c '"event":"eval"' "$T/log")" 3
+is "logs each step" "$(grep -c '"event":"train"' "$T/log")" 6
+ok "and the plan and the end" grep -q '"event":"done"' "$T/log"
+status 0 "the same command again" train --eval "$T/held.lps" --eval-every 3 --max-steps 6 -o "$T/b" "$T/train.lps"
+same "gives the same bytes" "$T/a/adapter_model.safetensors" "$T/b/adapter_model.safetensors"
+status 0 "with two threads" train --threads 2 --eval "$T/held.lps" --eval-every 3 --max-steps 6 -o "$T/c" "$T/train.lps"
+same "too" "$T/a/adapter_model.safetensors" "$T/c/adapter_model.safetensors"
+status 2 "an output that exists" train --max-steps 1 -o "$T/a" "$T/train.lps"
+says 'exists.*--force' "is refused with the remedy"
+status 0 "unless --force" train --max-steps 1 --force -o "$T/b" "$T/train.lps"
+status 0 "8-bit states, dropout, linear" train --optimizer adamw8bit --dropout 0.1 --schedule linear --max-steps 2 -o "$T/d" "$T/train.lps"
+status 0 "checkpoints" train --save-every 1 --max-steps 2 -o "$T/e" "$T/train.lps"
+ok "are beside the output" test -f "$T/e.step-1/adapter_model.safetensors"
+status 0 "from standard input to standard output" sh -c "train_() { qlora-train --model $M --rank 4 --max-steps 1; }; train_ <'$T/train.lps' | lora-merge --model $M --accept-base -o '$T/m'"
+ok "into a merged model" test -f "$T/m/config.json"
+status 0 "loss of the base" qlora-train --model $M --quant none --eval "$T/held.lps" --eval-only
+prints '"loss":[0-9.]*' "as JSON"
+base=$(sed 's/.*"loss":\([0-9.]*\).*/\1/' "$T/.out")
+status 0 "loss with the adapter" qlora-train --model $M --quant none --eval "$T/held.lps" --adapter "$T/a" --eval-only
+tuned=$(sed 's/.*"loss":\([0-9.]*\).*/\1/' "$T/.out")
+ok "is lower ($base, $tuned)" awk "BEGIN { exit !($tuned < $base - 0.5) }"
+status 0 "goes on from an adapter" train --adapter "$T/a" --max-steps 1 -o "$T/f" "$T/train.lps"
+
+# refusals, before any work
+status 2 "no model" qlora-train "$T/train.lps"
+status 2 "evaluation without data" train --eval-every 5 --max-steps 1 "$T/train.lps"
+says 'give --eval FILE' "says what is missing"
+status 2 "a projection that the model lacks" train --targets q_proj,w1 "$T/train.lps"
+says "no projection 'w1'" "is named"
+status 2 "--nonfinite nonsense" train --nonfinite perhaps "$T/train.lps"
+status 2 "a length beyond the model's" train --max-len 4096 --dry-run
+says "model's 512 positions" "is named"
+status 4 "no such file" train "$T/none.lps"
+status 3 "an empty stream" train /dev/null
+status 3 "not a stream" train "$T/train.jsonl"
+size=$(wc -c <"$T/train.lps")
+for cut in 4 100 $((size / 2)) $((size - 1)); do
+	head -c "$cut" "$T/train.lps" >"$T/cut.lps"
+	status 3 "a stream cut at $cut" train -o "$T/x" "$T/cut.lps"
+	ok "leaves no output" test ! -e "$T/x"
+done
+sed 's/"hidden_act": *"silu"/"hidden_act": "gelu"/' $M/config.json >"$T/config.json"
+cp -r $M "$T/m2" && cp "$T/config.json" "$T/m2/config.json"
+status 3 "an activation that is not known" qlora-train --model "$T/m2" "$T/train.lps"
+says 'config.json.*hidden_act' "is named"
+
+# not finite
+status 6 "a learning rate that diverges" train --lr 1000 --max-grad-norm 0 --max-steps 60 --warmup-ratio 0 --schedule constant -o "$T/g" "$T/train.lps"
+says 'step [0-9]*: the .* is not finite .* on records [0-9]' "names step and records"
+ok "leaves no output under the name" test ! -e "$T/g"
+ok "and keeps the last good adapter" test -f "$T/g.last-good/adapter_model.safetensors"
+
+# generation
+status 0 "completes" lm-generate --model $M --max-new 8 "$T/held.jsonl"
+is "one for each record" "$(wc -l <"$T/.out" | tr -d ' ')" 4
+prints '"expected":' "with the answer that was there"
+cp "$T/.out" "$T/one"
+status 0 "one at a time" lm-generate --model $M --max-new 8 --batch 1 "$T/held.jsonl"
+same "the same" "$T/.out" "$T/one"
+status 0 "with an adapter" lm-generate --model $M --adapter "$T/a" --max-new 8 "$T/held.jsonl"
+ok "another" sh -c "! cmp -s '$T/.out' '$T/one'"
+echo '{"prompt":"Once upon a time"}' >"$T/raw"
+status 0 "raw text" lm-generate --model $M --raw --max-new 12 "$T/raw"
+prints '"response":", there was a little girl named Lily' "goes on as the model does"
+status 3 "a prompt that does not fit" lm-generate --model $M --context 4 "$T/held.jsonl"
+says 'held.jsonl:1: .*--context' "is named"
+echo '{"neither":1}' >"$T/bad"
+status 3 "a record of no known shape" lm-generate --model $M "$T/bad"
