@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,8 +19,7 @@ enum { BUF_BYTES = 256 << 10 };
 struct out {
 	int fd;
 	char *path;        /* final; "(stdout)" */
-	char *tmp;         /* NULL when written in place */
-	struct temp *node;
+	struct temp *node; /* its temporary; NULL when written in place */
 	char *buf;
 	size_t len;
 	uint64_t flushed;
@@ -55,17 +53,12 @@ static bool in_place(const char *path)
 static int open_file(struct out *o, struct err *e)
 {
 	struct stat st;
-	sigset_t old;
 	size_t n = strlen(o->path);
 
 	if (!n || o->path[n - 1] == '/' || (!stat(o->path, &st) && S_ISDIR(st.st_mode)))
 		return err_off(e, LP_IO, o->path, -1, "is a directory; give a file name");
-	temp_block(&old);
-	o->tmp = temp_beside(o->path, TEMP_FILE, &o->fd, e);
-	if (o->tmp)
-		o->node = temp_add(o->tmp, TEMP_FILE);
-	temp_unblock(&old);
-	return o->tmp ? 0 : -1;
+	o->node = temp_beside(o->path, TEMP_FILE, &o->fd, e);
+	return o->node ? 0 : -1;
 }
 
 struct out *out_open(const char *path, struct err *e)
@@ -169,7 +162,6 @@ static void out_free(struct out *o)
 		close(o->fd);
 	xxh_free(o->hash);
 	free(o->buf);
-	free(o->tmp);
 	free(o->path);
 	free(o);
 }
@@ -178,8 +170,8 @@ void out_abort(struct out *o)
 {
 	if (!o)
 		return;
-	if (o->tmp)
-		unlink(o->tmp);
+	if (o->node)
+		unlink(temp_path(o->node));
 	temp_forget(o->node);
 	out_free(o);
 }
@@ -193,11 +185,10 @@ static int commit_file(struct out *o, struct err *e)
 	o->fd = -1;
 	if (close(fd))
 		return err_sys(e, o->path, "close");
-	if (rename(o->tmp, o->path))
+	if (rename(temp_path(o->node), o->path))
 		return err_sys(e, o->path, "rename the temporary file to it");
 	temp_forget(o->node);
-	free(o->tmp);
-	o->tmp = NULL;
+	o->node = NULL;
 	return temp_sync_parent(o->path, e);
 }
 
@@ -207,7 +198,7 @@ int out_commit(struct out *o, struct err *e)
 
 	if (!bad && o->failed)
 		bad = err_off(e, LP_IO, o->path, -1, "an earlier write failed");
-	if (!bad && o->tmp) {
+	if (!bad && o->node) {
 		bad = commit_file(o, e);
 	} else if (!bad && fd > 1) {
 		o->fd = -1;

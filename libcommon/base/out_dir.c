@@ -17,8 +17,9 @@
 struct outdir {
 	char *path, *tmp;
 	bool force;
-	struct temp **nodes; /* [0] is the directory itself */
-	char **names;        /* and what each stands for, to register it once */
+	struct temp *self;
+	struct temp **nodes; /* of what is in it, each once */
+	char **names;
 	size_t n, cap_nodes, cap_names;
 	struct sb at; /* outdir_path's answer */
 };
@@ -36,6 +37,7 @@ static void remember(struct outdir *d, const char *path, int what)
 
 static void outdir_free(struct outdir *d)
 {
+	temp_forget(d->self);
 	for (size_t i = 0; i < d->n; i++) {
 		temp_forget(d->nodes[i]);
 		free(d->names[i]);
@@ -71,8 +73,8 @@ struct outdir *outdir_open(const char *path, bool force, struct err *e)
 {
 	char *p = dir_name(path, e);
 	struct outdir *d;
+	struct temp *self;
 	struct stat st;
-	sigset_t old;
 	bool there;
 
 	if (!p)
@@ -91,15 +93,13 @@ struct outdir *outdir_open(const char *path, bool force, struct err *e)
 	d = xcalloc(1, sizeof(*d));
 	d->path = p;
 	d->force = force;
-	temp_block(&old);
-	d->tmp = temp_beside(p, TEMP_DIR, NULL, e);
-	if (d->tmp)
-		remember(d, d->tmp, TEMP_DIR);
-	temp_unblock(&old);
-	if (!d->tmp) {
+	self = temp_beside(p, TEMP_DIR, NULL, e);
+	if (!self) {
 		outdir_free(d);
 		return NULL;
 	}
+	d->tmp = xstrdup(temp_path(self));
+	d->self = self;
 	return d;
 }
 
@@ -267,6 +267,7 @@ int outdir_commit(struct outdir *d, struct err *e)
 		outdir_abort(d);
 		return -1;
 	}
+	temp_forget(d->self);
 	for (size_t i = 0; i < d->n; i++)
 		temp_forget(d->nodes[i]);
 	bad = temp_sync_parent(d->path, e);

@@ -67,7 +67,7 @@ static void set_handlers(void)
 	atexit(out_abort_all);
 }
 
-void temp_block(sigset_t *old)
+static void temp_block(sigset_t *old)
 {
 	sigset_t all;
 
@@ -77,24 +77,37 @@ void temp_block(sigset_t *old)
 	pthread_sigmask(SIG_BLOCK, &all, old);
 }
 
-void temp_unblock(const sigset_t *old)
+static void temp_unblock(const sigset_t *old)
 {
 	pthread_sigmask(SIG_SETMASK, old, NULL);
 }
 
-/* Always a new node at the head: order is what makes directories go last. */
-struct temp *temp_add(const char *path, int what)
+/* Always a new node at the head: order is what makes directories go last. It
+ * counts once its kind is set; no allocation can fail after that. */
+static struct temp *temp_new(char *path_take)
 {
 	struct temp *t = xcalloc(1, sizeof(*t));
 
 	set_handlers();
-	t->path = xstrdup(path);
+	t->path = path_take;
 	t->owner = getpid();
-	atomic_store(&t->what, what);
 	t->next = atomic_load(&temps);
 	while (!atomic_compare_exchange_weak(&temps, &t->next, t))
 		;
 	return t;
+}
+
+struct temp *temp_add(const char *path, int what)
+{
+	struct temp *t = temp_new(xstrdup(path));
+
+	atomic_store(&t->what, what);
+	return t;
+}
+
+const char *temp_path(const struct temp *t)
+{
+	return t->path;
 }
 
 void temp_forget(struct temp *t)
@@ -103,26 +116,29 @@ void temp_forget(struct temp *t)
 		atomic_store(&t->what, TEMP_NONE);
 }
 
-/* DIR/.NAME.PID.N.tmp, the first N that is free; made by create. */
-char *temp_beside(const char *path, int what, int *fd, struct err *e)
+struct temp *temp_beside(const char *path, int what, int *fd, struct err *e)
 {
 	const char *slash = strrchr(path, '/'), *base = slash ? slash + 1 : path;
 	int dir_len = (int)(base - path);
 
 	for (unsigned i = 0; i < 10000; i++) {
 		/* the name limit is 255 bytes: 24 are ours */
-		char *t = xasprintf("%.*s.%.200s.%ld.%u.tmp", dir_len, path, base, (long)getpid(), i);
-		int rc;
+		struct temp *t = temp_new(xasprintf("%.*s.%.200s.%ld.%u.tmp", dir_len, path, base, (long)getpid(), i));
+		sigset_t old;
+		int rc, saved;
 
-		if (what == TEMP_DIR) {
-			rc = mkdir(t, 0777);
-		} else {
-			rc = open(t, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-			*fd = rc;
-		}
+		temp_block(&old);
+		if (what == TEMP_DIR)
+			rc = mkdir(t->path, 0777);
+		else
+			rc = *fd = open(t->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+		saved = errno;
+		if (rc >= 0)
+			atomic_store(&t->what, what);
+		temp_unblock(&old);
 		if (rc >= 0)
 			return t;
-		free(t);
+		errno = saved;
 		if (errno != EEXIST)
 			break;
 	}

@@ -2,22 +2,19 @@
 #ifndef LP_BASE_OUT_TEMP_H
 #define LP_BASE_OUT_TEMP_H
 
-#include <signal.h>
-
 #include "base/err.h"
 
 enum temp_kind { TEMP_NONE, TEMP_FILE, TEMP_DIR };
 struct temp;
 
-/* Copies path. Call with signals blocked, around making the thing itself. */
+/* What path names is a temporary from now on. Copies path. */
 struct temp *temp_add(const char *path, int what);
-void temp_forget(struct temp *t); /* NULL is fine */
-void temp_block(sigset_t *old);
-void temp_unblock(const sigset_t *old);
+void temp_forget(struct temp *t); /* it stays; NULL is fine */
+const char *temp_path(const struct temp *t);
 
-/* Makes DIR/.NAME.PID.N.tmp beside path (a file leaves its descriptor in *fd)
- * and returns the name, which the caller frees; NULL on error. */
-char *temp_beside(const char *path, int what, int *fd, struct err *e) LP_MUST_USE;
+/* Makes DIR/.NAME.PID.N.tmp beside path (a file leaves its descriptor in *fd),
+ * a temporary from its first moment on. NULL on error. */
+struct temp *temp_beside(const char *path, int what, int *fd, struct err *e) LP_MUST_USE;
 
 int temp_sync(int fd); /* fsync; what cannot be synced (a pipe) is fine */
 int temp_sync_parent(const char *path, struct err *e) LP_MUST_USE;

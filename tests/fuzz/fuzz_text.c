@@ -170,6 +170,7 @@ void fuzz_config(const uint8_t *p, size_t n)
 
 	/* texts live as long as the process, so a run over many inputs forgets them */
 	text = method = NULL;
+	rank = 8;
 	free(targets.items);
 	memset(&targets, 0, sizeof(targets));
 	if (!opt_load_config(&spec, as_file(p, n, &fd), &e)) {
