@@ -34,11 +34,19 @@ enum tmpl_why {
 	TMPL_RUNTIME,   /* unknown filter and other errors of the template */
 	TMPL_LIMIT      /* steps, recursion, output or memory */
 };
+/* A string of the variables whose way into the text is followed. */
+struct tmpl_watch {
+	const char *s; /* a string of the JSON, by address */
+	size_t n;
+	size_t begin, end; /* out: from its first to behind its last byte in the text; begin SIZE_MAX: not seen */
+};
 struct tmpl_render {
 	struct sb text;
 	struct tmpl_span *gen; /* {% generation %} blocks, in order */
 	size_t n_gen, cap_gen;
 	enum tmpl_why why;     /* after a failure */
+	struct tmpl_watch *watch; /* in: set by the caller, NULL none */
+	size_t n_watch;
 	struct arena scratch;  /* memory of the last rendering, used again by the next */
 };
 void tmpl_render_release(struct tmpl_render *r);
@@ -64,6 +72,10 @@ struct chat_tmpl *chat_tmpl_load_dir(const char *model_dir, const char *template
 void chat_tmpl_free(struct chat_tmpl *t);
 const char *chat_tmpl_source(const struct chat_tmpl *t); /* the template's text */
 
+struct chat_scratch; /* memory that renderings can share; one for each thread */
+struct chat_scratch *chat_scratch_new(void);
+void chat_scratch_free(struct chat_scratch *s);
+
 struct chat_render_opts {
 	bool add_generation_prompt;
 	bool continue_final;       /* leave the last message open */
@@ -71,11 +83,21 @@ struct chat_render_opts {
 	const char *date_string;   /* pinned "date_string" variable, or NULL */
 	const char *span_choice;   /* "all" (default), "last", "none", "train" (the message's own flag) */
 	const struct json *extra;  /* more variables (object), or NULL */
+	struct chat_scratch *scratch; /* NULL: made and freed by each call */
 };
 /* Renders; spans (bytes the loss is taken on: what assistant messages write,
  * end-of-turn token included) go to *spans (free()). A span that cannot
  * be found exactly is LP_DATA. spans may be NULL (prompts). */
 int chat_tmpl_render(const struct chat_tmpl *t, const struct chat *c, const struct chat_render_opts *o,
                      struct sb *text, struct tmpl_span **spans, size_t *n_spans, struct err *e) LP_MUST_USE;
+/* A preference record: the prompt with its generation prompt, and what each answer adds to it, with
+ * spans relative to the answer. LP_DATA when an answer's rendering does not begin with the prompt's. */
+struct pref_text {
+	struct sb prompt, answer[2];       /* chosen, rejected */
+	struct tmpl_span *spans[2];
+	size_t n_spans[2];
+};
+int chat_tmpl_render_pref(const struct chat_tmpl *t, const struct pref *p, const struct chat_render_opts *o, struct pref_text *out, struct err *e) LP_MUST_USE;
+void pref_text_release(struct pref_text *p);
 
 #endif

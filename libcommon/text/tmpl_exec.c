@@ -43,6 +43,8 @@ int rt_emit(struct rt *r, const char *s, size_t n)
 		rt_fail(r, TMPL_LIMIT, "the text is longer than %zu MiB", r->max_output >> 20);
 		return -1;
 	}
+	if (r->n_alias)
+		watch_printed(r, s, n, out->len);
 	if (out->cap - out->len > n && n) {
 		memcpy(out->s + out->len, s, n);
 		out->len += n;
@@ -51,6 +53,51 @@ int rt_emit(struct rt *r, const char *s, size_t n)
 		sb_add(out, s, n);
 	}
 	return 0;
+}
+
+/* --- watched strings: told by address, since slices and strips share memory --- */
+void watch_copied(struct rt *r, const char *to, const char *from, size_t n)
+{
+	uint32_t n_now = r->n_alias;
+
+	for (uint32_t i = 0; i < n_now && r->n_alias < r->cap_alias; i++) {
+		const struct alias *a = &r->alias[i];
+		const char *lo = a->lo > from ? a->lo : from, *hi = a->hi < from + n ? a->hi : from + n;
+
+		if (lo < hi)
+			r->alias[r->n_alias++] = (struct alias){ to + (lo - from), to + (hi - from), a->watch };
+	}
+}
+
+void watch_printed(struct rt *r, const char *s, size_t n, size_t at)
+{
+	for (uint32_t i = 0; i < r->n_alias; i++) {
+		const struct alias *a = &r->alias[i];
+		const char *lo = a->lo > s ? a->lo : s, *hi = a->hi < s + n ? a->hi : s + n;
+		struct tmpl_watch *w = &r->render->watch[a->watch];
+
+		if (lo >= hi)
+			continue;
+		if (w->begin == SIZE_MAX || at + (size_t)(lo - s) < w->begin)
+			w->begin = at + (size_t)(lo - s);
+		if (w->end == SIZE_MAX || at + (size_t)(hi - s) > w->end)
+			w->end = at + (size_t)(hi - s);
+	}
+}
+
+/* Output at [start, end) has become the string at to: what was seen there is seen in the string. */
+static void watch_captured(struct rt *r, size_t start, const char *to)
+{
+	for (size_t k = 0; k < r->render->n_watch; k++) {
+		struct tmpl_watch *w = &r->render->watch[k];
+
+		if (w->begin == SIZE_MAX || w->end <= start)
+			continue;
+		if (w->begin >= start && r->n_alias < r->cap_alias)
+			r->alias[r->n_alias++] = (struct alias){ to + (w->begin - start), to + (w->end - start), (uint32_t)k };
+		/* the part before the capture, if any, is no longer known by itself: forget all */
+		w->begin = w->end = SIZE_MAX;
+	}
 }
 
 /* --- output that becomes a value instead --- */
@@ -75,6 +122,8 @@ struct val capture_end(struct rt *r, const struct capture *c)
 {
 	struct val v = rt_str(r, r->out->s ? r->out->s + c->start : "", r->out->len - c->start);
 
+	if (r->n_alias && v.t != V_ERR)
+		watch_captured(r, c->start, v.s);
 	capture_drop(r, c);
 	return r->autoescape ? markup(v) : v;
 }

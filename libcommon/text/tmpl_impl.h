@@ -273,7 +273,20 @@ struct rt {
 	int captures;          /* nested output captures */
 	size_t root_len;       /* output length where the outermost capture began */
 	bool autoescape;
+	struct alias *alias; /* where watched strings are: their own places first, then copies */
+	uint32_t n_alias, cap_alias;
 };
+struct alias {
+	const char *lo, *hi;
+	uint32_t watch;
+};
+void watch_copied(struct rt *r, const char *to, const char *from, size_t n);
+void watch_printed(struct rt *r, const char *s, size_t n, size_t at);
+static inline void watch_copy(struct rt *r, const char *to, const char *from, size_t n)
+{
+	if (r->n_alias)
+		watch_copied(r, to, from, n);
+}
 
 extern const struct val val_err, val_none, val_missing, val_true, val_false;
 static inline struct val val_int(int64_t i)
@@ -488,7 +501,7 @@ FILTER(f_urlencode);
 FILTER(f_wordcount);
 FILTER(f_wordwrap);
 FILTER(f_xmlattr);
-struct val str_replace(struct rt *r, struct val self, struct val old, struct val new, int64_t max);
+struct val str_replace(struct rt *r, struct val self, struct val old, struct val by, int64_t max);
 /* methods of other types (tmpl_globals.c) that the table in tmpl_methods.c names */
 struct val m_copy(struct rt *r, struct val self, const struct args *a);
 struct val m_seq_count(struct rt *r, struct val self, const struct args *a);

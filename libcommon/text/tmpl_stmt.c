@@ -44,6 +44,9 @@ static int print_sum(struct rt *r, const struct node *n, size_t start, struct va
 	if (left == 1) { /* takes back what was printed: "+" decides */
 		a = rt_str(r, r->out->s ? r->out->s + start : "", r->out->len - start);
 		r->out->len = start;
+		for (size_t i = 0; r->n_alias && i < r->render->n_watch; i++) /* rare: all is forgotten, the caller looks otherwise */
+			r->render->watch[i].begin = r->render->watch[i].end = SIZE_MAX;
+		r->n_alias = 0;
 	}
 	*v = a.t == V_ERR ? a : op_binary(r, OP_ADD, a, b);
 	return v->t == V_ERR ? -1 : 0;
@@ -283,6 +286,26 @@ void tmpl_render_release(struct tmpl_render *o)
 	*o = (struct tmpl_render){ 0 };
 }
 
+/* The strings to follow, and room for copies of them. */
+static int start_watch(struct rt *r, struct tmpl_render *out)
+{
+	size_t n = out->watch ? out->n_watch : 0;
+
+	if (!n)
+		return 0;
+	r->cap_alias = (uint32_t)(4 * n + 16);
+	if (!(r->alias = rt_alloc(r, r->cap_alias * sizeof(*r->alias))))
+		return -1;
+	for (size_t i = 0; i < n; i++) {
+		struct tmpl_watch *w = &out->watch[i];
+
+		w->begin = w->end = SIZE_MAX;
+		if (w->n)
+			r->alias[r->n_alias++] = (struct alias){ w->s, w->s + w->n, (uint32_t)i };
+	}
+	return 0;
+}
+
 /* Every variable and global that the template names, looked up once. */
 static int load_context(struct rt *r, const struct json *vars)
 {
@@ -319,7 +342,7 @@ int tmpl_render(const struct tmpl *t, const struct json *vars, int64_t now, cons
 	out->n_gen = 0;
 	out->why = TMPL_OK;
 	e->code = LP_OK;
-	if (load_context(&r, vars) || !(r.free_env = rt_alloc(&r, t->n_funcs * sizeof(*r.free_env))))
+	if (start_watch(&r, out) || load_context(&r, vars) || !(r.free_env = rt_alloc(&r, t->n_funcs * sizeof(*r.free_env))))
 		return -1;
 	memset(r.free_env, 0, t->n_funcs * sizeof(*r.free_env));
 	if (!(r.env = env_new(&r, &t->root, NULL)))

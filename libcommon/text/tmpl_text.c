@@ -275,6 +275,8 @@ struct val str_concat(struct rt *r, struct val a, struct val b)
 		return val_err;
 	memcpy(p, a.s, a.n);
 	memcpy(p + a.n, b.s, b.n);
+	watch_copy(r, p, a.s, a.n);
+	watch_copy(r, p + a.n, b.s, b.n);
 	struct val v = val_str(p, n);
 	return m ? markup(v) : v;
 }

@@ -1,0 +1,40 @@
+/* What chat_tmpl.c and chat_spans.c share. */
+#ifndef LP_TEXT_CHAT_IMPL_H
+#define LP_TEXT_CHAT_IMPL_H
+
+#include "text/tmpl.h"
+
+/* A constant text of a template, found by rendering probes; s NULL: not found. */
+struct piece {
+	char *s;
+	size_t n;
+};
+struct chat_tmpl {
+	char *src;
+	struct tmpl *t;
+	struct tmpl *tools;       /* the template named "tool_use", for records with tools; NULL */
+	struct arena arena;
+	struct json special;      /* object: bos_token, eos_token, ... */
+	struct piece gen;         /* what add_generation_prompt adds */
+	struct piece lead;        /* what stands between it and an answer */
+	struct piece end_last, end_mid; /* behind an answer at the end, and before a user turn; without white space after it */
+};
+struct chat_scratch {
+	struct tmpl_render r, probe;
+	struct arena arena;
+	struct tmpl_watch *watch;
+	size_t cap_watch;
+};
+
+/* Renders the first n messages into out->text. msgs: JSON objects of all. */
+int chat_render_prefix(const struct chat_tmpl *t, const struct chat *c, const struct json *msgs, size_t n, bool gen_prompt,
+                       const struct chat_render_opts *o, struct arena *a, struct tmpl_render *out, struct err *e) LP_MUST_USE;
+/* The message as the template is to see it; content NULL: its own. */
+struct json chat_message(const struct chat_msg *m, const char *content, size_t len, struct arena *a);
+/* Learns gen, lead and ends by rendering small conversations; a template that refuses them has none. */
+void chat_learn(struct chat_tmpl *t);
+/* Spans of the rendering in s->r, made with the contents of messages watched. */
+int chat_find_spans(const struct chat_tmpl *t, const struct chat *c, const struct json *msgs, const struct chat_render_opts *o,
+                    struct chat_scratch *s, struct tmpl_span **spans, size_t *n_spans, struct err *e) LP_MUST_USE;
+
+#endif

@@ -1,0 +1,313 @@
+/* Which bytes of a rendering the assistant wrote.
+ *
+ * {% generation %} blocks say it themselves. Without them the place is found
+ * and then proved, never guessed:
+ *   1. The message's content is followed by address through the rendering
+ *      (struct tmpl_watch). What stands before it must be the template's
+ *      generation prompt, and what stands behind it its end of turn, both
+ *      learnt by rendering probes.
+ *   2. Otherwise renderings of the messages before it, with and without the
+ *      generation prompt, and of those up to it must be prefixes of the text.
+ * A message that neither way settles is an error of the record. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/xalloc.h"
+#include "text/chat_impl.h"
+
+static bool is_space(char c)
+{
+	return c == ' ' || (c >= 9 && c <= 13);
+}
+
+/* --- learning a template's constants --- */
+static void keep(struct piece *p, const char *s, size_t n)
+{
+	p->s = xmemdup0(s, n);
+	p->n = n;
+}
+
+/* An end of turn without the white space behind it, unless that is all. */
+static size_t without_space(const char *s, size_t n)
+{
+	size_t k = n;
+
+	while (k > 0 && is_space(s[k - 1]))
+		k--;
+	return k ? k : n;
+}
+
+static size_t common(const char *a, size_t n, const char *b, size_t m)
+{
+	size_t k = 0;
+
+	while (k < n && k < m && a[k] == b[k])
+		k++;
+	return k;
+}
+
+/* Renders [user, assistant, user][0..n) to a string of its own. */
+static char *probe(struct chat_tmpl *t, struct chat_scratch *s, size_t n, bool gen, size_t *len)
+{
+	static const char *const roles[] = { "user", "assistant", "user" }, *const texts[] = { "Qx7u", "Zk3a", "Wv9u" };
+	struct chat_msg m[3];
+	struct json msgs[3];
+	struct chat c = { .msgs = m, .n_msgs = n };
+	struct chat_render_opts o = { 0 };
+	struct err e = ERR_INIT;
+
+	arena_reset(&s->arena);
+	for (size_t i = 0; i < 3; i++) {
+		m[i] = (struct chat_msg){ .role = roles[i], .content = texts[i], .content_len = 4 };
+		msgs[i] = chat_message(&m[i], NULL, 0, &s->arena);
+	}
+	s->r.watch = NULL;
+	if (chat_render_prefix(t, &c, msgs, n, gen, &o, &s->arena, &s->r, &e))
+		return NULL;
+	*len = s->r.text.len;
+	return xmemdup0(sb_str(&s->r.text), s->r.text.len);
+}
+
+void chat_learn(struct chat_tmpl *t)
+{
+	struct chat_scratch *s = chat_scratch_new();
+	size_t n_u = 0, n_ug = 0, n_ua = 0, n_uau = 0;
+	char *u = probe(t, s, 1, false, &n_u), *ug = probe(t, s, 1, true, &n_ug);
+	char *ua = probe(t, s, 2, false, &n_ua), *uau = probe(t, s, 3, false, &n_uau);
+	const char *x;
+
+	if (u && ug && n_ug >= n_u && !memcmp(u, ug, n_u))
+		keep(&t->gen, ug + n_u, n_ug - n_u);
+	if (t->gen.s && ua && n_ua > n_ug && !memcmp(ua, ug, n_ug) && (x = strstr(ua, "Zk3a")) && x >= ua + n_ug)
+		keep(&t->lead, ua + n_ug, (size_t)(x - ua) - n_ug);
+	if (ua && (x = strstr(ua, "Zk3a"))) {
+		const char *end = x + 4, *mid = uau ? strstr(uau, "Zk3a") : NULL;
+		size_t n = n_ua - (size_t)(end - ua);
+
+		keep(&t->end_last, end, without_space(end, n));
+		if (mid) { /* what both share, back to the end of a token's text */
+			size_t k = common(end, n, mid + 4, n_uau - (size_t)(mid + 4 - uau));
+
+			while (k < n && k > 0 && !is_space(end[k - 1]) && end[k - 1] != '>' && end[k - 1] != ']')
+				k--;
+			keep(&t->end_mid, end, k ? without_space(end, k) : 0);
+		}
+	}
+	free(u);
+	free(ug);
+	free(ua);
+	free(uau);
+	chat_scratch_free(s);
+}
+
+/* --- finding one message --- */
+struct finder {
+	const struct chat_tmpl *t;
+	const struct chat *c;
+	const struct json *msgs;
+	const struct chat_render_opts *o;
+	struct chat_scratch *s;
+	const char *text;
+	size_t len;
+};
+
+static bool stands_before(const struct finder *f, size_t at, const struct piece *p)
+{
+	return p->s && p->n <= at && !memcmp(f->text + at - p->n, p->s, p->n);
+}
+
+static bool stands_at(const struct finder *f, size_t at, const struct piece *p)
+{
+	return p->s && p->n && p->n <= f->len - at && !memcmp(f->text + at, p->s, p->n);
+}
+
+/* Where the turn that holds content at `at` begins, by its header. */
+static bool find_begin(const struct finder *f, size_t at, size_t *begin)
+{
+	const struct chat_tmpl *t = f->t;
+
+	if (t->lead.s && stands_before(f, at, &t->lead) && stands_before(f, at - t->lead.n, &t->gen)) {
+		*begin = at - t->lead.n;
+		return true;
+	}
+	*begin = at;
+	return t->gen.n && stands_before(f, at, &t->gen);
+}
+
+static bool find_end(const struct finder *f, size_t at, bool last, size_t *end)
+{
+	const struct piece *first = last ? &f->t->end_last : &f->t->end_mid, *second = last ? &f->t->end_mid : &f->t->end_last;
+	const struct piece *p = stands_at(f, at, first) ? first : stands_at(f, at, second) ? second : NULL;
+
+	if (!p)
+		return false;
+	*end = at + p->n;
+	return true;
+}
+
+/* A prefix of the text, rendered from fewer messages? Its length, or SIZE_MAX. */
+static size_t prefix_of(const struct finder *f, size_t n, bool gen)
+{
+	struct err e = ERR_INIT;
+
+	f->s->probe.watch = NULL;
+	if (chat_render_prefix(f->t, f->c, f->msgs, n, gen, f->o, &f->s->arena, &f->s->probe, &e))
+		return SIZE_MAX;
+	size_t len = f->s->probe.text.len;
+	return len <= f->len && !memcmp(sb_str(&f->s->probe.text), f->text, len) ? len : SIZE_MAX;
+}
+
+/* The text without its generation prompt, if it was asked for. */
+static size_t closed_len(const struct finder *f)
+{
+	const struct piece *g = &f->t->gen;
+
+	return f->o->add_generation_prompt && !f->o->continue_final && stands_before(f, f->len, g) ? f->len - g->n : f->len;
+}
+
+/* The header before place `at`, when only part of the generation prompt stands there. */
+static bool begins_with_part(const struct finder *f, size_t i, size_t at, size_t *begin)
+{
+	size_t turn = prefix_of(f, i, false);
+
+	if (turn == SIZE_MAX || at == SIZE_MAX || turn > at)
+		return false;
+	if (prefix_of(f, i, true) != SIZE_MAX)
+		return false; /* the whole of it: not this case */
+	const struct sb *p = &f->s->probe.text; /* of the render that was no prefix */
+	size_t k = p->len > turn ? common(p->s + turn, p->len - turn, f->text + turn, f->len - turn) : 0;
+	*begin = turn + k;
+	return k > 0 && *begin == at;
+}
+
+static int by_prefixes(const struct finder *f, size_t i, const struct tmpl_watch *w, struct tmpl_span *out)
+{
+	bool last = i + 1 == f->c->n_msgs;
+	size_t b = prefix_of(f, i, true), e, n;
+
+	if (b == SIZE_MAX && (w->begin == SIZE_MAX || (!find_begin(f, w->begin, &b) && !begins_with_part(f, i, w->begin, &b))))
+		return -1;
+	e = last ? closed_len(f) : prefix_of(f, i + 1, false);
+	if (e == SIZE_MAX || e <= b) {
+		if (w->end == SIZE_MAX || !find_end(f, w->end, last, &e))
+			return -1;
+	} else {
+		n = without_space(f->text + b, e - b);
+		/* white space that is the end of turn stays */
+		if (f->t->end_mid.n == 0 || !is_space(f->t->end_mid.s[0]) || w->end == SIZE_MAX)
+			e = b + n;
+	}
+	if (w->begin != SIZE_MAX && (w->begin < b || w->end > e))
+		return -1;
+	*out = (struct tmpl_span){ b, e, i, false };
+	return e > b ? 0 : -1;
+}
+
+static int find_message(const struct finder *f, size_t i, struct tmpl_span *out, struct err *e)
+{
+	const struct tmpl_watch *w = &f->s->watch[i];
+	const struct json *calls = json_get(&f->msgs[i], "tool_calls");
+	size_t begin, end;
+
+	if (w->begin != SIZE_MAX && !(calls && calls->type != JSON_NULL) && find_begin(f, w->begin, &begin) &&
+	    find_end(f, w->end, i + 1 == f->c->n_msgs, &end)) {
+		*out = (struct tmpl_span){ begin, end, i, false };
+		return 0;
+	}
+	if (!by_prefixes(f, i, w, out))
+		return 0;
+	return err_set(e, LP_DATA, "message %zu: what the assistant writes cannot be found exactly in this rendering; use a template with {%% generation %%} tags", i + 1);
+}
+
+/* --- generation blocks --- */
+static int from_tags(const struct finder *f, struct tmpl_span *out, size_t *n, struct err *e)
+{
+	const struct tmpl_render *r = &f->s->r;
+	size_t n_asst = 0, at = 0;
+
+	for (size_t i = 0; i < f->c->n_msgs; i++)
+		n_asst += !strcmp(f->c->msgs[i].role, "assistant");
+	*n = 0;
+	for (size_t k = 0; k < r->n_gen; k++) {
+		struct tmpl_span g = r->gen[k];
+
+		if (g.nested)
+			return err_set(e, LP_DATA, "a {%% generation %%} block inside a macro or a set block: its place in the text is not known");
+		if (g.end == g.begin)
+			continue;
+		/* the end of turn belongs to the answer, also where the template's author left it outside */
+		if (f->t->end_mid.n && !is_space(f->t->end_mid.s[0]) && stands_at(f, g.end, &f->t->end_mid) &&
+		    !(g.end - g.begin >= f->t->end_mid.n && !memcmp(f->text + g.end - f->t->end_mid.n, f->t->end_mid.s, f->t->end_mid.n)))
+			g.end += f->t->end_mid.n;
+		g.msg = SIZE_MAX;
+		if (r->n_gen == n_asst) {
+			while (at < f->c->n_msgs && strcmp(f->c->msgs[at].role, "assistant"))
+				at++;
+			g.msg = at++;
+		}
+		out[(*n)++] = g;
+	}
+	if (n_asst && !*n)
+		return err_set(e, LP_DATA, "the template's {%% generation %%} blocks wrote nothing for this record's assistant messages");
+	return 0;
+}
+
+/* --- which of them count --- */
+static bool is_trained(const struct chat_msg *m)
+{
+	const struct json *flag = m->orig ? json_get(m->orig, "train") : NULL;
+
+	return !json_is(flag, JSON_BOOL) || flag->b;
+}
+
+static int choose(const struct finder *f, const char *choice, struct tmpl_span *v, size_t *n, struct err *e)
+{
+	size_t last = SIZE_MAX, k = 0;
+	bool train = !strcmp(choice, "train");
+
+	if (!strcmp(choice, "all"))
+		return 0;
+	for (size_t i = 0; i < f->c->n_msgs; i++)
+		if (!strcmp(f->c->msgs[i].role, "assistant"))
+			last = i;
+	for (size_t i = 0; i < *n; i++) {
+		if (v[i].msg == SIZE_MAX)
+			return err_set(e, LP_DATA, "the template's {%% generation %%} blocks do not match the assistant messages one to one: only --loss all is exact");
+		if (train ? is_trained(&f->c->msgs[v[i].msg]) : v[i].msg == last)
+			v[k++] = v[i];
+	}
+	*n = k;
+	return 0;
+}
+
+int chat_find_spans(const struct chat_tmpl *t, const struct chat *c, const struct json *msgs, const struct chat_render_opts *o,
+                    struct chat_scratch *s, struct tmpl_span **spans, size_t *n_spans, struct err *e)
+{
+	struct finder f = { t, c, msgs, o, s, sb_str(&s->r.text), s->r.text.len };
+	const char *choice = o->span_choice ? o->span_choice : "all";
+	size_t n = 0;
+
+	*n_spans = 0;
+	*spans = xmalloc((c->n_msgs + s->r.n_gen + 1) * sizeof(**spans));
+	if (!strcmp(choice, "none"))
+		return 0;
+	if (s->r.n_gen) {
+		if (from_tags(&f, *spans, &n, e))
+			return -1;
+	} else {
+		for (size_t i = 0; i < c->n_msgs; i++) {
+			if (strcmp(c->msgs[i].role, "assistant"))
+				continue;
+			if (find_message(&f, i, &(*spans)[n], e))
+				return -1;
+			n++;
+		}
+	}
+	for (size_t i = 1; i < n; i++)
+		if ((*spans)[i].begin < (*spans)[i - 1].end)
+			return err_set(e, LP_DATA, "the assistant's messages overlap in the rendering");
+	if (choose(&f, choice, *spans, &n, e))
+		return -1;
+	*n_spans = n;
+	return 0;
+}

@@ -1,0 +1,344 @@
+/* chat-template: chat records in, rendered text with loss spans out. The
+ * engine and the spans are libcommon/text/tmpl.h's. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/log.h"
+#include "base/num.h"
+#include "base/tool.h"
+#include "data/recio.h"
+#include "json/record.h"
+#include "text/tmpl.h"
+
+#define DEFAULT_DATE "2024-07-26" /* what Llama's own templates fall back to */
+
+static struct {
+	const char *model, *template_file, *template_name, *date, *loss, *vars, *map, *system, *format;
+	bool gen_prompt, continue_final, keep, skip_bad;
+	int64_t head;
+	struct chat_map fields; /* from map and system */
+} opt = { .date = DEFAULT_DATE, .loss = "all", .format = "auto" };
+
+static struct opt opts[] = {
+	{ OPT_SECTION, .help = "Template" },
+	{ OPT_STR, "model", 0, &opt.model, "DIR", "the model's directory: its template and its special tokens" },
+	{ OPT_STR, "template", 0, &opt.template_file, "FILE", "use this template; special tokens still come from --model" },
+	{ OPT_STR, "template-name", 0, &opt.template_name, "NAME", "which of the model's named templates (default: default)" },
+	{ OPT_STR, "date", 0, &opt.date, "YYYY-MM-DD", "the day that templates see as today" },
+	{ OPT_STR, "vars", 0, &opt.vars, "JSON", "an object with more variables, such as {\"enable_thinking\":false}" },
+	{ OPT_SECTION, .help = "Rendering" },
+	{ OPT_FLAG, "add-generation-prompt", 0, &opt.gen_prompt, 0, "end with the header of an answer" },
+	{ OPT_FLAG, "continue-final", 0, &opt.continue_final, 0, "leave the last message open, to be continued" },
+	{ OPT_CHOICE, "loss", 0, &opt.loss, "WHICH", "assistant messages to learn: all, the last, none, or those without \"train\": false", "all|last|none|train" },
+	{ OPT_FLAG, "keep", 0, &opt.keep, 0, "keep messages, tools and documents in the output" },
+	{ OPT_INT, "head", 0, &opt.head, "N", "print the first N characters of each text instead of records", .max = 1e9 },
+	{ OPT_FLAG, "skip-bad", 0, &opt.skip_bad, 0, "leave out records that cannot be rendered, and count them" },
+	{ OPT_SECTION, .help = "Records" },
+	{ OPT_STR, "map", 0, &opt.map, "NAME=FIELD,...", "fields to read: prompt, completion, system, or messages" },
+	{ OPT_STR, "system", 0, &opt.system, "TEXT", "a system message for records that have none" },
+	{ OPT_CHOICE, "format", 0, &opt.format, "FORMAT", "of the input", "auto|jsonl|array|csv" },
+	OPT_COMMON,
+};
+static const struct opt_spec spec = {
+	.tool = "chat-template",
+	.summary = "render chat records with the model's own template",
+	.synopsis = "[OPTION]... [FILE]",
+	.notes = "Writes {\"text\",\"spans\",...}: spans are the byte ranges that the assistant writes, its end of turn included.",
+	.opts = opts,
+};
+
+struct run {
+	struct chat_tmpl *tmpl;
+	struct chat_render_opts how;
+	struct recio *in;
+	struct out *out;
+	struct arena arena; /* --vars */
+	struct json vars;
+	struct sb text, line;
+	char date_string[32];
+	uint64_t n, n_bad;
+	struct err first_bad;
+};
+
+static int set_date(struct run *r, struct err *e)
+{
+	struct tm tm = { 0 }, back;
+	char rest;
+	int y, m, d;
+
+	if (sscanf(opt.date, "%4d-%2d-%2d%c", &y, &m, &d, &rest) != 3)
+		return err_set(e, LP_USAGE, "--date '%s' is not YYYY-MM-DD", opt.date);
+	tm.tm_year = y - 1900;
+	tm.tm_mon = m - 1;
+	tm.tm_mday = d;
+	r->how.now = (int64_t)timegm(&tm);
+	time_t t = (time_t)r->how.now;
+	gmtime_r(&t, &back);
+	if (back.tm_mday != d || back.tm_mon != m - 1)
+		return err_set(e, LP_USAGE, "--date '%s' is no day of the calendar", opt.date);
+	/* the variable that Llama's templates read; unset they use their own default */
+	strftime(r->date_string, sizeof(r->date_string), "%d %b %Y", &back);
+	if (opt_given(&spec, "date"))
+		r->how.date_string = r->date_string;
+	return 0;
+}
+
+static int set_up(struct run *r, const char *path, struct err *e)
+{
+	if (!opt.model && !opt.template_file)
+		return err_set(e, LP_USAGE, "no template: give --model DIR or --template FILE");
+	if (opt.gen_prompt && opt.continue_final)
+		return err_set(e, LP_USAGE, "--add-generation-prompt and --continue-final exclude each other");
+	if (opt.vars && (json_parse_str(opt.vars, &r->arena, &r->vars, e) || r->vars.type != JSON_OBJ))
+		return err_set(e, LP_USAGE, "--vars is not a JSON object");
+	opt.fields.system = opt.system;
+	if ((opt.map && chat_map_parse(opt.map, &opt.fields, e)) || set_date(r, e))
+		return -1;
+	r->how.add_generation_prompt = opt.gen_prompt;
+	r->how.continue_final = opt.continue_final;
+	r->how.span_choice = opt.loss;
+	r->how.extra = opt.vars ? &r->vars : NULL;
+	r->how.scratch = chat_scratch_new();
+	if (!(r->tmpl = chat_tmpl_load_dir(opt.model, opt.template_file, opt.template_name, e)))
+		return -1;
+	if (!(r->in = recio_open(path, opt.format, false, e)) || !(r->out = out_open(opt_common.output, e)))
+		return -1;
+	return 0;
+}
+
+/* --- output --- */
+static bool is_key(const struct json_member *m, const char *key)
+{
+	return m->key_len == strlen(key) && !memcmp(m->key, key, m->key_len);
+}
+
+static bool is_ours(const struct chat *c, const struct json_member *m)
+{
+	static const char *const made[] = { "text", "spans", "prompt", "chosen", "rejected", "chosen_spans", "rejected_spans", "messages" };
+	static const char *const used[] = { "tools", "documents" };
+
+	for (size_t i = 0; i < sizeof(c->owned) / sizeof(c->owned[0]) && c->owned[i]; i++)
+		if (is_key(m, c->owned[i]))
+			return true;
+	for (size_t i = 0; i < sizeof(made) / sizeof(made[0]); i++)
+		if (is_key(m, made[i]))
+			return true;
+	return !opt.keep && (is_key(m, used[0]) || is_key(m, used[1]));
+}
+
+/* The fields of the record that nobody here has used. */
+static void pass_through(struct jw *w, const struct chat *c)
+{
+	for (uint32_t i = 0; c->orig && i < c->orig->n; i++) {
+		const struct json_member *m = &c->orig->members[i];
+
+		if (is_ours(c, m))
+			continue;
+		jw_keyn(w, m->key, m->key_len);
+		jw_value(w, &m->val);
+	}
+}
+
+static void put_spans(struct jw *w, const char *key, const struct tmpl_span *v, size_t n)
+{
+	jw_key(w, key);
+	jw_arr(w);
+	for (size_t i = 0; i < n; i++) {
+		jw_arr(w);
+		jw_i64(w, (int64_t)v[i].begin);
+		jw_i64(w, (int64_t)v[i].end);
+		jw_end_arr(w);
+	}
+	jw_end_arr(w);
+}
+
+static void put_text(struct jw *w, const char *key, const struct sb *text)
+{
+	jw_key(w, key);
+	jw_strn(w, sb_str(text), text->len);
+}
+
+/* --head: the beginning of a text, for people */
+static int print_head(struct run *r, const struct sb *text, struct err *e)
+{
+	size_t n = 0;
+
+	for (int64_t k = 0; n < text->len && k <= opt.head; n++)
+		if (((unsigned char)text->s[n] & 0xc0) != 0x80 && k++ == opt.head)
+			break;
+	return out_write(r->out, sb_str(text), n, e) || out_write(r->out, "\n", 1, e) ? -1 : 0;
+}
+
+static int write_line(struct run *r, struct err *e)
+{
+	sb_addc(&r->line, '\n');
+	return out_write(r->out, r->line.s, r->line.len, e);
+}
+
+static int write_as_is(struct run *r, const struct json *v, struct err *e)
+{
+	struct jw w = jw_to(&r->line);
+
+	sb_reset(&r->line);
+	jw_value(&w, v);
+	return write_line(r, e);
+}
+
+/* --- records --- */
+static int one_chat(struct run *r, const struct json *v, struct err *e)
+{
+	struct tmpl_span *spans = NULL;
+	size_t n = 0, n_asst = 0;
+	struct jw w = jw_to(&r->line);
+	struct chat c;
+
+	if (chat_from_json(v, &opt.fields, recio_arena(r->in), &c, e))
+		return -1;
+	if (!strcmp(c.shape, "text")) /* rendered, or plain: nothing to do */
+		return opt.head ? print_head(r, &(struct sb){ .s = (char *)json_get(v, "text")->s, .len = json_get(v, "text")->n }, e) : write_as_is(r, v, e);
+	for (size_t i = 0; i < c.n_msgs; i++)
+		n_asst += !strcmp(c.msgs[i].role, "assistant");
+	if (!n_asst && !opt.gen_prompt && strcmp(opt.loss, "none"))
+		return err_set(e, LP_DATA, "no assistant message to learn from; --loss none renders it all the same, --add-generation-prompt as a prompt");
+	sb_reset(&r->text);
+	if (chat_tmpl_render(r->tmpl, &c, &r->how, &r->text, &spans, &n, e))
+		return -1;
+	if (opt.head) {
+		free(spans);
+		return print_head(r, &r->text, e);
+	}
+	sb_reset(&r->line);
+	jw_obj(&w);
+	put_text(&w, "text", &r->text);
+	put_spans(&w, "spans", spans, n);
+	free(spans);
+	if (opt.keep) {
+		jw_key(&w, "messages");
+		chat_write_messages(&c, &w);
+	}
+	pass_through(&w, &c);
+	jw_end_obj(&w);
+	return write_line(r, e);
+}
+
+static int one_pref(struct run *r, const struct json *v, struct err *e)
+{
+	static const char *const names[] = { "chosen", "rejected" }, *const spans[] = { "chosen_spans", "rejected_spans" };
+	struct jw w = jw_to(&r->line);
+	struct pref p;
+	struct pref_text t;
+
+	if (pref_from_json(v, &opt.fields, recio_arena(r->in), &p, e) || chat_tmpl_render_pref(r->tmpl, &p, &r->how, &t, e))
+		return -1;
+	sb_reset(&r->line);
+	jw_obj(&w);
+	put_text(&w, "prompt", &t.prompt);
+	for (int i = 0; i < (p.has_label ? 1 : 2); i++) {
+		put_text(&w, names[i], &t.answer[i]);
+		put_spans(&w, spans[i], t.spans[i], t.n_spans[i]);
+	}
+	if (opt.keep) {
+		jw_key(&w, "messages");
+		chat_write_messages(&p.prompt, &w);
+	}
+	pass_through(&w, &p.prompt);
+	jw_end_obj(&w);
+	int rc = 0;
+	for (int i = 0; opt.head && i < (p.has_label ? 1 : 2) && !rc; i++) {
+		sb_reset(&r->text);
+		sb_add(&r->text, sb_str(&t.prompt), t.prompt.len);
+		sb_add(&r->text, sb_str(&t.answer[i]), t.answer[i].len);
+		rc = print_head(r, &r->text, e);
+	}
+	pref_text_release(&t);
+	return rc || opt.head ? rc : write_line(r, e);
+}
+
+static int one_record(struct run *r, const struct jsonl_rec *rec, struct err *e)
+{
+	struct err why = ERR_INIT;
+	int rc = record_is_preference(&rec->v) ? one_pref(r, &rec->v, &why) : one_chat(r, &rec->v, &why);
+
+	r->n++;
+	if (!rc)
+		return 0;
+	if (why.code == LP_DATA && opt.skip_bad) {
+		if (!r->n_bad++) {
+			r->first_bad = why;
+			r->first_bad.line = rec->line;
+		}
+		return 0;
+	}
+	if (why.code == LP_DATA)
+		return err_line(e, LP_DATA, recio_name(r->in), rec->line, "%.900s", why.msg);
+	*e = why;
+	return -1;
+}
+
+static int all_records(struct run *r, struct err *e)
+{
+	struct jsonl_rec rec;
+	int rc;
+
+	while ((rc = recio_next(r->in, &rec, e)) == 1) {
+		if (one_record(r, &rec, e))
+			return -1;
+		if (!(r->n & 4095))
+			progress("%" PRIu64 " records", r->n);
+	}
+	if (rc < 0)
+		return -1;
+	if (!r->n)
+		return err_line(e, LP_DATA, recio_name(r->in), 0, "no records in it");
+	if (r->n_bad == r->n)
+		return err_line(e, LP_DATA, recio_name(r->in), r->first_bad.line, "no record can be rendered: %.800s", r->first_bad.msg);
+	if (r->n_bad)
+		warn("%" PRIu64 " of %" PRIu64 " records cannot be rendered and were left out; line %" PRIu64 ": %.300s", r->n_bad, r->n, r->first_bad.line, r->first_bad.msg);
+	progress_done();
+	return log_metric("chat-template", e, "\"records\":%" PRIu64 ",\"left_out\":%" PRIu64, r->n, r->n_bad);
+}
+
+static int commit(struct run *r, struct err *e)
+{
+	struct lineage l;
+	struct out *out = r->out;
+	char hex[33], hash[80];
+	const char *src = chat_tmpl_source(r->tmpl);
+
+	lineage_init(&l, &spec);
+	recio_hash(r->in, hex);
+	snprintf(hash, sizeof(hash), "xxh3:%s", hex);
+	lineage_input(&l, recio_name(r->in), hash, NULL);
+	sha_once(src, strlen(src), hash + 7);
+	memcpy(hash, "sha256:", 7);
+	lineage_input(&l, "chat_template", hash, NULL);
+	r->out = NULL;
+	int rc = recio_commit(out, opt_common.output, &l, e);
+	lineage_release(&l);
+	return rc;
+}
+
+int main(int argc, char **argv)
+{
+	struct err e = ERR_INIT;
+	struct run r = { 0 };
+	int rc;
+
+	tool_init(&spec, &argc, &argv);
+	if (argc > 2) {
+		err_set(&e, LP_USAGE, "one input at a time, not %d; join files with cat or ds-mix", argc - 1);
+		return tool_fail(&e);
+	}
+	rc = set_up(&r, argc > 1 ? argv[1] : NULL, &e) || all_records(&r, &e) || commit(&r, &e);
+	out_abort(r.out);
+	recio_close(r.in);
+	chat_tmpl_free(r.tmpl);
+	chat_scratch_free(r.how.scratch);
+	arena_release(&r.arena);
+	sb_release(&r.text);
+	sb_release(&r.line);
+	return rc ? tool_fail(&e) : tool_done(LP_OK);
+}
