@@ -150,8 +150,9 @@ uint16_t f64_to_f16(double v)
 	return f32_to_f16(float32(f64_to_odd(v)));
 }
 
-LP_CLONES static void widen_bf16(const uint8_t *src, float *dst, size_t n)
+LP_CLONES static void widen_bf16(const uint8_t *restrict src, float *restrict dst, size_t n)
 {
+#pragma omp simd
 	for (size_t i = 0; i < n; i++) {
 		uint16_t h;
 
@@ -160,8 +161,9 @@ LP_CLONES static void widen_bf16(const uint8_t *src, float *dst, size_t n)
 	}
 }
 
-LP_CLONES static void narrow_bf16(const float *src, uint8_t *dst, size_t n)
+LP_CLONES static void narrow_bf16(const float *restrict src, uint8_t *restrict dst, size_t n)
 {
+#pragma omp simd
 	for (size_t i = 0; i < n; i++) {
 		uint16_t h = bf16_from_bits(bits32(src[i]));
 

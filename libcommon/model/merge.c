@@ -214,9 +214,7 @@ static void do_rows(const struct job *j, uint64_t first, uint64_t n, uint8_t *ds
 		convert(j, first, n, dst);
 		return;
 	}
-	for (uint64_t i = 0; i < n; i++)
-		fold_row(j->f, (int64_t)(first + i), (const uint8_t *)j->t->data + (first + i) * j->row_in, j->t->dtype, j->to,
-			 dst + i * j->row_out, &c);
+	fold_rows(j->f, (int64_t)first, (int64_t)n, (const uint8_t *)j->t->data + first * j->row_in, j->t->dtype, j->to, dst, &c);
 #pragma omp critical(lp_merge_count)
 	{
 		sum->moved += c.moved;

@@ -33,9 +33,9 @@ struct fold_count {
 /* w is (rows, cols); adds one module. Shape and finiteness are checked. */
 int fold_add(struct fold *f, const struct tensor *w, const struct peft_module *m, double weight, struct err *e) LP_MUST_USE;
 void fold_release(struct fold *f);
-/* One row: w and dst are row-th rows in types from and to (F32, F16, BF16). Adds to *c. */
-void fold_row(const struct fold *f, int64_t row, const void *w, enum dtype from, enum dtype to, void *dst, struct fold_count *c);
-/* The definition, element by element; equal bits. For the proof, and for tests. */
+/* Rows [row, row + n): w and dst hold these rows, in types from and to (F32, F16, BF16). Adds to *c. */
+void fold_rows(const struct fold *f, int64_t row, int64_t n, const void *w, enum dtype from, enum dtype to, void *dst, struct fold_count *c);
+/* The definition, one row, element by element; equal bits. For the proof, and for tests. */
 void fold_row_slow(const struct fold *f, int64_t row, const void *w, enum dtype from, enum dtype to, void *dst);
 
 /* --- a whole model --- */

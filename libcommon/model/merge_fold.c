@@ -8,7 +8,7 @@
 #include "base/xalloc.h"
 #include "model/merge.h"
 
-enum { TILE = 512 }; /* columns; sums, deltas and weights of a tile stay in the first cache */
+enum { TILE = 128 }; /* columns: at rank 16, A's part of a tile and all sums stay in the first cache */
 
 static int widen(const struct tensor *t, double **out, struct err *e)
 {
@@ -184,44 +184,69 @@ static void round_f16(const struct tile *t, uint16_t *dst, struct fold_count *c)
 	}
 }
 
-static void tile_delta(const struct fold *f, int64_t row, int64_t at, int n, double *delta)
+/* Columns [at, at + n) of every term's A, one rank after another. */
+static void pack(const struct fold *f, int64_t at, int n, double *a)
+{
+	for (size_t i = 0; i < f->n_terms; i++)
+		for (int64_t k = 0; k < f->terms[i].r; k++, a += TILE)
+			memcpy(a, f->terms[i].a + k * f->cols + at, (size_t)n * sizeof(*a));
+}
+
+static void tile_delta(const struct fold *f, int64_t row, const double *a, int n, double *delta)
 {
 	double s[TILE];
 
 	memset(delta, 0, (size_t)n * sizeof(*delta));
-	for (size_t t = 0; t < f->n_terms; t++) {
-		const struct fold_term *q = &f->terms[t];
+	for (size_t i = 0; i < f->n_terms; i++) {
+		const struct fold_term *q = &f->terms[i];
 
 		memset(s, 0, (size_t)n * sizeof(*s));
-		add_products(s, q->a + at, q->b + row * q->r, q->r, f->cols, n);
+		add_products(s, a, q->b + row * q->r, q->r, TILE, n);
 #pragma omp simd
 		for (int j = 0; j < n; j++)
 			delta[j] += q->coef * s[j];
+		a += q->r * TILE;
 	}
 }
 
-void fold_row(const struct fold *f, int64_t row, const void *w, enum dtype from, enum dtype to, void *dst, struct fold_count *c)
+static void round_tile(const struct tile *t, enum dtype to, uint8_t *dst, struct fold_count *c)
 {
-	size_t in = dtype_bytes(from), out = dtype_bytes(to);
-	struct tile t;
 	union {
 		float f[TILE];
 		uint16_t h[TILE];
-	} narrow; /* the output, aligned for its type */
+	} out; /* aligned for its type, as dst may not be */
 
+	if (to == DT_BF16)
+		round_bf16(t, out.h, c);
+	else if (to == DT_F16)
+		round_f16(t, out.h, c);
+	else
+		round_f32(t, out.f, c);
+	memcpy(dst, &out, (size_t)t->n * dtype_bytes(to));
+}
+
+void fold_rows(const struct fold *f, int64_t row, int64_t n, const void *w, enum dtype from, enum dtype to, void *dst, struct fold_count *c)
+{
+	int64_t ranks = 0;
+	struct tile t;
+	double *a;
+
+	for (size_t i = 0; i < f->n_terms; i++)
+		ranks += f->terms[i].r;
+	a = xmalloc((size_t)ranks * TILE * sizeof(*a));
 	for (int64_t at = 0; at < f->cols; at += TILE) {
 		t.n = f->cols - at < TILE ? (int)(f->cols - at) : TILE;
-		tile_delta(f, row, at, t.n, t.d);
-		to_f32(from, (const uint8_t *)w + (size_t)at * in, t.w, (size_t)t.n);
-		sum_tile(&t);
-		if (to == DT_BF16)
-			round_bf16(&t, narrow.h, c);
-		else if (to == DT_F16)
-			round_f16(&t, narrow.h, c);
-		else
-			round_f32(&t, narrow.f, c);
-		memcpy((uint8_t *)dst + (size_t)at * out, &narrow, (size_t)t.n * out);
+		pack(f, at, t.n, a);
+		for (int64_t i = 0; i < n; i++) {
+			size_t e = (size_t)(i * f->cols + at);
+
+			tile_delta(f, row + i, a, t.n, t.d);
+			to_f32(from, (const uint8_t *)w + e * dtype_bytes(from), t.w, (size_t)t.n);
+			sum_tile(&t);
+			round_tile(&t, to, (uint8_t *)dst + e * dtype_bytes(to), c);
+		}
 	}
+	free(a);
 }
 
 void fold_row_slow(const struct fold *f, int64_t row, const void *w, enum dtype from, enum dtype to, void *dst)

@@ -37,7 +37,8 @@ START_TEST(fast_equals_definition)
 				struct tensor tb = { "b", DT_F32, 2, { (uint64_t)rows, (uint64_t)r }, 0, b };
 				struct peft_module m = { "m", &ta, &tb, 1.7, r };
 				struct fold f = { 0 };
-				struct fold_count c = { 0 };
+				struct fold_count c = { 0 }, one = { 0 };
+				uint8_t *all = malloc(n * 4);
 				uint64_t lost = 0;
 
 				random_floats(wf, n, "w", 1);
@@ -47,10 +48,12 @@ START_TEST(fast_equals_definition)
 				from_f32(types[from], wf, w, n);
 				OK(fold_add(&f, &tw, &m, 1, &er));
 				OK(fold_add(&f, &tw, &m, -0.3, &er));
+				fold_rows(&f, 0, rows, w, types[from], types[to], all, &c);
 				for (int64_t row = 0; row < rows; row++) {
 					const uint8_t *wr = w + (size_t)(row * cols) * dtype_bytes(types[from]);
 
-					fold_row(&f, row, wr, types[from], types[to], fast, &c);
+					fold_rows(&f, row, 1, wr, types[from], types[to], fast, &one);
+					ck_assert_mem_eq(fast, all + (size_t)(row * cols) * out, (size_t)cols * out);
 					fold_row_slow(&f, row, wr, types[from], types[to], slow);
 					ck_assert_mem_eq(fast, slow, (size_t)cols * out);
 					for (int64_t j = 0; j < cols; j++) {
@@ -67,7 +70,7 @@ START_TEST(fast_equals_definition)
 				ck_assert_uint_eq(c.lost, lost - (n - c.moved));
 				ck_assert_uint_eq(c.bad, 0);
 				fold_release(&f);
-				free(wf), free(a), free(b), free(w), free(fast), free(slow);
+				free(wf), free(a), free(b), free(w), free(fast), free(slow), free(all);
 			}
 }
 END_TEST
@@ -85,7 +88,7 @@ START_TEST(one_rounding_only)
 	uint16_t got[3];
 
 	OK(fold_add(&f, &tw, &m, 1, &er));
-	fold_row(&f, 0, w, DT_F32, DT_BF16, got, &c);
+	fold_rows(&f, 0, 1, w, DT_F32, DT_BF16, got, &c);
 	ck_assert_mem_eq(got, want, sizeof(got));
 	ck_assert_uint_eq(c.moved, 3);
 	ck_assert_uint_eq(c.lost, 2);
@@ -106,7 +109,7 @@ START_TEST(overflow_and_nan)
 	for (int i = 0; i < 3; i++) {
 		struct fold_count c = { 0 };
 
-		fold_row(&f, 0, w, DT_F32, types[i], got, &c);
+		fold_rows(&f, 0, 1, w, DT_F32, types[i], got, &c);
 		ck_assert_uint_eq(c.bad, types[i] == DT_F16);
 	}
 	fold_release(&f);
@@ -252,7 +255,7 @@ START_TEST(near_peft)
 		theirs = st_find(&peft.blob, name);
 		OK(fold_add(&f, w, m, 1, &er));
 		for (int64_t y = 0; y < f.rows; y++) {
-			fold_row(&f, y, (const float *)w->data + y * f.cols, DT_F32, DT_F32, row, &c);
+			fold_rows(&f, y, 1, (const float *)w->data + y * f.cols, DT_F32, DT_F32, row, &c);
 			for (int64_t x = 0; x < f.cols; x++) {
 				double other = (double)((const float *)theirs->data)[y * f.cols + x], sum = 0;
 
