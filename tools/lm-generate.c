@@ -20,7 +20,7 @@ static struct {
 	int64_t max_new, top_k, seed, batch, context, threads, limit;
 	double temperature, top_p;
 	uint64_t memory;
-	bool ignore_eos, raw;
+	bool ignore_eos, raw, score;
 } o = { .quant = "none", .device = "auto", .max_new = 256, .seed = 42, .batch = 8, .context = 2048, .top_p = 1 };
 
 static struct opt options[] = {
@@ -37,6 +37,7 @@ static struct opt options[] = {
 	{ OPT_CHOICE, "format", 0, &o.format, "NAME", "of the input", "auto|jsonl|array|csv" },
 	{ OPT_FLAG, "raw", 0, &o.raw, 0, "{\"prompt\"} is the text itself: no template (BOS is put before it)" },
 	{ OPT_INT, "limit", 0, &o.limit, "N", "only the first N records (0: all)", .min = 0, .max = 1e12 },
+	{ OPT_FLAG, "score", 0, &o.score, 0, "complete nothing: the likelihood of the answers that the records hold" },
 	{ OPT_SECTION, .help = "Decoding" },
 	{ OPT_INT, "max-new", 0, &o.max_new, "N", "most new tokens", .min = 1, .max = 1 << 20 },
 	{ OPT_F64, "temperature", 0, &o.temperature, "X", "0: greedy", .min = 0, .max = 100 },
@@ -62,7 +63,10 @@ static const struct opt_spec spec = {
 };
 
 struct job { /* one record on its way through */
-	char *id, *prompt, *expected; /* JSON text, text, text or NULL */
+	char *id, *prompt, *expected; /* JSON text, text (with --score: all of it), text or NULL */
+	struct tmpl_span *spans;      /* --score: the last answer */
+	size_t n_spans;
+	uint8_t *mask;                /* (n_ids) --score: 1 on its tokens */
 	size_t expected_len;
 	int32_t *ids, *out;
 	int64_t n_ids;
@@ -190,6 +194,8 @@ static int load(struct state *s, struct err *e)
 
 	if (!o.model)
 		return err_set(e, LP_USAGE, "which model? give --model DIR");
+	if (o.score && o.raw)
+		return err_set(e, LP_USAGE, "--score needs answers, and --raw prompts have none");
 	if (o.map && chat_map_parse(o.map, &s->map, e) < 0)
 		return -1;
 	s->map.system = o.system;
@@ -233,17 +239,22 @@ static int chat_prompt(struct state *s, const struct json *v, struct arena *a, s
 	r.now = pinned_now(e);
 	if (r.now < 0)
 		return -1;
-	if (c.n_msgs && strcmp(c.msgs[c.n_msgs - 1].role, "assistant") == 0 && c.msgs[c.n_msgs - 1].content) {
+	if (o.score) {
+		r.add_generation_prompt = false;
+		r.span_choice = "last";
+	} else if (c.n_msgs && strcmp(c.msgs[c.n_msgs - 1].role, "assistant") == 0 && c.msgs[c.n_msgs - 1].content) {
 		const struct chat_msg *last = &c.msgs[--c.n_msgs];
 
 		j->expected = xmemdup0(last->content, last->content_len);
 		j->expected_len = last->content_len;
 	}
-	if (chat_tmpl_render(s->tmpl, &c, &r, &text, NULL, NULL, e) < 0) {
+	if (chat_tmpl_render(s->tmpl, &c, &r, &text, o.score ? &j->spans : NULL, o.score ? &j->n_spans : NULL, e) < 0) {
 		sb_release(&text);
 		return -1;
 	}
 	j->prompt = sb_detach(&text);
+	if (o.score && j->n_spans == 0)
+		return err_set(e, LP_DATA, "no answer to score: the record's last message is not the assistant's");
 	return 0;
 }
 
@@ -284,6 +295,12 @@ static int tokenise(struct state *s, struct job *j, struct err *e)
 	}
 	j->n_ids = (int64_t)t.n;
 	j->ids = t.ids;
+	if (o.score) {
+		j->mask = xcalloc(t.n + 1, 1);
+		for (size_t i = 0; i < t.n; i++)
+			for (size_t k = 0; k < j->n_spans; k++)
+				j->mask[i] |= t.begin[i] >= j->spans[k].begin && t.begin[i] < j->spans[k].end;
+	}
 	t.ids = NULL;
 	tok_out_release(&t);
 	j->out = xcalloc((size_t)o.max_new + 1, sizeof(*j->out));
@@ -307,9 +324,10 @@ static int make_job(struct state *s, const struct jsonl_rec *r, struct arena *a,
 	else
 		jw_i64(&w, (int64_t)number);
 	j->id = sb_detach(&text);
-	rc = o.raw || is_bare_prompt(&r->v) ? 0 : chat_prompt(s, &r->v, a, j, e);
-	if (rc == 0 && (o.raw || is_bare_prompt(&r->v)))
-		rc = is_bare_prompt(&r->v) ? bare_prompt(s, &r->v, a, j, e) : err_set(e, LP_DATA, "--raw takes records with a string \"prompt\"");
+	if (is_bare_prompt(&r->v) && !o.score)
+		rc = bare_prompt(s, &r->v, a, j, e);
+	else
+		rc = o.raw ? err_set(e, LP_DATA, "--raw takes records with a string \"prompt\"") : chat_prompt(s, &r->v, a, j, e);
 	return rc == 0 ? tokenise(s, j, e) : -1;
 }
 
@@ -320,6 +338,8 @@ static void free_job(struct job *j)
 	free(j->expected);
 	free(j->ids);
 	free(j->out);
+	free(j->spans);
+	free(j->mask);
 }
 
 /* --- completions --- */
@@ -380,6 +400,39 @@ static int write_completion(struct state *s, const struct job *j, const struct g
 	return rc;
 }
 
+/* {"id","nll","tokens"}: the answer's tokens, each given all before it. */
+static int score_one(struct state *s, const struct job *j, struct out *out, struct err *e)
+{
+	struct dataset d = { 0 };
+	struct sb line = SB_INIT;
+	struct jw w = jw_to(&line);
+	int64_t start[2] = { 0, j->n_ids }, record = 0;
+	double nll = 0;
+	int rc;
+
+	dataset_add_row(&d, j->ids, j->mask, start, &record, 1);
+	microbatch_clear(&s->gen.mb);
+	microbatch_add(&s->gen.mb, &d, 0);
+	rc = engine_run(&s->g, &s->gen.mb, false, 1, e);
+	for (int64_t i = 0; i < s->gen.mb.n_targets; i++)
+		nll += s->g.nll[i];
+	jw_obj(&w);
+	jw_key(&w, "id");
+	jw_raw(&w, j->id, strlen(j->id));
+	jw_key(&w, "nll");
+	jw_f64(&w, nll);
+	jw_key(&w, "tokens");
+	jw_i64(&w, s->gen.mb.n_targets);
+	jw_end_obj(&w);
+	sb_addc(&line, '\n');
+	if (rc == 0)
+		rc = out_write(out, line.s, line.len, e);
+	s->tokens += s->gen.mb.n_targets;
+	sb_release(&line);
+	dataset_release(&d);
+	return rc;
+}
+
 static int run_batch(struct state *s, struct job *jobs, int64_t n, struct out *out, struct err *e)
 {
 	struct gen_seq *q = xcalloc((size_t)n + 1, sizeof(*q));
@@ -387,10 +440,10 @@ static int run_batch(struct state *s, struct job *jobs, int64_t n, struct out *o
 
 	for (int64_t i = 0; i < n; i++)
 		q[i] = (struct gen_seq){ .prompt = jobs[i].ids, .n_prompt = jobs[i].n_ids, .stream = jobs[i].number, .out = jobs[i].out };
-	rc = n ? generator_run(&s->gen, q, n, &s->opts, e) : 0;
+	rc = n && !o.score ? generator_run(&s->gen, q, n, &s->opts, e) : 0;
 	for (int64_t i = 0; i < n; i++) {
 		if (rc == 0)
-			rc = write_completion(s, &jobs[i], &q[i], out, e);
+			rc = o.score ? score_one(s, &jobs[i], out, e) : write_completion(s, &jobs[i], &q[i], out, e);
 		free_job(&jobs[i]);
 	}
 	free(q);

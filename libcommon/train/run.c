@@ -267,8 +267,12 @@ int train_eval_only(const struct train_config *c, struct sb *json, struct err *e
 		struct jw w = jw_to(json);
 
 		jw_obj(&w);
+		jw_key(&w, "id");
+		jw_str(&w, r.eval_name);
 		jw_key(&w, "loss");
 		jw_f64(&w, loss);
+		jw_key(&w, "nll");
+		jw_f64(&w, loss * (double)r.eval.n_targets);
 		jw_key(&w, "perplexity");
 		jw_f64(&w, exp(loss));
 		jw_key(&w, "tokens");

@@ -35,7 +35,8 @@ struct train_config {
  * alone (and the tokens, when given, for the true sizes). */
 int train_dry_run(const struct train_config *c, struct sb *text, struct err *e) LP_MUST_USE;
 int train_run(const struct train_config *c, struct err *e) LP_MUST_USE;
-/* {"loss","perplexity","tokens",...} of model (and adapter) on c->eval. */
+/* {"id","loss","nll","perplexity","tokens",...} of model (and adapter) on c->eval: also a
+ * record that judge-eval ppl reads. */
 int train_eval_only(const struct train_config *c, struct sb *json, struct err *e) LP_MUST_USE;
 
 #endif

@@ -53,7 +53,7 @@ status 0 "unless --force" train --max-steps 1 --force -o "$T/b" "$T/train.lps"
 status 0 "8-bit states, dropout, linear" train --optimizer adamw8bit --dropout 0.1 --schedule linear --max-steps 2 -o "$T/d" "$T/train.lps"
 status 0 "checkpoints" train --save-every 1 --max-steps 2 -o "$T/e" "$T/train.lps"
 ok "are beside the output" test -f "$T/e.step-1/adapter_model.safetensors"
-status 0 "from standard input to standard output" sh -c "train_() { qlora-train --model $M --rank 4 --max-steps 1; }; train_ <'$T/train.lps' | lora-merge --model $M --accept-base -o '$T/m'"
+status 0 "from standard input to standard output" sh -c "train_() { qlora-train --model $M --rank 4 --max-steps 1 --warmup-steps 0; }; train_ <'$T/train.lps' | lora-merge --model $M --accept-base -o '$T/m'"
 ok "into a merged model" test -f "$T/m/config.json"
 status 0 "loss of the base" qlora-train --model $M --quant none --eval "$T/held.lps" --eval-only
 prints '"loss":[0-9.]*' "as JSON"
