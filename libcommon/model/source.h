@@ -42,7 +42,8 @@ int model_source_next(struct model_source *s, struct tensor *t, struct err *e) L
 /* Drops the pages of tensors already read (directory). */
 void model_source_dropped(struct model_source *s, const struct tensor *t);
 /* SHA-256 identity over sorted (name, dtype, shape, data hash), whatever the
- * sharding (DESIGN.md). For a stream, available after the end. "sha256:" + 64 hex. */
+ * sharding: of one line a tensor, names in byte order, NAME NUL DTYPE NUL
+ * D0,D1,... NUL HEX LF, with DTYPE as in safetensors and HEX its data's SHA-256. For a stream, available after the end. "sha256:" + 64 hex. */
 int model_source_identity(struct model_source *s, char id[72], struct err *e) LP_MUST_USE;
 /* Hashes tensor i now, while its bytes are near, so that model_source_identity
  * need not read it again. Directory sources; safe from several threads for different i. */

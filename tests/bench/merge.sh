@@ -1,6 +1,7 @@
 #!/bin/sh
 # lora-merge of a bf16 model with a rank-16 adapter on all seven projections,
-# side by side with cp of the same model and sync. Usage: merge.sh [BUILD_DIR]
+# side by side with cp of the same model and sync. Usage: merge.sh [BUILD_DIR];
+# tests/bench/run.sh says what it prints.
 # LAYERS=6 of Llama 3.2 1B's 16: 628 M parameters, 1.26 GB. ROUNDS=3, interleaved.
 set -eu
 PATH=$PWD/${1:-build}/bin:$PATH
@@ -33,26 +34,31 @@ n=${#header}
 	yes "$(printf '\022\074')" | tr -d '\n' | head -c "$bytes"
 } >adapter/adapter_model.safetensors
 
-now() { date +%s.%N; }
-took() { # NAME COMMAND...: seconds, the sync counted
+took() { # NAME COMMAND...: appends NAME and seconds, the sync counted, to times
 	name=$1
 	shift
 	sync
-	a=$(now)
-	"$@" && sync
-	b=$(now)
+	a=$(date +%s.%N)
+	"$@"
+	sync
+	b=$(date +%s.%N)
 	rm -rf out
-	echo "$a $b $name" | awk '{ printf "%-28s %6.2f s\n", $3, $2 - $1 }' | tee -a times
+	echo "$name $a $b" | awk '{ print $1, $3 - $2 }' >>times
 }
 i=0
 while [ $i -lt "$rounds" ]; do
 	took cp cp -r base out
-	took lora-merge lora-merge -q --model base --adapter adapter -o out
-	took lora-merge:verify=off lora-merge -q --model base --adapter adapter --verify off -o out
+	took sample lora-merge -q --model base --adapter adapter -o out
+	took off lora-merge -q --model base --adapter adapter --verify off -o out
 	i=$((i + 1))
 done
-sort -k1,1 -k2,2n times | awk -v rounds="$rounds" '{ k[$1] = k[$1] " " $2 }
-END { for (n in k) { split(k[n], v, " "); m[n] = v[int((rounds + 1) / 2)] }
-	printf "median of %d: cp %.2f s, lora-merge %.2f s (%.2f of cp), without the proof %.2f s (%.2f)\n", rounds, m["cp"],
-	       m["lora-merge"], m["lora-merge"] / m["cp"], m["lora-merge:verify=off"], m["lora-merge:verify=off"] / m["cp"] }'
-/usr/bin/env time -f 'lora-merge: %M KiB resident at most, mapped files counted' lora-merge -q --model base --adapter adapter -o out 2>&1 || true
+sort -k1,1 -k2,2n times | awk -v rounds="$rounds" -v size="$(du -sm base | cut -f1)" '
+	{ k[$1] = k[$1] " " $2 }
+	function line(what, name) {
+		printf "%s of a bf16 model of %d MB\t%.2f\ts\t%.2f\t%.2f\tcp -r of the same, synced\n", what, size, m[name], m["cp"], m["cp"] / m[name]
+	}
+	END {
+		for (n in k) { split(k[n], v, " "); m[n] = v[int((rounds + 1) / 2)] }
+		line("lora-merge, rank 16 on 7 projections,", "sample")
+		line("the same with --verify off,", "off")
+	}'
