@@ -7,8 +7,8 @@ MODEL ?= $(DATA_DIR)/stories260K
 DATA ?= $(DATA_DIR)/quickstart/upper_train.jsonl
 EVAL_DATA ?= $(DATA_DIR)/quickstart/upper_heldout.jsonl
 OUT ?= build/demo
-TRAIN_FLAGS ?= --quant nf4 --rank 8 --alpha 16 --targets q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj --batch 8 --accumulate 1 --max-steps 150 \
-	--lr 1e-2 --schedule linear --warmup-steps 10 --weight-decay 0 --max-grad-norm 1 --eval-every 25 --seed 42
+TRAIN_FLAGS ?= --quant nf4 --rank 8 --alpha 16 --targets q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj --batch 8 --accumulate 1 --max-steps 120 \
+	--lr 1e-2 --schedule linear --warmup-steps 10 --weight-decay 0 --max-grad-norm 1 --eval-every 30 --seed 42
 GENERATE_FLAGS ?= --max-new 128 --batch 16
 # an answer is right if it has no small letter
 SCORE_FLAGS ?= --regex '^[^a-z]+$$'

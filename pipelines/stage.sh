@@ -95,7 +95,9 @@ rm -f "$stamp"
 rm -rf "$new"
 mkdir -p "$new" || exit 4
 D=$new
-export D OUT
+# threads that wait leave the processor to those that work; stages run side by side, and machines are shared
+OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
+export D OUT OMP_WAIT_POLICY
 pid=
 trap 'rm -rf "$new"' EXIT
 trap '[ -z "$pid" ] || end_tree "$pid"; wait; exit 130' HUP INT TERM
