@@ -47,12 +47,13 @@ static void set_added(struct vocab *v, int64_t id, const struct json *content, b
 	t->type = special ? TOKEN_CONTROL : TOKEN_USER;
 	t->score = -1000.0f;
 	if (!special) {
-		while ((hit = strstr(s, "\xe2\x96\x81"))) {
+		while ((hit = memmem(s, n, "\xe2\x96\x81", 3))) {
 			sb_add(&b, s, (size_t)(hit - s));
 			sb_addc(&b, ' ');
+			n -= (size_t)(hit + 3 - s);
 			s = hit + 3;
 		}
-		sb_adds(&b, s);
+		sb_add(&b, s, n);
 		n = b.len;
 		s = arena_strndup(&v->arena, sb_str(&b), n);
 		sb_release(&b);

@@ -12,6 +12,7 @@ F32 file, for the demo model and a random one of each family."""
 import ctypes
 import hashlib
 import importlib.metadata
+import json
 import os
 import shutil
 import subprocess
@@ -76,7 +77,7 @@ def greedy():
     from transformers import AutoModelForCausalLM, AutoTokenizer
     hf = AutoModelForCausalLM.from_pretrained(DEMO, dtype=torch.float32).eval()
     tok = AutoTokenizer.from_pretrained(DEMO)
-    worst, steps, ties = 0.0, 0, 0
+    worst, steps, ties, texts = 0.0, 0, 0, {}
     m = load(f"{WORK}/demo-f32.gguf", logits_all=True)
     for p in PROMPTS:
         ids = m.tokenize(p.encode())
@@ -101,7 +102,14 @@ def greedy():
             if ids[-1] in (1, 2):
                 break
             m.eval(ids[-1:])
+        texts[p] = tok.decode(ids[len(want):], skip_special_tokens=True)
     report(worst < 1e-3, "F32 gives transformers' greedy text", f"{steps} steps, {ties} near ties, largest difference of a logit {worst:.2e}")
+    lines = "".join(json.dumps({"prompt": p}) + "\n" for p in texts)
+    out = subprocess.run([os.path.join(BIN, "lm-generate"), "--model", DEMO, "--raw", "--max-new", str(STEPS)], input=lines, text=True,
+                         capture_output=True, check=True).stdout
+    got = {p: json.loads(line)["response"] for p, line in zip(texts, out.splitlines(), strict=True)}
+    bad = [p for p in texts if not got[p].strip().startswith(texts[p].strip())]
+    report(not bad, "and so does lm-generate", f"{len(texts)} texts" if not bad else f"{got[bad[0]]!r}, llama.cpp {texts[bad[0]]!r}")
 
 
 def tokens():
