@@ -125,7 +125,7 @@ static bool is_choice(const char *choices, const char *s)
 	}
 }
 
-static bool in_limits(const struct opt *o, double v)
+bool opt_in_limits(const struct opt *o, double v)
 {
 	return (o->min == 0 && o->max == 0) || (v >= o->min && v <= o->max);
 }
@@ -173,12 +173,12 @@ int opt_set(struct opt *o, const char *text, enum opt_from from, struct err *e)
 		*(const char **)o->value = text;
 		break;
 	case OPT_INT:
-		if (!parse_i64(text, &i) || !in_limits(o, (double)i))
+		if (!parse_i64(text, &i) || !opt_in_limits(o, (double)i))
 			return bad_value(o, text, "a whole number", e);
 		*(int64_t *)o->value = i;
 		break;
 	case OPT_F64:
-		if (!parse_f64(text, &f) || !in_limits(o, f))
+		if (!parse_f64(text, &f) || !opt_in_limits(o, f))
 			return bad_value(o, text, "a number", e);
 		*(double *)o->value = f;
 		break;

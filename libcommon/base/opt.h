@@ -41,7 +41,7 @@ struct opt {
 	const char *arg;     /* name of the argument in help: "FILE" */
 	const char *help;    /* one line, lower case, no full stop */
 	const char *choices; /* OPT_CHOICE */
-	double min, max;     /* OPT_INT, OPT_F64; both 0: no limits */
+	double min, max;     /* OPT_INT, OPT_F64; both 0: no limits. A default outside them stands for "not set" */
 	bool unrecorded;     /* does not shape the output: not in lineage (--log, -j, -q) */
 	unsigned char from;    /* set by opt_parse: enum opt_from */
 };

@@ -49,12 +49,16 @@ bool opt_value_text(const struct opt *o, size_t i, struct sb *out)
 		s = *(const char *const *)o->value;
 		break;
 	case OPT_INT:
+		if (!opt_in_limits(o, (double)*(const int64_t *)o->value))
+			return false;
 		sb_addf(out, "%lld", (long long)*(const int64_t *)o->value);
 		return true;
 	case OPT_SIZE:
 		size_text(*(const uint64_t *)o->value, out);
 		return true;
 	case OPT_F64:
+		if (!opt_in_limits(o, *(const double *)o->value))
+			return false;
 		sb_add(out, buf, fmt_f64(*(const double *)o->value, buf));
 		return true;
 	default:

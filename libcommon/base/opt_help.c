@@ -1,29 +1,44 @@
 /* --help and --completion, from the option table. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/num.h"
 #include "base/opt_priv.h"
+#include "base/xalloc.h"
 
 enum { HELP_COL = 26, WIDTH = 79 };
 
-/* Words from column HELP_COL, wrapped at WIDTH. */
-static void wrap(struct sb *out, const char *text, size_t col)
+/* How much of text goes on this line: a word, or of a list of choices that is
+ * longer than any line what fits, up to a '|'. */
+static size_t piece(const char *text, size_t room, size_t line)
+{
+	size_t n = strcspn(text, " "), k;
+
+	if (n <= line)
+		return n;
+	for (k = room < n ? room : n; k > 0 && text[k - 1] != '|'; k--)
+		;
+	return k ? k : n;
+}
+
+/* Words from column col on, wrapped at WIDTH, further lines from column indent. */
+static void wrap(struct sb *out, const char *text, size_t col, size_t indent)
 {
 	while (*text) {
-		size_t n = strcspn(text, " ");
+		size_t n = piece(text, col < WIDTH ? WIDTH - col : 0, WIDTH - indent);
 
-		if (col + n > WIDTH && col > HELP_COL) {
+		if (col + n > WIDTH && col > indent) {
 			if (out->s[out->len - 1] == ' ')
 				out->s[--out->len] = 0;
-			sb_addf(out, "\n%*s", HELP_COL, "");
-			col = HELP_COL;
+			sb_addf(out, "\n%*s", (int)indent, "");
+			col = indent;
+			continue;
 		}
 		sb_add(out, text, n);
 		col += n;
 		text += n;
 		if (*text == ' ') {
-			if (text[1] && col < WIDTH)
-				sb_addc(out, ' ');
+			sb_addc(out, ' ');
 			col++;
 			text++;
 		}
@@ -31,6 +46,23 @@ static void wrap(struct sb *out, const char *text, size_t col)
 	while (out->len && out->s[out->len - 1] == ' ')
 		out->s[--out->len] = 0;
 	sb_addc(out, '\n');
+}
+
+/* The table's notes keep their own lines, but none runs over the screen. */
+static void add_notes(struct sb *out, const char *notes)
+{
+	sb_addc(out, '\n');
+	while (*notes) {
+		size_t n = strcspn(notes, "\n"), indent = strspn(notes, " ");
+		char *line = xmemdup0(notes, n);
+
+		if (n <= WIDTH)
+			sb_addf(out, "%s\n", line);
+		else
+			wrap(out, line, 0, indent > 40 ? 0 : indent);
+		free(line);
+		notes += n + (notes[n] == '\n');
+	}
 }
 
 static const char *arg_name(const struct opt *o)
@@ -64,7 +96,7 @@ static void row(struct sb *out, char letter, const char *name, const char *arg, 
 		col = 0;
 	}
 	sb_addf(out, "%*s", (int)(HELP_COL - col), "");
-	wrap(out, help, HELP_COL);
+	wrap(out, help, HELP_COL, HELP_COL);
 }
 
 static void add_default(const struct opt *o, struct sb *help)
@@ -134,11 +166,8 @@ void opt_help_text(const struct opt_spec *spec, struct sb *out)
 		sb_adds(out, "\nOptions:\n");
 	for (const struct opt_builtin *b = opt_builtins; b->name; b++)
 		row(out, b->letter, b->name, b->arg, b->help);
-	if (spec->notes) {
-		size_t n = strlen(spec->notes);
-
-		sb_addf(out, "\n%s%s", spec->notes, n && spec->notes[n - 1] == '\n' ? "" : "\n");
-	}
+	if (spec->notes)
+		add_notes(out, spec->notes);
 	sb_adds(out, "\nFlags take --no-NAME. Exit status: 0 done, 1 the answer is no, 2 usage,\n"
 		     "3 bad data, 4 I/O, 5 device or memory, 6 training diverged.\n");
 }

@@ -22,8 +22,10 @@ void opt_config_text(const struct opt_spec *spec, struct sb *out); /* --print-co
 void opt_help_text(const struct opt_spec *spec, struct sb *out);
 int opt_completion(const struct opt_spec *spec, const char *shell, struct sb *out, struct err *e) LP_MUST_USE;
 
-/* The value as text that opt_set reads back; of a list, item i. false: unset. */
+/* The value as text that opt_set reads back; of a list, item i. false: unset
+ * (a default outside the limits stands for that). */
 bool opt_value_text(const struct opt *o, size_t i, struct sb *out);
 bool opt_has_value(enum opt_kind k); /* takes an argument */
+bool opt_in_limits(const struct opt *o, double v);
 
 #endif

@@ -1,0 +1,51 @@
+#!/bin/sh
+# What every program promises, whatever it does: help, options, configuration,
+# completion, standard streams, statuses.
+. "$(dirname "$0")/lib.sh"
+. "$ROOT/tests/inject/tools.sh"
+cd "$T" || exit 1
+tools_prepare
+
+for t in $TOOLS; do
+	status 0 "$t --help" "$t" --help
+	prints "^usage: $t" "$t: begins with its usage"
+	prints '--completion SHELL' "$t: names every option"
+	quiet "$t: help goes to standard output alone"
+	is "$t: help fits a terminal" "$(awk 'length > 79' "$T/.out")" ""
+	status 0 "$t --version" "$t" --version
+	is "$t: version line" "$(cat "$T/.out")" "$t $(cat "$ROOT/VERSION") (lorapipe)"
+	status 2 "$t: unknown option" "$t" --nonsuch
+	says "^$t: unknown option '--nonsuch'" "$t: names it"
+	says 'see --help' "$t: says where to look"
+	status 2 "$t: a slip" "$t" --qiet
+	says "did you mean '--quiet'" "$t: guesses what was meant"
+	status 0 "$t --print-config" "$t" --print-config
+	cp "$T/.out" conf
+	status 0 "$t: reads it back" "$t" --config conf --print-config
+	same "$t: to the same" conf "$T/.out"
+	echo 'nonsuch = 1' >bad.conf
+	status 2 "$t: bad configuration" "$t" --config bad.conf
+	says "bad.conf:1: unknown option" "$t: file and line of it"
+	for s in bash zsh fish; do
+		status 0 "$t: completion for $s" "$t" --completion $s
+		if command -v $s >/dev/null; then
+			cp "$T/.out" script
+			ok "$t: $s reads it" $s -n script
+		fi
+	done
+	status 4 "$t: help to a full disk" sh -c "$t --help >/dev/full"
+	status 4 "$t: help to a closed output" sh -c "$t --help >&-"
+
+	rm -rf o && mkdir o
+	status 0 "$t: runs" tool_run "$t" o/result
+	quiet "$t: says nothing in good times"
+	is "$t: nothing on standard output with -o" "$(wc -c <"$T/.out")" 0
+	is "$t: no temporary is left" "$(find o -name '*.tmp')" ""
+	rm -rf o2 && mkdir o2
+	status 0 "$t: runs again" tool_run "$t" o2/result
+	ok "$t: gives the same bytes" diff -r o/result o2/result
+	case $t in model-init) continue ;; esac
+	status 4 "$t: a missing input" tool_run "$t" o/none "in/nowhere/x"
+	says "^$t: .*nowhere.*: cannot open" "$t: names it"
+	ok "$t: no output for it" test ! -e o/none
+done

@@ -1,0 +1,62 @@
+#!/bin/sh
+# Every program with a failing write, fsync, rename, close, read and malloc: the
+# failure is a status and a message, and nothing is left behind.
+. "$(dirname "$0")/lib.sh"
+. "$ROOT/tests/inject/tools.sh"
+lib=$T/fault.so
+${CC:-cc} -O1 -shared -fPIC -Wall -Wextra -o "$lib" "$ROOT/tests/inject/fault.c" 2>"$T/.err" || { skip "cannot build the preloaded library: $(head -n 1 "$T/.err")"; exit 0; }
+case $BUILD in *san* | *cov*) skip "a preloaded malloc and a sanitiser do not mix"; exit 0 ;; esac
+cd "$T" || exit 1
+tools_prepare
+
+# What stands under the final name after a fault is nothing, or it is whole: the
+# directory may fail to sync after the rename, or the lineage beside a file.
+# one TOOL FAULT N STATUS: prints what is wrong, if anything; false when the fault was not reached.
+one() {
+	rm -rf o mark
+	mkdir o
+	(export LP_FAULT="$2:$3" LP_FAULT_MARK="$T/mark" LD_PRELOAD="$lib" && tool_run "$1" o/result >out 2>err)
+	got=$?
+	if [ ! -e mark ]; then
+		[ $got = 0 ] || echo "$2:$3 not reached, yet status $got: $(head -n 1 err)"
+		return 1
+	fi
+	if [ $got != "$4" ]; then
+		echo "$2:$3 gave status $got, not $4: $(head -n 1 err)"
+	elif [ ! -s err ]; then
+		echo "$2:$3 failed without a message"
+	elif [ -e o/result ] && ! diff -r o/result good/result >diff 2>&1; then
+		echo "$2:$3 left something unfinished under the final name: $(head -n 1 diff)"
+	elif [ "$(find o -name '*.tmp' | wc -l)" != 0 ]; then
+		echo "$2:$3 left a temporary: $(find o -name '*.tmp')"
+	fi
+	return 0
+}
+
+for t in $TOOLS; do
+	rm -rf good && mkdir good
+	if ! tool_run "$t" good/result >out 2>err; then
+		fail "$t runs without a fault" "$(head -n 2 err)"
+		continue
+	fi
+	for f in write short fsync rename close read malloc; do
+		want=4 reached=0 list='1 2 5'
+		[ $f = malloc ] && want=5 list='1 3 8 21 55 144'
+		[ -n "${LP_SLOW:-}" ] && list='1 2 3 4 5 6 7 8 9 10 13 17 21 25 29 34 55 89 144 233 377 610'
+		: >wrong
+		for n in $list; do
+			one "$t" $f "$n" $want >>wrong || break
+			reached=$((reached + 1))
+		done
+		if [ -s wrong ]; then
+			fail "$t: $f" "$(cat wrong)"
+		elif [ $reached = 0 ]; then
+			case $f in
+			read) pass "$t: $f (it maps what it reads)" ;;
+			*) fail "$t: $f" "was never called" ;;
+			esac
+		else
+			pass "$t: $f ($reached places)"
+		fi
+	done
+done
