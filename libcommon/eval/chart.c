@@ -39,7 +39,7 @@ bool chart_range(const struct chart *c, struct range *r)
 		for (size_t i = 0; i < c->series[s].n; i++) {
 			double x = c->series[s].x[i], y = c->series[s].y[i];
 
-			if (!isfinite(x) || !isfinite(y))
+			if (!chart_shows(x, y))
 				continue;
 			r->x0 = fmin(r->x0, x);
 			r->x1 = fmax(r->x1, x);
@@ -50,9 +50,9 @@ bool chart_range(const struct chart *c, struct range *r)
 		return false;
 	if (c->zero)
 		r->y0 = fmin(0, r->y0);
-	if (r->x0 == r->x1)
-		r->x1 = r->x0 + 1;
-	if (r->y0 == r->y1) { /* one level: it lies in the middle */
+	if (r->x1 - r->x0 <= 1e-9 * fabs(r->x1))
+		r->x1 = r->x0 + fmax(1, 0.1 * fabs(r->x0));
+	if (r->y1 - r->y0 <= 1e-9 * fabs(r->y1)) { /* one level: it lies in the middle */
 		double pad = r->y0 != 0 ? fabs(r->y0) * 0.1 : 1;
 
 		r->y1 += pad;
@@ -82,16 +82,16 @@ void chart_spark(const double *y, size_t n, int width, bool ascii, struct sb *ou
 	int cells = n < (size_t)width ? (int)n : width;
 
 	for (size_t i = 0; i < n; i++)
-		if (isfinite(y[i])) {
+		if (chart_shows(0, y[i])) {
 			lo = fmin(lo, y[i]);
 			hi = fmax(hi, y[i]);
 		}
 	for (int c = 0; c < cells; c++) {
 		size_t from = (size_t)c * n / (size_t)cells, to = ((size_t)c + 1) * n / (size_t)cells;
 		double v = median_of(y + from, to - from);
-		int level = hi > lo ? (int)((v - lo) / (hi - lo) * 7.999) : 3;
+		int level = chart_shows(0, v) && hi > lo ? (int)((v - lo) / (hi - lo) * 7.999) : 3;
 
-		if (!isfinite(v))
+		if (!chart_shows(0, v))
 			sb_addc(out, ' ');
 		else if (ascii)
 			sb_addc(out, levels[level < 0 ? 0 : level]);
@@ -131,7 +131,7 @@ static void plot(struct grid *g, const struct series *s, const struct range *r)
 	for (size_t i = 0; i < s->n; i++) {
 		int x, y;
 
-		if (!isfinite(s->y[i])) {
+		if (!chart_shows(s->x[i], s->y[i])) {
 			pen = false;
 			continue;
 		}

@@ -59,8 +59,8 @@ static void axes(const struct frame *f, struct sb *out)
 	char t[32];
 
 	sb_adds(out, "<g class=\"grid\">");
-	for (double y = ceil(f->r.y0 / step) * step; y <= f->r.y1 + step * 1e-9; y += step) {
-		double v = fabs(y) < step * 1e-9 ? 0 : y;
+	for (double k = ceil(f->r.y0 / step); k * step <= f->r.y1 + step * 1e-9; k++) {
+		double v = k * step;
 
 		chart_number(v, t);
 		sb_addf(out, "<line x1=\"%d\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\"/><text x=\"%d\" y=\"%.1f\" text-anchor=\"end\">%s</text>", LEFT,
@@ -68,7 +68,9 @@ static void axes(const struct frame *f, struct sb *out)
 	}
 	sb_adds(out, "</g><g class=\"axis\">");
 	step = chart_tick(f->r.x0, f->r.x1, f->c->width < 400 ? 4 : 8);
-	for (double x = ceil(f->r.x0 / step) * step; x <= f->r.x1 + step * 1e-9; x += step) {
+	for (double k = ceil(f->r.x0 / step); k * step <= f->r.x1 + step * 1e-9; k++) {
+		double x = k * step;
+
 		chart_number(x, t);
 		sb_addf(out, "<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"middle\">%s</text>", px(f, x), TOP + f->h + 17, t);
 	}
@@ -89,15 +91,15 @@ static void line(const struct frame *f, const struct series *s, struct sb *out)
 		size_t end = i + per < s->n ? i + per : s->n, lo = i, hi = i;
 
 		for (size_t k = i; k < end; k++) {
-			if (isfinite(s->y[k]) && !(s->y[k] >= s->y[lo]))
+			if (chart_shows(s->x[k], s->y[k]) && !(s->y[k] >= s->y[lo]))
 				lo = k;
-			if (isfinite(s->y[k]) && !(s->y[k] <= s->y[hi]))
+			if (chart_shows(s->x[k], s->y[k]) && !(s->y[k] <= s->y[hi] && chart_shows(s->x[hi], s->y[hi])))
 				hi = k;
 		}
 		for (int k = 0; k < (lo == hi ? 1 : 2); k++) {
 			size_t at = (lo < hi) == (k == 0) ? lo : hi;
 
-			if (!isfinite(s->y[at])) {
+			if (!chart_shows(s->x[at], s->y[at])) {
 				pen = false;
 				continue;
 			}
@@ -109,7 +111,7 @@ static void line(const struct frame *f, const struct series *s, struct sb *out)
 	for (size_t i = 0; i < s->n && s->n <= 400; i++) {
 		bool marked = s->x[i] == s->mark;
 
-		if (isfinite(s->y[i]) && (s->look == LOOK_DOTS || marked || s->n == 1))
+		if (chart_shows(s->x[i], s->y[i]) && (s->look == LOOK_DOTS || marked || s->n == 1))
 			sb_addf(out, "<circle class=\"s%d %s\" cx=\"%.1f\" cy=\"%.1f\" r=\"%s\"/>", s->color % 8, marked ? "ring" : "dot", px(f, s->x[i]),
 			        py(f, s->y[i]), marked ? "6" : "3.5");
 	}
@@ -156,7 +158,7 @@ static const double *near(const struct series *s, double x, double reach, double
 	}
 	if (lo == s->n || (lo > 0 && x - s->x[lo - 1] < s->x[lo] - x))
 		lo--;
-	if (lo >= s->n || fabs(s->x[lo] - x) > reach || !isfinite(s->y[lo]))
+	if (lo >= s->n || fabs(s->x[lo] - x) > reach || !chart_shows(s->x[lo], s->y[lo]))
 		return NULL;
 	*at = s->x[lo];
 	return &s->y[lo];
@@ -181,7 +183,8 @@ static size_t columns(const struct frame *f, double *x)
 	total = 0;
 	for (size_t i = 0; i < f->c->n_series; i++)
 		for (size_t k = 0; f->c->series[i].look != LOOK_FAINT && k < f->c->series[i].n; k++)
-			all[total++] = f->c->series[i].x[k];
+			if (chart_shows(f->c->series[i].x[k], f->c->series[i].y[k]))
+				all[total++] = f->c->series[i].x[k];
 	qsort(all, total, sizeof(*all), by_value);
 	for (size_t i = 0; i < total; i++)
 		if (!i || all[i] != all[i - 1])

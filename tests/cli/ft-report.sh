@@ -106,3 +106,13 @@ if [ -c /dev/full ]; then
 else
 	skip "no /dev/full"
 fi
+
+# --- the manual's examples ---
+cp train.jsonl r8.jsonl
+cp flat.jsonl r32.jsonl
+sed -n '/^.SH EXAMPLES/,/^.SH SEE/p' "$ROOT/tools/ft-report.1" | grep '^ft-report' | sed 's/\\e/\\/g' >examples
+while IFS= read -r line; do
+	case $line in *'regex>=0.8'*) want=1 ;; *) want=0 ;; esac
+	status $want "example: $line" sh -c "$line"
+done <examples
+is "examples were there" "$(grep -c . examples)" 4

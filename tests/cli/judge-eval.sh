@@ -128,3 +128,13 @@ status 3 "duplicate id in ppl" judge-eval ppl --alone bad.jsonl
 status 2 "ab over likelihoods only" judge-eval ab nll.jsonl nll.jsonl
 ok "log" judge-eval score base.jsonl -o /dev/null --log m.jsonl
 ok "a metric record" grep -q '"tool":"judge-eval","event":"score".*"rougeL":' m.jsonl
+
+# --- the manual's examples ---
+cp re.jsonl gsm8k.jsonl
+cp nll.jsonl likelihoods.jsonl
+sed -n '/^.SH EXAMPLES/,/^.SH SEE/p' "$ROOT/tools/judge-eval.1" | grep '^judge-eval' | sed 's/\\e/\\/g' >examples
+while IFS= read -r line; do
+	case $line in *'regex>=0.8'*) want=1 ;; *) want=0 ;; esac
+	status $want "example: $line" sh -c "$line"
+done <examples
+is "examples were there" "$(grep -c . examples)" 4

@@ -231,7 +231,19 @@ START_TEST(charts)
 	y[2] = 7; /* one point among gaps */
 	chart_svg(&c, &out);
 	ck_assert(strstr(out.s, "<circle") != NULL && strstr(out.s, "nan") == NULL && strstr(out.s, "inf") == NULL);
+	/* values that differ in the last bit, or by all there is */
+	for (int i = 0; i < 5; i++)
+		y[i] = 1e20;
+	y[3] = nextafter(1e20, 1e21);
+	chart_svg(&c, &out);
+	chart_cells(&c, 40, 5, false, &out);
+	y[0] = -1.7e308, y[1] = 1.7e308, x[4] = 1e308, y[2] = 3;
+	chart_svg(&c, &out);
+	chart_cells(&c, 40, 5, false, &out);
+	chart_spark(y, 5, 9, false, &out);
+	ck_assert(strstr(out.s, "nan") == NULL && strstr(out.s, "inf") == NULL);
 	sb_reset(&out);
+	x[4] = 4;
 	for (int i = 0; i < 5; i++)
 		y[i] = i;
 	chart_spark(y, 5, 80, true, &out);
