@@ -9,13 +9,14 @@
 #include "text/utf8.h"
 
 #define LINEAR_MAX 64  /* symbols; longer pieces use a heap */
-#define CACHE_KEY 30
-#define CACHE_IDS 8
-#define CACHE_SLOTS 32768u
+#define CACHE_KEY 31   /* bytes of a word; the last byte of the key is its length */
+#define CACHE_IDS 7
+#define CACHE_SETS 32768u /* of two slots */
 
+/* One line of the processor's cache. */
 struct cache_slot {
-	uint8_t len, n;
-	char key[CACHE_KEY];
+	uint64_t key[4];
+	uint32_t n;
 	int32_t ids[CACHE_IDS];
 };
 
@@ -47,7 +48,9 @@ struct bpe_mem *bpe_mem_new(void)
 {
 	struct bpe_mem *m = xcalloc(1, sizeof(*m));
 
-	m->cache = xcalloc(CACHE_SLOTS, sizeof(*m->cache));
+	m->cache = aligned_alloc(64, 2 * CACHE_SETS * sizeof(*m->cache));
+	if (m->cache)
+		memset(m->cache, 0, 2 * CACHE_SETS * sizeof(*m->cache));
 	return m;
 }
 
@@ -282,25 +285,66 @@ static void merge_heap(const struct bpe *b, struct bpe_mem *m)
 
 /* --- words and their cache --- */
 
-static inline uint32_t word_hash(const char *s, size_t n)
+static inline uint64_t load8(const char *s)
 {
-	uint64_t h = n * 0x9E3779B97F4A7C15u, w;
+	uint64_t w;
 
-	for (; n >= 8; s += 8, n -= 8) {
-		memcpy(&w, s, 8);
-		h = (h ^ w) * 0xFF51AFD7ED558CCDu;
-		h ^= h >> 32;
-	}
-	if (n) {
-		w = 0;
-		memcpy(&w, s, n);
-		h = (h ^ w) * 0xFF51AFD7ED558CCDu;
-		h ^= h >> 32;
-	}
-	return (uint32_t)(h ^ h >> 17);
+	memcpy(&w, s, 8);
+	return w;
 }
 
-static void store(const struct bpe *b, const struct bpe_mem *m, struct cache_slot *c, const char *s, size_t n)
+/* 1 to 7 bytes in the low end, without reading beyond them. */
+static inline uint64_t load_short(const char *s, size_t n)
+{
+	uint32_t lo, hi;
+
+	if (n >= 4) {
+		memcpy(&lo, s, 4);
+		memcpy(&hi, s + n - 4, 4);
+		return lo | (uint64_t)hi << (8 * (n - 4));
+	}
+	return (unsigned char)s[0] | (uint64_t)(unsigned char)s[n >> 1] << (8 * (n >> 1)) | (uint64_t)(unsigned char)s[n - 1] << (8 * (n - 1));
+}
+
+/* The word padded with zeros, its length in the last byte; 0 < n <= CACHE_KEY. */
+static inline void make_key(const char *s, size_t n, uint64_t key[4])
+{
+	size_t i = 0, left = n;
+
+	key[0] = key[1] = key[2] = key[3] = 0;
+	for (; left >= 8; left -= 8, s += 8)
+		key[i++] = load8(s);
+	if (left)
+		key[i] = i ? load8(s + left - 8) >> (8 * (8 - left)) : load_short(s, left);
+	key[3] |= (uint64_t)n << 56;
+}
+
+static inline uint32_t key_hash(const uint64_t k[4])
+{
+	uint64_t h = (k[0] ^ k[3]) * 0x9E3779B97F4A7C15u;
+
+	h ^= h >> 29;
+	h = (h ^ k[1]) * 0xFF51AFD7ED558CCDu;
+	h ^= h >> 32;
+	h = (h ^ k[2]) * 0xC4CEB9FE1A85EC53u;
+	return (uint32_t)(h >> 40) & (CACHE_SETS - 1);
+}
+
+static inline bool same_key(const struct cache_slot *c, const uint64_t k[4])
+{
+	return !((c->key[0] ^ k[0]) | (c->key[1] ^ k[1]) | (c->key[2] ^ k[2]) | (c->key[3] ^ k[3]));
+}
+
+/* The word's slot, or NULL; *set is where it would go. The newer of two stands first. */
+static inline const struct cache_slot *find_word(const struct bpe_mem *m, const uint64_t key[4], struct cache_slot **set)
+{
+	*set = &m->cache[2 * key_hash(key)];
+	if (same_key(*set, key))
+		return *set;
+	return same_key(*set + 1, key) ? *set + 1 : NULL;
+}
+
+static void store(const struct bpe *b, const struct bpe_mem *m, struct cache_slot *set, const uint64_t key[4], size_t n)
 {
 	uint32_t at = 0;
 
@@ -313,30 +357,16 @@ static void store(const struct bpe *b, const struct bpe_mem *m, struct cache_slo
 	}
 	if (at != n)
 		return;
-	c->len = (uint8_t)n;
-	c->n = (uint8_t)m->n_sym;
-	memcpy(c->key, s, n);
+	set[1] = set[0];
+	memcpy(set->key, key, sizeof(set->key));
+	set->n = (uint32_t)m->n_sym;
 	for (size_t i = 0; i < m->n_sym; i++)
-		c->ids[i] = m->sym[i].id;
+		set->ids[i] = m->sym[i].id;
 }
 
-/* off: where the word stands in its piece. */
-static void encode_word(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, size_t off, struct mtoks *out)
+/* The word's symbols, merged, in m->sym. */
+static void merge_word(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n)
 {
-	struct cache_slot *c = NULL;
-
-	if (n <= CACHE_KEY) {
-		c = &m->cache[word_hash(s, n) & (CACHE_SLOTS - 1)];
-		if (c->len == n && !memcmp(c->key, s, n)) {
-			for (unsigned i = 0; i < c->n; i++) {
-				size_t w = b->id_len[c->ids[i]];
-
-				mtoks_add(out, c->ids[i], off, off + w);
-				off += w;
-			}
-			return;
-		}
-	}
 	if (b->bytes)
 		byte_symbols(b, m, s, n);
 	else
@@ -345,10 +375,32 @@ static void encode_word(const struct bpe *b, struct bpe_mem *m, const char *s, s
 		merge_linear(b, m);
 	else
 		merge_heap(b, m);
+}
+
+/* off: where the word stands in its piece. */
+static void encode_word(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, size_t off, struct mtoks *out)
+{
+	const struct cache_slot *c = NULL;
+	struct cache_slot *set = NULL;
+	uint64_t key[4];
+
+	if (n <= CACHE_KEY && m->cache) {
+		make_key(s, n, key);
+		c = find_word(m, key, &set);
+	}
+	for (uint32_t i = 0; c && i < c->n; i++) {
+		size_t w = b->id_len[c->ids[i]];
+
+		mtoks_add(out, c->ids[i], off, off + w);
+		off += w;
+	}
+	if (c)
+		return;
+	merge_word(b, m, s, n);
 	for (size_t i = 0; i < m->n_sym; i++)
 		mtoks_add(out, m->sym[i].id, off + m->sym[i].b, off + m->sym[i].e);
-	if (c)
-		store(b, m, c, s, n);
+	if (set)
+		store(b, m, set, key, n);
 }
 
 /* Characters that no merge brings together can be cut between. */
@@ -369,20 +421,56 @@ static void encode_cut(const struct bpe *b, struct bpe_mem *m, const char *s, si
 	encode_word(b, m, s + from, n - from, from, out);
 }
 
+/* A whole word of the vocabulary, when merges do not matter. Kept among the words
+ * where those are whole pieces too. */
+static bool encode_whole(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, struct mtoks *out)
+{
+	int32_t id = vocab_find(b->bytes ? &b->raw : b->v, s, n);
+	struct cache_slot *set;
+	uint64_t key[4];
+
+	if (id < 0)
+		return false;
+	mtoks_add(out, id, 0, n);
+	if (n <= CACHE_KEY && m->cache && !b->joined) {
+		m->n_sym = 0;
+		add_sym(m, id, 0, n);
+		make_key(s, n, key);
+		find_word(m, key, &set);
+		store(b, m, set, key, n);
+	}
+	return true;
+}
+
 void bpe_encode(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, struct mtoks *out)
 {
-	if (!n)
+	if (!n || (b->ignore_merges && encode_whole(b, m, s, n, out)))
 		return;
-	if (b->ignore_merges) {
-		int32_t id = vocab_find(b->bytes ? &b->raw : b->v, s, n);
-
-		if (id >= 0) {
-			mtoks_add(out, id, 0, n);
-			return;
-		}
-	}
 	if (b->joined)
 		encode_cut(b, m, s, n, out);
 	else
 		encode_word(b, m, s, n, 0, out);
+}
+
+bool bpe_encode_known(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, uint32_t base, struct tok_out *out)
+{
+	const struct cache_slot *c;
+	struct cache_slot *set;
+	uint64_t key[4];
+	size_t at = out->n;
+
+	if (n > CACHE_KEY || !m->cache || b->joined || out->cap - at < CACHE_IDS)
+		return false;
+	make_key(s, n, key);
+	c = find_word(m, key, &set);
+	if (!c)
+		return false;
+	for (uint32_t i = 0; i < c->n; i++) {
+		out->ids[at] = c->ids[i];
+		out->begin[at] = base;
+		base += b->id_len[c->ids[i]];
+		out->end[at++] = base;
+	}
+	out->n = at;
+	return true;
 }

@@ -6,6 +6,7 @@
 #define LP_TEXT_BPE_H
 
 #include "json/json.h"
+#include "text/tok.h"
 #include "text/tok_vocab.h"
 
 /* One token of a piece: bytes [b, e) of it. */
@@ -30,6 +31,9 @@ bool bpe_byte_mode(const struct bpe *b);
 struct bpe_mem;
 struct bpe_mem *bpe_mem_new(void);
 void bpe_mem_free(struct bpe_mem *m);
+/* A word met before, straight to out (bytes from base on); false: not known, or
+ * out is short of room. */
+bool bpe_encode_known(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, uint32_t base, struct tok_out *out);
 void bpe_encode(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, struct mtoks *out);
 
 void mtoks_grow(struct mtoks *o);

@@ -224,7 +224,7 @@ static int load_merges(struct bpe *b, const struct json *list, struct err *e)
 
 	if (!json_is(list, JSON_ARR))
 		return err_set(e, LP_DATA, "model BPE: merges is not a list");
-	while (slots < (size_t)list->n * 2) {
+	while (slots < (size_t)list->n * 3 / 2) {
 		slots *= 2;
 		log2++;
 	}

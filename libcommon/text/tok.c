@@ -331,6 +331,8 @@ static int encode_scan(const struct tok *t, struct tok_mem *m, const struct astr
 
 	for (i = x.off; i < end; i = j) {
 		j = t->scan(t->uni, a->s, i, end);
+		if (a->ident && bpe_encode_known(t->bpe, m->bpe, a->s + i, j - i, a->base + (uint32_t)i, out))
+			continue;
 		if (encode_piece(t, m, a, i, j - i, out, e))
 			return -1;
 	}
