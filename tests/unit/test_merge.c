@@ -288,7 +288,7 @@ START_TEST(proof_sees_a_wrong_bit)
 		char *bytes = get_file(path, &n), *name = xstrdup(path);
 
 		data = 8 + (size_t)get_u64(bytes);
-		for (size_t byte = data; byte < n; byte += 37) {
+		for (size_t byte = data; byte < n; byte += 397) {
 			bytes[byte] ^= 1;
 			put_file(name, bytes, n);
 			BAD(merge_prove(&x.m, k, &er), LP_IO, "read back");
