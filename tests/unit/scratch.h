@@ -47,8 +47,10 @@ static inline const char *at(const char *name)
 
 static inline void put_file(const char *path, const void *p, size_t n)
 {
-	FILE *f = fopen(path, "wb");
+	FILE *f;
 
+	unlink(path); /* ext4 writes a truncated file out at once, a new one later */
+	f = fopen(path, "wb");
 	ck_assert_ptr_nonnull(f);
 	ck_assert_uint_eq(fwrite(p, 1, n, f), n);
 	fclose(f);
