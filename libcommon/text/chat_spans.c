@@ -68,6 +68,16 @@ static char *probe(struct chat_tmpl *t, struct chat_scratch *s, size_t n, bool g
 	return xmemdup0(sb_str(&s->r.text), s->r.text.len);
 }
 
+/* Length up to behind eos_token in [s, end), 0 when it is not there: for templates
+ * that close a turn only when another follows. */
+static size_t eos_end(const struct chat_tmpl *t, const char *s, const char *end)
+{
+	const struct json *eos = json_get(&t->special, "eos_token");
+	const char *hit = eos && eos->n && end ? memmem(s, (size_t)(end - s), eos->s, eos->n) : NULL;
+
+	return hit ? (size_t)(hit - s) + eos->n : 0;
+}
+
 void chat_learn(struct chat_tmpl *t)
 {
 	struct chat_scratch *s = chat_scratch_new();
@@ -90,7 +100,8 @@ void chat_learn(struct chat_tmpl *t)
 
 			while (k < n && k > 0 && !is_space(end[k - 1]) && end[k - 1] != '>' && end[k - 1] != ']')
 				k--;
-			keep(&t->end_mid, end, k ? without_space(end, k) : 0);
+			k = k ? without_space(end, k) : eos_end(t, mid + 4, strstr(mid + 4, "Wv9u"));
+			keep(&t->end_mid, mid + 4, k);
 		}
 	}
 	free(u);
@@ -121,6 +132,23 @@ static bool stands_at(const struct finder *f, size_t at, const struct piece *p)
 	return p->s && p->n && p->n <= f->len - at && !memcmp(f->text + at, p->s, p->n);
 }
 
+/* The generation prompt but for white space, as templates have it that are laid
+ * out carelessly: the answer then begins with its content. */
+static bool header_before(const struct finder *f, size_t at)
+{
+	struct piece g = f->t->gen;
+
+	while (g.n && is_space(g.s[g.n - 1]))
+		g.n--;
+	while (g.n && is_space(*g.s)) {
+		g.s++;
+		g.n--;
+	}
+	while (at > 0 && is_space(f->text[at - 1]))
+		at--;
+	return g.n && stands_before(f, at, &g);
+}
+
 /* Where the turn that holds content at `at` begins, by its header. */
 static bool find_begin(const struct finder *f, size_t at, size_t *begin)
 {
@@ -131,7 +159,7 @@ static bool find_begin(const struct finder *f, size_t at, size_t *begin)
 		return true;
 	}
 	*begin = at;
-	return t->gen.n && stands_before(f, at, &t->gen);
+	return t->gen.n && (stands_before(f, at, &t->gen) || header_before(f, at));
 }
 
 static bool find_end(const struct finder *f, size_t at, bool last, size_t *end)

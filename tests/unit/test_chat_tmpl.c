@@ -1,0 +1,290 @@
+/* A model's template: renderings equal to apply_chat_template's, special
+ * tokens, named templates, and the spans of what the assistant writes. */
+#include <check.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/in.h"
+#include "json/jsonl.h"
+#include "text/tmpl.h"
+
+#define TEMPLATES "tests/conformance/templates/templates/"
+
+static char *slurp(const char *path)
+{
+	struct err e = ERR_INIT;
+	size_t n;
+	char *s = in_slurp(path, 1u << 24, &n, &e);
+
+	ck_assert_msg(s != NULL, "%s: %s", path, e.msg);
+	return s;
+}
+
+static struct chat_tmpl *load(const char *template)
+{
+	struct err e = ERR_INIT;
+	char path[512];
+
+	snprintf(path, sizeof(path), TEMPLATES "%s", template ? template : "");
+	struct chat_tmpl *t = chat_tmpl_load_dir("data/stories260K", template ? path : NULL, NULL, &e);
+	ck_assert_msg(t != NULL, "%s: %s", path, e.msg);
+	return t;
+}
+
+/* Renders a record given as text; returns the status. */
+static int render(const struct chat_tmpl *t, const char *record, const struct chat_render_opts *o, struct sb *text, struct tmpl_span **spans,
+                  size_t *n, struct err *e)
+{
+	struct arena a = ARENA_INIT;
+	struct json v;
+	struct chat c;
+
+	*e = (struct err)ERR_INIT;
+	sb_reset(text);
+	ck_assert_int_eq(json_parse_str(record, &a, &v, e), 0);
+	int rc = chat_from_json(&v, NULL, &a, &c, e);
+	ck_assert_msg(!rc, "%s", e->msg);
+	rc = chat_tmpl_render(t, &c, o, text, spans, n, e);
+	arena_release(&a);
+	return rc;
+}
+
+START_TEST(test_goldens)
+{
+	struct err e = ERR_INIT;
+	struct in *in = in_open("tests/unit/data/chat_tmpl.jsonl", &e);
+	struct jsonl *j = jsonl_open_take(in, "jsonl", &e);
+	struct jsonl_rec rec;
+	struct chat_tmpl *t = NULL;
+	char last[256] = "none";
+	struct sb text = SB_INIT, got = SB_INIT;
+	size_t n = 0;
+
+	while (jsonl_next(j, &rec, &e) == 1) {
+		const char *name, *mode;
+		struct jw w = jw_to(&got);
+
+		ck_assert(json_get_str(&rec.v, "template", NULL, &name) && json_get_str(&rec.v, "mode", "", &mode));
+		if (!t || strcmp(last, name ? name : "")) {
+			chat_tmpl_free(t);
+			t = load(name);
+			snprintf(last, sizeof(last), "%s", name ? name : "");
+		}
+		struct chat_render_opts o = { .add_generation_prompt = !strcmp(mode, "prompt"), .continue_final = !strcmp(mode, "continue") };
+		const struct json *want = json_get(&rec.v, "output");
+		sb_reset(&got);
+		jw_obj(&w);
+		jw_key(&w, "messages");
+		jw_value(&w, json_get(&rec.v, "messages"));
+		jw_end_obj(&w);
+		int rc = render(t, sb_str(&got), &o, &text, NULL, NULL, &e);
+		ck_assert_msg((rc == 0) == (want != NULL), "line %lu: %s", (unsigned long)rec.line, e.msg);
+		if (want)
+			ck_assert_msg(text.len == want->n && !memcmp(sb_str(&text), want->s, want->n), "line %lu %s %s:\n%s\n%s", (unsigned long)rec.line, last, mode, sb_str(&text), want->s);
+		e = (struct err)ERR_INIT;
+		n++;
+	}
+	ck_assert_uint_eq(n, 135);
+	jsonl_close(j);
+	chat_tmpl_free(t);
+	sb_release(&text);
+	sb_release(&got);
+}
+END_TEST
+
+/* The spans' texts joined by "|". */
+static void ck_spans(const char *template, const char *record, struct chat_render_opts o, const char *want)
+{
+	struct chat_tmpl *t = load(template);
+	struct sb text = SB_INIT, got = SB_INIT;
+	struct tmpl_span *s;
+	struct err e;
+	size_t n;
+	int rc = render(t, record, &o, &text, &s, &n, &e);
+
+	ck_assert_msg(rc == 0, "%s: %s", template, e.msg);
+	for (size_t i = 0; i < n; i++) {
+		ck_assert_uint_le(s[i].end, text.len);
+		if (i)
+			sb_addc(&got, '|');
+		sb_add(&got, text.s + s[i].begin, s[i].end - s[i].begin);
+	}
+	ck_assert_str_eq(sb_str(&got), want);
+	free(s);
+	sb_release(&text);
+	sb_release(&got);
+	chat_tmpl_free(t);
+}
+
+#define TWO "{\"messages\":[{\"role\":\"user\",\"content\":\"u1\"},{\"role\":\"assistant\",\"content\":\"a1\"},{\"role\":\"user\",\"content\":\"a1\"},{\"role\":\"assistant\",\"content\":\" b2\\n\",\"train\":false}]}"
+
+START_TEST(test_spans)
+{
+	struct chat_render_opts all = { 0 }, last = { .span_choice = "last" }, none = { .span_choice = "none" }, train = { .span_choice = "train" };
+
+	ck_spans(NULL, TWO, all, "a1</s>| b2\n</s>");
+	ck_spans(NULL, TWO, last, " b2\n</s>");
+	ck_spans(NULL, TWO, none, "");
+	ck_spans(NULL, TWO, train, "a1</s>");
+	ck_spans("trl__llama3.jinja", TWO, all, "a1<|eot_id|>|b2<|eot_id|>");
+	ck_spans("axolotl__chatml.jinja", TWO, all, "a1<|im_end|>| b2\n<|im_end|>");
+	ck_spans("axolotl__gemma.jinja", TWO, all, "a1<end_of_turn>|b2<end_of_turn>");
+	ck_spans("axolotl__phi_4.jinja", TWO, all, "a1<|im_end|>| b2\n<|im_end|>");
+	ck_spans("axolotl__mistral_v1.jinja", TWO, all, " a1</s>|  b2\n</s>");
+	/* generation tags: as the template has them, its newline included */
+	ck_spans("trl__phi3_training.jinja", TWO, all, "a1<|end|>\n| b2\n<|end|>\n|</s>");
+	ck_spans("trl__qwen2_5_training.jinja", TWO, all, "\na1<|im_end|>\n|\n b2\n<|im_end|>\n");
+}
+END_TEST
+
+START_TEST(test_spans_of_hard_turns)
+{
+	struct chat_render_opts all = { 0 }, open = { .continue_final = true };
+
+	/* the content of the question is that of the answer; empty answers; a call of a tool */
+	ck_spans("axolotl__chatml.jinja", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\",\"content\":\"\"}]}", all, "<|im_end|>");
+	ck_spans("axolotl__qwen3.jinja", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\",\"content\":\"<think>\\nr\\n</think>\\n\\ny\"}]}", all,
+	         "r\n</think>\n\ny<|im_end|>"); /* its generation prompt ends with "<think>\n" */
+	ck_spans("axolotl__chatml.jinja", TWO, open, "a1<|im_end|>| b2\n");
+}
+END_TEST
+
+START_TEST(test_span_not_found)
+{
+	/* the answer is turned round: nothing of it can be followed, nor does a prefix end before it */
+	const char *src = "{% for m in messages %}{{ loop.length }}{{ m.content[::-1] }}{% endfor %}";
+	struct chat_render_opts o = { 0 };
+	struct sb text = SB_INIT;
+	struct tmpl_span *s;
+	struct err e = ERR_INIT;
+	size_t n;
+	struct chat_tmpl *t = chat_tmpl_new(src, NULL, NULL, &e);
+
+	ck_assert(t != NULL);
+	ck_assert_int_eq(render(t, TWO, &o, &text, &s, &n, &e), -1);
+	ck_assert_int_eq(e.code, LP_DATA);
+	ck_assert_msg(strstr(e.msg, "message 2") != NULL, "%s", e.msg);
+	sb_release(&text);
+	chat_tmpl_free(t);
+}
+END_TEST
+
+START_TEST(test_config)
+{
+	static const char config[] = "{\"bos_token\":{\"content\":\"<B>\",\"lstrip\":false},\"eos_token\":\"<E>\",\"pad_token\":null,"
+	                             "\"additional_special_tokens\":[\"<x>\",{\"content\":\"<y>\"}],"
+	                             "\"chat_template\":[{\"name\":\"default\",\"template\":\"d{{ bos_token }}{{ eos_token }}{{ pad_token is defined }}{{ additional_special_tokens }}\"},"
+	                             "{\"name\":\"tool_use\",\"template\":\"t{{ tools|length }}\"},{\"name\":\"rag\",\"template\":\"r\"}]}";
+	struct chat_render_opts o = { .span_choice = "none" };
+	struct err e = ERR_INIT;
+	struct sb text = SB_INIT;
+	struct chat_tmpl *t = chat_tmpl_new(NULL, config, NULL, &e);
+
+	ck_assert_msg(t != NULL, "%s", e.msg);
+	ck_assert_int_eq(render(t, TWO, &o, &text, NULL, NULL, &e), 0);
+	ck_assert_str_eq(sb_str(&text), "d<B><E>False['<x>', '<y>']");
+	ck_assert_int_eq(render(t, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"}],\"tools\":[{},{}]}", &o, &text, NULL, NULL, &e), 0);
+	ck_assert_str_eq(sb_str(&text), "t2");
+	chat_tmpl_free(t);
+	t = chat_tmpl_new(NULL, config, "rag", &e);
+	ck_assert_int_eq(render(t, TWO, &o, &text, NULL, NULL, &e), 0);
+	ck_assert_str_eq(sb_str(&text), "r");
+	chat_tmpl_free(t);
+	e = (struct err)ERR_INIT;
+	ck_assert_ptr_null(chat_tmpl_new(NULL, config, "zork", &e));
+	ck_assert_msg(e.code == LP_USAGE && strstr(e.msg, "default, tool_use, rag"), "%s", e.msg);
+	ck_assert_ptr_null(chat_tmpl_new(NULL, "{}", NULL, &e));
+	sb_release(&text);
+}
+END_TEST
+
+START_TEST(test_variables)
+{
+	struct chat_render_opts o = { .date_string = "01 Feb 2025", .now = 1738368000 };
+	struct arena a = ARENA_INIT;
+	struct json extra;
+	struct err e = ERR_INIT;
+	struct sb text = SB_INIT;
+	struct chat_tmpl *t = chat_tmpl_new("{{ date_string }}|{{ strftime_now('%Y-%m-%d') }}|{{ enable_thinking }}|{{ messages[0].extra }}|{{ messages[1].thinking }}|{{ messages[1].reasoning_content }}|{{ documents is none }}",
+	                                    NULL, NULL, &e);
+
+	ck_assert_int_eq(json_parse_str("{\"enable_thinking\":false}", &a, &extra, &e), 0);
+	o.extra = &extra;
+	ck_assert_int_eq(render(t, "{\"messages\":[{\"role\":\"user\",\"content\":\"a\",\"extra\":1.50},{\"role\":\"assistant\",\"content\":\"b\",\"reasoning\":\"r\"}]}", &o, &text, NULL, NULL, &e), 0);
+	ck_assert_str_eq(sb_str(&text), "01 Feb 2025|2025-02-01|False|1.5|r|r|True");
+	/* a from/value record is seen as role and content */
+	chat_tmpl_free(t);
+	t = chat_tmpl_new("{{ messages|tojson }}", NULL, NULL, &e);
+	ck_assert_int_eq(render(t, "{\"conversations\":[{\"from\":\"human\",\"value\":\"a\",\"k\":1},{\"from\":\"gpt\",\"value\":\"b\"}]}", &o, &text, NULL, NULL, &e), 0);
+	ck_assert_str_eq(sb_str(&text), "[{\"role\": \"user\", \"content\": \"a\", \"k\": 1}, {\"role\": \"assistant\", \"content\": \"b\"}]");
+	chat_tmpl_free(t);
+	arena_release(&a);
+	sb_release(&text);
+}
+END_TEST
+
+START_TEST(test_preference)
+{
+	struct chat_render_opts o = { 0 };
+	struct arena a = ARENA_INIT;
+	struct json v;
+	struct pref p;
+	struct pref_text out;
+	struct err e = ERR_INIT;
+	struct chat_tmpl *t = load("trl__llama3.jinja");
+
+	ck_assert_int_eq(json_parse_str("{\"prompt\":\"q\",\"chosen\":\"good\",\"rejected\":\"bad\"}", &a, &v, &e), 0);
+	ck_assert_int_eq(pref_from_json(&v, NULL, &a, &p, &e), 0);
+	ck_assert_msg(chat_tmpl_render_pref(t, &p, &o, &out, &e) == 0, "%s", e.msg);
+	ck_assert_str_eq(sb_str(&out.prompt), "<s><|start_header_id|>user<|end_header_id|>\n\nq<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n");
+	ck_assert_str_eq(sb_str(&out.answer[0]), "good<|eot_id|>");
+	ck_assert_str_eq(sb_str(&out.answer[1]), "bad<|eot_id|>");
+	ck_assert_uint_eq(out.n_spans[1], 1);
+	ck_assert_uint_eq(out.spans[1][0].begin, 0);
+	ck_assert_uint_eq(out.spans[1][0].end, out.answer[1].len);
+	pref_text_release(&out);
+	chat_tmpl_free(t);
+	arena_release(&a);
+}
+END_TEST
+
+START_TEST(test_load_errors)
+{
+	struct err e = ERR_INIT;
+
+	ck_assert_ptr_null(chat_tmpl_load_dir("tests/unit/data", NULL, NULL, &e));
+	ck_assert_int_eq(e.code, LP_USAGE);
+	e = (struct err)ERR_INIT;
+	ck_assert_ptr_null(chat_tmpl_load_dir(NULL, "no/such/file", NULL, &e));
+	ck_assert_int_eq(e.code, LP_IO);
+	e = (struct err)ERR_INIT;
+	ck_assert_ptr_null(chat_tmpl_new("{% if %}", NULL, NULL, &e));
+	ck_assert_int_eq(e.code, LP_USAGE);
+	ck_assert_uint_eq(e.line, 1);
+	free(slurp("data/stories260K/chat_template.jinja"));
+}
+END_TEST
+
+int main(void)
+{
+	Suite *s = suite_create("chat_tmpl");
+	TCase *t = tcase_create("chat_tmpl");
+	SRunner *sr;
+	int failed;
+
+	tcase_add_test(t, test_goldens);
+	tcase_add_test(t, test_spans);
+	tcase_add_test(t, test_spans_of_hard_turns);
+	tcase_add_test(t, test_span_not_found);
+	tcase_add_test(t, test_config);
+	tcase_add_test(t, test_variables);
+	tcase_add_test(t, test_preference);
+	tcase_add_test(t, test_load_errors);
+	suite_add_tcase(s, t);
+	sr = srunner_create(s);
+	srunner_run_all(sr, CK_NORMAL);
+	failed = srunner_ntests_failed(sr);
+	srunner_free(sr);
+	return failed != 0;
+}
