@@ -14,7 +14,6 @@ GENERATE_FLAGS ?= --max-new 128 --batch 16
 SCORE_FLAGS ?= --regex '^[^a-z]+$$'
 EXPORT_FLAGS ?= --type q8_0
 
-.DEFAULT_GOAL := demo
 demo:
 include $(DEMO)/sft.mk
 

@@ -9,7 +9,6 @@
 SFT := 1
 include $(patsubst %/,%,$(dir $(lastword $(MAKEFILE_LIST))))/stage.mk
 $(call need,MODEL DATA OUT)
-.DEFAULT_GOAL := all
 all: report export
 .PHONY: all
 
