@@ -8,7 +8,8 @@ Every file type of the demo model loads and gives finite logits; F32 gives the
 greedy text of transformers up to the first step whose two best logits are
 closer than 1e-3; texts give transformers' token ids, with tokenizer.model and
 without it; llama.cpp's own quantiser makes the same tensors and keys from our
-F32 file, for the demo model and a random one of each family."""
+F32 file, for the demo model and a random one of each family (llama.cpp built without
+FMA, as check_peers.sh builds it: its reference code then rounds as it is written)."""
 import ctypes
 import hashlib
 import importlib.metadata
