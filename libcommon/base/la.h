@@ -18,8 +18,12 @@
 	X(archive_read_support_format_tar) X(archive_read_support_format_zip)                        \
 	X(archive_read_support_format_zip_streamable) X(archive_set_error)
 
-struct la {
+#ifdef __cplusplus
+#define LA_FIELD(f) __typeof__(::f) *f;
+#else
 #define LA_FIELD(f) __typeof__(f) *f;
+#endif
+struct la {
 	LA_FUNCTIONS(LA_FIELD)
 #undef LA_FIELD
 };
