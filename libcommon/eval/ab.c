@@ -248,6 +248,8 @@ int ab_verdict(const struct ab_result *r, enum metric m)
 
 	if (!s->n || !better || !r->has_base || isnan(s->ci.lo))
 		return 0;
+	if (s->n < AB_FEW && s->p >= 0.05)
+		return 0;
 	return s->ci.lo > 0 ? better : s->ci.hi < 0 ? -better : 0;
 }
 

@@ -50,7 +50,10 @@ int ab_finish(struct ab *a, bool no_base, uint64_t seed, unsigned resamples, str
 /* The samples alone, no statistics: *r then has only those, n_pairs and has_base. */
 int ab_take_samples(struct ab *a, struct ab_result *r, struct err *e) LP_MUST_USE;
 
-/* 1: tuned is better, -1 worse, 0 no clear difference (the interval holds 0). */
+/* 1: tuned is better, -1 worse, 0 no clear difference: the interval holds 0,
+ * or there are fewer than AB_FEW pairs, of which a bootstrap makes too much,
+ * and the sign test is not below 0.05. */
+#define AB_FEW 20
 int ab_verdict(const struct ab_result *r, enum metric m);
 double ab_value(const struct ab_result *r, const struct gate *g);
 /* Members into an open object; ab_read takes them back. */

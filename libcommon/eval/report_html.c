@@ -56,8 +56,6 @@ static void ab_tile(struct sb *out, const struct ab_result *r, enum metric m)
 	const struct ab_stat *s = &r->stat[m];
 	char value[96], below[96];
 
-	if (!s->n)
-		return;
 	snprintf(below, sizeof(below), r->has_base ? "%+.1f [%+.1f, %+.1f]" : "no base run to compare with", 100 * s->delta, 100 * s->ci.lo,
 	         100 * s->ci.hi);
 	if (r->has_base)
@@ -67,16 +65,21 @@ static void ab_tile(struct sb *out, const struct ab_result *r, enum metric m)
 	tile(out, metric_info(m)->label, value, below, ab_verdict(r, m));
 }
 
-/* What was asked for, else an exact match if there was any, else the words. */
-static enum metric second_metric(const struct ab_result *r)
+/* At most two: what was asked for (--regex, --json), the words in common, and
+ * exact matches if there are any. */
+static void ab_tiles(struct sb *out, const struct ab_result *r)
 {
-	const struct ab_stat *exact = &r->stat[METRIC_NORM_EXACT];
+	static const enum metric order[] = { METRIC_REGEX, METRIC_JSON, METRIC_ROUGEL, METRIC_NORM_EXACT, METRIC_ROUGE1 };
+	int shown = 0;
 
-	if (r->stat[METRIC_REGEX].n)
-		return METRIC_REGEX;
-	if (r->stat[METRIC_JSON].n)
-		return METRIC_JSON;
-	return exact->n && (exact->tuned > 0 || exact->base > 0) ? METRIC_NORM_EXACT : METRIC_ROUGE1;
+	for (size_t i = 0; i < sizeof(order) / sizeof(*order) && shown < 2; i++) {
+		const struct ab_stat *s = &r->stat[order[i]];
+
+		if (!s->n || (order[i] == METRIC_NORM_EXACT && !(s->tuned > 0) && !(s->base > 0)))
+			continue;
+		ab_tile(out, r, order[i]);
+		shown++;
+	}
 }
 
 static void tiles(const struct report *r, struct sb *out)
@@ -90,10 +93,8 @@ static void tiles(const struct report *r, struct sb *out)
 		loss_tile(out, "Held-out loss", f.first_eval, f.best_eval, f.best_step);
 		loss_tile(out, "Training loss", f.first_loss, f.last_loss, NAN);
 	}
-	if (r->ab) {
-		ab_tile(out, r->ab, METRIC_ROUGEL);
-		ab_tile(out, r->ab, second_metric(r->ab));
-	}
+	if (r->ab)
+		ab_tiles(out, r->ab);
 	if (r->n_runs == 1 && !isnan(f.seconds)) {
 		snprintf(b, sizeof(b), "%s steps%s%s%s", fmt_count(f.steps, a), isnan(f.tok_s) ? "" : ", ", isnan(f.tok_s) ? "" : fmt_count(f.tok_s, c),
 		         isnan(f.tok_s) ? "" : " tokens/s");
@@ -331,7 +332,8 @@ static void comparison(const struct ab_result *r, struct sb *out)
 		sb_addf(out, "<tr><td>Perplexity</td><td>%.2f</td><td>%.2f</td><td>%+.2f</td><td></td><td class=\"fp\"></td><td></td><td></td></tr>", r->base_ppl, r->tuned_ppl,
 		        r->tuned_ppl - r->base_ppl);
 	sb_addf(out, "</table></div><p class=\"note\">%zu prompt%s, the same for both models. Differences of rates are in points; intervals are paired bootstraps. "
-	        "\xe2\x80\x9c" "Better\xe2\x80\x9d and \xe2\x80\x9cworse\xe2\x80\x9d mean that the interval leaves out 0.</p>", r->n_pairs, r->n_pairs == 1 ? "" : "s");
+	        "\xe2\x80\x9c" "Better\xe2\x80\x9d and \xe2\x80\x9cworse\xe2\x80\x9d mean that the interval leaves out 0%s.</p>", r->n_pairs, r->n_pairs == 1 ? "" : "s",
+	        r->n_pairs < AB_FEW ? ", and with so few prompts also that the sign test is below 0.05" : "");
 }
 
 static void answer(struct sb *out, const char *class, const char *label, const char *s)

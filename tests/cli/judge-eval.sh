@@ -84,7 +84,13 @@ judge-eval score tuned.jsonl --json -o tv.jsonl
 judge-eval ab verdicts.jsonl tv.jsonl -o ab3.json --json
 is "verdicts compare like completions" "$(sed 's/"lineage".*//' ab3.json)" "$(sed 's/"lineage".*//' ab.json)"
 status 0 "a table" judge-eval ab base.jsonl tuned.jsonl --text
-prints '^  Exact match  *0.0  *100.0  *+100.0  *\[+100.0, +100.0\] *3/0/0 *better' "with figures"
+prints '^  Exact match  *0.0  *100.0  *+100.0  *\[+100.0, +100.0\] *3/0/0$' "with figures; three pairs prove nothing"
+for i in 1 2 3 4 5 6 7 8; do
+	printf '{"id":%d,"prompt":"p","response":"no","expected":"yes"}\n' $i >>eight.jsonl
+	printf '{"id":%d,"prompt":"p","response":"yes","expected":"yes"}\n' $i >>eight.tuned.jsonl
+done
+status 0 "eight pairs" judge-eval ab eight.jsonl eight.tuned.jsonl --text
+prints '^  Exact match .* 8/0/0 *better$' "all won, prove something"
 status 0 "gates of a comparison" judge-eval ab base.jsonl tuned.jsonl --gate 'delta.exact>0' --gate 'win.exact>=1' --gate 'base.exact<=0' -o /dev/null
 status 1 "gate not met by ab" judge-eval ab tuned.jsonl base.jsonl --gate 'delta.exact>0' -o /dev/null
 status 2 "no base run" judge-eval ab tuned.jsonl
