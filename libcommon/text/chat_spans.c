@@ -86,8 +86,12 @@ void chat_learn(struct chat_tmpl *t)
 	char *ua = probe(t, s, 2, false, &n_ua), *uau = probe(t, s, 3, false, &n_uau);
 	const char *x;
 
-	if (u && ug && n_ug >= n_u && !memcmp(u, ug, n_u))
-		keep(&t->gen, ug + n_u, n_ug - n_u);
+	if (u && ug) { /* some close the text with EOS unless they are asked for a prompt: what differs is enough */
+		size_t k = common(u, n_u, ug, n_ug);
+
+		if (k == n_u || (k < n_ug && (x = strstr(u, "Qx7u")) && k > (size_t)(x - u) + 4))
+			keep(&t->gen, ug + k, n_ug - k);
+	}
 	if (t->gen.s && ua && n_ua > n_ug && !memcmp(ua, ug, n_ug) && (x = strstr(ua, "Zk3a")) && x >= ua + n_ug)
 		keep(&t->lead, ua + n_ug, (size_t)(x - ua) - n_ug);
 	if (ua && (x = strstr(ua, "Zk3a"))) {

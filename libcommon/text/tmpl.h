@@ -85,6 +85,11 @@ struct chat_render_opts {
 	const struct json *extra;  /* more variables (object), or NULL */
 	struct chat_scratch *scratch; /* NULL: made and freed by each call */
 };
+#define CHAT_DEFAULT_DATE "2024-07-26" /* what Llama's own templates fall back to */
+/* The day that templates see as today, YYYY-MM-DD: sets o->now; when pin is set, also the
+ * date_string variable (into the caller's buffer), which otherwise the template chooses. LP_USAGE. */
+int chat_set_date(struct chat_render_opts *o, const char *date, bool pin, char date_string[32], struct err *e) LP_MUST_USE;
+
 /* Renders; spans (bytes the loss is taken on: what assistant messages write,
  * end-of-turn token included) go to *spans (free()). A span that cannot
  * be found exactly is LP_DATA. spans may be NULL (prompts). */

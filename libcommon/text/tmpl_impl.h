@@ -195,6 +195,7 @@ struct tmpl {
 	char *name;
 	struct func root;
 	struct val *ctx_names; /* variables looked up once, at the start */
+	const struct builtin **ctx_globals; /* the global function of that name, or NULL */
 	uint32_t n_ctx, cap_ctx;
 	uint32_t n_funcs;
 	struct node **blocks;
@@ -348,7 +349,12 @@ static inline bool is_type(struct val v, uint32_t types)
 /* Sets the error (the first one counts) and returns V_ERR. */
 struct val rt_fail(struct rt *r, enum tmpl_why why, const char *fmt, ...) LP_PRINTF(3, 4);
 struct val rt_undef_fail(struct rt *r, struct val undef);
-int rt_steps(struct rt *r, uint64_t n); /* 0, or -1 when the budget is spent */
+int rt_out_of_steps(struct rt *r);
+static inline int rt_steps(struct rt *r, uint64_t n) /* 0, or -1 when the budget is spent */
+{
+	r->steps += n;
+	return r->steps <= r->max_steps ? 0 : rt_out_of_steps(r);
+}
 void *rt_alloc(struct rt *r, size_t bytes); /* NULL: error set */
 struct val rt_str(struct rt *r, const char *s, size_t n); /* copies */
 struct val rt_take(struct rt *r, struct sb *b); /* copies, releases b */

@@ -266,6 +266,9 @@ struct tmpl *tmpl_compile(const char *src, size_t len, const char *name, struct 
 		return NULL;
 	}
 	mark_sums(t, &t->root.body);
+	t->ctx_globals = arena_alloc(&t->arena, (t->n_ctx + 1) * sizeof(*t->ctx_globals));
+	for (uint32_t i = 0; i < t->n_ctx; i++)
+		t->ctx_globals[i] = global_find(t->ctx_names[i].s, t->ctx_names[i].n);
 	return t;
 }
 
@@ -311,17 +314,14 @@ static int load_context(struct rt *r, const struct json *vars)
 {
 	const struct tmpl *t = r->t;
 
+	struct val all = vars ? val_from_json(vars) : val_none;
+
 	if (!(r->ctx = rt_alloc(r, t->n_ctx * sizeof(*r->ctx))))
 		return -1;
 	for (uint32_t i = 0; i < t->n_ctx; i++) {
-		struct val name = t->ctx_names[i], all = vars ? val_from_json(vars) : val_none;
-		const struct builtin *g;
-
-		r->ctx[i] = val_missing;
-		if (all.t == V_JOBJ && dict_get(all, name, &r->ctx[i]))
+		if (all.t == V_JOBJ && dict_get(all, t->ctx_names[i], &r->ctx[i]))
 			continue;
-		if ((g = global_find(name.s, name.n)))
-			r->ctx[i] = (struct val){ .t = V_FUNC, .fn = g };
+		r->ctx[i] = t->ctx_globals[i] ? (struct val){ .t = V_FUNC, .fn = t->ctx_globals[i] } : val_missing;
 	}
 	return 0;
 }

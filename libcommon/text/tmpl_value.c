@@ -64,11 +64,8 @@ struct val undef_hint(const char *text)
 	return v;
 }
 
-int rt_steps(struct rt *r, uint64_t n)
+int rt_out_of_steps(struct rt *r)
 {
-	r->steps += n;
-	if (r->steps <= r->max_steps)
-		return 0;
 	rt_fail(r, TMPL_LIMIT, "more than %llu steps: the template does not end, or the record is too large for it", (unsigned long long)r->max_steps);
 	return -1;
 }
