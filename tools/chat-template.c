@@ -4,7 +4,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/log.h"
 #include "base/num.h"
@@ -13,14 +12,12 @@
 #include "json/record.h"
 #include "text/tmpl.h"
 
-#define DEFAULT_DATE "2024-07-26" /* what Llama's own templates fall back to */
-
 static struct {
 	const char *model, *template_file, *template_name, *date, *loss, *vars, *map, *system, *format;
 	bool gen_prompt, continue_final, keep, skip_bad;
 	int64_t head;
 	struct chat_map fields; /* from map and system */
-} opt = { .date = DEFAULT_DATE, .loss = "all", .format = "auto" };
+} opt = { .date = CHAT_DEFAULT_DATE, .loss = "all", .format = "auto" };
 
 static struct opt opts[] = {
 	{ OPT_SECTION, .help = "Template" },
@@ -63,29 +60,6 @@ struct run {
 	struct err first_bad;
 };
 
-static int set_date(struct run *r, struct err *e)
-{
-	struct tm tm = { 0 }, back;
-	char rest;
-	int y, m, d;
-
-	if (sscanf(opt.date, "%4d-%2d-%2d%c", &y, &m, &d, &rest) != 3)
-		return err_set(e, LP_USAGE, "--date '%s' is not YYYY-MM-DD", opt.date);
-	tm.tm_year = y - 1900;
-	tm.tm_mon = m - 1;
-	tm.tm_mday = d;
-	r->how.now = (int64_t)timegm(&tm);
-	time_t t = (time_t)r->how.now;
-	gmtime_r(&t, &back);
-	if (back.tm_mday != d || back.tm_mon != m - 1)
-		return err_set(e, LP_USAGE, "--date '%s' is no day of the calendar", opt.date);
-	/* the variable that Llama's templates read; unset they use their own default */
-	strftime(r->date_string, sizeof(r->date_string), "%d %b %Y", &back);
-	if (opt_given(&spec, "date"))
-		r->how.date_string = r->date_string;
-	return 0;
-}
-
 static int set_up(struct run *r, const char *path, struct err *e)
 {
 	if (!opt.model && !opt.template_file)
@@ -95,7 +69,7 @@ static int set_up(struct run *r, const char *path, struct err *e)
 	if (opt.vars && (json_parse_str(opt.vars, &r->arena, &r->vars, e) || r->vars.type != JSON_OBJ))
 		return err_set(e, LP_USAGE, "--vars is not a JSON object");
 	opt.fields.system = opt.system;
-	if ((opt.map && chat_map_parse(opt.map, &opt.fields, e)) || set_date(r, e))
+	if ((opt.map && chat_map_parse(opt.map, &opt.fields, e)) || chat_set_date(&r->how, opt.date, opt_given(&spec, "date"), r->date_string, e))
 		return -1;
 	r->how.add_generation_prompt = opt.gen_prompt;
 	r->how.continue_final = opt.continue_final;

@@ -1,19 +1,14 @@
 /* lm-generate: chat or {"prompt"} records in, completion records out. */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "base/log.h"
 #include "base/tool.h"
 #include "base/xalloc.h"
 #include "fmt/lineage.h"
-#include "json/jsonl.h"
-#include "json/record.h"
-#include "text/tmpl.h"
-#include "text/tok.h"
 #include "train/generate.h"
+#include "train/prompt.h"
 
 static struct {
 	const char *model, *adapter, *quant, *template, *template_name, *system, *map, *format, *device, *date;
@@ -21,7 +16,7 @@ static struct {
 	double temperature, top_p;
 	uint64_t memory;
 	bool ignore_eos, raw, score;
-} o = { .quant = "none", .device = "auto", .max_new = 256, .seed = 42, .batch = 8, .context = 2048, .top_p = 1 };
+} o = { .quant = "none", .device = "auto", .date = CHAT_DEFAULT_DATE, .max_new = 256, .seed = 42, .batch = 8, .context = 2048, .top_p = 1 };
 
 static struct opt options[] = {
 	{ OPT_SECTION, .help = "Model" },
@@ -62,17 +57,6 @@ static const struct opt_spec spec = {
 	.opts = options,
 };
 
-struct job { /* one record on its way through */
-	char *id, *prompt, *expected; /* JSON text, text (with --score: all of it), text or NULL */
-	struct tmpl_span *spans;      /* --score: the last answer */
-	size_t n_spans;
-	uint8_t *mask;                /* (n_ids) --score: 1 on its tokens */
-	size_t expected_len;
-	int32_t *ids, *out;
-	int64_t n_ids;
-	uint64_t number;
-};
-
 struct state {
 	struct device dev;
 	struct model_desc desc;
@@ -81,9 +65,8 @@ struct state {
 	struct lora lora;
 	struct engine g;
 	struct generator gen;
-	struct tok *tok;
-	struct chat_tmpl *tmpl;
-	struct chat_map map;
+	struct prompter prompter;
+	char date_string[32];
 	int32_t stop[32];
 	struct gen_options opts;
 	struct lineage lineage;
@@ -91,40 +74,6 @@ struct state {
 };
 
 /* --- set-up --- */
-
-static void add_stop(struct state *s, int64_t id)
-{
-	if (id >= 0 && s->opts.n_stop < (int64_t)(sizeof(s->stop) / sizeof(*s->stop)))
-		s->stop[s->opts.n_stop++] = (int32_t)id;
-}
-
-/* The model's end tokens: generation_config.json's, config.json's, the tokenizer's. */
-static int find_stops(struct state *s, const struct model_texts *t, struct err *e)
-{
-	struct arena a = ARENA_INIT;
-	struct json v;
-	const struct json *eos;
-	int64_t id;
-
-	if (t->generation_config) {
-		if (json_parse_str(t->generation_config, &a, &v, e) < 0) {
-			arena_release(&a);
-			return err_where(e, "generation_config.json", 0);
-		}
-		eos = json_get(&v, "eos_token_id");
-		for (uint32_t i = 0; eos && i < (eos->type == JSON_ARR ? eos->n : 1); i++)
-			if (json_as_i64(eos->type == JSON_ARR ? &eos->items[i] : eos, &id))
-				add_stop(s, id);
-		arena_release(&a);
-	}
-	for (int i = 0; i < s->desc.n_eos; i++)
-		add_stop(s, s->desc.eos[i]);
-	add_stop(s, tok_eos(s->tok));
-	s->opts.stop = s->stop;
-	if (o.ignore_eos)
-		s->opts.n_stop = 0;
-	return 0;
-}
 
 static int load_adapter(struct state *s, struct err *e)
 {
@@ -171,20 +120,34 @@ static int load_engine(struct state *s, struct model_source *src, struct err *e)
 	lineage_input(&s->lineage, o.model, s->g.w.identity, NULL);
 	if (check_base(s, e) < 0)
 		return -1;
+	/* at least one token is new; a text to score may fill the context */
+	s->prompter.max_tokens = o.score ? context : context - 1;
 	return generator_init(&s->gen, &s->g, o.batch, context, e);
 }
 
 static int load_texts(struct state *s, const struct model_texts *t, struct err *e)
 {
-	s->tok = tok_load_dir(o.model, e);
-	if (!s->tok)
+	struct prompter *p = &s->prompter;
+
+	p->raw = o.raw;
+	p->score = o.score;
+	p->map.system = o.system;
+	if (chat_set_date(&p->how, o.date, opt_given(&spec, "date"), s->date_string, e) < 0)
+		return -1;
+	p->tok = tok_load_dir(o.model, e);
+	if (!p->tok)
 		return -1;
 	if (!o.raw) {
-		s->tmpl = chat_tmpl_load_dir(o.model, o.template, o.template_name, e);
-		if (!s->tmpl)
+		p->tmpl = chat_tmpl_load_dir(o.model, o.template, o.template_name, e);
+		if (!p->tmpl)
 			return -1;
 	}
-	return find_stops(s, t, e);
+	s->opts.stop = s->stop;
+	if (prompt_stops(t, s->desc.eos, s->desc.n_eos, p->tok, s->stop, (int64_t)(sizeof(s->stop) / sizeof(*s->stop)), &s->opts.n_stop, e) < 0)
+		return -1;
+	if (o.ignore_eos)
+		s->opts.n_stop = 0;
+	return 0;
 }
 
 static int load(struct state *s, struct err *e)
@@ -196,9 +159,8 @@ static int load(struct state *s, struct err *e)
 		return err_set(e, LP_USAGE, "which model? give --model DIR");
 	if (o.score && o.raw)
 		return err_set(e, LP_USAGE, "--score needs answers, and --raw prompts have none");
-	if (o.map && chat_map_parse(o.map, &s->map, e) < 0)
+	if (o.map && chat_map_parse(o.map, &s->prompter.map, e) < 0)
 		return -1;
-	s->map.system = o.system;
 	s->opts = (struct gen_options){ .max_new = o.max_new, .temperature = o.temperature, .top_p = o.top_p, .top_k = o.top_k, .seed = (uint64_t)o.seed };
 	if (model_desc_load(o.model, &s->desc, e) < 0 || load_adapter(s, e) < 0)
 		return -1;
@@ -212,179 +174,25 @@ static int load(struct state *s, struct err *e)
 	return rc;
 }
 
-/* --- prompts --- */
-
-static int64_t pinned_now(struct err *e)
-{
-	struct tm tm = { 0 };
-
-	if (!o.date)
-		return (int64_t)time(NULL);
-	if (sscanf(o.date, "%4d-%2d-%2d", &tm.tm_year, &tm.tm_mon, &tm.tm_mday) != 3)
-		return err_set(e, LP_USAGE, "--date takes YYYY-MM-DD, not '%s'", o.date);
-	tm.tm_year -= 1900;
-	tm.tm_mon -= 1;
-	return (int64_t)timegm(&tm);
-}
-
-/* The text to complete, and the answer that was there. */
-static int chat_prompt(struct state *s, const struct json *v, struct arena *a, struct job *j, struct err *e)
-{
-	struct chat c;
-	struct chat_render_opts r = { .add_generation_prompt = true };
-	struct sb text = SB_INIT;
-
-	if (chat_from_json(v, &s->map, a, &c, e) < 0)
-		return -1;
-	r.now = pinned_now(e);
-	if (r.now < 0)
-		return -1;
-	if (o.score) {
-		r.add_generation_prompt = false;
-		r.span_choice = "last";
-	} else if (c.n_msgs && strcmp(c.msgs[c.n_msgs - 1].role, "assistant") == 0 && c.msgs[c.n_msgs - 1].content) {
-		const struct chat_msg *last = &c.msgs[--c.n_msgs];
-
-		j->expected = xmemdup0(last->content, last->content_len);
-		j->expected_len = last->content_len;
-	}
-	if (chat_tmpl_render(s->tmpl, &c, &r, &text, o.score ? &j->spans : NULL, o.score ? &j->n_spans : NULL, e) < 0) {
-		sb_release(&text);
-		return -1;
-	}
-	j->prompt = sb_detach(&text);
-	if (o.score && j->n_spans == 0)
-		return err_set(e, LP_DATA, "no answer to score: the record's last message is not the assistant's");
-	return 0;
-}
-
-/* {"prompt": TEXT} and no answer: nothing but the user's turn. */
-static bool is_bare_prompt(const struct json *v)
-{
-	return json_is(json_get(v, "prompt"), JSON_STR) && !json_get(v, "completion") && !json_get(v, "response") && !json_get(v, "messages");
-}
-
-static int bare_prompt(struct state *s, const struct json *v, struct arena *a, struct job *j, struct err *e)
-{
-	const struct json *p = json_get(v, "prompt"), *x = json_get(v, "expected");
-	struct json_member m[2] = { { "role", 4, { .type = JSON_STR, .n = 4, .s = "user" } }, { "content", 7, *p } };
-	struct json msg = { .type = JSON_OBJ, .n = 2, .members = m };
-	struct json_member top = { "messages", 8, { .type = JSON_ARR, .n = 1, .items = &msg } };
-
-	if (json_is(x, JSON_STR)) {
-		j->expected = xmemdup0(x->s, x->n);
-		j->expected_len = x->n;
-	}
-	if (o.raw) {
-		const char *bos = tok_bos(s->tok) >= 0 ? tok_piece(s->tok, tok_bos(s->tok)) : "";
-		bool has = strncmp(p->s, bos, strlen(bos)) == 0;
-
-		j->prompt = xasprintf("%s%s", has ? "" : bos, p->s);
-		return 0;
-	}
-	return chat_prompt(s, &(struct json){ .type = JSON_OBJ, .n = 1, .members = &top }, a, j, e);
-}
-
-static int tokenise(struct state *s, struct job *j, struct err *e)
-{
-	struct tok_out t = { 0 };
-
-	if (tok_encode(s->tok, j->prompt, strlen(j->prompt), &t, e) < 0) {
-		tok_out_release(&t);
-		return -1;
-	}
-	j->n_ids = (int64_t)t.n;
-	j->ids = t.ids;
-	if (o.score) {
-		j->mask = xcalloc(t.n + 1, 1);
-		for (size_t i = 0; i < t.n; i++)
-			for (size_t k = 0; k < j->n_spans; k++)
-				j->mask[i] |= t.begin[i] >= j->spans[k].begin && t.begin[i] < j->spans[k].end;
-	}
-	t.ids = NULL;
-	tok_out_release(&t);
-	j->out = xcalloc((size_t)o.max_new + 1, sizeof(*j->out));
-	if (j->n_ids < s->gen.context && j->n_ids > 0)
-		return 0;
-	return err_set(e, LP_DATA, "a prompt of %lld tokens, and prompt and response may have %lld together; raise --context or shorten it",
-	               (long long)j->n_ids, (long long)s->gen.context);
-}
-
-static int make_job(struct state *s, const struct jsonl_rec *r, struct arena *a, uint64_t number, struct job *j, struct err *e)
-{
-	const struct json *id = json_get(&r->v, "id");
-	struct sb text = SB_INIT;
-	struct jw w = jw_to(&text);
-	int rc;
-
-	memset(j, 0, sizeof(*j));
-	j->number = number;
-	if (id)
-		jw_value(&w, id);
-	else
-		jw_i64(&w, (int64_t)number);
-	j->id = sb_detach(&text);
-	if (is_bare_prompt(&r->v) && !o.score)
-		rc = bare_prompt(s, &r->v, a, j, e);
-	else
-		rc = o.raw ? err_set(e, LP_DATA, "--raw takes records with a string \"prompt\"") : chat_prompt(s, &r->v, a, j, e);
-	return rc == 0 ? tokenise(s, j, e) : -1;
-}
-
-static void free_job(struct job *j)
-{
-	free(j->id);
-	free(j->prompt);
-	free(j->expected);
-	free(j->ids);
-	free(j->out);
-	free(j->spans);
-	free(j->mask);
-}
-
 /* --- completions --- */
 
-/* What the new tokens add to the text: decoded behind the prompt, so that a
- * space that a decoder drops at the beginning of a text is not lost. */
-static int response_text(struct state *s, const struct job *j, const struct gen_seq *q, struct sb *out, struct err *e)
-{
-	struct sb before = SB_INIT, all = SB_INIT;
-	int64_t n = j->n_ids + q->n_new;
-	int32_t *ids = xcalloc((size_t)n + 1, sizeof(*ids));
-	int rc;
-
-	memcpy(ids, j->ids, (size_t)j->n_ids * sizeof(*ids));
-	memcpy(ids + j->n_ids, q->out, (size_t)q->n_new * sizeof(*ids));
-	rc = tok_decode(s->tok, j->ids, (size_t)j->n_ids, true, &before, e);
-	if (rc == 0)
-		rc = tok_decode(s->tok, ids, (size_t)n, true, &all, e);
-	if (rc == 0 && all.len >= before.len && memcmp(sb_str(&all), sb_str(&before), before.len) == 0)
-		sb_add(out, sb_str(&all) + before.len, all.len - before.len);
-	else if (rc == 0)
-		rc = tok_decode(s->tok, q->out, (size_t)q->n_new, true, out, e);
-	sb_release(&before);
-	sb_release(&all);
-	free(ids);
-	return rc;
-}
-
-static int write_completion(struct state *s, const struct job *j, const struct gen_seq *q, struct out *out, struct err *e)
+static int write_completion(struct state *s, const struct prompt *p, const struct gen_seq *q, struct out *out, struct err *e)
 {
 	static const char *const finish[] = { "stop", "length", "context" };
 	struct sb text = SB_INIT, line = SB_INIT;
 	struct jw w = jw_to(&line);
-	int rc = response_text(s, j, q, &text, e);
+	int rc = prompt_response(&s->prompter, p, q->out, q->n_new, &text, e);
 
 	jw_obj(&w);
 	jw_key(&w, "id");
-	jw_raw(&w, j->id, strlen(j->id));
+	jw_raw(&w, p->id, strlen(p->id));
 	jw_key(&w, "prompt");
-	jw_str(&w, j->prompt);
+	jw_str(&w, p->text);
 	jw_key(&w, "response");
 	jw_strn(&w, sb_str(&text), text.len);
-	if (j->expected) {
+	if (p->expected) {
 		jw_key(&w, "expected");
-		jw_strn(&w, j->expected, j->expected_len);
+		jw_strn(&w, p->expected, p->expected_len);
 	}
 	jw_key(&w, "tokens");
 	jw_i64(&w, q->n_new);
@@ -401,16 +209,16 @@ static int write_completion(struct state *s, const struct job *j, const struct g
 }
 
 /* {"id","nll","tokens"}: the answer's tokens, each given all before it. */
-static int score_one(struct state *s, const struct job *j, struct out *out, struct err *e)
+static int score_one(struct state *s, const struct prompt *p, struct out *out, struct err *e)
 {
 	struct dataset d = { 0 };
 	struct sb line = SB_INIT;
 	struct jw w = jw_to(&line);
-	int64_t start[2] = { 0, j->n_ids }, record = 0;
+	int64_t start[2] = { 0, p->n_ids }, record = 0;
 	double nll = 0;
 	int rc;
 
-	dataset_add_row(&d, j->ids, j->mask, start, &record, 1);
+	dataset_add_row(&d, p->ids, p->mask, start, &record, 1);
 	microbatch_clear(&s->gen.mb);
 	microbatch_add(&s->gen.mb, &d, 0);
 	rc = engine_run(&s->g, &s->gen.mb, false, 1, e);
@@ -418,7 +226,7 @@ static int score_one(struct state *s, const struct job *j, struct out *out, stru
 		nll += s->g.nll[i];
 	jw_obj(&w);
 	jw_key(&w, "id");
-	jw_raw(&w, j->id, strlen(j->id));
+	jw_raw(&w, p->id, strlen(p->id));
 	jw_key(&w, "nll");
 	jw_f64(&w, nll);
 	jw_key(&w, "tokens");
@@ -433,53 +241,59 @@ static int score_one(struct state *s, const struct job *j, struct out *out, stru
 	return rc;
 }
 
-static int run_batch(struct state *s, struct job *jobs, int64_t n, struct out *out, struct err *e)
+static int complete(struct state *s, struct prompt *p, int64_t n, uint64_t first, struct out *out, struct err *e)
 {
-	struct gen_seq *q = xcalloc((size_t)n + 1, sizeof(*q));
+	struct gen_seq *q = xcalloc((size_t)n, sizeof(*q));
+	int32_t *ids = xcalloc((size_t)(n * o.max_new), sizeof(*ids));
 	int rc;
 
 	for (int64_t i = 0; i < n; i++)
-		q[i] = (struct gen_seq){ .prompt = jobs[i].ids, .n_prompt = jobs[i].n_ids, .stream = jobs[i].number, .out = jobs[i].out };
-	rc = n && !o.score ? generator_run(&s->gen, q, n, &s->opts, e) : 0;
-	for (int64_t i = 0; i < n; i++) {
-		if (rc == 0)
-			rc = o.score ? score_one(s, &jobs[i], out, e) : write_completion(s, &jobs[i], &q[i], out, e);
-		free_job(&jobs[i]);
-	}
+		q[i] = (struct gen_seq){ .prompt = p[i].ids, .n_prompt = p[i].n_ids, .stream = first + (uint64_t)i, .out = ids + i * o.max_new };
+	rc = generator_run(&s->gen, q, n, &s->opts, e);
+	for (int64_t i = 0; i < n && rc == 0; i++)
+		rc = write_completion(s, &p[i], &q[i], out, e);
 	free(q);
-	if (rc == 0)
-		progress("%lld records, %lld tokens", n ? (long long)jobs[n - 1].number : 0, (long long)s->tokens);
+	free(ids);
 	return rc;
+}
+
+/* Up to a batch of records from number first on; *n is how many there were. */
+static int read_batch(struct state *s, struct jsonl *in, struct prompt *p, uint64_t first, int64_t *n, struct err *e)
+{
+	struct jsonl_rec r;
+	int got;
+
+	for (*n = 0; *n < o.batch && (o.limit == 0 || first + (uint64_t)*n <= (uint64_t)o.limit);) {
+		got = jsonl_next(in, &r, e);
+		if (got <= 0)
+			return got;
+		++*n; /* also when it fails: it is released with the others */
+		if (prompt_make(&s->prompter, &r, jsonl_arena(in), first + (uint64_t)*n - 1, &p[*n - 1], e) < 0)
+			return err_where(e, in_name(jsonl_in(in)), r.line);
+	}
+	return 0;
 }
 
 static int run_records(struct state *s, struct jsonl *in, struct out *out, struct err *e)
 {
-	struct job *jobs = xcalloc((size_t)o.batch, sizeof(*jobs));
-	struct jsonl_rec r;
-	uint64_t number = 0;
+	struct prompt *p = xcalloc((size_t)o.batch, sizeof(*p));
+	uint64_t first = 1;
 	int64_t n = 0;
-	int rc = 0;
+	int rc;
 
-	while (rc == 0 && (o.limit == 0 || number < (uint64_t)o.limit)) {
-		int got = jsonl_next(in, &r, e);
-
-		if (got <= 0) {
-			rc = got;
-			break;
+	do {
+		rc = read_batch(s, in, p, first, &n, e);
+		if (rc == 0 && n && !o.score)
+			rc = complete(s, p, n, first, out, e);
+		for (int64_t i = 0; i < n; i++) {
+			if (rc == 0 && o.score)
+				rc = score_one(s, &p[i], out, e);
+			prompt_release(&p[i]);
 		}
-		if (make_job(s, &r, jsonl_arena(in), ++number, &jobs[n++], e) < 0) {
-			rc = err_where(e, in_name(jsonl_in(in)), r.line);
-		} else if (n == o.batch) {
-			rc = run_batch(s, jobs, n, out, e);
-			n = 0;
-		}
-	}
-	if (rc == 0)
-		rc = run_batch(s, jobs, n, out, e);
-	else
-		for (int64_t i = 0; i < n; i++)
-			free_job(&jobs[i]);
-	free(jobs);
+		first += (uint64_t)n;
+		progress("%llu records, %lld tokens", (unsigned long long)first - 1, (long long)s->tokens);
+	} while (rc == 0 && n == o.batch);
+	free(p);
 	return rc;
 }
 
@@ -535,8 +349,8 @@ int main(int argc, char **argv)
 	lora_release(&s.lora);
 	if (s.has_adapter)
 		peft_release(&s.peft);
-	chat_tmpl_free(s.tmpl);
-	tok_free(s.tok);
+	chat_tmpl_free(s.prompter.tmpl);
+	tok_free(s.prompter.tok);
 	lineage_release(&s.lineage);
 	return rc < 0 ? tool_fail(&e) : tool_done(LP_OK);
 }

@@ -1,6 +1,6 @@
-/* Usage: bench_train MODEL_DIR ADAPTER_DIR BATCH SEQ STEPS [GRADS.safetensors]
+/* Usage: bench_train THREADS MODEL_DIR ADAPTER_DIR BATCH SEQ STEPS [GRADS.safetensors]
  * One LoRA step (forward, backward, AdamW) on BATCH rows of SEQ tokens, every
- * position a target, fp32 base, two threads: prints tokens per second of each
+ * position a target, fp32 base: prints tokens per second of each
  * step after one warm-up. Token i of row r is Philox(r, i) mod vocabulary, so that a peer can
  * make the same. GRADS receives the first step's gradients. */
 #include <stdio.h>
@@ -67,14 +67,14 @@ int main(int argc, char **argv)
 	struct optim optim = { .kind = OPTIM_ADAMW, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8 };
 	struct dataset d = { 0 };
 	struct microbatch b;
-	int64_t batch, seq, steps;
+	int64_t threads, batch, seq, steps;
 
-	if (argc < 6 || !parse_i64(argv[3], &batch) || !parse_i64(argv[4], &seq) || !parse_i64(argv[5], &steps)) {
-		fprintf(stderr, "usage: bench_train MODEL_DIR ADAPTER_DIR BATCH SEQ STEPS [GRADS]\n");
+	if (argc < 7 || !parse_i64(argv[1], &threads) || !parse_i64(argv[4], &batch) || !parse_i64(argv[5], &seq) || !parse_i64(argv[6], &steps)) {
+		fprintf(stderr, "usage: bench_train THREADS MODEL_DIR ADAPTER_DIR BATCH SEQ STEPS [GRADS]\n");
 		return 2;
 	}
-	must(device_open(&dev, "cpu", 2, &e) == 0 && model_desc_load(argv[1], &m, &e) == 0);
-	must((src = model_source_open(argv[1], &e)) != NULL && peft_load(&p, argv[2], &e) == 0 && lora_from_peft(&lora, &m, &p, &e) == 0);
+	must(device_open(&dev, "cpu", (int)threads, &e) == 0 && model_desc_load(argv[2], &m, &e) == 0);
+	must((src = model_source_open(argv[2], &e)) != NULL && peft_load(&p, argv[3], &e) == 0 && lora_from_peft(&lora, &m, &p, &e) == 0);
 	must(engine_plan(&g, &dev, &m, DT_F32, false, &lora, &(struct engine_shape){ batch * seq, seq, true, &optim, 0 }, &e) == 0);
 	must(engine_alloc(&g, &e) == 0 && weights_load(&g.w, src, &dev, &e) == 0);
 	lora_load(&lora, &dev, &p);
@@ -89,8 +89,8 @@ int main(int argc, char **argv)
 
 		device_zero(&dev, lora.grads, (uint64_t)lora.n_params * 4);
 		must(engine_run(&g, &b, true, 1.0 / (double)b.n_targets, &e) == 0);
-		if (s == 0 && argc > 6)
-			write_tensors(&g, argv[6], lora.grads, d.ids, d.n_tokens);
+		if (s == 0 && argc > 7)
+			write_tensors(&g, argv[7], lora.grads, d.ids, d.n_tokens);
 		optim_step(&optim, &lora, &dev, 1e-4, 1);
 		for (int64_t i = 0; i < b.n_targets; i++)
 			loss += g.nll[i];

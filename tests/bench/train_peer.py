@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""The same LoRA step as bench_train, by PyTorch + PEFT on two threads.
+"""The same LoRA step as bench_train, by PyTorch + PEFT on the same threads.
 
 usage: train_peer.py make MODEL_DIR ADAPTER_DIR     an adapter whose B is not zero
-       train_peer.py run MODEL_DIR ADAPTER_DIR GRADS.safetensors BATCH SEQ STEPS
+       train_peer.py run THREADS MODEL_DIR ADAPTER_DIR GRADS.safetensors BATCH SEQ STEPS
 
 run prints tokens per second of each step after one warm-up; on stderr the largest
 relative L2 difference of a gradient from those in GRADS (made by bench_train)."""
@@ -14,7 +14,6 @@ import torch
 import transformers
 from safetensors.torch import load_file
 
-torch.set_num_threads(2)
 TARGETS = "q_proj k_proj v_proj o_proj gate_proj up_proj down_proj".split()
 
 
@@ -33,7 +32,8 @@ def make(model_dir, out):
     model.save_pretrained(out)
 
 
-def run(model_dir, adapter_dir, grads_path, batch, seq, steps):
+def run(threads, model_dir, adapter_dir, grads_path, batch, seq, steps):
+    torch.set_num_threads(threads)
     golden = load_file(grads_path)
     model = peft.PeftModel.from_pretrained(base(model_dir), adapter_dir, is_trainable=True)
     ids = golden["input_ids"].long().reshape(batch, seq)
@@ -62,4 +62,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "make":
         make(*sys.argv[2:4])
     else:
-        run(*sys.argv[2:5], *map(int, sys.argv[5:8]))
+        run(int(sys.argv[2]), *sys.argv[3:6], *map(int, sys.argv[6:9]))
