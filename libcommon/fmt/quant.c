@@ -50,16 +50,55 @@ LP_CLONES int64_t quant_find_nonfinite(const float *v, uint64_t n)
 	return -1;
 }
 
-/* One value a half each: overflow to infinity is what cannot be held. */
-static int64_t encode_halves(enum dtype to, const float *src, uint8_t *dst, uint64_t n)
-{
-	uint16_t exponent = to == DT_F16 ? 0x7c00 : 0x7f80;
+typedef uint16_t u16x8 __attribute__((vector_size(16)));
 
-	from_f32(to, src, dst, n);
-	for (uint64_t i = 0; i < n; i++)
-		if ((get_u16(dst + 2 * i) & exponent) == exponent)
-			return (int64_t)i;
-	return -1;
+/* Eight finite floats to half floats, as f32_to_f16: below the smallest normal
+ * half, adding 0.5 lets the adder round at the right bit. */
+LANE_INLINE void lanes_f16(const f32x8 *v, i32x8 *h)
+{
+	i32x8 u = (i32x8)*v & 0x7fffffff, small = u < 113 << 23, huge = u >= 143 << 23;
+	i32x8 sub = (i32x8)((f32x8)u + 0.5f) - 0x3f000000, norm = (u - (112 << 23) + 0xfff + (u >> 13 & 1)) >> 13;
+
+	norm = (small & sub) | (~small & norm);
+	norm = (huge & 0x7c00) | (~huge & norm);
+	*h = norm | ((i32x8)*v >> 16 & 0x8000);
+}
+
+LANE_INLINE void lanes_bf16(const f32x8 *v, i32x8 *h)
+{
+	i32x8 u = (i32x8)*v;
+
+	*h = (u + 0x7fff + (u >> 16 & 1)) >> 16 & 0xffff;
+}
+
+/* One value a half each; returns the index of the first that became infinite, or -1. */
+LP_CLONES static int64_t encode_halves(bool bf16, const float *src, uint8_t *dst, uint64_t n)
+{
+	int exponent = bf16 ? 0x7f80 : 0x7c00;
+	int64_t bad = -1;
+
+	for (uint64_t i = 0; i < n; i += LANES, src += LANES) {
+		uint64_t m = n - i < LANES ? n - i : LANES;
+		f32x8 v = { 0 };
+		i32x8 h, over;
+		u16x8 out;
+		int32_t any = 0;
+
+		memcpy(&v, src, m * sizeof(*src));
+		if (bf16)
+			lanes_bf16(&v, &h);
+		else
+			lanes_f16(&v, &h);
+		out = __builtin_convertvector(h, u16x8);
+		memcpy(dst + 2 * i, &out, 2 * m);
+		over = (h & exponent) == exponent;
+		for (int j = 0; j < LANES; j++)
+			any |= over[j];
+		for (int j = 0; any && bad < 0 && j < LANES; j++)
+			if (over[j])
+				bad = (int64_t)i + j;
+	}
+	return bad;
 }
 
 int64_t quant_encode(enum quant_type type, const float *src, void *dst, uint64_t n)
@@ -69,9 +108,9 @@ int64_t quant_encode(enum quant_type type, const float *src, void *dst, uint64_t
 		memcpy(dst, src, n * sizeof(*src));
 		return -1;
 	case QT_F16:
-		return encode_halves(DT_F16, src, dst, n);
+		return encode_halves(false, src, dst, n);
 	case QT_BF16:
-		return encode_halves(DT_BF16, src, dst, n);
+		return encode_halves(true, src, dst, n);
 	case QT_Q4_0:
 		return quant_encode_q4_0(src, dst, n / 32);
 	case QT_Q4_1:
