@@ -81,23 +81,25 @@ struct run {
 
 /* --- before work starts --- */
 
-static int64_t model_limit(const char *dir)
+/* The model's positions, 0 when it does not say. A tokenizer alone has no
+ * config.json; one that is there and cannot be read is an error. */
+static int model_limit(const char *dir, int64_t *n, struct err *e)
 {
 	char *path = xasprintf("%s/config.json", dir);
 	struct arena a = ARENA_INIT;
-	struct err absent = ERR_INIT;
 	struct json v;
-	int64_t n = 0;
+	int rc = 0;
 
-	if (!json_load(path, &a, &v, &absent)) {
-		const struct json *text = json_get(&v, "text_config");
-
-		if (!json_get_i64(&v, "max_position_embeddings", 0, &n) || (!n && !json_get_i64(text, "max_position_embeddings", 0, &n)))
-			n = 0;
+	*n = 0;
+	if (!access(path, F_OK)) {
+		rc = json_load(path, &a, &v, e);
+		if (!rc && (!json_get_i64(&v, "max_position_embeddings", 0, n) ||
+		            (!*n && !json_get_i64(json_get(&v, "text_config"), "max_position_embeddings", 0, n))))
+			*n = 0;
 	}
 	arena_release(&a);
 	free(path);
-	return n;
+	return rc;
 }
 
 static int check_options(struct err *e)
@@ -112,7 +114,8 @@ static int check_options(struct err *e)
 		return err_set(e, LP_USAGE, "--truncate and --drop-long exclude each other");
 	if (opt.rejects && !opt.drop_long)
 		return err_set(e, LP_USAGE, "--rejects takes what --drop-long leaves out; give both");
-	limit = model_limit(opt.model);
+	if (model_limit(opt.model, &limit, e))
+		return -1;
 	if (!opt.max_len)
 		opt.max_len = limit > 0 && limit < DEFAULT_MAX_LEN ? limit : DEFAULT_MAX_LEN;
 	else if (limit > 0 && opt.max_len > limit)

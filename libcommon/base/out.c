@@ -41,11 +41,12 @@ static char *final_name(const char *path)
 	return xstrdup(path);
 }
 
+/* Devices, FIFOs, and the names of open descriptors (/dev/stdout, >(...)). */
 static bool in_place(const char *path)
 {
 	struct stat st;
 
-	if (!strncmp(path, "/dev/", 5) || !strncmp(path, "/proc/", 6))
+	if (!strncmp(path, "/dev/fd/", 8) || !strncmp(path, "/dev/std", 8) || !strncmp(path, "/proc/", 6))
 		return true;
 	return !stat(path, &st) && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode);
 }

@@ -129,6 +129,16 @@ START_TEST(odd_targets)
 	ck_assert_int_eq(lstat(at("link"), &st), 0);
 	ck_assert(S_ISLNK(st.st_mode)); /* its target was replaced, not the link */
 	is_text(at("real"), "new");
+	if (!access("/dev/shm", W_OK)) { /* a folder like any other */
+		char name[64];
+
+		snprintf(name, sizeof(name), "/dev/shm/lp-unit.%d", (int)getpid());
+		OK((o = out_open(name, &er)) ? 0 : -1);
+		OK(out_write(o, "x", 1, &er));
+		OK(out_commit(o, &er));
+		is_text(name, "x");
+		unlink(name);
+	}
 	BAD((o = out_open(scratch, &er)) ? 0 : -1, LP_IO, "is a directory");
 	BAD((o = out_open(at("none/"), &er)) ? 0 : -1, LP_IO, "is a directory");
 	BAD((o = out_open(at("none/x"), &er)) ? 0 : -1, LP_IO, "No such file");
