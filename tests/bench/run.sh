@@ -8,7 +8,7 @@
 # The ratio says how many times better we are (above 1 is better), "-" where
 # there is no reference; a bare "-" also stands for a missing figure. A script
 # that cannot run here prints "# reason" and nothing else. Lines that begin
-# with # are passed on below the table.
+# with # are passed on below the table. Scripts with _ in their names are parts of others.
 set -u
 build=${1:-build}
 shift
@@ -21,7 +21,7 @@ status=0
 for s in tests/bench/*.sh; do
 	name=${s##*/}
 	name=${name%.sh}
-	[ "$name" = run ] && continue
+	case $name in run | *_*) continue ;; esac
 	case " $* " in "  " | *" $name "*) ;; *) continue ;; esac
 	if ! sh "$s" "$build" >"$tmp/one" 2>"$tmp/err"; then
 		status=1
