@@ -71,34 +71,50 @@ LANE_INLINE void lanes_bf16(const f32x8 *v, i32x8 *h)
 	*h = (u + 0x7fff + (u >> 16 & 1)) >> 16 & 0xffff;
 }
 
-/* One value a half each; returns the index of the first that became infinite, or -1. */
-LP_CLONES static int64_t encode_halves(bool bf16, const float *src, uint8_t *dst, uint64_t n)
+/* Eight values to halves at dst; lanes that became infinite are added to *over. */
+LANE_INLINE void put_halves(bool bf16, const f32x8 *v, uint8_t *dst, size_t bytes, i32x8 *over)
 {
 	int exponent = bf16 ? 0x7f80 : 0x7c00;
-	int64_t bad = -1;
+	i32x8 h;
+	u16x8 out;
 
-	for (uint64_t i = 0; i < n; i += LANES, src += LANES) {
-		uint64_t m = n - i < LANES ? n - i : LANES;
-		f32x8 v = { 0 };
-		i32x8 h, over;
-		u16x8 out;
-		int32_t any = 0;
+	if (bf16)
+		lanes_bf16(v, &h);
+	else
+		lanes_f16(v, &h);
+	out = __builtin_convertvector(h, u16x8);
+	memcpy(dst, &out, bytes);
+	*over |= (h & exponent) == exponent;
+}
 
-		memcpy(&v, src, m * sizeof(*src));
-		if (bf16)
-			lanes_bf16(&v, &h);
-		else
-			lanes_f16(&v, &h);
-		out = __builtin_convertvector(h, u16x8);
-		memcpy(dst + 2 * i, &out, 2 * m);
-		over = (h & exponent) == exponent;
-		for (int j = 0; j < LANES; j++)
-			any |= over[j];
-		for (int j = 0; any && bad < 0 && j < LANES; j++)
-			if (over[j])
-				bad = (int64_t)i + j;
+/* One value a half each. False when one became infinite. */
+LP_CLONES static bool encode_halves(bool bf16, const float *src, uint8_t *dst, uint64_t n)
+{
+	i32x8 over = { 0 };
+	int32_t any = 0;
+	uint64_t i = 0;
+	f32x8 v;
+
+	for (; i + LANES <= n; i += LANES) {
+		memcpy(&v, src + i, sizeof(v));
+		put_halves(bf16, &v, dst + 2 * i, 2 * LANES, &over);
 	}
-	return bad;
+	v = (f32x8){ 0 };
+	memcpy(&v, src + i, (n - i) * sizeof(*src));
+	put_halves(bf16, &v, dst + 2 * i, 2 * (n - i), &over);
+	for (int j = 0; j < LANES; j++)
+		any |= over[j];
+	return !any;
+}
+
+static int64_t find_infinite_half(bool bf16, const uint8_t *p, uint64_t n)
+{
+	uint16_t exponent = bf16 ? 0x7f80 : 0x7c00;
+
+	for (uint64_t i = 0; i < n; i++)
+		if ((get_u16(p + 2 * i) & exponent) == exponent)
+			return (int64_t)i;
+	return -1;
 }
 
 int64_t quant_encode(enum quant_type type, const float *src, void *dst, uint64_t n)
@@ -108,9 +124,8 @@ int64_t quant_encode(enum quant_type type, const float *src, void *dst, uint64_t
 		memcpy(dst, src, n * sizeof(*src));
 		return -1;
 	case QT_F16:
-		return encode_halves(false, src, dst, n);
 	case QT_BF16:
-		return encode_halves(true, src, dst, n);
+		return encode_halves(type == QT_BF16, src, dst, n) ? -1 : find_infinite_half(type == QT_BF16, dst, n);
 	case QT_Q4_0:
 		return quant_encode_q4_0(src, dst, n / 32);
 	case QT_Q4_1:
