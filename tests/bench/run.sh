@@ -11,7 +11,7 @@
 # with # are passed on below the table. Scripts with _ in their names are parts of others.
 set -u
 build=${1:-build}
-shift
+[ $# -eq 0 ] || shift
 cd "$(dirname "$0")/../.." || exit 2
 export LC_ALL=C
 tmp=$(mktemp -d "${TMPDIR:-/tmp}/lp-bench.XXXXXX")
