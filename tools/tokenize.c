@@ -143,28 +143,38 @@ static int load_tokenizer(struct run *r, struct err *e)
 	return 0;
 }
 
+/* The template among the inputs of what made the input. */
+static const char *template_of(const struct json *lineage)
+{
+	const struct json *inputs = json_get(lineage, "inputs");
+	const char *hash;
+
+	for (uint32_t i = 0; json_is(inputs, JSON_ARR) && i < inputs->n; i++)
+		if (json_str_is(json_get(&inputs->items[i], "name"), "chat_template") && json_get_str(&inputs->items[i], "hash", NULL, &hash))
+			return hash;
+	return NULL;
+}
+
 /* What made the input, and with which template, where a sidecar says so. */
 static void read_sidecar(struct run *r, const char *path)
 {
 	char *side = xasprintf("%s.lineage.json", path);
 	struct arena a = ARENA_INIT;
 	struct err absent = ERR_INIT;
-	struct json v;
 	const char *hash = NULL;
-	struct sb text = SB_INIT;
-	struct jw w = jw_to(&text);
+	struct json v;
 
 	if (strcmp(path, "-") && !access(side, R_OK) && !json_load(side, &a, &v, &absent)) {
+		struct sb text = SB_INIT;
+		struct jw w = jw_to(&text);
+
 		jw_value(&w, &v);
 		r->input_lineage = sb_detach(&text);
-		if (!json_get_str(&v, "template_hash", NULL, &hash) || !hash)
-			if (!json_get_str(json_get(&v, "options"), "template_hash", NULL, &hash))
-				hash = NULL;
+		hash = template_of(&v);
 	}
 	if (opt.template_hash || hash)
 		r->template_hash = xstrdup(opt.template_hash ? opt.template_hash : hash);
 	arena_release(&a);
-	sb_release(&text);
 	free(side);
 }
 
@@ -219,7 +229,7 @@ static int to_frames(struct run *r, const struct tok_rec *rec, struct err *e)
 
 	for (int k = 0; k < rec->n_texts; k++) {
 		const struct tok_text *t = &rec->t[k];
-		struct token_seq s = { t->out.ids, t->mask, t->out.n, rec->number, rec->pair ? rec->number : -1, (uint8_t)(k == 0) };
+		struct token_seq s = { t->out.ids, t->mask, t->out.n, rec->number, rec->pair ? rec->number : -1, t->good };
 
 		if (tok_frames_add(&r->frames, &s, &full, e))
 			return -1;
@@ -256,8 +266,6 @@ static int drop(struct run *r, const struct tok_rec *rec, struct err *e)
 
 static int use_record(struct run *r, const struct tok_rec *rec, struct err *e)
 {
-	static const char *const sides[] = { "chosen", "rejected" };
-
 	if (rec->problem) {
 		*e = *rec->problem;
 		return err_where(e, in_name(jsonl_in(r->records)), rec->line);
@@ -275,7 +283,7 @@ static int use_record(struct run *r, const struct tok_rec *rec, struct err *e)
 			r->stats.truncated++;
 			r->stats.cut_tokens += t->n_full - t->out.n;
 		}
-		if (opt.show_mask && !rec->dropped && show(r, t->out.ids, t->mask, t->out.n, rec->number, rec->pair ? sides[k] : NULL, e))
+		if (opt.show_mask && !rec->dropped && show(r, t->out.ids, t->mask, t->out.n, rec->number, !rec->pair ? NULL : t->good ? "chosen" : "rejected", e))
 			return -1;
 	}
 	if (rec->dropped)

@@ -65,56 +65,60 @@ static int read_spans(struct tok_batch *b, const struct json *v, struct tok_text
 	return 0;
 }
 
-/* A side of a pair: text, or {"text","spans"}, or text with SIDE_spans beside it. An
- * answer that does not begin with the prompt is put behind it. */
+/* A side of a pair: the answer behind the prompt; spans are bytes of the answer,
+ * and without them all of it is the target. */
 static int read_side(struct tok_batch *b, const struct json *v, const char *side, const char *spans_key, const struct json *prompt, struct tok_text *t, struct err *e)
 {
-	const struct json *s = json_get(v, side), *spans = json_get(v, spans_key);
-	size_t lead = 0;
+	const struct json *s = json_get(v, side);
 	char *text;
 
-	if (json_is(s, JSON_OBJ)) {
-		spans = json_get(s, "spans");
-		s = json_get(s, "text");
-	}
 	if (!json_is(s, JSON_STR))
 		return err_set(e, LP_DATA, "%s is not a rendered text; run chat-template first", side);
-	if (s->n < prompt->n || memcmp(s->s, prompt->s, prompt->n) != 0)
-		lead = prompt->n;
-	text = arena_alloc(&b->arena, lead + s->n + 1);
-	memcpy(text, prompt->s, lead);
-	memcpy(text + lead, s->s, s->n);
-	text[lead + s->n] = 0;
-	t->text = text + lead;
+	text = arena_alloc(&b->arena, (size_t)prompt->n + s->n + 1);
+	memcpy(text, prompt->s, prompt->n);
+	memcpy(text + prompt->n, s->s, s->n);
+	text[prompt->n + s->n] = 0;
+	t->text = text + prompt->n;
 	t->len = s->n;
-	if (read_spans(b, spans, t, e))
+	if (read_spans(b, json_get(v, spans_key), t, e))
 		return -1;
-	t->text = text;
-	t->len = lead + s->n;
-	for (size_t i = 0; i < t->n_spans; i++) {
-		t->spans[i].begin += lead;
-		t->spans[i].end += lead;
-	}
-	if (t->all) { /* the answer */
+	if (t->all) {
 		t->all = false;
 		t->spans = arena_alloc(&b->arena, sizeof(*t->spans));
-		t->spans[0] = (struct tok_span){ prompt->n, t->len };
+		t->spans[0] = (struct tok_span){ 0, t->len };
 		t->n_spans = 1;
 	}
+	for (size_t i = 0; i < t->n_spans; i++) {
+		t->spans[i].begin += prompt->n;
+		t->spans[i].end += prompt->n;
+	}
+	t->text = text;
+	t->len += prompt->n;
 	return 0;
+}
+
+static int read_pair(struct tok_batch *b, const struct json *v, struct tok_rec *r, struct err *e)
+{
+	const struct json *prompt = json_get(v, "prompt"), *label = json_get(v, "label");
+	bool one = !json_get(v, "rejected") && json_is(label, JSON_BOOL);
+
+	if (!json_is(prompt, JSON_STR))
+		return err_set(e, LP_DATA, "a preference record needs prompt, chosen and rejected as rendered texts; run chat-template first");
+	r->pair = true;
+	r->n_texts = one ? 1 : 2;
+	r->t[0].good = one ? label->b : true;
+	r->t[1].good = false;
+	if (read_side(b, v, "chosen", "chosen_spans", prompt, &r->t[0], e))
+		return -1;
+	return one ? 0 : read_side(b, v, "rejected", "rejected_spans", prompt, &r->t[1], e);
 }
 
 static int read_record(struct tok_batch *b, const struct json *v, struct tok_rec *r, struct err *e)
 {
-	const struct json *text = json_get(v, "text"), *prompt = json_get(v, "prompt");
+	const struct json *text = json_get(v, "text");
 
-	if (json_get(v, "chosen") || json_get(v, "rejected")) {
-		if (!json_is(prompt, JSON_STR))
-			return err_set(e, LP_DATA, "a preference record needs prompt, chosen and rejected as rendered texts; run chat-template first");
-		r->pair = true;
-		r->n_texts = 2;
-		return read_side(b, v, "chosen", "chosen_spans", prompt, &r->t[0], e) || read_side(b, v, "rejected", "rejected_spans", prompt, &r->t[1], e) ? -1 : 0;
-	}
+	if (json_get(v, "chosen") || json_get(v, "rejected"))
+		return read_pair(b, v, r, e);
 	if (!json_is(text, JSON_STR))
 		return err_set(e, LP_DATA, json_get(v, "messages") ? "a chat record; run chat-template first" : "no text; a text record is {\"text\",\"spans\"}");
 	r->pair = false;

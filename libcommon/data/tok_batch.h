@@ -1,6 +1,7 @@
 /* Text records in batches: read, tokenised by several threads, and judged in
  * input order. What a record may be: {"text","spans"}, {"text"} (every token
- * is a target), or a preference pair {"prompt","chosen","rejected"}. */
+ * is a target), a preference pair {"prompt","chosen","rejected","chosen_spans",
+ * "rejected_spans"}, or one answer with its verdict {"prompt","chosen","label"}. */
 #ifndef LP_DATA_TOK_BATCH_H
 #define LP_DATA_TOK_BATCH_H
 
@@ -24,6 +25,7 @@ struct tok_text {
 	struct tok_span *spans;
 	size_t n_spans;
 	bool all;            /* no spans given: every token is a target */
+	bool good;           /* of a pair: the chosen one, or the label */
 	struct tok_out out;
 	uint8_t *mask;       /* (out.n) */
 	size_t cap_mask;

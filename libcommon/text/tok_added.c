@@ -15,6 +15,8 @@ void added_release(struct added *a)
 		free(a->t[i].shown);
 	}
 	free(a->t);
+	free(a->by_id);
+	vocab_release(&a->names);
 	free(a->raw.nodes);
 	free(a->norm.nodes);
 	memset(a, 0, sizeof(*a));
@@ -22,18 +24,14 @@ void added_release(struct added *a)
 
 const struct added_token *added_by_id(const struct added *a, int32_t id)
 {
-	for (size_t i = a->n; i-- > 0;)
-		if (a->t[i].id == id)
-			return &a->t[i];
-	return NULL;
+	return id >= 0 && id < a->n_ids && a->by_id[id] >= 0 ? &a->t[a->by_id[id]] : NULL;
 }
 
 const struct added_token *added_by_text(const struct added *a, const char *s, size_t n)
 {
-	for (size_t i = 0; i < a->n; i++)
-		if (a->t[i].len == n && !memcmp(a->t[i].text, s, n))
-			return &a->t[i];
-	return NULL;
+	int32_t i = vocab_find(&a->names, s, n);
+
+	return i < 0 ? NULL : &a->t[i];
 }
 
 /* --- the trie --- */
@@ -103,17 +101,23 @@ static int load_token(struct added *a, const struct json *v, const struct vocab 
 		return 0;
 	t.id = vocab_find(vocab, c->s, c->n);
 	if (t.id < 0) {
-		t.id = (int32_t)vocab->n_strings;
-		for (size_t i = 0; i < a->n; i++)
-			if (a->t[i].id >= t.id)
-				t.id = a->t[i].id + 1;
+		t.id = a->n_ids > (int32_t)vocab->n_strings ? a->n_ids : (int32_t)vocab->n_strings;
 	}
 	t.text = xmemdup0(c->s, c->n);
 	t.len = c->n;
 	t.shown = xmemdup0(c->s, c->n);
 	t.shown_len = c->n;
+	a->n_ids = t.id >= a->n_ids ? t.id + 1 : a->n_ids;
 	a->t[a->n++] = t;
-	return 0;
+	return vocab_add(&a->names, t.text, t.len, (int64_t)a->n - 1, e);
+}
+
+static void index_ids(struct added *a)
+{
+	a->by_id = xcalloc((size_t)a->n_ids + 1, sizeof(*a->by_id));
+	memset(a->by_id, 0xFF, ((size_t)a->n_ids + 1) * sizeof(*a->by_id));
+	for (size_t i = 0; i < a->n; i++) /* of equal ids the last one stands */
+		a->by_id[a->t[i].id] = (int32_t)i;
 }
 
 static int build_sets(struct added *a, const struct tok_norm *norm, struct err *e)
@@ -156,9 +160,12 @@ int added_load(struct added *a, const struct json *list, const struct vocab *v, 
 	if (list->type != JSON_ARR || list->n > 100000)
 		return err_set(e, LP_DATA, "added_tokens is not a list of at most 100000");
 	a->t = xcalloc(list->n + 1, sizeof(*a->t));
+	if (vocab_reserve(&a->names, list->n, e))
+		return -1;
 	for (uint32_t i = 0; i < list->n; i++)
 		if (load_token(a, &list->items[i], v, e))
 			return -1;
+	index_ids(a);
 	return build_sets(a, norm, e);
 }
 

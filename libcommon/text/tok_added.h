@@ -27,6 +27,9 @@ struct added_set {
 struct added {
 	struct added_token *t;
 	size_t n;
+	struct vocab names; /* content to index in t */
+	int32_t *by_id;     /* id to index, -1: none; n_ids of them */
+	int32_t n_ids;
 	const uint8_t *uni;
 	struct added_set raw;  /* matched in the input */
 	struct added_set norm; /* matched in normalised text */

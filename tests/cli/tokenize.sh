@@ -93,11 +93,15 @@ done
 # --- preference pairs ---
 cat >pref.jsonl <<'EOF'
 {"prompt":"<s>Hello","chosen":" there.</s>","rejected":" you.</s>"}
-{"prompt":"<s>Hello","chosen":{"text":"<s>Hello again</s>","spans":[[8,18]]},"rejected":"<s>Hello not</s>","rejected_spans":[[8,16]]}
+{"prompt":"<s>Hello","chosen":" again</s>","chosen_spans":[[0,6]],"rejected":" not</s>","rejected_spans":[[4,8]]}
 EOF
 ok "pairs" tokenize --model "$M" pref.jsonl -o pref.lps
 is "two sequences a pair" "$(tokenize --model "$M" --decode pref.lps | cut -c1-31 | tr '\n' ' ')" \
 	'{"record":0,"side":"chosen","te {"record":0,"side":"rejected"," {"record":1,"side":"chosen","te {"record":1,"side":"rejected"," '
+is "spans are bytes of the answer" "$(tokenize --model "$M" --decode pref.lps | sed -n 's/.*"spans"://p' | tr '\n' ' ')" \
+	'[[9,20]]} [[9,18]]} [[9,15]]} [[13,17]]} '
+echo '{"prompt":"<s>Hello","chosen":" there.</s>","label":false}' >label.jsonl
+is "an answer with a label" "$(tokenize --model "$M" label.jsonl | tokenize --model "$M" --decode | cut -c1-31)" '{"record":0,"side":"rejected","'
 status 2 "pairs are not packed" tokenize --model "$M" --pack pref.jsonl
 cat a.jsonl pref.jsonl >mix.jsonl
 status 3 "no mixture" tokenize --model "$M" mix.jsonl
