@@ -192,6 +192,14 @@ static void pack(const struct fold *f, int64_t at, int n, double *a)
 			memcpy(a, f->terms[i].a + k * f->cols + at, (size_t)n * sizeof(*a));
 }
 
+/* delta += coef * s; here the product is rounded, so nothing may be fused. */
+LP_CLONES static void add_scaled(double *restrict delta, const double *s, double coef, int n)
+{
+#pragma omp simd
+	for (int j = 0; j < n; j++)
+		delta[j] += coef * s[j];
+}
+
 static void tile_delta(const struct fold *f, int64_t row, const double *a, int n, double *delta)
 {
 	double s[TILE];
@@ -202,9 +210,7 @@ static void tile_delta(const struct fold *f, int64_t row, const double *a, int n
 
 		memset(s, 0, (size_t)n * sizeof(*s));
 		add_products(s, a, q->b + row * q->r, q->r, TILE, n);
-#pragma omp simd
-		for (int j = 0; j < n; j++)
-			delta[j] += q->coef * s[j];
+		add_scaled(delta, s, q->coef, n);
 		a += q->r * TILE;
 	}
 }
