@@ -202,6 +202,19 @@ static int to_stream(struct run *r, struct err *e)
 	return rc;
 }
 
+/* --force would put the output in an input's place. */
+static int check_output(const struct run *r, struct err *e)
+{
+	struct stat out, in;
+
+	if (!opt_common.output || stat(opt_common.output, &out))
+		return 0;
+	for (size_t i = 0; i <= r->m.n_adapters; i++)
+		if (!stat(i ? r->names[i - 1] : opt.model, &in) && in.st_dev == out.st_dev && in.st_ino == out.st_ino)
+			return err_off(e, LP_USAGE, opt_common.output, -1, "is an input too: give another name for the output");
+	return 0;
+}
+
 static int run(struct run *r, struct err *e)
 {
 	if (!opt.model)
@@ -210,7 +223,7 @@ static int run(struct run *r, struct err *e)
 	r->m.accept_base = opt.accept_base;
 	r->m.verify = !strcmp(opt.verify, "off") ? VERIFY_OFF : !strcmp(opt.verify, "full") ? VERIFY_FULL : VERIFY_SAMPLE;
 	lineage_init(&r->lineage, &spec);
-	if (load_adapters(r, e) || open_base(r, e))
+	if (load_adapters(r, e) || check_output(r, e) || open_base(r, e))
 		return -1;
 	if (opt_common.output ? to_directory(r, e) : to_stream(r, e))
 		return -1;

@@ -14,6 +14,8 @@ for f in config.json README.md lorapipe.json; do ok "$f is there" test -s "m/$f"
 ok "the base's hash is recorded" grep -q '"id":"sha256:7d26d456d97446435154f6a067c3e9aa60e1fd4e9498aa8f5ea7e63a8a60ba23"' m/lorapipe.json
 ok "what was lost is counted" grep -q '"elements_lost_to_rounding":0' m/lorapipe.json
 status 2 "an existing output is refused" lora-merge -q --model "$D/base" --adapter "$D/one" -o m
+status 2 "so is an input, --force or not" lora-merge -q --model m --adapter "$D/two" --force -o ./m/
+says "is an input" "with the reason"
 ok "shards" lora-merge -q --model "$D/base" --adapter "$D/one" --shard-size 8K -o shards
 ok "with an index" test -s shards/model.safetensors.index.json
 ok "bfloat16" lora-merge -q --model "$D/base" --adapter "$D/one" --dtype bfloat16 -o b
