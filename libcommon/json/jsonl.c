@@ -33,6 +33,7 @@ struct jsonl {
 	size_t *at, n_at, cap_at; /* where each begins in field; one more than there are */
 	char **names;
 	size_t n_names;
+	uint64_t last_line;
 };
 
 /* --- opening --- */
@@ -549,7 +550,8 @@ static int next_row(struct jsonl *j, struct jsonl_rec *rec, struct err *e)
 		rc = csv_row(j, &rec->line, e);
 		if (rc <= 0)
 			return rc;
-		header = !j->n_names || rec->line == 1;
+		header = !j->n_names || rec->line <= j->last_line; /* lines count anew in each member */
+		j->last_line = rec->line;
 		if (header && csv_header(j, rec->line, e)) {
 			j->can_continue = false;
 			return -1;

@@ -244,7 +244,7 @@ START_TEST(members_of_archives)
 {
 	static const struct packed_file line_files[] = { { "a.jsonl", "{\"a\":1}", 7 }, { "b.jsonl", "{\"b\":2}\n", 8 } };
 	static const struct packed_file array_files[] = { { "a.json", "[{\"a\":1}]", 9 }, { "b.json", "[]", 2 }, { "c.json", "[2]", 3 } };
-	static const struct packed_file tables[] = { { "a.csv", "x,y\n1,2\n", 8 }, { "b.csv", "z\n3", 3 } };
+	static const struct packed_file tables[] = { { "a.csv", "x,y\n1,2\n", 8 }, { "b.csv", "\nz\n3", 4 } };
 	char *buf = malloc(1 << 20);
 	struct sb b = SB_INIT;
 
@@ -254,7 +254,7 @@ START_TEST(members_of_archives)
 	OK(all_n("x", buf, pack(buf, 1 << 20, NULL, "zip", array_files, 3), NULL, &b, &er));
 	ck_assert_str_eq(b.s, "1:{\"a\":1}\n2:2\n");
 	OK(all_n("x", buf, pack(buf, 1 << 20, "gzip", "ustar", tables, 2), NULL, &b, &er));
-	ck_assert_str_eq(b.s, "2:{\"x\":\"1\",\"y\":\"2\"}\n2:{\"z\":\"3\"}\n");
+	ck_assert_str_eq(b.s, "2:{\"x\":\"1\",\"y\":\"2\"}\n3:{\"z\":\"3\"}\n");
 	OK(all_n("x.csv.gz", buf, pack(buf, 1 << 20, "gzip", "raw", tables, 1), NULL, &b, &er));
 	ck_assert_str_eq(b.s, "2:{\"x\":\"1\",\"y\":\"2\"}\n");
 	sb_release(&b);

@@ -209,6 +209,30 @@ START_TEST(configuration_round_trip)
 }
 END_TEST
 
+/* A default outside the limits stands for "not set": it is not shown, printed or recorded. */
+START_TEST(default_outside_its_limits)
+{
+	struct sb b = SB_INIT;
+	struct err e = ERR_INIT;
+
+	scratch_open();
+	defaults();
+	rank = 0;
+	opt_config_text(&spec, &b);
+	ck_assert_ptr_nonnull(strstr(b.s, "# rank =\n"));
+	put_text(at("conf"), b.s);
+	ck_assert_msg(!opt_load_config(&spec, at("conf"), &e), "%s", e.msg);
+	sb_reset(&b);
+	opt_json(&spec, &b);
+	ck_assert_ptr_nonnull(strstr(b.s, "\"rank\":null"));
+	sb_reset(&b);
+	opt_help_text(&spec, &b);
+	ck_assert_ptr_null(strstr(b.s, "update [default")); /* --threads has none */
+	sb_release(&b);
+	scratch_close();
+}
+END_TEST
+
 START_TEST(lineage_text)
 {
 	struct sb b = SB_INIT;
@@ -306,6 +330,7 @@ int main(void)
 	tcase_add_test(c, configuration_lines);
 	tcase_add_test(c, configuration_json);
 	tcase_add_test(c, configuration_round_trip);
+	tcase_add_test(c, default_outside_its_limits);
 	tcase_add_test(c, lineage_text);
 	tcase_add_test(c, help_names_everything);
 	tcase_add_test(c, completions);
