@@ -71,6 +71,7 @@ struct run {
 	/* Text records: */
 	struct jsonl *records;
 	char *input_lineage;    /* from the sidecar, or NULL */
+	char *input_hash;       /* of the bytes that it speaks of */
 	char *template_hash;    /* NULL: not known */
 	struct st_writer *stream;
 	struct tok_frames frames;
@@ -161,7 +162,7 @@ static void read_sidecar(struct run *r, const char *path)
 	char *side = xasprintf("%s.lineage.json", path);
 	struct arena a = ARENA_INIT;
 	struct err absent = ERR_INIT;
-	const char *hash = NULL;
+	const char *hash = NULL, *made;
 	struct json v;
 
 	if (strcmp(path, "-") && !access(side, R_OK) && !json_load(side, &a, &v, &absent)) {
@@ -171,6 +172,8 @@ static void read_sidecar(struct run *r, const char *path)
 		jw_value(&w, &v);
 		r->input_lineage = sb_detach(&text);
 		hash = template_of(&v);
+		if (json_get_str(json_get(&v, "output"), "hash", NULL, &made) && made)
+			r->input_hash = xstrdup(made);
 	}
 	if (opt.template_hash || hash)
 		r->template_hash = xstrdup(opt.template_hash ? opt.template_hash : hash);
@@ -326,12 +329,23 @@ static int put_text(const char *path, const struct sb *text, struct err *e)
 	return out_commit(o, e);
 }
 
+/* A sidecar that was left behind by other bytes must not speak for these. */
+static int check_sidecar(const struct run *r, struct err *e)
+{
+	char hex[33];
+
+	in_hash(jsonl_in(r->records), hex);
+	if (!r->input_hash || opt.limit || strncmp(r->input_hash, "xxh3:", 5) || !strcmp(r->input_hash + 5, hex))
+		return 0;
+	return err_line(e, LP_DATA, in_name(jsonl_in(r->records)), 0, "its lineage file is of other contents; remove that file, or render the text again");
+}
+
 static int finish_records(struct run *r, struct err *e)
 {
 	struct sb text = SB_INIT;
-	int rc = 0;
+	int rc = check_sidecar(r, e);
 
-	if (r->stream)
+	if (!rc && r->stream)
 		rc = write_frame(r, e) || st_writer_end(r->stream, e) ? -1 : 0;
 	tok_stats_json(&r->stats, (uint64_t)opt.max_len, opt.pack ? r->frames.rows : 0, r->frames.tokens, &text);
 	if (!rc && opt.stats)
@@ -458,6 +472,7 @@ static void release(struct run *r)
 	sb_release(&r->line);
 	free(r->template_hash);
 	free(r->input_lineage);
+	free(r->input_hash);
 	tok_free(r->tok);
 }
 

@@ -140,7 +140,9 @@ int tok_norm_new(const struct json *v, const uint8_t *uni, struct tok_norm **out
 
 /* --- Unicode forms --- */
 
-#define RUN_MAX 4096 /* code points of one run after decomposition; longer ones are cut */
+#define RUN_MAX 1024    /* code points of one run; a longer pile of marks is cut, which bounds the sort */
+#define EXPANSION 18    /* code points that one decomposes into, at most */
+#define RUN_ON_STACK 16 /* code points; longer runs take memory */
 
 /* The reference's tables are Unicode 12.1: it leaves later decompositions alone. */
 static bool newer_decomposition(uint32_t c)
@@ -173,12 +175,12 @@ static size_t decompose(enum kind k, uint32_t c, int32_t *out, size_t room)
 /* A character that nothing before it can combine with or move across. */
 static bool is_starter(enum kind k, uint32_t c)
 {
-	int32_t d[64];
+	int32_t d[EXPANSION];
 	const utf8proc_property_t *p;
 
 	if (c < 0x300)
 		return true;
-	decompose(k, c, d, 64);
+	decompose(k, c, d, EXPANSION);
 	if (d[0] >= 0x1160 && d[0] <= 0x11FF)
 		return false;
 	p = utf8proc_get_property(d[0]);
@@ -215,13 +217,14 @@ static void sort_marks(int32_t *c, size_t n)
 /* One run in[from, to): normalised and appended with the run's range. */
 static void put_run(enum kind k, const struct astr *in, size_t from, size_t to, struct astr *out)
 {
-	int32_t c[RUN_MAX + 64];
-	size_t n = 0, i;
+	int32_t few[RUN_ON_STACK * EXPANSION], *c = few;
+	size_t n = 0, i, same = out->len;
 	unsigned w;
-	size_t same = out->len;
 
+	if (to - from > RUN_ON_STACK) /* bytes, so never fewer than its code points */
+		c = xmalloc((to - from) * EXPANSION * sizeof(*c));
 	for (i = from; i < to; i += w)
-		n += decompose(k, utf8_get(in->s + i, &w), c + n, 64);
+		n += decompose(k, utf8_get(in->s + i, &w), c + n, EXPANSION);
 	sort_marks(c, n);
 	if (k == K_NFC || k == K_NFKC) {
 		utf8proc_ssize_t m = utf8proc_normalize_utf32(c, (utf8proc_ssize_t)n, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
@@ -239,6 +242,8 @@ static void put_run(enum kind k, const struct astr *in, size_t from, size_t to, 
 		out->len = same; /* nothing changed: keep each byte's own range */
 		astr_copy(out, in, from, to - from);
 	}
+	if (c != few)
+		free(c);
 }
 
 /* End of the run that begins at i; *stable: one character that stays. */
@@ -249,7 +254,7 @@ static size_t run_end(enum kind k, const struct astr *a, size_t i, bool *stable)
 	size_t j = i + w, n = 1;
 
 	*stable = is_stable(k, c);
-	while (j < a->len && n < RUN_MAX / 32 && ((unsigned char)a->s[j] >= 0xCC)) {
+	while (j < a->len && n < RUN_MAX && ((unsigned char)a->s[j] >= 0xCC)) {
 		c = utf8_get(a->s + j, &w);
 		if (is_starter(k, c))
 			break;

@@ -106,6 +106,18 @@ status 2 "pairs are not packed" tokenize --model "$M" --pack pref.jsonl
 cat a.jsonl pref.jsonl >mix.jsonl
 status 3 "no mixture" tokenize --model "$M" mix.jsonl
 
+# --- the input's lineage ---
+cat >l.jsonl <<'EOF'
+{"text":"<s>The end</s>"}
+EOF
+hash=$(tokenize --model "$M" l.jsonl | tr -c '[:print:]' '\n' | sed -n 's/.*name\\":\\"l.jsonl\\",\\"hash\\":\\"\([^\\]*\).*/\1/p' | head -n 1)
+echo '{"output":{"name":"l.jsonl","hash":"'"$hash"'"},"inputs":[{"name":"chat_template","hash":"sha256:abc"}]}' >l.jsonl.lineage.json
+ok "a sidecar of these bytes" tokenize --model "$M" l.jsonl -o l.lps
+ok "the template's hash comes from it" grep -q '"template_hash":"sha256:abc"' l.lps
+echo '{"text":"<s>More</s>"}' >>l.jsonl
+status 3 "a sidecar of other bytes" tokenize --model "$M" l.jsonl -o l2.lps
+says 'lineage file is of other contents' "is refused"
+
 # --- bad streams, bad models ---
 head -c 600 a.lps >cut.lps
 status 3 "a cut stream" tokenize --model "$M" --decode cut.lps
