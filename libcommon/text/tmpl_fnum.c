@@ -134,8 +134,6 @@ FILTER(f_abs)
 		return val_float(fabs(v.d));
 	if (is_type(v, T_INTS))
 		return v.i < 0 ? op_unary(r, true, v) : val_int(v.i);
-	if (v.t == V_UNDEF)
-		return rt_undef_fail(r, v);
 	return rt_fail(r, TMPL_TYPE, "bad operand type for abs(): '%s'", type_name(v));
 }
 
@@ -190,8 +188,6 @@ FILTER(f_round)
 	bool ceiling = val_equal(arg[1], val_cstr("ceil")), floored = val_equal(arg[1], val_cstr("floor"));
 	if (arg[1].t != V_MISSING && !ceiling && !floored && !val_equal(arg[1], val_cstr("common")))
 		return rt_fail(r, TMPL_RUNTIME, "method must be common, ceil or floor");
-	if (v.t == V_UNDEF)
-		return rt_undef_fail(r, v);
 	if (!is_type(v, T(V_BOOL) | T(V_INT) | T(V_FLOAT)))
 		return rt_fail(r, TMPL_TYPE, "type %s doesn't define __round__ method", type_name(v));
 	if (ceiling || floored) {
@@ -218,7 +214,7 @@ FILTER(f_filesizeformat)
 		return val_err;
 	double unused;
 	if (v.t == V_STR ? !float_of_text(v, &unused) : !is_type(v, T_NUMS | T(V_UNDEF)))
-		return rt_fail(r, TMPL_VALUE, "could not convert '%s' to a number of bytes", type_name(v));
+		return rt_fail(r, v.t == V_STR ? TMPL_VALUE : TMPL_TYPE, "could not convert '%s' to a number of bytes", type_name(v));
 	if ((f = f_float(r, v, &none)).t == V_ERR)
 		return f;
 	double base = val_truth(binary) ? 1024 : 1000, unit = base * base;
@@ -244,15 +240,18 @@ FILTER(f_truncate)
 	    (arg[3].t != V_MISSING && arg[3].t != V_NONE && !arg_int(r, "truncate", arg[3], &leeway)))
 		return val_err;
 	struct val end = arg[2].t == V_MISSING ? val_cstr("...") : arg[2];
-	if (v.t == V_UNDEF)
-		return v;
-	if (!arg_str(r, "truncate", v) || !arg_str(r, "truncate", end))
+	int64_t len;
+	if (!val_len(v, &len))
+		return rt_fail(r, TMPL_TYPE, "object of type '%s' has no len()", type_name(v));
+	if (!arg_str(r, "truncate", end))
 		return val_err;
 	int64_t n_end = (int64_t)uni_count(end.s, end.n);
 	if (length < n_end || leeway < 0)
 		return rt_fail(r, TMPL_VALUE, "truncate: expected length >= %lld and leeway >= 0", (long long)n_end);
-	if ((int64_t)uni_count(v.s, v.n) <= length + leeway)
+	if (len <= length + leeway)
 		return v;
+	if (!arg_str(r, "truncate", v))
+		return val_err;
 	head = v;
 	head.n = (uint32_t)uni_offset(v.s, v.n, (size_t)(length - n_end));
 	if (!val_truth(arg[1]))

@@ -476,8 +476,6 @@ static int convert(struct percent *p, struct sb *b, struct spec *f, struct val v
 	case 'd': case 'i': case 'u': case 'x': case 'X': case 'o':
 		if (v.t == V_FLOAT && strchr("diu", f->type) && fabs(v.d) < 9e18)
 			v = val_int((int64_t)v.d);
-		if (v.t == V_UNDEF)
-			return rt_undef_fail(p->r, v).t == V_ERR ? -1 : 0;
 		if (!is_type(v, T_INTS)) {
 			rt_fail(p->r, TMPL_TYPE, "%%%c format: a number is required, not %s", f->type, type_name(v));
 			return -1;
@@ -507,6 +505,8 @@ static int percent_one(struct percent *p, struct sb *b, const char **s, const ch
 
 		if (!q)
 			return bad(p->r, TMPL_VALUE, "incomplete format key");
+		if (p->arg.t == V_UNDEF)
+			return rt_undef_fail(p->r, p->arg).t == V_ERR ? -1 : 0;
 		if (!is_type(p->arg, T_DICTS))
 			return bad(p->r, TMPL_TYPE, "format requires a mapping");
 		if (!dict_get(p->arg, val_str(*s + 1, (size_t)(q - *s - 1)), &v))
@@ -569,7 +569,7 @@ struct val format_percent(struct rt *r, struct val fmt, struct val arg)
 			rc = bad(r, TMPL_LIMIT, "a formatted text that is too long");
 	}
 	/* a single mapping, list or the like may stay unused */
-	if (!rc && p.used < p.n && !is_type(arg, T_DICTS | T_LISTS | T(V_RANGE)))
+	if (!rc && p.used < p.n && !is_type(arg, T_DICTS | T_LISTS | T(V_RANGE) | T(V_UNDEF)))
 		rc = bad(r, TMPL_TYPE, "not all arguments converted during string formatting");
 	if (rc) {
 		sb_release(&b);

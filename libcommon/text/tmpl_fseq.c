@@ -150,7 +150,7 @@ FILTER(f_map)
 	} else if (a->pos[0].t != V_STR || !(fn = filter_find(a->pos[0].s, a->pos[0].n))) {
 		return unknown(r, a->pos[0], false);
 	}
-	if (!(it = iter_new(r, IT_MAP, v)) || !(it->in = iter_of(r, v)))
+	if (!(it = iter_new(r, IT_MAP, v)))
 		return val_err;
 	it->attr = arg[0];
 	it->dflt = arg[1];
@@ -172,7 +172,7 @@ static struct val selected(struct rt *r, struct val v, const struct args *a, boo
 	const struct builtin *fn = NULL;
 	if (a->n_pos > off && (a->pos[off].t != V_STR || !(fn = test_find(a->pos[off].s, a->pos[off].n))))
 		return unknown(r, a->pos[off], true);
-	if (!(it = iter_new(r, IT_SELECT, v)) || !(it->in = iter_of(r, v)))
+	if (!(it = iter_new(r, IT_SELECT, v)))
 		return val_err;
 	it->attr = by_attr ? a->pos[0] : val_missing;
 	it->negate = negate;
@@ -386,14 +386,17 @@ static struct keyed *keyed_new(struct rt *r, uint32_t n)
 	return rt_alloc(r, 2 * (size_t)n * sizeof(struct keyed)); /* the second half is for sorting */
 }
 
-/* "a,b" gives a list of keys, anything else the one. */
+/* The list of keys that "a,b" names: a list also for one, since lists compare
+ * equal items without asking which is less. */
 static struct val sort_key(struct rt *r, struct val x, struct val attr, bool case_sensitive)
 {
 	struct vec keys = { 0 };
 
 	if (attr.t != V_STR || !memchr(attr.s, ',', attr.n)) {
 		x = attr_path(r, x, attr, val_missing);
-		return x.t == V_ERR ? x : fold_case(r, x, case_sensitive);
+		if (x.t == V_ERR || (x = fold_case(r, x, case_sensitive)).t == V_ERR || !vec_add(r, &keys, x))
+			return val_err;
+		return val_list(keys.v, keys.n);
 	}
 	for (const char *p = attr.s, *end = p + attr.n; p <= end;) {
 		const char *comma = memchr(p, ',', (size_t)(end - p));

@@ -407,7 +407,7 @@ struct iter {
 	struct val src;
 	const struct dict *d;     /* DICT */
 	enum view_kind view;
-	struct iter *in;          /* FILTERED, MAP, SELECT: where items come from */
+	struct iter *in;          /* FILTERED, MAP, SELECT: where items come from; NULL: src, not begun */
 	const struct loop_info *loop; /* FILTERED: the test of a for loop */
 	struct env *env;          /* FILTERED: where it is evaluated */
 	const struct builtin *fn; /* MAP: filter; SELECT: test; NULL: attribute or truth alone */

@@ -129,9 +129,11 @@ static int next_filtered(struct rt *r, struct iter *it, struct val *out)
 static int next_mapped(struct rt *r, struct iter *it, struct val *out)
 {
 	struct val v;
-	int rc = iter_next(r, it->in, &v);
+	int rc;
 
-	if (rc != 1)
+	if (!it->in && !(it->in = iter_of(r, it->src)))
+		return -1;
+	if ((rc = iter_next(r, it->in, &v)) != 1)
 		return rc;
 	if (it->fn)
 		*out = it->fn->fn(r, v, &it->args);
@@ -144,6 +146,8 @@ static int next_selected(struct rt *r, struct iter *it, struct val *out)
 {
 	int rc;
 
+	if (!it->in && !(it->in = iter_of(r, it->src)))
+		return -1;
 	while ((rc = iter_next(r, it->in, out)) == 1) {
 		struct val v = attr_path(r, *out, it->attr, val_missing), t = v;
 

@@ -151,8 +151,8 @@ static struct val bad_operands(struct rt *r, enum op op, struct val a, struct va
 {
 	if (a.t == V_UNDEF || b.t == V_UNDEF)
 		return rt_undef_fail(r, a.t == V_UNDEF ? a : b);
-	if (a.t == V_BIG || b.t == V_BIG)
-		return overflow(r);
+	if (is_type(a, T_NUMS) && is_type(b, T_NUMS))
+		return overflow(r); /* one is beyond 64 bits */
 	if (op == OP_ADD && (a.t == V_STR || is_type(a, T_SEQS)))
 		return rt_fail(r, TMPL_TYPE, "can only concatenate %s (not \"%s\") to %s", type_name(a), type_name(b), type_name(a));
 	return rt_fail(r, TMPL_TYPE, "unsupported operand type(s) for %s: '%s' and '%s'", op_names[op], type_name(a), type_name(b));
@@ -164,7 +164,7 @@ struct val op_binary(struct rt *r, enum op op, struct val a, struct val b)
 		if (op == OP_ADD && b.t == V_STR)
 			return str_concat(r, a, b);
 		if (op == OP_MOD)
-			return b.t == V_UNDEF ? rt_undef_fail(r, b) : format_percent(r, a, b);
+			return format_percent(r, a, b);
 	}
 	if (is_type(a, T_INTS) && is_type(b, T_INTS))
 		return int_op(r, op, a.i, b.i);
