@@ -37,6 +37,14 @@ static size_t without_space(const char *s, size_t n)
 	return k ? k : n;
 }
 
+/* Back to the end of a token's text. */
+static size_t whole_tokens(const char *s, size_t n)
+{
+	while (n > 0 && !is_space(s[n - 1]) && s[n - 1] != '>' && s[n - 1] != ']')
+		n--;
+	return n;
+}
+
 static size_t common(const char *a, size_t n, const char *b, size_t m)
 {
 	size_t k = 0;
@@ -102,8 +110,8 @@ void chat_learn(struct chat_tmpl *t)
 		if (mid) { /* what both share, back to the end of a token's text */
 			size_t k = common(end, n, mid + 4, n_uau - (size_t)(mid + 4 - uau));
 
-			while (k < n && k > 0 && !is_space(end[k - 1]) && end[k - 1] != '>' && end[k - 1] != ']')
-				k--;
+			if (k < n)
+				k = whole_tokens(end, k);
 			k = k ? without_space(end, k) : eos_end(t, mid + 4, strstr(mid + 4, "Wv9u"));
 			keep(&t->end_mid, mid + 4, k);
 		}
@@ -197,19 +205,20 @@ static size_t closed_len(const struct finder *f)
 	return f->o->add_generation_prompt && !f->o->continue_final && stands_before(f, f->len, g) ? f->len - g->n : f->len;
 }
 
-/* The header before place `at`, when only part of the generation prompt stands there. */
+/* The end of the header when only part of the generation prompt stands in the
+ * text (it may open a "<think>" that the answer does not have). at: where the
+ * answer's content is, SIZE_MAX when it has none. */
 static bool begins_with_part(const struct finder *f, size_t i, size_t at, size_t *begin)
 {
 	size_t turn = prefix_of(f, i, false);
 
-	if (turn == SIZE_MAX || at == SIZE_MAX || turn > at)
+	if (turn == SIZE_MAX || turn > at || prefix_of(f, i, true) != SIZE_MAX)
 		return false;
-	if (prefix_of(f, i, true) != SIZE_MAX)
-		return false; /* the whole of it: not this case */
-	const struct sb *p = &f->s->probe.text; /* of the render that was no prefix */
+	const struct sb *p = &f->s->probe.text; /* of the rendering that was no prefix */
 	size_t k = p->len > turn ? common(p->s + turn, p->len - turn, f->text + turn, f->len - turn) : 0;
-	*begin = turn + k;
-	return k > 0 && *begin == at;
+	size_t whole = whole_tokens(f->text + turn, k);
+	*begin = turn + (at == turn + k ? k : whole);
+	return *begin > turn && (at == SIZE_MAX || *begin == at);
 }
 
 static int by_prefixes(const struct finder *f, size_t i, const struct tmpl_watch *w, struct tmpl_span *out)
@@ -217,7 +226,7 @@ static int by_prefixes(const struct finder *f, size_t i, const struct tmpl_watch
 	bool last = i + 1 == f->c->n_msgs;
 	size_t b = prefix_of(f, i, true), e, n;
 
-	if (b == SIZE_MAX && (w->begin == SIZE_MAX || (!find_begin(f, w->begin, &b) && !begins_with_part(f, i, w->begin, &b))))
+	if (b == SIZE_MAX && !(w->begin != SIZE_MAX && find_begin(f, w->begin, &b)) && !begins_with_part(f, i, w->begin, &b))
 		return -1;
 	e = last ? closed_len(f) : prefix_of(f, i + 1, false);
 	if (e == SIZE_MAX || e <= b) {
