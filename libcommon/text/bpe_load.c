@@ -162,8 +162,11 @@ static bool halves(const struct json *v, const char *s[2], size_t n[2])
 static void mark_joined(struct bpe *b, const char *s, size_t n)
 {
 	unsigned w;
-	uint32_t prev = utf8_get(s, &w), c;
+	uint32_t prev, c;
 
+	if (!n) /* a merge of two empty strings */
+		return;
+	prev = utf8_get(s, &w);
 	for (size_t i = w; i < n; i += w) {
 		c = utf8_get(s + i, &w);
 		b->joined[bpe_joined_bit(prev, c) >> 6] |= 1ull << (bpe_joined_bit(prev, c) & 63);
