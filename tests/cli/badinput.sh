@@ -142,6 +142,21 @@ for t in $TOOLS; do
 	fi
 done
 
+# --- a file system that is full ---
+mkdir full
+if mount -t tmpfs -o size=4k lp-test full 2>/dev/null; then
+	head -c 4096 /dev/zero >full/filler 2>/dev/null
+	for t in $TOOLS; do
+		tool_run $t full/result >"$T/.out" 2>"$T/.err"
+		is "$t: a full file system" $? 4
+		is "$t: leaves nothing on it" "$(ls -A full)" filler
+		says 'No space left on device' "$t: says why"
+	done
+	umount full
+else
+	skip "cannot mount a small tmpfs; /dev/full and a size limit stand in"
+fi
+
 # --- interrupted in the middle ---
 slow() { head -n 20 "$1"; sleep 5; tail -n +21 "$1"; }
 for t in $TOOLS; do
