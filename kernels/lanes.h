@@ -59,7 +59,7 @@ static inline __attribute__((always_inline)) float lanes_exp(float x)
 	float n = t - 12582912.0f;
 	float r = (c - n * 0.693145752f) - n * 1.42860677e-6f;
 	float p = 1.98412698e-4f;
-	int32_t bits;
+	uint32_t bits;
 	float scale;
 
 	p = p * r + 1.38888889e-3f;
@@ -68,7 +68,7 @@ static inline __attribute__((always_inline)) float lanes_exp(float x)
 	p = p * r + 1.66666667e-1f;
 	p = p * r + 0.5f;
 	p = p * r * r + r + 1.0f;
-	bits = ((int32_t)n + 127) << 23;
+	bits = (uint32_t)((int32_t)n + 127) << 23;
 	memcpy(&scale, &bits, 4);
 	return x < -87.3f ? 0.0f : p * scale;
 }
