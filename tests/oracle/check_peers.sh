@@ -16,5 +16,5 @@ if [ ! -x "$venv/bin/python" ]; then
 fi
 work=$(mktemp -d "${TMPDIR:-/tmp}/lp-peers.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-export TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 PYTHONWARNINGS=ignore PYTHONDONTWRITEBYTECODE=1
+export OMP_WAIT_POLICY=passive TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 PYTHONWARNINGS=ignore PYTHONDONTWRITEBYTECODE=1
 "$venv/bin/python" "$here/check_peers.py" "$build/bin" "$work" "$here/peers.md"
