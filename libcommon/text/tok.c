@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/in.h"
 #include "base/xalloc.h"
@@ -251,16 +252,16 @@ struct tok *tok_new(const char *tokenizer_json, size_t len, const char *config_j
 struct tok *tok_load_dir(const char *model_dir, struct err *e)
 {
 	char *path = xasprintf("%s/tokenizer.json", model_dir), *config_path = xasprintf("%s/tokenizer_config.json", model_dir);
+	bool has_config = access(config_path, F_OK) == 0; /* it may be missing */
 	char *text, *config = NULL;
-	struct err absent = ERR_INIT;
 	struct tok *t = NULL;
 	size_t n, config_n;
 
 	text = in_slurp(path, TOKENIZER_JSON_MAX, &n, e);
-	if (text) {
-		config = in_slurp(config_path, TOKENIZER_JSON_MAX, &config_n, &absent); /* may be missing */
+	if (text && has_config)
+		config = in_slurp(config_path, TOKENIZER_JSON_MAX, &config_n, e);
+	if (text && (config || !has_config))
 		t = tok_new(text, n, config, path, e);
-	}
 	free(text);
 	free(config);
 	free(path);
@@ -296,8 +297,7 @@ static void out_add(struct tok_out *o, int32_t id, uint32_t b, uint32_t e)
 	o->end[o->n++] = e;
 }
 
-/* Byte offsets in a piece of mapped characters, as bytes of what was mapped, are
- * not needed: the map of the text gives the input's range in every case. */
+/* The tokens of a piece, with the input's bytes for the piece's own. */
 static void flush(struct tok_mem *m, const struct astr *a, size_t off, struct tok_out *out)
 {
 	out_reserve(out, m->toks.n);
