@@ -261,6 +261,16 @@ static int find_message(const struct finder *f, size_t i, struct tmpl_span *out,
 }
 
 /* --- generation blocks --- */
+/* Inside macros and set blocks the place of a block in the text is not known:
+ * such templates are searched like those without tags. */
+static bool tags_are_placed(const struct tmpl_render *r)
+{
+	for (size_t i = 0; i < r->n_gen; i++)
+		if (r->gen[i].nested)
+			return false;
+	return true;
+}
+
 static int from_tags(const struct finder *f, struct tmpl_span *out, size_t *n, struct err *e)
 {
 	const struct tmpl_render *r = &f->s->r;
@@ -272,8 +282,6 @@ static int from_tags(const struct finder *f, struct tmpl_span *out, size_t *n, s
 	for (size_t k = 0; k < r->n_gen; k++) {
 		struct tmpl_span g = r->gen[k];
 
-		if (g.nested)
-			return err_set(e, LP_DATA, "a {%% generation %%} block inside a macro or a set block: its place in the text is not known");
 		if (g.end == g.begin)
 			continue;
 		/* the end of turn belongs to the answer, also where the template's author left it outside */
@@ -332,7 +340,7 @@ int chat_find_spans(const struct chat_tmpl *t, const struct chat *c, const struc
 	*spans = xmalloc((c->n_msgs + s->r.n_gen + 1) * sizeof(**spans));
 	if (!strcmp(choice, "none"))
 		return 0;
-	if (s->r.n_gen) {
+	if (s->r.n_gen && tags_are_placed(&s->r)) {
 		if (from_tags(&f, *spans, &n, e))
 			return -1;
 	} else {

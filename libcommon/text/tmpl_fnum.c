@@ -188,6 +188,8 @@ FILTER(f_round)
 	bool ceiling = val_equal(arg[1], val_cstr("ceil")), floored = val_equal(arg[1], val_cstr("floor"));
 	if (arg[1].t != V_MISSING && !ceiling && !floored && !val_equal(arg[1], val_cstr("common")))
 		return rt_fail(r, TMPL_RUNTIME, "method must be common, ceil or floor");
+	if (v.t == V_BIG && digits >= 0 && !ceiling && !floored)
+		return v;
 	if (!is_type(v, T(V_BOOL) | T(V_INT) | T(V_FLOAT)))
 		return rt_fail(r, TMPL_TYPE, "type %s doesn't define __round__ method", type_name(v));
 	if (ceiling || floored) {

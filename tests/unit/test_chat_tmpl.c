@@ -170,6 +170,31 @@ START_TEST(test_span_not_found)
 }
 END_TEST
 
+/* A generation block inside a macro has no known place: the answer is searched for. */
+START_TEST(test_tags_in_macro)
+{
+	const char *src = "{% macro put(m) %}<{{ m.role }}>{% if m.role == 'assistant' %}{% generation %}{{ m.content }}</s>{% endgeneration %}{% else %}{{ m.content }}{% endif %}{% endmacro %}"
+	                  "{% for m in messages %}{{ put(m) }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+	struct chat_render_opts o = { 0 };
+	struct sb text = SB_INIT;
+	struct tmpl_span *s;
+	struct err e = ERR_INIT;
+	size_t n;
+	struct chat_tmpl *t = chat_tmpl_new(src, NULL, NULL, &e);
+
+	ck_assert_msg(t != NULL, "%s", e.msg);
+	ck_assert_msg(render(t, TWO, &o, &text, &s, &n, &e) == 0, "%s", e.msg);
+	ck_assert_uint_eq(n, 2);
+	ck_assert_str_eq(sb_str(&text), "<user>u1\n<assistant>a1</s>\n<user>a1\n<assistant> b2\n</s>\n");
+	ck_assert_uint_eq(s[0].begin, 20);
+	ck_assert_uint_eq(s[0].end, 26);
+	ck_assert(!memcmp(text.s + s[1].begin, " b2\n</s>", s[1].end - s[1].begin) && s[1].end - s[1].begin == 8);
+	free(s);
+	sb_release(&text);
+	chat_tmpl_free(t);
+}
+END_TEST
+
 START_TEST(test_config)
 {
 	static const char config[] = "{\"bos_token\":{\"content\":\"<B>\",\"lstrip\":false},\"eos_token\":\"<E>\",\"pad_token\":null,"
@@ -277,6 +302,7 @@ int main(void)
 	tcase_add_test(t, test_spans);
 	tcase_add_test(t, test_spans_of_hard_turns);
 	tcase_add_test(t, test_span_not_found);
+	tcase_add_test(t, test_tags_in_macro);
 	tcase_add_test(t, test_config);
 	tcase_add_test(t, test_variables);
 	tcase_add_test(t, test_preference);
