@@ -411,7 +411,7 @@ int opt_load_config(const struct opt_spec *spec, const char *path, struct err *e
 {
 	size_t len;
 	char *text = in_slurp(path, CONFIG_MAX, &len, e);
-	struct conf c = { .spec = spec, .path = path, .s = text, .line = 1, .e = e };
+	struct conf c = { .spec = spec, .path = strcmp(path, "-") ? path : "(stdin)", .s = text, .line = 1, .e = e };
 	int bad = 0;
 
 	if (!text)

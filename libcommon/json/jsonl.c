@@ -26,7 +26,8 @@ struct jsonl {
 	/* array */
 	char *buf;        /* cap bytes and JSON_PADDING behind */
 	size_t pos, end, cap;
-	bool opened, closed, eof;
+	bool opened, closed, eof; /* seen a '[', its ']', the end of the input */
+	bool fresh;                /* between a '[' and its first element */
 	/* CSV */
 	struct sb row;    /* the record's lines as they were */
 	struct sb field;  /* its fields, each with a NUL behind */
@@ -230,7 +231,7 @@ static int array_fill(struct jsonl *j, struct err *e)
 		j->end -= j->pos;
 		j->pos = 0;
 	}
-	if (j->end + CHUNK > j->cap) {
+	if (j->end + CHUNK > j->cap || (j->cap > 64 * (size_t)CHUNK && j->end < CHUNK)) { /* room, or a giant's buffer back */
 		j->cap = (j->end + CHUNK) * 2;
 		j->buf = xrealloc(j->buf, j->cap + JSON_PADDING);
 		memset(j->buf + j->cap, 0, JSON_PADDING);
@@ -318,34 +319,28 @@ found:
 /* Moves to the first byte of the next element: 1, 0 at the proved end, -1. */
 static int array_advance(struct jsonl *j, struct err *e)
 {
-	char c;
-	int rc = array_peek(j, &c, e);
+	for (;;) {
+		char c;
+		int rc = array_peek(j, &c, e);
 
-	if (rc < 0)
-		return -1;
-	if (!rc) {
-		if (j->closed || (!j->opened && !in_offset(j->in)))
-			return 0;
-		return array_bad(j, j->opened ? "truncated: the array is not closed by ']'" : "empty: a JSON array is due", e);
-	}
-	if (!j->opened || j->closed) { /* members of an archive bring one array each */
-		if (c != '[')
-			return array_bad(j, j->closed ? "text behind the array's ']'" : "expected '['", e);
-		j->opened = true;
-		j->closed = false;
-		j->pos++;
-		rc = array_peek(j, &c, e);
 		if (rc < 0)
 			return -1;
+		if (!rc && (j->closed || (!j->opened && !in_offset(j->in))))
+			return 0;
 		if (!rc)
-			return array_bad(j, "truncated: the array is not closed by ']'", e);
-		if (c == ']') {
-			j->pos++;
+			return array_bad(j, j->opened ? "truncated: the array is not closed by ']'" : "empty: a JSON array is due", e);
+		if (j->opened && !j->closed) {
+			if (c != ']' || !j->fresh)
+				return 1; /* a ']' behind a comma is the parser's to refuse */
 			j->closed = true;
-			return array_advance(j, e);
+		} else if (c == '[') { /* members of an archive bring one array each */
+			j->opened = j->fresh = true;
+			j->closed = false;
+		} else {
+			return array_bad(j, j->closed ? "text behind the array's ']'" : "expected '['", e);
 		}
+		j->pos++;
 	}
-	return 1;
 }
 
 /* The element begins at pos: its length without the space behind it, and how
@@ -371,6 +366,7 @@ static int array_cut(struct jsonl *j, size_t *len, size_t *skip, struct err *e)
 	*len = n;
 	*skip = s.at + 1;
 	j->closed = j->buf[j->pos + s.at] == ']';
+	j->fresh = false;
 	return 0;
 }
 

@@ -117,6 +117,17 @@ START_TEST(arrays)
 	scratch_open();
 	OK(all("x", " \n[{\"a\":\"],[\\\"\"}, {\"b\":[1,[2]]}\n ,\n{\n\"c\": {\"d\"\n: 1.0}}, 5 ]\n\n", &b, &er));
 	ck_assert_str_eq(b.s, "1:{\"a\":\"],[\\\"\"}\n2:{\"b\":[1,[2]]}\n3:{\"c\":{\"d\":1.0}}\n4:5\n");
+	{ /* as many arrays as anybody likes, one behind the other */
+		char *many = malloc(2000001);
+
+		for (int i = 0; i < 1000000; i++)
+			memcpy(many + 2 * i, "[]", 3);
+		OK(all("x", many, &b, &er));
+		ck_assert_str_eq(sb_str(&b), "");
+		free(many);
+		OK(all("x", "[1][]\n[2,3]", &b, &er));
+		ck_assert_str_eq(b.s, "1:1\n2:2\n3:3\n");
+	}
 	for (size_t i = 0; i < 3; i++) {
 		OK(all("x", empty[i], &b, &er));
 		ck_assert_str_eq(sb_str(&b), "");
