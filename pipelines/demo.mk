@@ -9,7 +9,7 @@ EVAL_DATA ?= $(DATA_DIR)/quickstart/upper_heldout.jsonl
 OUT ?= build/demo
 TRAIN_FLAGS ?= --quant nf4 --rank 8 --alpha 16 --targets q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj --batch 8 --accumulate 1 --max-steps 120 \
 	--lr 1e-2 --schedule linear --warmup-steps 10 --weight-decay 0 --max-grad-norm 1 --eval-every 30 --seed 42
-GENERATE_FLAGS ?= --max-new 128 --batch 16 --temperature 0.7 --seed 42
+GENERATE_FLAGS ?= --max-new 128 --batch 16 --temperature 0.5 --seed 42
 # an answer is right if it has no small letter
 SCORE_FLAGS ?= --regex '^[^a-z]+$$'
 EXPORT_FLAGS ?= --type q8_0
