@@ -121,25 +121,43 @@ const char *outdir_path(struct outdir *d, const char *name)
 	return d->at.s;
 }
 
-int outdir_put(struct outdir *d, const char *name, const void *p, size_t n, struct err *e)
+static int write_whole(int fd, const char *s, size_t n)
 {
-	const char *at = outdir_path(d, name);
-	int fd = open(at, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666), bad = 0;
-	const char *s = p;
-
-	if (fd < 0)
-		return err_sys(e, at, "create");
-	while (n && !bad) {
+	while (n) {
 		ssize_t k = write(fd, s, n);
 
 		if (k < 0 && errno != EINTR)
-			bad = err_sys(e, at, "write");
-		else if (k > 0)
+			return -1;
+		if (k > 0)
 			s += k, n -= (size_t)k;
 	}
-	if (close(fd) && !bad)
-		bad = err_sys(e, at, "close");
-	return bad;
+	return 0;
+}
+
+int outdir_put(struct outdir *d, const char *name, const void *p, size_t n, struct err *e)
+{
+	const char *at = outdir_path(d, name), *failed = NULL;
+	int fd = open(at, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666), saved;
+	char *final;
+
+	if (fd < 0) {
+		failed = "create";
+	} else if (write_whole(fd, p, n)) {
+		failed = "write";
+		saved = errno;
+		close(fd);
+		errno = saved;
+	} else if (close(fd)) {
+		failed = "close";
+	}
+	if (!failed)
+		return 0;
+	saved = errno;
+	final = xasprintf("%s/%s", d->path, name); /* the name that the user knows */
+	errno = saved;
+	err_sys(e, final, failed);
+	free(final);
+	return -1;
 }
 
 /* --- walking what was written --- */
@@ -153,6 +171,7 @@ static int walk(int parent, const char *name, visit_fn *visit, void *ctx)
 	int fd = openat(parent, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC), bad = 0;
 	DIR *dir = fd >= 0 ? fdopendir(fd) : NULL;
 	struct dirent *de;
+	int saved;
 
 	if (!dir) {
 		if (fd >= 0)
@@ -175,7 +194,9 @@ static int walk(int parent, const char *name, visit_fn *visit, void *ctx)
 		bad = -1;
 	if (!bad)
 		bad = visit(parent, name, true, ctx);
+	saved = errno;
 	closedir(dir);
+	errno = saved; /* the caller tells it */
 	return bad;
 }
 
