@@ -1,7 +1,7 @@
 #!/bin/sh
 # ROUGE-1, -2 and -L with stemming on pairs of 300 words, from JSONL to JSONL,
 # one thread: judge-eval score against the Python package rouge_score, run here
-# when LP_PYTHON has it, else by the figure taken on our development machine.
+# when the virtual environment LP_VENV has it, else by the figure taken on our development machine.
 # Usage: rouge.sh BUILD_DIR [PAIRS]
 set -eu
 build=$1 n=${2:-20000}
@@ -37,8 +37,8 @@ for round in 1 2 3; do
 	[ "$rate" -gt "$best" ] && best=$rate
 done
 ref=16.8 from="rouge-score 0.1.2 as measured by others"
-if [ -n "${LP_PYTHON:-}" ]; then
-	ref=$(head -n 100 "$tmp/pairs.jsonl" | "$LP_PYTHON" -c '
+if [ -n "${LP_VENV:-}" ]; then
+	ref=$(head -n 100 "$tmp/pairs.jsonl" | "$LP_VENV/bin/python" -c '
 import json, sys, time
 from rouge_score import rouge_scorer
 pairs = [json.loads(l) for l in sys.stdin]

@@ -1,7 +1,7 @@
 #!/bin/sh
 # tokenize, the whole program from JSONL to token stream, one thread, on text
 # and code without a repeated record (tokenize_corpus.sh), against Hugging Face
-# tokenizers encoding the same texts (LP_PYTHON has it; ids are compared), else
+# tokenizers encoding the same texts (the virtual environment LP_VENV has it; ids are compared), else
 # against the figures taken by others. Usage: tokenize.sh BUILD_DIR [MEGABYTES]
 set -eu
 build=$1 mb=${2:-30}
@@ -28,7 +28,7 @@ rate() {
 reference() {
 	head -c 2000000 "$tmp/corpus.jsonl" | sed '$d' >"$tmp/part.jsonl"
 	"$build/bin/tokenize" --model "$1" --show-mask "$tmp/part.jsonl" >"$tmp/ours"
-	RAYON_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$LP_PYTHON" -c '
+	RAYON_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false "$LP_VENV/bin/python" -c '
 import json, sys, time
 from itertools import groupby
 from tokenizers import Tokenizer
@@ -50,7 +50,7 @@ for v in qwen2.5 phi-3-mini; do
 	qwen2.5) ref=1.8 from="Hugging Face tokenizers, as measured by others" ;;
 	*) ref=2.9 from="Hugging Face tokenizers, as measured by others" ;;
 	esac
-	if [ -n "${LP_PYTHON:-}" ]; then
+	if [ -n "${LP_VENV:-}" ]; then
 		reference "$tmp/$v" >"$tmp/ref"
 		read -r ref differ <"$tmp/ref"
 		from="Hugging Face tokenizers here, $differ records differ"
