@@ -169,8 +169,8 @@ static int decide(struct engine *g, struct err *e)
 	int64_t layers = g->w.desc.layers, kept = g->shape.train ? most(g, layers, true, 0) : 0, cached;
 
 	if (kept < 0 || !fits(g, kept, 0))
-		return err_set(e, LP_DEVICE, "the smallest plan needs %.2f GiB and %.2f GiB may be used; lower --batch or --max-len, "
-		               "or raise --memory", (double)engine_bytes(g) / (1 << 30), (double)g->shape.budget / (1 << 30));
+		return err_set(e, LP_DEVICE, "the smallest plan needs %.1f MiB and %.1f MiB may be used; lower --batch or --max-len, "
+		               "or raise --memory", (double)engine_bytes(g) / (1 << 20), (double)g->shape.budget / (1 << 20));
 	cached = g->w.nf4 || g->w.dtype != DT_F32 ? most(g, layers, false, kept) : 0;
 	plan_with(g, kept, cached);
 	return 0;

@@ -26,7 +26,7 @@ static void add_grouped(struct sb *out, int64_t v)
 
 static void add_bytes(struct sb *out, const char *name, uint64_t bytes)
 {
-	sb_addf(out, "  %-34s %16llu  %10.3f GiB\n", name, (unsigned long long)bytes, (double)bytes / (1 << 30));
+	sb_addf(out, "  %-34s %16llu bytes %12.1f MiB\n", name, (unsigned long long)bytes, (double)bytes / (1 << 20));
 }
 
 static void describe(const struct run *r, struct sb *out)
@@ -66,7 +66,7 @@ int train_dry_run(const struct train_config *c, struct sb *text, struct err *e)
 
 	if (rc == 0 || short_of_memory) {
 		describe(&r, text);
-		sb_addf(text, "%s %.3f GiB%s\n", short_of_memory ? "does not fit in" : "fits in", (double)r.g.shape.budget / (1 << 30),
+		sb_addf(text, "%s %.1f MiB%s\n", short_of_memory ? "does not fit in" : "fits in", (double)r.g.shape.budget / (1 << 20),
 		        c->memory ? " (--memory)" : ", nine tenths of what is free here");
 	}
 	/* somebody else's machine is meant when no limit is given: the plan is the answer */

@@ -33,7 +33,7 @@ status 0 "rank 64" plan --rank 64
 prints '167,772,160 of' "rank 64"
 prints 'NF4 codes *3489660928' "half a byte a weight"
 status 5 "a plan that cannot fit in --memory" plan --memory 2G
-says 'needs .* GiB and 2.00 GiB may be used' "says what it needs"
+says 'needs .* MiB and 2048.0 MiB may be used' "says what it needs"
 prints 'does not fit' "and still prints the plan"
 
 # a run
@@ -47,6 +47,11 @@ status 0 "the same command again" train --eval "$T/held.lps" --eval-every 3 --ma
 same "gives the same bytes" "$T/a/adapter_model.safetensors" "$T/b/adapter_model.safetensors"
 status 0 "with two threads" train --threads 2 --eval "$T/held.lps" --eval-every 3 --max-steps 6 -o "$T/c" "$T/train.lps"
 same "too" "$T/a/adapter_model.safetensors" "$T/c/adapter_model.safetensors"
+plan_bytes() { train --quant nf4 --dry-run "$@" "$T/train.lps" | sed -n 's/^ *total *\([0-9]*\) .*/\1/p'; }
+most=$(plan_bytes)
+status 0 "with half of the memory" train --quant nf4 --memory $((most / 2)) --max-steps 3 -o "$T/tight" "$T/train.lps"
+status 0 "and with all" train --quant nf4 --max-steps 3 -o "$T/roomy" "$T/train.lps"
+same "the same bytes" "$T/tight/adapter_model.safetensors" "$T/roomy/adapter_model.safetensors"
 status 2 "an output that exists" train --max-steps 1 -o "$T/a" "$T/train.lps"
 says 'exists.*--force' "is refused with the remedy"
 status 0 "unless --force" train --max-steps 1 --force -o "$T/b" "$T/train.lps"
