@@ -269,6 +269,16 @@ struct tok *tok_load_dir(const char *model_dir, struct err *e)
 	return t;
 }
 
+struct tok *tok_load_file(const char *path, struct err *e)
+{
+	size_t n;
+	char *text = in_slurp(path, TOKENIZER_JSON_MAX, &n, e);
+	struct tok *t = text ? tok_new(text, n, NULL, path, e) : NULL;
+
+	free(text);
+	return t;
+}
+
 /* --- encoding --- */
 
 void tok_out_release(struct tok_out *o)

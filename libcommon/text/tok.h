@@ -26,6 +26,11 @@ void tok_out_release(struct tok_out *o);
 /* From the text of tokenizer.json; config_json (tokenizer_config.json) may be NULL. name is for errors. */
 struct tok *tok_new(const char *tokenizer_json, size_t len, const char *config_json, const char *name, struct err *e) LP_MUST_USE;
 struct tok *tok_load_dir(const char *model_dir, struct err *e) LP_MUST_USE;
+/* One tokeniser file, its kind found from its contents: tokenizer.json, a
+ * SentencePiece model, tekken.json, tiktoken ranks (the pattern from the file's
+ * contents or name). Text is encoded as the kind's own library does it:
+ * control symbols of the last three in a text are plain text. */
+struct tok *tok_load_file(const char *path, struct err *e) LP_MUST_USE;
 void tok_free(struct tok *t);
 
 /* Appends the ids of text (valid UTF-8) to out; special tokens in the text are
