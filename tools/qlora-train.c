@@ -56,7 +56,7 @@ static struct opt options[] = {
 	{ OPT_SECTION, .help = "While it runs" },
 	{ OPT_INT, "eval-every", 0, &o.eval_every, "N", "evaluate every N steps (0: before and after)", .min = 0, .max = 1e12 },
 	{ OPT_FLAG, "keep-best", 0, &o.keep_best, 0, "write the adapter of the lowest held-out loss, not the last" },
-	{ OPT_INT, "save-every", 0, &o.save_every, "N", "also write OUTPUT.step-N every N steps", .min = 0, .max = 1e12 },
+	{ OPT_INT, "save-every", 0, &o.save_every, "N", "write OUTPUT.step-N, and the state to go on from, every N steps", .min = 0, .max = 1e12 },
 	{ OPT_INT, "log-every", 0, &o.log_every, "N", "a metric record every N steps", .min = 1, .max = 1e12, .unrecorded = true },
 	{ OPT_STR, "nonfinite", 0, &o.nonfinite, "WHAT", "a loss that is not finite: stop, or skip:N updates" },
 	{ OPT_FLAG, "dry-run", 0, &o.dry_run, 0, "print parameters and memory plan, and stop", .unrecorded = true },

@@ -23,20 +23,26 @@ static int64_t blocks(int64_t n)
 	return (n + ADAM8_BLOCK - 1) / ADAM8_BLOCK;
 }
 
-void optim_layout(struct optim *o, const struct lora *l, struct layout *to)
+void optim_sizes(const struct optim *o, const struct lora *l, int64_t *n32, int64_t *n8, int64_t *n_blocks)
 {
-	int64_t n32 = 0, n8 = 0, nb = 0;
-
+	*n32 = *n8 = *n_blocks = 0;
 	for (int64_t i = 0; i < l->n_tensors; i++) {
 		const struct lora_tensor *t = &l->tensors[i];
 
 		if (is_8bit(o, t)) {
-			n8 += t->n;
-			nb += blocks(t->n);
+			*n8 += t->n;
+			*n_blocks += blocks(t->n);
 		} else {
-			n32 += t->n;
+			*n32 += t->n;
 		}
 	}
+}
+
+void optim_layout(struct optim *o, const struct lora *l, struct layout *to)
+{
+	int64_t n32, n8, nb;
+
+	optim_sizes(o, l, &n32, &n8, &nb);
 	o->m = layout_array(to, "optimiser", n32, sizeof(float));
 	o->v = layout_array(to, "optimiser", n32, sizeof(float));
 	o->m8 = layout_array(to, "optimiser", n8, 1);

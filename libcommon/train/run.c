@@ -8,6 +8,7 @@
 
 #include "base/log.h"
 #include "base/xalloc.h"
+#include "train/checkpoint.h"
 #include "train/run_int.h"
 
 /* --- the plan in words --- */
@@ -170,7 +171,9 @@ static int periodic(struct run *r, struct err *e)
 	if (r->c->save_every <= 0 || r->step % r->c->save_every || last)
 		return 0;
 	snprintf(name, sizeof(name), "step-%lld", (long long)r->step);
-	return save_checkpoint(r, name, e);
+	if (save_checkpoint(r, name, e) < 0)
+		return -1;
+	return checkpoint_save(r, e);
 }
 
 /* A loss that is not finite: counted and skipped while --nonfinite allows it;
@@ -223,9 +226,14 @@ static int run_all(struct run *r, struct err *e)
 {
 	const struct train_config *c = r->c;
 	float *final;
+	bool resumed;
 
 	r->start = now_seconds();
-	if (log_plan(r, e) < 0 || evaluate(r, e) < 0)
+	if (checkpoint_load(r, &resumed, e) < 0 || log_plan(r, e) < 0)
+		return -1;
+	if (resumed)
+		note("goes on after step %lld of %lld", (long long)r->step, (long long)r->total_steps);
+	else if (evaluate(r, e) < 0)
 		return -1;
 	while (r->step < r->total_steps)
 		if (one_step(r, e) < 0)
@@ -234,6 +242,7 @@ static int run_all(struct run *r, struct err *e)
 	final = c->keep_best && r->best ? r->best : NULL;
 	if (run_save(r, c->out, c->force, final, e) < 0)
 		return -1;
+	checkpoint_remove(r);
 	return log_metric("done", e, "\"step\":%lld,\"best_loss\":%s,\"best_step\":%lld,\"skipped\":%lld,\"seconds\":%.3f", (long long)r->step,
 	                  log_num(r->best_loss), (long long)r->best_step, (long long)r->skipped, now_seconds() - r->start);
 }

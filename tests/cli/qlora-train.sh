@@ -68,6 +68,29 @@ tuned=$(sed 's/.*"loss":\([0-9.]*\).*/\1/' "$T/.out")
 ok "is lower ($base, $tuned)" awk "BEGIN { exit !($tuned < $base - 0.5) }"
 status 0 "goes on from an adapter" train --adapter "$T/a" --max-steps 1 -o "$T/f" "$T/train.lps"
 
+# killed anywhere, started again: the same bytes
+LONG="--model $M --threads 1 --lr 5e-3 --optimizer adamw8bit --rank 8 --dropout 0.1 --eval $T/held.lps --eval-every 4 --keep-best --max-steps 40 --save-every 2 --batch 2"
+# shellcheck disable=SC2086
+long() { qlora-train $LONG "$@"; }
+status 0 "a run" long -o "$T/whole" "$T/train.lps"
+ok "leaves no state behind" test ! -e "$T/whole.state"
+# shellcheck disable=SC2086
+qlora-train $LONG -o "$T/killed" "$T/train.lps" &
+pid=$!
+n=0
+while [ ! -e "$T/killed.state" ] && [ $n -lt 600 ]; do sleep 0.1; n=$((n + 1)); done
+kill -9 "$pid" 2>/dev/null
+wait "$pid" 2>/dev/null
+ok "killed after its first state" test -e "$T/killed.state" -a ! -e "$T/killed"
+status 2 "with another option it does not go on" long --lr 1e-4 -o "$T/killed" "$T/train.lps"
+says 'killed.state: the state of a run with other options' "and says why"
+status 0 "with the same command it does" long -o "$T/killed" --log "$T/klog" "$T/train.lps"
+same "to the same bytes" "$T/killed/adapter_model.safetensors" "$T/whole/adapter_model.safetensors"
+ok "without the steps that were done" sh -c "! grep -q '\"step\":1,' '$T/klog'"
+head -c 2000 "$T/train.lps" >"$T/bad.state"
+status 3 "a damaged state" long -o "$T/bad" "$T/train.lps"
+says 'bad.state' "is named"
+
 # refusals, before any work
 status 2 "no model" qlora-train "$T/train.lps"
 status 2 "evaluation without data" train --eval-every 5 --max-steps 1 "$T/train.lps"
