@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Random templates, rendered by transformers' environment, as a conformance set.
-Usage: fuzz_templates.py SEED COUNT OUT_DIR; then LP_CONFORMANCE=OUT_DIR build/tests/test_tmpl_conformance
+Usage: fuzz_templates.py SEED COUNT OUT_DIR; then build/tests/conformance templates OUT_DIR/template_cases.jsonl --templates OUT_DIR/templates
 A template is a few statements over random expressions, drawn from a grammar; about half of them fail, which must be equal too."""
 import json
 import os
