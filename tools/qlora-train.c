@@ -11,8 +11,8 @@
 
 static struct {
 	const char *model, *eval, *adapter, *method, *update, *quant, *targets, *schedule, *optimizer, *nonfinite, *device;
-	int64_t rank, batch, accumulate, max_steps, max_len, warmup_steps, seed, eval_every, save_every, log_every, threads;
-	double alpha, dropout, epochs, lr, warmup_ratio, weight_decay, max_grad_norm, beta1, beta2, eps;
+	int64_t rank, batch, accumulate, max_steps, max_len, warmup_steps, seed, eval_every, save_every, log_every, threads, patience, keep_checkpoints;
+	double alpha, dropout, epochs, lr, warmup_ratio, weight_decay, max_grad_norm, beta1, beta2, eps, min_delta;
 	uint64_t memory;
 	bool rslora, keep_best, dry_run, eval_only;
 } o = {
@@ -57,6 +57,9 @@ static struct opt options[] = {
 	{ OPT_INT, "eval-every", 0, &o.eval_every, "N", "evaluate every N steps (0: before and after)", .min = 0, .max = 1e12 },
 	{ OPT_FLAG, "keep-best", 0, &o.keep_best, 0, "write the adapter of the lowest held-out loss, not the last" },
 	{ OPT_INT, "save-every", 0, &o.save_every, "N", "write OUTPUT.step-N, and the state to go on from, every N steps", .min = 0, .max = 1e12 },
+	{ OPT_INT, "keep-checkpoints", 0, &o.keep_checkpoints, "N", "keep the newest N of them (0: all)", .min = 0, .max = 1e6, .unrecorded = true },
+	{ OPT_INT, "patience", 0, &o.patience, "N", "stop after N evaluations without improvement (0: never)", .min = 0, .max = 1e9 },
+	{ OPT_F64, "min-delta", 0, &o.min_delta, "X", "a smaller fall of the held-out loss is no improvement", .min = 0, .max = 1e9 },
 	{ OPT_INT, "log-every", 0, &o.log_every, "N", "a metric record every N steps", .min = 1, .max = 1e12, .unrecorded = true },
 	{ OPT_STR, "nonfinite", 0, &o.nonfinite, "WHAT", "a loss that is not finite: stop, or skip:N updates" },
 	{ OPT_FLAG, "dry-run", 0, &o.dry_run, 0, "print parameters and memory plan, and stop", .unrecorded = true },
@@ -93,14 +96,17 @@ static int configure(struct train_config *c, int argc, char **argv, struct err *
 		.rslora = o.rslora, .batch = o.batch, .accumulate = o.accumulate, .max_steps = o.max_steps, .max_len = o.max_len, .epochs = o.epochs,
 		.lr = o.lr, .warmup_ratio = o.warmup_ratio, .max_grad_norm = o.max_grad_norm, .warmup_steps = o.warmup_steps,
 		.optim = { .beta1 = o.beta1, .beta2 = o.beta2, .eps = o.eps, .weight_decay = o.weight_decay }, .seed = (uint64_t)o.seed,
-		.eval_every = o.eval_every, .save_every = o.save_every, .log_every = o.log_every, .spec = &spec };
+		.eval_every = o.eval_every, .save_every = o.save_every, .log_every = o.log_every,
+		.patience = o.patience, .min_delta = o.min_delta, .keep_checkpoints = o.keep_checkpoints, .spec = &spec };
 	if (!o.model)
 		return err_set(e, LP_USAGE, "which model? give --model DIR");
 	if (argc > 2)
 		return err_set(e, LP_USAGE, "one token stream, not %d; join them with tokenize", argc - 1);
-	if (!o.eval && (o.eval_every > 0 || o.keep_best || o.eval_only))
+	if (!o.eval && (o.eval_every > 0 || o.keep_best || o.eval_only || o.patience > 0))
 		return err_set(e, LP_USAGE, "%s needs held-out data; give --eval FILE",
-		               o.eval_only ? "--eval-only" : o.keep_best ? "--keep-best" : "--eval-every");
+		               o.eval_only ? "--eval-only" : o.keep_best ? "--keep-best" : o.eval_every > 0 ? "--eval-every" : "--patience");
+	if (o.patience > 0 && o.eval_every == 0)
+		return err_set(e, LP_USAGE, "--patience counts evaluations; give --eval-every N");
 	if (o.save_every > 0 && !c->out)
 		return err_set(e, LP_USAGE, "--save-every needs -o: checkpoints are written beside the output");
 	if (o.eval && strcmp(o.eval, "-") == 0 && !c->tokens && !o.eval_only)

@@ -55,9 +55,9 @@ static int write_state(struct run *r, struct out *o, struct err *e)
 {
 	struct tensor t[N_STATE];
 	size_t n = state_list(r, t);
-	char key[65], text[7][40];
+	char key[65], text[8][40];
 	const struct st_kv meta[] = { { "run", key }, { "step", text[0] }, { "optimiser_step", text[1] }, { "skipped", text[2] },
-		                      { "targets", text[3] }, { "best_step", text[4] }, { "best_loss", text[5] }, { "has_best", text[6] } };
+		                      { "targets", text[3] }, { "best_step", text[4] }, { "best_loss", text[5] }, { "has_best", text[6] }, { "stale", text[7] } };
 	int rc;
 
 	run_key(r, key);
@@ -68,6 +68,7 @@ static int write_state(struct run *r, struct out *o, struct err *e)
 	snprintf(text[4], sizeof(text[4]), "%lld", (long long)r->best_step);
 	snprintf(text[5], sizeof(text[5]), "%a", r->best_loss); /* infinite before the first evaluation */
 	snprintf(text[6], sizeof(text[6]), "%d", r->best != NULL);
+	snprintf(text[7], sizeof(text[7]), "%lld", (long long)r->stale);
 	for (size_t i = 0; i < n; i++) {
 		void *host = xmalloc(t[i].bytes + 1);
 
@@ -115,7 +116,8 @@ static int read_meta(struct run *r, const struct st_blob *b, struct err *e)
 
 	run_key(r, key);
 	if (!run || !best || !meta_i64(b, "step", &r->step) || !meta_i64(b, "optimiser_step", &r->optim.step) ||
-	    !meta_i64(b, "skipped", &r->skipped) || !meta_i64(b, "targets", &r->targets_seen) || !meta_i64(b, "best_step", &r->best_step))
+	    !meta_i64(b, "skipped", &r->skipped) || !meta_i64(b, "targets", &r->targets_seen) || !meta_i64(b, "best_step", &r->best_step) ||
+	    !meta_i64(b, "stale", &r->stale))
 		return err_set(e, LP_DATA, "not the state of a run; remove it to start anew");
 	if (strcmp(run, key) != 0)
 		return err_set(e, LP_USAGE, "the state of a run with other options, model or data; finish that one with its command, or remove the file to start anew");
@@ -173,6 +175,24 @@ int checkpoint_load(struct run *r, bool *found, struct err *e)
 		err_where(e, path, 0);
 	free(path);
 	return rc;
+}
+
+void checkpoint_prune(const struct run *r, int64_t step)
+{
+	static const char *const files[] = { "adapter_config.json", "adapter_model.safetensors", "lorapipe.json" };
+
+	if (!r->c->out || step <= 0)
+		return;
+	for (size_t i = 0; i < sizeof(files) / sizeof(*files); i++) {
+		char *path = xasprintf("%s.step-%lld/%s", r->c->out, (long long)step, files[i]);
+
+		unlink(path);
+		free(path);
+	}
+	char *dir = xasprintf("%s.step-%lld", r->c->out, (long long)step);
+
+	rmdir(dir);
+	free(dir);
 }
 
 void checkpoint_remove(const struct run *r)

@@ -12,6 +12,8 @@ int checkpoint_save(struct run *r, struct err *e) LP_MUST_USE;
 /* Reads it when it is there; *found says so. One of another command, base or
  * data is LP_USAGE; a damaged one LP_DATA. */
 int checkpoint_load(struct run *r, bool *found, struct err *e) LP_MUST_USE;
+/* Removes OUTPUT.step-STEP, an adapter that was written before; nothing when it is not there. */
+void checkpoint_prune(const struct run *r, int64_t step);
 /* The run is done. */
 void checkpoint_remove(const struct run *r);
 

@@ -127,6 +127,12 @@ static void keep_best(struct run *r)
 	device_download(&r->dev, r->best, r->lora.params, bytes);
 }
 
+int64_t train_stale_evals(int64_t before, double loss, double best, double min_delta)
+{
+	/* a loss that is not a number betters nothing */
+	return loss < best && (isinf(best) || best - loss > min_delta) ? 0 : before + 1;
+}
+
 static int evaluate(struct run *r, struct err *e)
 {
 	double loss, begin = now_seconds();
@@ -136,6 +142,7 @@ static int evaluate(struct run *r, struct err *e)
 		return 0;
 	if (run_evaluate(r, &r->eval, &loss, e) < 0)
 		return -1;
+	r->stale = train_stale_evals(r->stale, loss, r->best_loss, r->c->min_delta);
 	best = loss < r->best_loss;
 	if (best) {
 		r->best_loss = loss;
@@ -171,9 +178,11 @@ static int periodic(struct run *r, struct err *e)
 	if (r->c->save_every <= 0 || r->step % r->c->save_every || last)
 		return 0;
 	snprintf(name, sizeof(name), "step-%lld", (long long)r->step);
-	if (save_checkpoint(r, name, e) < 0)
+	if (save_checkpoint(r, name, e) < 0 || checkpoint_save(r, e) < 0)
 		return -1;
-	return checkpoint_save(r, e);
+	if (r->c->keep_checkpoints > 0)
+		checkpoint_prune(r, r->step - r->c->keep_checkpoints * r->c->save_every);
+	return 0;
 }
 
 /* A loss that is not finite: counted and skipped while --nonfinite allows it;
@@ -235,10 +244,12 @@ static int run_all(struct run *r, struct err *e)
 		note("goes on after step %lld of %lld", (long long)r->step, (long long)r->total_steps);
 	else if (evaluate(r, e) < 0)
 		return -1;
-	while (r->step < r->total_steps)
+	while (r->step < r->total_steps && !(c->patience > 0 && r->stale >= c->patience))
 		if (one_step(r, e) < 0)
 			return -1;
 	progress_done();
+	if (r->step < r->total_steps)
+		note("stopped after step %lld: the held-out loss has not fallen for %lld evaluations", (long long)r->step, (long long)r->stale);
 	final = c->keep_best && r->best ? r->best : NULL;
 	if (run_save(r, c->out, c->force, final, e) < 0)
 		return -1;

@@ -27,6 +27,9 @@ struct train_config {
 	struct optim optim;
 	uint64_t seed;
 	int64_t eval_every, save_every, log_every;
+	int64_t patience;                  /* evaluations without improvement before the run stops, 0: never */
+	double min_delta;                  /* what counts as improvement of the held-out loss */
+	int64_t keep_checkpoints;          /* newest OUTPUT.step-N that stay, 0: all */
 	int64_t nonfinite_skips;           /* updates that may be skipped for a loss that is not finite */
 	const struct opt_spec *spec;       /* for the lineage */
 };
@@ -35,6 +38,9 @@ struct train_config {
  * alone (and the tokens, when given, for the true sizes). */
 int train_dry_run(const struct train_config *c, struct sb *text, struct err *e) LP_MUST_USE;
 int train_run(const struct train_config *c, struct err *e) LP_MUST_USE;
+/* Evaluations in a row, this one included, that did not better the best loss before it by more than
+ * min_delta: what --patience is compared with (as transformers' EarlyStoppingCallback counts). */
+int64_t train_stale_evals(int64_t before, double loss, double best, double min_delta);
 /* {"id","loss","nll","perplexity","tokens",...} of model (and adapter) on c->eval: also a
  * record that judge-eval ppl reads. */
 int train_eval_only(const struct train_config *c, struct sb *json, struct err *e) LP_MUST_USE;

@@ -22,6 +22,7 @@ struct run {
 	int64_t targets_seen;
 	double start, best_loss;
 	int64_t best_step;
+	int64_t stale;         /* train_stale_evals so far */
 	float *best;           /* host copy of the parameters at the best evaluation, or NULL */
 	char tokens_name[256], eval_name[256];
 };

@@ -91,6 +91,12 @@ head -c 2000 "$T/train.lps" >"$T/bad.state"
 status 3 "a damaged state" long -o "$T/bad" "$T/train.lps"
 says 'bad.state' "is named"
 
+status 0 "two checkpoints stay" train --save-every 1 --keep-checkpoints 2 --max-steps 5 -o "$T/pruned" "$T/train.lps"
+is "the newest" "$(cd "$T" && echo pruned.step-*)" "pruned.step-3 pruned.step-4"
+status 0 "stops when nothing is learnt" train --lr 0 --eval "$T/held.lps" --eval-every 2 --patience 2 --max-steps 40 --log "$T/plog" -o "$T/early" "$T/train.lps"
+is "after two evaluations without a fall" "$(grep '"event":"eval"' "$T/plog" | tail -n 1 | sed 's/.*"step":\([0-9]*\).*/\1/')" 4
+status 2 "patience without evaluations" train --patience 3 --eval "$T/held.lps" "$T/train.lps"
+
 # refusals, before any work
 status 2 "no model" qlora-train "$T/train.lps"
 status 2 "evaluation without data" train --eval-every 5 --max-steps 1 "$T/train.lps"

@@ -10,6 +10,7 @@
 #include "fmt/st.h"
 #include "kernels/device.h"
 #include "kernels/dynmap.h"
+#include "train/run.h"
 #include "train/schedule.h"
 
 #define DIR_MODEL "tests/conformance/model/"
@@ -236,6 +237,23 @@ START_TEST(test_schedules)
 }
 END_TEST
 
+/* transformers' EarlyStoppingCallback, patience 3, threshold 0.01 */
+START_TEST(test_early_stop)
+{
+	static const double loss[] = { 2.0, 1.5, 1.495, 1.2, 1.195, 1.196, 1.1951, 1.0 };
+	static const int64_t want[] = { 0, 0, 1, 0, 1, 2, 3, 0 };
+	double best = INFINITY;
+	int64_t stale = 0;
+
+	for (int i = 0; i < 8; i++) {
+		stale = train_stale_evals(stale, loss[i], best, 0.01);
+		ck_assert_int_eq(stale, want[i]);
+		best = fmin(best, loss[i]);
+	}
+	ck_assert_int_eq(train_stale_evals(1, (double)NAN, best, 0), 2);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("kn_quant");
@@ -248,6 +266,7 @@ int main(void)
 	tcase_add_loop_test(t, test_adam8, 0, 2);
 	tcase_add_test(t, test_adamw_small);
 	tcase_add_test(t, test_schedules);
+	tcase_add_test(t, test_early_stop);
 	suite_add_tcase(s, t);
 	srunner_run_all(r, CK_NORMAL);
 	failed = srunner_ntests_failed(r);
