@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -29,11 +30,41 @@ static void guard_std_fds(void)
 			exit(LP_IO);
 }
 
+/* There in programs that use OpenMP, NULL in the others. */
+extern int omp_get_max_threads(void) __attribute__((weak));
+
+static bool only_asks(char **argv)
+{
+	for (; *argv; argv++)
+		if (!strcmp(*argv, "-h") || !strcmp(*argv, "--help") || !strcmp(*argv, "-V") || !strcmp(*argv, "--version"))
+			return true;
+	return false;
+}
+
+/* OpenMP's threads spin while they wait, which on a machine that does anything
+ * else beside makes a run several times slower. Its library reads its settings
+ * before main(), so the program starts again with the setting made; without
+ * /proc it goes on as it is. What the user has set holds. */
+static void wait_without_spinning(char **argv)
+{
+	char self[4096];
+	ssize_t n;
+
+	if (!omp_get_max_threads || getenv("OMP_WAIT_POLICY") || getenv("GOMP_SPINCOUNT") || only_asks(argv))
+		return;
+	n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+	if (n <= 0 || setenv("OMP_WAIT_POLICY", "passive", 0))
+		return;
+	self[n] = 0;
+	execv(self, argv);
+}
+
 void tool_init(const struct opt_spec *spec, int *argc, char ***argv)
 {
 	struct err e = ERR_INIT;
 
 	name = spec->tool;
+	wait_without_spinning(*argv);
 	guard_std_fds();
 	signal(SIGPIPE, SIG_DFL);
 	signal(SIGXFSZ, SIG_IGN); /* a size limit shows as a write error, with a message */

@@ -49,3 +49,12 @@ for t in $TOOLS; do
 	says "^$t: .*nowhere.*: cannot open" "$t: names it"
 	ok "$t: no output for it" test ! -e o/none
 done
+
+# threads that wait leave the processor to others, unless the user wants it otherwise
+for t in $TOOLS; do
+	env -u OMP_WAIT_POLICY -u GOMP_SPINCOUNT OMP_DISPLAY_ENV=true "$t" --print-config 2>env >/dev/null
+	grep -q OMP_WAIT_POLICY env || continue
+	is "$t: waits without spinning" "$(grep -c "OMP_WAIT_POLICY = 'PASSIVE'" env)" 2
+	OMP_WAIT_POLICY=active OMP_DISPLAY_ENV=true "$t" --print-config 2>env >/dev/null
+	is "$t: unless it is told to" "$(grep -c "OMP_WAIT_POLICY = 'ACTIVE'" env)" 1
+done
