@@ -62,6 +62,7 @@ void gguf_rope_factors(const struct model_desc *m, float *factors);
 int gguf_put_tokenizer(struct gguf_writer *w, const struct model_texts *t, const struct model_desc *m, const char *pre, struct err *e) LP_MUST_USE;
 
 /* --- the tokenizer's parts --- */
+/* As SentencePiece numbers them (enum spm_type). */
 enum gguf_token_type { TOKEN_NORMAL = 1, TOKEN_UNKNOWN, TOKEN_CONTROL, TOKEN_USER, TOKEN_UNUSED, TOKEN_BYTE };
 struct gguf_token {
 	const char *s; /* NULL: no such token yet */
@@ -69,15 +70,6 @@ struct gguf_token {
 	float score;
 	enum gguf_token_type type;
 };
-
-/* A SentencePiece model (protobuf): pieces in order, the rest as flags. */
-struct spm {
-	struct gguf_token *pieces; /* strings point into the file's bytes */
-	size_t n;
-	bool bpe;          /* trainer: BPE, not unigram */
-	bool dummy_prefix; /* a space goes before the text */
-};
-int spm_parse(const unsigned char *p, size_t n, struct arena *a, struct spm *out, struct err *e) LP_MUST_USE;
 
 /* llama.cpp's name of a byte-level pre-tokeniser. */
 const char *gguf_pre_name(const struct json *tokenizer, struct err *e) LP_MUST_USE;

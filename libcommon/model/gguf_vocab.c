@@ -9,6 +9,7 @@
 
 #include "base/sb.h"
 #include "model/gguf_plan.h"
+#include "text/spm_file.h"
 
 struct vocab {
 	struct gguf_writer *w;
@@ -283,7 +284,7 @@ static int pieces_from_json(struct vocab *v)
 
 /* tokenizer.model must be of the same tokenizer as tokenizer.json: pieces at the
  * same places (added tokens apart). */
-static int check_same(struct vocab *v, const struct spm *m)
+static int check_same(struct vocab *v, const struct spm_file *m)
 {
 	const struct json *o = json_get(json_get(&v->tokenizer, "model"), "vocab");
 	int64_t id;
@@ -291,7 +292,7 @@ static int check_same(struct vocab *v, const struct spm *m)
 	for (uint32_t i = 0; json_is(o, JSON_OBJ) && i < o->n; i++) {
 		const struct json_member *t = &o->members[i];
 
-		if (!json_as_i64(&t->val, &id) || id < 0 || id >= (int64_t)m->n || m->pieces[id].type == TOKEN_UNUSED)
+		if (!json_as_i64(&t->val, &id) || id < 0 || id >= (int64_t)m->n || m->pieces[id].type == SPM_UNUSED)
 			continue;
 		if (m->pieces[id].len != t->key_len || memcmp(m->pieces[id].s, t->key, t->key_len))
 			return err_line(v->e, LP_DATA, "tokenizer.model", 0,
@@ -317,16 +318,18 @@ static int add_from_added_file(struct vocab *v)
 	return 0;
 }
 
-static int pieces_from_model(struct vocab *v, const struct spm *m)
+static int pieces_from_model(struct vocab *v, const struct spm_file *m)
 {
 	if ((int64_t)m->n > v->n)
 		return too_many(v, (int64_t)m->n - 1);
 	if (check_same(v, m))
 		return -1;
 	for (size_t i = 0; i < m->n; i++) {
-		v->tokens[i] = m->pieces[i];
+		const struct spm_piece *p = &m->pieces[i];
+
+		v->tokens[i] = (struct gguf_token){ p->s, p->len, p->score, (enum gguf_token_type)p->type };
 		/* llama.cpp's converter has no other name for them */
-		if (v->tokens[i].type == TOKEN_USER)
+		if (p->type == SPM_USER)
 			v->tokens[i].type = TOKEN_NORMAL;
 	}
 	if (add_from_added_file(v) || add_from_config(v))
@@ -356,16 +359,16 @@ static bool json_prefix(const struct json *step)
 static int byte_fallback(struct vocab *v, const char *pre)
 {
 	bool have_json = v->tokenizer.type == JSON_OBJ, have_model = v->texts->tokenizer_model != NULL, prefix;
-	struct spm m = { 0 };
+	struct spm_file m = { 0 };
 
-	if (have_model && spm_parse(v->texts->tokenizer_model, v->texts->tokenizer_model_bytes, &v->arena, &m, v->e))
+	if (have_model && spm_parse(v->texts->tokenizer_model, v->texts->tokenizer_model_bytes, "tokenizer.model", &v->arena, &m, v->e))
 		return -1;
-	if (have_model && !m.bpe)
+	if (have_model && m.model != SPM_BPE)
 		return err_line(v->e, LP_DATA, "tokenizer.model", 0, "a unigram model: llama.cpp would cut its text otherwise; only BPE models are exported");
 	if (have_model ? pieces_from_model(v, &m) : pieces_from_json(v))
 		return -1;
 	prefix = have_json ? json_prefix(json_get(&v->tokenizer, "normalizer")) || json_prefix(json_get(&v->tokenizer, "pre_tokenizer"))
-	                   : m.dummy_prefix;
+	                   : m.rules.dummy_prefix;
 	gguf_put_str(v->w, "tokenizer.ggml.model", "llama", 5);
 	gguf_put_str(v->w, "tokenizer.ggml.pre", pre ? pre : "default", strlen(pre ? pre : "default"));
 	gguf_put_bool(v->w, "tokenizer.ggml.add_space_prefix", prefix);

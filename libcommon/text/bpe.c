@@ -37,6 +37,7 @@ struct bpe_mem {
 	size_t n_sym, cap_sym;
 	struct cand *heap;
 	size_t n_heap, cap_heap;
+	uint32_t *trace; /* by id: see bpe_trace */
 };
 
 void mtoks_grow(struct mtoks *o)
@@ -44,10 +45,14 @@ void mtoks_grow(struct mtoks *o)
 	o->t = xgrow(o->t, &o->cap, o->n + 64, sizeof(*o->t));
 }
 
-struct bpe_mem *bpe_mem_new(void)
+struct bpe_mem *bpe_mem_new(const struct bpe *b)
 {
 	struct bpe_mem *m = xcalloc(1, sizeof(*m));
 
+	if (b->traced) { /* what a word's merges leave in trace would be missing for one that is known */
+		m->trace = xcalloc(b->v->n_ids + 1, sizeof(*m->trace));
+		return m;
+	}
 	m->cache = aligned_alloc(64, 2 * CACHE_SETS * sizeof(*m->cache));
 	if (m->cache)
 		memset(m->cache, 0, 2 * CACHE_SETS * sizeof(*m->cache));
@@ -61,7 +66,13 @@ void bpe_mem_free(struct bpe_mem *m)
 	free(m->cache);
 	free(m->sym);
 	free(m->heap);
+	free(m->trace);
 	free(m);
+}
+
+uint32_t bpe_trace(const struct bpe_mem *m, int32_t id)
+{
+	return m->trace ? m->trace[id] : 0;
 }
 
 bool bpe_byte_mode(const struct bpe *b)
@@ -243,8 +254,11 @@ static void push_pair(const struct bpe *b, struct bpe_mem *m, int32_t i, int32_t
 	if (i < 0 || j < 0)
 		return;
 	c.rank = bpe_pair(b, m->sym[i].id, m->sym[j].id, &c.id);
-	if (c.rank != BPE_NO_RANK)
-		heap_push(m, c);
+	if (c.rank == BPE_NO_RANK)
+		return;
+	heap_push(m, c);
+	if (b->traced && b->traced[c.id])
+		m->trace[c.id] = m->sym[i].e - m->sym[i].b;
 }
 
 static void merge_heap(const struct bpe *b, struct bpe_mem *m)
@@ -371,7 +385,7 @@ static void merge_word(const struct bpe *b, struct bpe_mem *m, const char *s, si
 		byte_symbols(b, m, s, n);
 	else
 		char_symbols(b, m, s, n);
-	if (m->n_sym <= LINEAR_MAX)
+	if (m->n_sym <= LINEAR_MAX && !b->traced)
 		merge_linear(b, m);
 	else
 		merge_heap(b, m);
@@ -425,7 +439,7 @@ static void encode_cut(const struct bpe *b, struct bpe_mem *m, const char *s, si
  * where those are whole pieces too. */
 static bool encode_whole(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, struct mtoks *out)
 {
-	int32_t id = vocab_find(b->bytes ? &b->raw : b->v, s, n);
+	int32_t id = vocab_find(b->whole, s, n);
 	struct cache_slot *set;
 	uint64_t key[4];
 

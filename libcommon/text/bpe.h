@@ -23,19 +23,31 @@ static inline void mtoks_add(struct mtoks *o, int32_t id, size_t b, size_t e);
 struct bpe;
 /* want_bytes: the pre-tokeniser ends in ByteLevel. v stays the caller's and must outlive it. */
 struct bpe *bpe_new(const struct json *model, const struct vocab *v, bool want_bytes, struct err *e) LP_MUST_USE;
+/* From tokens that have ranks and no list of merges (tiktoken, SentencePiece):
+ * two neighbours merge when v has what they make, the lowest rank first, of
+ * equal ranks the leftmost. rank by id; BPE_NO_RANK: nothing merges into it.
+ * bytes: v holds raw bytes, and a piece that v has is one token; else UTF-8,
+ * and a character that v lacks is unk. traced: by id, or NULL; see bpe_trace. */
+#define BPE_NO_RANK UINT32_MAX
+struct bpe *bpe_from_ranks(const struct vocab *v, const uint32_t *rank, bool bytes, int32_t unk, const bool *traced, struct err *e) LP_MUST_USE;
 void bpe_free(struct bpe *b);
 /* False: the pieces must be given as mapped characters, not as bytes. */
 bool bpe_byte_mode(const struct bpe *b);
 
 /* What a thread needs: word cache and scratch. */
 struct bpe_mem;
-struct bpe_mem *bpe_mem_new(void);
+struct bpe_mem *bpe_mem_new(const struct bpe *b);
 void bpe_mem_free(struct bpe_mem *m);
+/* The bytes of the left half of the pair that was last seen to make the traced
+ * token id, 0 when none was. */
+uint32_t bpe_trace(const struct bpe_mem *m, int32_t id);
 /* A word met before, straight to out (bytes from base on); false: not known, or
  * out is short of room. */
 bool bpe_encode_known(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, uint32_t base, struct tok_out *out);
 void bpe_encode(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, struct mtoks *out);
 
+void tok_out_reserve(struct tok_out *o, size_t extra);
+void tok_out_add(struct tok_out *o, int32_t id, uint32_t b, uint32_t e);
 void mtoks_grow(struct mtoks *o);
 static inline void mtoks_add(struct mtoks *o, int32_t id, size_t b, size_t e)
 {

@@ -6,7 +6,6 @@
 
 #define BPE_AFFIX_MAX 64
 #define BPE_DIRECT 0x10000u /* characters with a direct table */
-#define BPE_NO_RANK UINT32_MAX
 #define BPE_JOINED_BITS 20
 
 struct bpe_merge {
@@ -18,7 +17,9 @@ struct bpe_merge {
 struct bpe {
 	const struct vocab *v;
 	bool bytes;             /* pieces are raw bytes */
-	struct vocab raw;       /* bytes: the vocabulary as bytes */
+	struct vocab raw;       /* the vocabulary as bytes, where v holds mapped characters */
+	const struct vocab *whole; /* what a piece is looked up in: v or raw */
+	const bool *traced;     /* by id; NULL: none */
 	bool byte_fallback, fuse_unk, ignore_merges;
 	int32_t unk;            /* -1: none */
 	char prefix[BPE_AFFIX_MAX], suffix[BPE_AFFIX_MAX];

@@ -219,15 +219,13 @@ static bool may_cut(const struct bpe *b)
 	return all || (b->unk >= 0 && !b->fuse_unk && !b->byte_fallback);
 }
 
-static int load_merges(struct bpe *b, const struct json *list, struct err *e)
+/* An empty table for n merges. */
+static int new_table(struct bpe *b, size_t n, struct err *e)
 {
 	size_t slots = 16;
 	unsigned log2 = 4;
-	bool byte_merges = false;
 
-	if (!json_is(list, JSON_ARR))
-		return err_set(e, LP_DATA, "model BPE: merges is not a list");
-	while (slots < (size_t)list->n * 3 / 2) {
+	while (slots < n * 3 / 2) {
 		slots *= 2;
 		log2++;
 	}
@@ -237,6 +235,17 @@ static int load_merges(struct bpe *b, const struct json *list, struct err *e)
 	memset(b->merges, 0xFF, slots * sizeof(*b->merges));
 	b->mask = slots - 1;
 	b->shift = 64 - log2;
+	return 0;
+}
+
+static int load_merges(struct bpe *b, const struct json *list, struct err *e)
+{
+	bool byte_merges = false;
+
+	if (!json_is(list, JSON_ARR))
+		return err_set(e, LP_DATA, "model BPE: merges is not a list");
+	if (new_table(b, list->n, e))
+		return -1;
 	if (may_cut(b))
 		b->joined = xcalloc((1u << BPE_JOINED_BITS) / 64, sizeof(*b->joined));
 	for (uint32_t i = 0; i < list->n; i++) {
@@ -256,12 +265,13 @@ struct bpe *bpe_new(const struct json *model, const struct vocab *v, bool want_b
 {
 	struct bpe *b = xcalloc(1, sizeof(*b));
 
-	b->v = v;
+	b->v = b->whole = v;
 	b->id_len = xcalloc(v->n_ids + 1, sizeof(*b->id_len));
 	if (load_flags(b, model, e))
 		goto bad;
 	find_bytes(b, want_bytes);
 	if (b->bytes) {
+		b->whole = &b->raw;
 		if (load_raw(b, e))
 			goto bad;
 	} else {
@@ -271,6 +281,79 @@ struct bpe *bpe_new(const struct json *model, const struct vocab *v, bool want_b
 		goto bad;
 	return b;
 bad:
+	bpe_free(b);
+	return NULL;
+}
+
+/* --- from ranks --- */
+
+struct pair_list {
+	struct bpe_merge *m;
+	size_t n, cap;
+};
+
+/* Every way to make token id of two tokens. */
+static void find_pairs(const struct bpe *b, int32_t id, uint32_t rank, struct pair_list *l)
+{
+	size_t n, i;
+	const char *s = vocab_str(b->v, id, &n);
+
+	for (i = b->bytes ? 1 : utf8_len((unsigned char)*s); i < n; i += b->bytes ? 1 : utf8_len((unsigned char)s[i])) {
+		int32_t left = vocab_find(b->v, s, i), right = left < 0 ? -1 : vocab_find(b->v, s + i, n - i);
+
+		if (right < 0)
+			continue;
+		if (l->n == l->cap)
+			l->m = xgrow(l->m, &l->cap, l->n + 1, sizeof(*l->m));
+		l->m[l->n++] = (struct bpe_merge){ (uint64_t)(uint32_t)left << 32 | (uint32_t)right, rank, id };
+	}
+}
+
+static int load_ranks(struct bpe *b, const uint32_t *rank, struct err *e)
+{
+	struct pair_list l = { 0 };
+	size_t n;
+	int rc;
+
+	if (may_cut(b) && !b->traced)
+		b->joined = xcalloc((1u << BPE_JOINED_BITS) / 64, sizeof(*b->joined));
+	for (size_t id = 0; id < b->v->n_ids; id++) {
+		const char *s = vocab_str(b->v, (int32_t)id, &n);
+
+		if (!s || !n || rank[id] == BPE_NO_RANK)
+			continue;
+		find_pairs(b, (int32_t)id, rank[id], &l);
+		if (b->joined)
+			mark_joined(b, s, n);
+	}
+	rc = new_table(b, l.n, e);
+	for (size_t i = 0; i < l.n && !rc; i++)
+		put_merge(b, (int32_t)(l.m[i].pair >> 32), (int32_t)(uint32_t)l.m[i].pair, l.m[i].rank, l.m[i].id);
+	free(l.m);
+	return rc;
+}
+
+struct bpe *bpe_from_ranks(const struct vocab *v, const uint32_t *rank, bool bytes, int32_t unk, const bool *traced, struct err *e)
+{
+	struct bpe *b = xcalloc(1, sizeof(*b));
+
+	b->v = b->whole = v;
+	b->bytes = b->ignore_merges = bytes;
+	b->unk = unk;
+	b->traced = traced;
+	b->id_len = xcalloc(v->n_ids + 1, sizeof(*b->id_len));
+	for (int i = 0; i < 256; i++) {
+		char c = (char)i;
+
+		b->byte_id[i] = bytes ? vocab_find(v, &c, 1) : -1;
+	}
+	for (size_t id = 0; bytes && id < v->n_ids; id++)
+		if (v->len[id] > 0)
+			b->id_len[id] = v->len[id] < UINT16_MAX ? (uint16_t)v->len[id] : 0;
+	if (!bytes)
+		load_direct(b);
+	if (!load_ranks(b, rank, e))
+		return b;
 	bpe_free(b);
 	return NULL;
 }

@@ -11,7 +11,8 @@
 /* End of the piece that starts at byte i of s[0..n), i < n. uni: tok_uni.h's table. */
 typedef size_t pretok_scan_fn(const uint8_t *uni, const char *s, size_t i, size_t n);
 pretok_scan_fn *pretok_scan_for(const char *pattern, size_t len); /* NULL: not a known pattern */
-extern const char pretok_gpt2_pattern[];
+extern const char pretok_gpt2_pattern[], pretok_llama3_pattern[], pretok_qwen2_pattern[], pretok_o200k_pattern[];
+extern const char pretok_cl100k_pattern[]; /* as tiktoken has it: Rust's syntax, never compiled */
 
 enum { PRETOK_SEQ_MAX = 64, TOK_DEPTH_MAX = 8 };
 enum split_behavior { SPLIT_REMOVED, SPLIT_ISOLATED, SPLIT_MERGED_PREVIOUS, SPLIT_MERGED_NEXT, SPLIT_CONTIGUOUS };

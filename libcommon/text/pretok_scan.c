@@ -170,6 +170,16 @@ static size_t scan_qwen2(const uint8_t *uni, const char *s, size_t i, size_t n)
 	return scan_cl100k(uni, s, i, n, 1);
 }
 
+/* tiktoken's own: white space that ends the text is one piece, lines or not. */
+static size_t scan_tiktoken(const uint8_t *uni, const char *s, size_t i, size_t n)
+{
+	unsigned w;
+
+	if (kind_at(uni, s + i, &w) == SPACE && run_of(uni, s, i, n, SPACE) == n)
+		return n;
+	return scan_cl100k(uni, s, i, n, 3);
+}
+
 #define UM_UP (1u << UC_LU | 1u << UC_LT | 1u << UC_LM | 1u << UC_LO | UM_M)
 #define UM_LOW (1u << UC_LL | 1u << UC_LM | 1u << UC_LO | UM_M)
 
@@ -204,7 +214,7 @@ static size_t with_contraction(const char *s, size_t j, size_t n)
 	return j < n && s[j] == '\'' ? contraction(s, j, n, true) : j;
 }
 
-/* The two word alternatives of o200k at i; i when neither matches. */
+/* The two word alternatives of o200k at i, without contractions; i when neither matches. */
 static size_t o200k_word(const uint8_t *uni, const char *s, size_t i, size_t n)
 {
 	unsigned w;
@@ -215,31 +225,31 @@ static size_t o200k_word(const uint8_t *uni, const char *s, size_t i, size_t n)
 	if (pre && i + w < n) {
 		j = up_low(uni, s, i + w, n, &up1);
 		if (j > i + w)
-			return with_contraction(s, j, n);
+			return j;
 	}
 	if (bare) {
 		j = up_low(uni, s, i, n, &up0);
 		if (j > i)
-			return with_contraction(s, j, n);
+			return j;
 	}
 	if (pre && up1 > i + w)
-		return with_contraction(s, up1, n);
+		return up1;
 	if (bare && up0 > i)
-		return with_contraction(s, up0, n);
+		return up0;
 	return i;
 }
 
-static size_t scan_o200k(const uint8_t *uni, const char *s, size_t i, size_t n)
+static inline size_t scan_cased(const uint8_t *uni, const char *s, size_t i, size_t n, unsigned digits, bool contractions)
 {
 	unsigned w, w1, k, c;
 	size_t j = o200k_word(uni, s, i, n);
 
 	if (j > i)
-		return j;
+		return contractions ? with_contraction(s, j, n) : j;
 	k = kind_at(uni, s + i, &w);
 	if (k == NUMBER) {
 		j = i + w;
-		for (c = 1; c < 3 && j < n && kind_at(uni, s + j, &w) == NUMBER; c++)
+		for (c = 1; c < digits && j < n && kind_at(uni, s + j, &w) == NUMBER; c++)
 			j += w;
 		return j;
 	}
@@ -257,21 +267,39 @@ static size_t scan_o200k(const uint8_t *uni, const char *s, size_t i, size_t n)
 	return spaces_nl(uni, s, i, n);
 }
 
+static size_t scan_o200k(const uint8_t *uni, const char *s, size_t i, size_t n)
+{
+	return scan_cased(uni, s, i, n, 3, true);
+}
+
+static size_t scan_tekken(const uint8_t *uni, const char *s, size_t i, size_t n)
+{
+	return scan_cased(uni, s, i, n, 1, false);
+}
+
 #define TAIL(more) " ?[^\\s\\p{L}\\p{N}]+[\\r\\n" more "]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 #define CL100K(num) "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" num "|" TAIL("")
 #define UP "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
 #define LOW "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
-#define SHORT "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 #define PRE "[^\\r\\n\\p{L}\\p{N}]?"
-#define O200K PRE UP "*" LOW "+" SHORT "|" PRE UP "+" LOW "*" SHORT "|\\p{N}{1,3}|" TAIL("/")
+#define CASED(short, num) PRE UP "*" LOW "+" short "|" PRE UP "+" LOW "*" short "|" num "|" TAIL("/")
+
+const char pretok_llama3_pattern[] = CL100K("\\p{N}{1,3}");
+const char pretok_qwen2_pattern[] = CL100K("\\p{N}");
+const char pretok_o200k_pattern[] = CASED("(?i:'s|'t|'re|'ve|'m|'ll|'d)?", "\\p{N}{1,3}");
+const char pretok_cl100k_pattern[] = "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}++|\\p{N}{1,3}+| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*+|"
+				     "\\s++$|\\s*[\\r\\n]|\\s+(?!\\S)|\\s";
+static const char tekken_pattern[] = CASED("", "\\p{N}");
 
 pretok_scan_fn *pretok_scan_for(const char *pattern, size_t len)
 {
 	static const struct { const char *pattern; pretok_scan_fn *fn; } known[] = {
 		{ pretok_gpt2_pattern, scan_gpt2 },
-		{ CL100K("\\p{N}{1,3}"), scan_llama3 },
-		{ CL100K("\\p{N}"), scan_qwen2 },
-		{ O200K, scan_o200k },
+		{ pretok_llama3_pattern, scan_llama3 },
+		{ pretok_qwen2_pattern, scan_qwen2 },
+		{ pretok_o200k_pattern, scan_o200k },
+		{ pretok_cl100k_pattern, scan_tiktoken },
+		{ tekken_pattern, scan_tekken },
 	};
 
 	for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++)

@@ -1,65 +1,21 @@
 /* One tokeniser: added tokens, normaliser, pre-tokeniser, model, decoder, in
- * the reference's order. A struct tok does not change after tok_new; what a
+ * the reference's order. A struct tok does not change after it is loaded; what a
  * call writes is taken from a pool, one set for each thread at work. */
-#include "text/tok.h"
-
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "base/in.h"
 #include "base/xalloc.h"
-#include "text/bpe.h"
-#include "text/pretok.h"
-#include "text/tok_added.h"
-#include "text/tok_dec.h"
-#include "text/tok_models.h"
-#include "text/tok_norm.h"
-#include "text/tok_uni.h"
+#include "text/tok_int.h"
 #include "text/utf8.h"
-
-#define TOKENIZER_JSON_MAX (512u << 20)
-
-struct tok_mem {
-	struct tok_mem *next;
-	struct tok_re_mem *re;
-	struct bpe_mem *bpe;
-	struct unigram_mem *unigram;
-	struct pretok_mem pretok;
-	struct astr text, tmp;
-	struct pieces segments, pieces;
-	struct mtoks toks;
-};
-struct tok_pool {
-	pthread_mutex_t lock;
-	struct tok_mem *free;
-};
-
-struct tok {
-	uint8_t *uni;
-	struct vocab vocab;
-	struct tok_norm *norm;
-	struct pretok *pretok;
-	struct tok_dec *dec;
-	struct bpe *bpe; /* one of the three is set */
-	struct unigram *unigram;
-	struct wordpiece *wordpiece;
-	struct added added;
-	bool map;             /* pieces go to the model as mapped characters */
-	pretok_scan_fn *scan; /* the whole pre-tokeniser, when it is a known pattern */
-	int64_t n_ids;
-	int32_t bos, eos;
-	struct tok_pool *pool;
-};
 
 /* --- scratch --- */
 
-static void mem_free(struct tok_mem *m)
+void tok_mem_free(struct tok_mem *m)
 {
 	tok_re_mem_free(m->re);
 	bpe_mem_free(m->bpe);
 	unigram_mem_free(m->unigram);
+	spm_mem_free(m->spm);
 	pretok_mem_release(&m->pretok);
 	astr_release(&m->text);
 	astr_release(&m->tmp);
@@ -90,9 +46,11 @@ static struct tok_mem *mem_get(const struct tok *t, struct err *e)
 	pretok_mem_init(&m->pretok);
 	m->pretok.re = m->re;
 	if (t->bpe)
-		m->bpe = bpe_mem_new();
+		m->bpe = bpe_mem_new(t->bpe);
 	if (t->unigram)
 		m->unigram = unigram_mem_new();
+	if (t->spm)
+		m->spm = spm_mem_new(t->spm);
 	return m;
 }
 
@@ -102,181 +60,6 @@ static void mem_put(const struct tok *t, struct tok_mem *m)
 	m->next = t->pool->free;
 	t->pool->free = m;
 	pthread_mutex_unlock(&t->pool->lock);
-}
-
-/* --- reading --- */
-
-void tok_free(struct tok *t)
-{
-	struct tok_mem *m;
-
-	if (!t)
-		return;
-	while (t->pool && (m = t->pool->free) != NULL) {
-		t->pool->free = m->next;
-		mem_free(m);
-	}
-	if (t->pool)
-		pthread_mutex_destroy(&t->pool->lock);
-	free(t->pool);
-	added_release(&t->added);
-	tok_dec_free(t->dec);
-	pretok_free(t->pretok);
-	tok_norm_free(t->norm);
-	bpe_free(t->bpe);
-	unigram_free(t->unigram);
-	wordpiece_free(t->wordpiece);
-	vocab_release(&t->vocab);
-	free(t->uni);
-	free(t);
-}
-
-static int load_model(struct tok *t, const struct json *m, struct err *e)
-{
-	const char *type;
-
-	if (!json_is(m, JSON_OBJ) || !json_get_str(m, "type", NULL, &type))
-		return err_set(e, LP_DATA, "it has no model");
-	if (!type) /* files of the first releases */
-		type = json_get(m, "merges") ? "BPE" : json_is(json_get(m, "vocab"), JSON_ARR) ? "Unigram" : "WordPiece";
-	if (!strcmp(type, "Unigram")) {
-		t->unigram = unigram_new(m, &t->vocab, e);
-		return t->unigram ? 0 : -1;
-	}
-	if (strcmp(type, "BPE") && strcmp(type, "WordPiece") && strcmp(type, "WordLevel"))
-		return err_set(e, LP_USAGE, "model '%s' is not supported", type);
-	if (vocab_from_obj(&t->vocab, json_get(m, "vocab"), e))
-		return -1;
-	if (!strcmp(type, "BPE")) {
-		t->bpe = bpe_new(m, &t->vocab, pretok_is_byte_level(t->pretok), e);
-		return t->bpe ? 0 : -1;
-	}
-	t->wordpiece = wordpiece_new(m, &t->vocab, !strcmp(type, "WordLevel"), e);
-	return t->wordpiece ? 0 : -1;
-}
-
-static int check_post_processor(const struct json *v, int depth, struct err *e)
-{
-	static const char *const known[] = { "TemplateProcessing", "ByteLevel", "BertProcessing", "RobertaProcessing", "Sequence" };
-	const struct json *list = json_get(v, "processors");
-	const char *type;
-
-	if (!v || v->type == JSON_NULL)
-		return 0;
-	if (!json_get_str(v, "type", NULL, &type) || !type || depth > TOK_DEPTH_MAX)
-		return err_set(e, LP_DATA, "its post_processor has no type");
-	for (uint32_t i = 0; json_is(list, JSON_ARR) && i < list->n; i++)
-		if (check_post_processor(&list->items[i], depth + 1, e))
-			return -1;
-	for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++)
-		if (!strcmp(type, known[i]))
-			return 0;
-	return err_set(e, LP_USAGE, "post-processor '%s' is not supported", type);
-}
-
-static int load(struct tok *t, const struct json *v, struct err *e)
-{
-	if (!json_is(v, JSON_OBJ))
-		return err_set(e, LP_DATA, "not an object");
-	t->uni = uni_table_new();
-	if (!t->uni)
-		return err_set(e, LP_DEVICE, "out of memory for the character table");
-	if (tok_norm_new(json_get(v, "normalizer"), t->uni, &t->norm, e) || pretok_new(json_get(v, "pre_tokenizer"), t->uni, &t->pretok, e) ||
-	    tok_dec_new(json_get(v, "decoder"), &t->dec, e) || check_post_processor(json_get(v, "post_processor"), 0, e) ||
-	    load_model(t, json_get(v, "model"), e) || added_load(&t->added, json_get(v, "added_tokens"), &t->vocab, t->norm, t->uni, e))
-		return -1;
-	t->map = !(t->bpe && bpe_byte_mode(t->bpe));
-	t->scan = t->map ? NULL : pretok_single(t->pretok);
-	t->n_ids = (int64_t)t->vocab.n_ids;
-	for (size_t i = 0; i < t->added.n; i++)
-		if (t->added.t[i].id >= t->n_ids)
-			t->n_ids = (int64_t)t->added.t[i].id + 1;
-	return 0;
-}
-
-/* A special token of tokenizer_config.json: text, or an object with content. */
-static int32_t config_token(const struct tok *t, const struct json *config, const char *key)
-{
-	const struct json *v = json_get(config, key);
-
-	if (json_is(v, JSON_OBJ))
-		v = json_get(v, "content");
-	return json_is(v, JSON_STR) ? tok_id(t, v->s) : -1;
-}
-
-static int parse(struct json_parser *p, const char *text, size_t len, struct arena *a, struct json *out, struct err *e)
-{
-	char *pad = lp_try_alloc(len + JSON_PADDING, 1, "tokenizer.json", e);
-	int rc;
-
-	if (!pad)
-		return -1;
-	memcpy(pad, text, len);
-	memset(pad + len, 0, JSON_PADDING);
-	rc = json_parse(p, pad, len, a, out, e);
-	free(pad);
-	return rc;
-}
-
-struct tok *tok_new(const char *tokenizer_json, size_t len, const char *config_json, const char *name, struct err *e)
-{
-	struct tok *t = xcalloc(1, sizeof(*t));
-	struct json_parser *p = json_parser_new();
-	struct arena a = ARENA_INIT;
-	struct json v;
-	int rc;
-
-	t->bos = t->eos = -1;
-	t->pool = xcalloc(1, sizeof(*t->pool));
-	pthread_mutex_init(&t->pool->lock, NULL);
-	rc = parse(p, tokenizer_json, len, &a, &v, e);
-	if (!rc)
-		rc = load(t, &v, e);
-	if (!rc && config_json) {
-		arena_reset(&a);
-		rc = parse(p, config_json, strlen(config_json), &a, &v, e);
-		if (!rc) {
-			t->bos = config_token(t, &v, "bos_token");
-			t->eos = config_token(t, &v, "eos_token");
-		}
-	}
-	json_parser_free(p);
-	arena_release(&a);
-	if (!rc)
-		return t;
-	err_where(e, name, 0);
-	tok_free(t);
-	return NULL;
-}
-
-struct tok *tok_load_dir(const char *model_dir, struct err *e)
-{
-	char *path = xasprintf("%s/tokenizer.json", model_dir), *config_path = xasprintf("%s/tokenizer_config.json", model_dir);
-	bool has_config = access(config_path, F_OK) == 0; /* it may be missing */
-	char *text, *config = NULL;
-	struct tok *t = NULL;
-	size_t n, config_n;
-
-	text = in_slurp(path, TOKENIZER_JSON_MAX, &n, e);
-	if (text && has_config)
-		config = in_slurp(config_path, TOKENIZER_JSON_MAX, &config_n, e);
-	if (text && (config || !has_config))
-		t = tok_new(text, n, config, path, e);
-	free(text);
-	free(config);
-	free(path);
-	free(config_path);
-	return t;
-}
-
-struct tok *tok_load_file(const char *path, struct err *e)
-{
-	size_t n;
-	char *text = in_slurp(path, TOKENIZER_JSON_MAX, &n, e);
-	struct tok *t = text ? tok_new(text, n, NULL, path, e) : NULL;
-
-	free(text);
-	return t;
 }
 
 /* --- encoding --- */
@@ -289,7 +72,7 @@ void tok_out_release(struct tok_out *o)
 	memset(o, 0, sizeof(*o));
 }
 
-static void out_reserve(struct tok_out *o, size_t extra)
+void tok_out_reserve(struct tok_out *o, size_t extra)
 {
 	if (o->n + extra <= o->cap)
 		return;
@@ -299,9 +82,9 @@ static void out_reserve(struct tok_out *o, size_t extra)
 	o->end = xrealloc(o->end, o->cap * sizeof(*o->end));
 }
 
-static void out_add(struct tok_out *o, int32_t id, uint32_t b, uint32_t e)
+void tok_out_add(struct tok_out *o, int32_t id, uint32_t b, uint32_t e)
 {
-	out_reserve(o, 1);
+	tok_out_reserve(o, 1);
 	o->ids[o->n] = id;
 	o->begin[o->n] = b;
 	o->end[o->n++] = e;
@@ -310,7 +93,7 @@ static void out_add(struct tok_out *o, int32_t id, uint32_t b, uint32_t e)
 /* The tokens of a piece, with the input's bytes for the piece's own. */
 static void flush(struct tok_mem *m, const struct astr *a, size_t off, struct tok_out *out)
 {
-	out_reserve(out, m->toks.n);
+	tok_out_reserve(out, m->toks.n);
 	for (size_t i = 0; i < m->toks.n; i++) {
 		const struct mtok *x = &m->toks.t[i];
 
@@ -367,7 +150,7 @@ static int encode_segment(const struct tok *t, struct tok_mem *m, const char *te
 		if (!x.len)
 			continue;
 		if (x.id >= 0)
-			out_add(out, x.id, astr_begin(a, x.off), astr_end(a, x.off + x.len - 1));
+			tok_out_add(out, x.id, astr_begin(a, x.off), astr_end(a, x.off + x.len - 1));
 		else if (t->scan ? encode_scan(t, m, a, x, out, e) : encode_piece(t, m, a, x.off, x.len, out, e))
 			return -1;
 	}
@@ -393,7 +176,9 @@ int tok_encode(const struct tok *t, const char *text, size_t len, struct tok_out
 		struct piece x = m->segments.p[i];
 
 		if (x.id >= 0)
-			out_add(out, x.id, (uint32_t)x.off, (uint32_t)(x.off + x.len));
+			tok_out_add(out, x.id, (uint32_t)x.off, (uint32_t)(x.off + x.len));
+		else if (t->spm)
+			rc = spm_encode(t->spm, m->spm, text, x.off, x.len, out, e);
 		else
 			rc = encode_segment(t, m, text, x, out, e);
 	}
@@ -466,7 +251,7 @@ static void join(const struct dtoks *d, bool spaces, struct sb *out)
 	}
 }
 
-int tok_decode(const struct tok *t, const int32_t *ids, size_t n, bool skip_special, struct sb *out, struct err *e)
+static int decode_tokens(const struct tok *t, const int32_t *ids, size_t n, bool skip_special, struct sb *out, struct err *e)
 {
 	struct tok_mem *m = mem_get(t, e);
 	struct dtoks d = { .arena = ARENA_INIT };
@@ -489,4 +274,48 @@ int tok_decode(const struct tok *t, const int32_t *ids, size_t n, bool skip_spec
 	arena_release(&d.arena);
 	mem_put(t, m);
 	return rc;
+}
+
+static void decode_bytes(const struct tok *t, const int32_t *ids, size_t n, bool skip_special, struct sb *out)
+{
+	struct sb bytes = SB_INIT;
+	size_t len;
+
+	for (size_t i = 0; i < n; i++) {
+		const char *s = skip_special && tok_is_special(t, ids[i]) ? NULL : piece_of(t, ids[i], &len);
+
+		if (s)
+			sb_add(&bytes, s, len);
+	}
+	tok_dec_lossy(out, sb_str(&bytes), bytes.len);
+	sb_release(&bytes);
+}
+
+/* Tokens that tokenizer_config.json adds stand outside the SentencePiece model. */
+static void decode_spm(const struct tok *t, const int32_t *ids, size_t n, bool skip_special, struct sb *out)
+{
+	size_t from = 0, i, len;
+
+	for (i = 0; i < n; i++) {
+		const struct added_token *a = added_by_id(&t->added, ids[i]);
+
+		if (!a || spm_type_of(t->spm, ids[i]) != SPM_UNUSED)
+			continue;
+		spm_decode(t->spm, ids + from, i - from, !skip_special, out);
+		if (!skip_special || !a->special)
+			sb_add(out, piece_of(t, ids[i], &len), a->shown_len);
+		from = i + 1;
+	}
+	spm_decode(t->spm, ids + from, n - from, !skip_special, out);
+}
+
+int tok_decode(const struct tok *t, const int32_t *ids, size_t n, bool skip_special, struct sb *out, struct err *e)
+{
+	if (!t->spm && !t->raw_bytes)
+		return decode_tokens(t, ids, n, skip_special, out, e);
+	if (t->spm)
+		decode_spm(t, ids, n, skip_special, out);
+	else
+		decode_bytes(t, ids, n, skip_special, out);
+	return 0;
 }

@@ -1,5 +1,6 @@
-/* Tokenisers as tokenizer.json describes them, equal to Hugging Face
- * tokenizers id for id: byte-level BPE (Llama 3, Qwen 2.5, GPT-2), BPE with
+/* Tokenisers: SentencePiece models, tekken.json and tiktoken ranks, equal to
+ * their own libraries id for id, and what tokenizer.json describes, equal to
+ * Hugging Face tokenizers: byte-level BPE (Llama 3, Qwen 2.5, GPT-2), BPE with
  * byte fallback (Llama 2, Mistral), added tokens, normalisers,
  * pre-tokenisers and decoders. What the file asks for and we do not know is
  * refused by name, never guessed. */
@@ -25,7 +26,16 @@ void tok_out_release(struct tok_out *o);
 
 /* From the text of tokenizer.json; config_json (tokenizer_config.json) may be NULL. name is for errors. */
 struct tok *tok_new(const char *tokenizer_json, size_t len, const char *config_json, const char *name, struct err *e) LP_MUST_USE;
+/* The tokeniser of a model's directory: tokenizer.json, tekken.json,
+ * tokenizer.model (SentencePiece or tiktoken ranks), tiktoken.model or
+ * qwen.tiktoken, the first that is there, with tokenizer_config.json. Special
+ * tokens in a text are found, whatever the kind. */
 struct tok *tok_load_dir(const char *model_dir, struct err *e) LP_MUST_USE;
+/* The same for a directory or one file. pattern: of tiktoken ranks, a name
+ * (tok_pattern) or a regular expression; NULL: known from the file. */
+struct tok *tok_load_model(const char *path, const char *pattern, struct err *e) LP_MUST_USE;
+const char *tok_pattern(const char *name); /* gpt2, cl100k, o200k, llama3, qwen ...; NULL: no such name */
+const char *tok_path(const struct tok *t); /* the file; NULL when it came from memory */
 /* One tokeniser file, its kind found from its contents: tokenizer.json, a
  * SentencePiece model, tekken.json, tiktoken ranks (the pattern from the file's
  * contents or name). Text is encoded as the kind's own library does it:

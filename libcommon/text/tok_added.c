@@ -86,7 +86,27 @@ static int32_t longest(const struct added_set *set, const char *s, size_t n, siz
 	return best;
 }
 
+size_t added_longest(const struct added *a, const char *s, size_t n)
+{
+	size_t len = 0;
+
+	if (!n || !a->raw.n || !a->raw.first[(unsigned char)*s])
+		return 0;
+	return longest(&a->raw, s, n, &len) < 0 ? 0 : len;
+}
+
 /* --- reading --- */
+
+static int put(struct added *a, struct added_token t, const char *s, size_t n, struct err *e)
+{
+	t.text = xmemdup0(s, n);
+	t.len = n;
+	t.shown = xmemdup0(s, n);
+	t.shown_len = n;
+	a->n_ids = t.id >= a->n_ids ? t.id + 1 : a->n_ids;
+	a->t[a->n++] = t;
+	return vocab_add(&a->names, t.text, t.len, (int64_t)a->n - 1, e);
+}
 
 static int load_token(struct added *a, const struct json *v, const struct vocab *vocab, struct err *e)
 {
@@ -103,16 +123,35 @@ static int load_token(struct added *a, const struct json *v, const struct vocab 
 	if (t.id < 0) {
 		t.id = a->n_ids > (int32_t)vocab->n_strings ? a->n_ids : (int32_t)vocab->n_strings;
 	}
-	t.text = xmemdup0(c->s, c->n);
-	t.len = c->n;
-	t.shown = xmemdup0(c->s, c->n);
-	t.shown_len = c->n;
-	a->n_ids = t.id >= a->n_ids ? t.id + 1 : a->n_ids;
-	a->t[a->n++] = t;
-	return vocab_add(&a->names, t.text, t.len, (int64_t)a->n - 1, e);
+	return put(a, t, c->s, c->n, e);
 }
 
-static void index_ids(struct added *a)
+int added_init(struct added *a, const uint8_t *uni, size_t max, struct err *e)
+{
+	memset(a, 0, sizeof(*a));
+	a->uni = uni;
+	if (vocab_reserve(&a->names, max, e))
+		return -1;
+	a->t = lp_try_alloc(max + 1, sizeof(*a->t), "added tokens", e);
+	return a->t ? 0 : -1;
+}
+
+int added_put(struct added *a, const char *s, size_t n, int32_t id, bool special, struct err *e)
+{
+	struct added_token t = { .id = id, .special = special };
+
+	if (id < 0 || id >= VOCAB_MAX_ID)
+		return err_set(e, LP_DATA, "token id %d is not within 0..%d", id, VOCAB_MAX_ID - 1);
+	return !n || added_by_text(a, s, n) ? 0 : put(a, t, s, n, e);
+}
+
+void added_match(struct added *a)
+{
+	for (size_t i = 0; i < a->n; i++)
+		set_add(&a->raw, a->t[i].text, a->t[i].len, (int32_t)i);
+}
+
+void added_index(struct added *a)
 {
 	a->by_id = xcalloc((size_t)a->n_ids + 1, sizeof(*a->by_id));
 	memset(a->by_id, 0xFF, ((size_t)a->n_ids + 1) * sizeof(*a->by_id));
@@ -154,18 +193,16 @@ static int build_sets(struct added *a, const struct tok_norm *norm, struct err *
 int added_load(struct added *a, const struct json *list, const struct vocab *v, const struct tok_norm *norm, const uint8_t *uni, struct err *e)
 {
 	memset(a, 0, sizeof(*a));
-	a->uni = uni;
 	if (!list || list->type == JSON_NULL)
 		return 0;
 	if (list->type != JSON_ARR || list->n > 100000)
 		return err_set(e, LP_DATA, "added_tokens is not a list of at most 100000");
-	a->t = xcalloc(list->n + 1, sizeof(*a->t));
-	if (vocab_reserve(&a->names, list->n, e))
+	if (added_init(a, uni, list->n, e))
 		return -1;
 	for (uint32_t i = 0; i < list->n; i++)
 		if (load_token(a, &list->items[i], v, e))
 			return -1;
-	index_ids(a);
+	added_index(a);
 	return build_sets(a, norm, e);
 }
 

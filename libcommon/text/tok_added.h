@@ -37,9 +37,17 @@ struct added {
 /* list: tokenizer.json's added_tokens, or NULL. Ids are given as the reference
  * gives them: the model's, else counted on behind it. */
 int added_load(struct added *a, const struct json *list, const struct vocab *v, const struct tok_norm *norm, const uint8_t *uni, struct err *e) LP_MUST_USE;
+/* Or one by one: at most max tokens, each with its id, matched as it stands;
+ * added_index when all are there, added_match when texts are to be searched. */
+int added_init(struct added *a, const uint8_t *uni, size_t max, struct err *e) LP_MUST_USE;
+int added_put(struct added *a, const char *s, size_t n, int32_t id, bool special, struct err *e) LP_MUST_USE; /* a text that is there already stays */
+void added_index(struct added *a);
+void added_match(struct added *a);
 void added_release(struct added *a);
 const struct added_token *added_by_id(const struct added *a, int32_t id);
 const struct added_token *added_by_text(const struct added *a, const char *s, size_t n);
+/* Bytes of the longest raw token at the beginning of s[0..n); 0: none. */
+size_t added_longest(const struct added *a, const char *s, size_t n);
 /* Cuts s[0..n) into out: pieces with id >= 0 are added tokens. */
 void added_split(const struct added *a, const struct added_set *set, const char *s, size_t n, struct pieces *out);
 

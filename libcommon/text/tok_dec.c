@@ -148,7 +148,7 @@ int tok_dec_new(const struct json *v, struct tok_dec **out, struct err *e)
 /* --- applying --- */
 
 /* As Rust's from_utf8_lossy: one U+FFFD for each maximal bad part. */
-static void add_lossy(struct sb *o, const char *s, size_t n)
+void tok_dec_lossy(struct sb *o, const char *s, size_t n)
 {
 	size_t complete = utf8_complete_len(s, n), i = 0;
 
@@ -197,7 +197,7 @@ static void byte_level(struct dtoks *t, struct sb *o)
 			sb_addc(&all, (char)b);
 		}
 	}
-	add_lossy(o, sb_str(&all), all.len);
+	tok_dec_lossy(o, sb_str(&all), all.len);
 	sb_release(&all);
 	t->n = 1;
 	take(t, 0, o);

@@ -22,5 +22,7 @@ void tok_dec_free(struct tok_dec *d);
 /* Bytes that form no UTF-8 become U+FFFD as in the reference, but a sequence that
  * only lacks its end stays as it is when it is last (see utf8_complete_len). */
 int tok_dec_apply(const struct tok_dec *d, struct tok_re_mem *m, struct dtoks *t, struct err *e) LP_MUST_USE;
+/* Any bytes as text, by the same rule. */
+void tok_dec_lossy(struct sb *out, const char *s, size_t n);
 
 #endif

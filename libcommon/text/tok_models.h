@@ -7,6 +7,16 @@
 struct unigram;
 /* vocab: [["piece", score], ...] by id; fills v. */
 struct unigram *unigram_new(const struct json *model, struct vocab *v, struct err *e) LP_MUST_USE;
+/* SentencePiece's own arithmetic, in single precision: the pieces that v holds,
+ * unknown characters a token each. */
+struct unigram_scores {
+	const float *score;   /* by id of v */
+	const bool *chosen;   /* by id: user-defined, preferred to all others */
+	const bool *unused;   /* by id: never taken */
+	float min, max;       /* of normal pieces */
+	int32_t unk;
+};
+struct unigram *unigram_from_scores(const struct vocab *v, const struct unigram_scores *s, struct err *e) LP_MUST_USE;
 void unigram_free(struct unigram *u);
 struct unigram_mem;
 struct unigram_mem *unigram_mem_new(void);

@@ -26,6 +26,10 @@ struct unigram {
 	double unk_score;
 	bool byte_fallback;
 	int32_t byte_id[256];
+	/* SentencePiece: */
+	bool single;        /* sums are single precision */
+	bool *chosen;       /* by id */
+	float max;
 };
 struct node { /* best path that ends before byte i */
 	double score;
@@ -43,6 +47,7 @@ void unigram_free(struct unigram *u)
 	if (!u)
 		return;
 	free(u->score);
+	free(u->chosen);
 	free(u->edges);
 	free(u->piece);
 	free(u);
@@ -158,11 +163,42 @@ bad:
 	return NULL;
 }
 
-static void relax(struct node *to, double score, size_t from, int32_t id)
+struct unigram *unigram_from_scores(const struct vocab *v, const struct unigram_scores *s, struct err *e)
+{
+	struct unigram *u = xcalloc(1, sizeof(*u));
+
+	u->v = v;
+	u->single = true;
+	u->max = s->max;
+	u->unk = s->unk;
+	u->unk_score = s->min - (float)UNK_PENALTY;
+	u->score = xcalloc(v->n_ids + 1, sizeof(*u->score));
+	u->chosen = xcalloc(v->n_ids + 1, sizeof(*u->chosen));
+	for (size_t id = 0; id < v->n_ids; id++) {
+		u->score[id] = s->score[id];
+		u->chosen[id] = s->chosen[id];
+	}
+	if (build_trie(u, e)) {
+		unigram_free(u);
+		return NULL;
+	}
+	for (uint32_t i = 0; i < u->n_nodes; i++)
+		if (u->piece[i] >= 0 && s->unused[u->piece[i]])
+			u->piece[i] = -1;
+	return u;
+}
+
+/* A chosen piece wins by its length; the reference computes it so. */
+static double score_of(const struct unigram *u, int32_t id, size_t len)
+{
+	return u->single && u->chosen[id] ? (float)len * u->max - 0.1 : u->score[id];
+}
+
+static void relax(const struct unigram *u, struct node *to, double score, size_t from, int32_t id)
 {
 	if (to->from >= 0 && !(score > to->score))
 		return;
-	to->score = score;
+	to->score = u->single ? (float)score : score; /* compared before it is rounded */
 	to->from = (int64_t)from;
 	to->id = id;
 }
@@ -193,13 +229,13 @@ static int best_paths(const struct unigram *u, struct unigram_mem *m, const char
 			at = x->to;
 			if (u->piece[at] < 0)
 				continue;
-			relax(&m->best[j + 1], u->score[u->piece[at]] + here, i, u->piece[at]);
+			relax(u, &m->best[j + 1], score_of(u, u->piece[at], j + 1 - i) + here, i, u->piece[at]);
 			single |= j + 1 - i == w;
 		}
 		if (!single) {
 			if (u->unk < 0)
 				return err_set(e, LP_DATA, "the text has a character outside the vocabulary, which has no unknown token");
-			relax(&m->best[i + w], u->unk_score + here, i, u->unk);
+			relax(u, &m->best[i + w], u->single ? (float)u->unk_score + (float)here : u->unk_score + here, i, u->unk);
 		}
 		i += w;
 	}
@@ -235,12 +271,15 @@ int unigram_encode(const struct unigram *u, struct unigram_mem *m, const char *s
 		struct mtok *last = m->path.n ? &m->path.t[m->path.n - 1] : NULL;
 		size_t from = (size_t)m->best[end].from;
 
-		if (last && u->unk >= 0 && last->id == u->unk && m->best[end].id == u->unk)
+		if (!u->single && last && u->unk >= 0 && last->id == u->unk && m->best[end].id == u->unk)
 			last->b = (uint32_t)from;
 		else
 			mtoks_add(&m->path, m->best[end].id, from, end);
 	}
 	for (size_t i = m->path.n; i-- > 0;)
-		emit(u, s, m->path.t[i].b, m->path.t[i].e, out);
+		if (u->single)
+			mtoks_add(out, m->path.t[i].id, m->path.t[i].b, m->path.t[i].e);
+		else
+			emit(u, s, m->path.t[i].b, m->path.t[i].e, out);
 	return 0;
 }

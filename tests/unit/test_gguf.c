@@ -13,6 +13,7 @@
 #include "fmt/st.h"
 #include "model/gguf_export.h"
 #include "model/gguf_plan.h"
+#include "text/spm_file.h"
 
 /* --- a small file by hand --- */
 
@@ -591,14 +592,14 @@ START_TEST(spm_cuts)
 	size_t n;
 	char *bytes = get_file("data/stories260K/tokenizer.model", &n);
 	struct arena a = ARENA_INIT;
-	struct spm m;
+	struct spm_file m;
 
-	OK(spm_parse((unsigned char *)bytes, n, &a, &m, &er));
+	OK(spm_parse((unsigned char *)bytes, n, "m", &a, &m, &er));
 	ck_assert_uint_eq(m.n, 512);
-	ck_assert(m.bpe && m.dummy_prefix);
+	ck_assert(m.model == SPM_BPE && m.rules.dummy_prefix);
 	for (size_t k = 0; k < n; k++) {
 		struct err e = ERR_INIT;
-		int rc = spm_parse((unsigned char *)bytes, k, &a, &m, &e);
+		int rc = spm_parse((unsigned char *)bytes, k, "m", &a, &m, &e);
 
 		ck_assert(rc == 0 || e.code == LP_DATA);
 		arena_reset(&a);

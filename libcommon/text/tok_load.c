@@ -1,0 +1,333 @@
+/* Loading a tokeniser: tokenizer.json here, tekken.json and tiktoken ranks in
+ * tok_ranks.c, SentencePiece in spm*.c; the kind is found from the contents. */
+#include <ctype.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/in.h"
+#include "base/num.h"
+#include "base/xalloc.h"
+#include "text/tok_int.h"
+#include "text/tok_uni.h"
+
+#define TOKENIZER_MAX (512u << 20)
+
+void tok_free(struct tok *t)
+{
+	struct tok_mem *m;
+
+	if (!t)
+		return;
+	while (t->pool && (m = t->pool->free) != NULL) {
+		t->pool->free = m->next;
+		tok_mem_free(m);
+	}
+	if (t->pool)
+		pthread_mutex_destroy(&t->pool->lock);
+	free(t->pool);
+	added_release(&t->added);
+	tok_dec_free(t->dec);
+	pretok_free(t->pretok);
+	tok_norm_free(t->norm);
+	spm_free(t->spm);
+	free(t->path);
+	bpe_free(t->bpe);
+	unigram_free(t->unigram);
+	wordpiece_free(t->wordpiece);
+	vocab_release(&t->vocab);
+	free(t->uni);
+	free(t);
+}
+
+static int load_model(struct tok *t, const struct json *m, struct err *e)
+{
+	const char *type;
+
+	if (!json_is(m, JSON_OBJ) || !json_get_str(m, "type", NULL, &type))
+		return err_set(e, LP_DATA, "it has no model");
+	if (!type) /* files of the first releases */
+		type = json_get(m, "merges") ? "BPE" : json_is(json_get(m, "vocab"), JSON_ARR) ? "Unigram" : "WordPiece";
+	if (!strcmp(type, "Unigram")) {
+		t->unigram = unigram_new(m, &t->vocab, e);
+		return t->unigram ? 0 : -1;
+	}
+	if (strcmp(type, "BPE") && strcmp(type, "WordPiece") && strcmp(type, "WordLevel"))
+		return err_set(e, LP_USAGE, "model '%s' is not supported", type);
+	if (vocab_from_obj(&t->vocab, json_get(m, "vocab"), e))
+		return -1;
+	if (!strcmp(type, "BPE")) {
+		t->bpe = bpe_new(m, &t->vocab, pretok_is_byte_level(t->pretok), e);
+		return t->bpe ? 0 : -1;
+	}
+	t->wordpiece = wordpiece_new(m, &t->vocab, !strcmp(type, "WordLevel"), e);
+	return t->wordpiece ? 0 : -1;
+}
+
+static int check_post_processor(const struct json *v, int depth, struct err *e)
+{
+	static const char *const known[] = { "TemplateProcessing", "ByteLevel", "BertProcessing", "RobertaProcessing", "Sequence" };
+	const struct json *list = json_get(v, "processors");
+	const char *type;
+
+	if (!v || v->type == JSON_NULL)
+		return 0;
+	if (!json_get_str(v, "type", NULL, &type) || !type || depth > TOK_DEPTH_MAX)
+		return err_set(e, LP_DATA, "its post_processor has no type");
+	for (uint32_t i = 0; json_is(list, JSON_ARR) && i < list->n; i++)
+		if (check_post_processor(&list->items[i], depth + 1, e))
+			return -1;
+	for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++)
+		if (!strcmp(type, known[i]))
+			return 0;
+	return err_set(e, LP_USAGE, "post-processor '%s' is not supported", type);
+}
+
+static int load_json(struct tok *t, const struct json *v, struct err *e)
+{
+	if (!json_is(v, JSON_OBJ))
+		return err_set(e, LP_DATA, "not an object");
+	if (!json_get(v, "model") && json_get(v, "config") && json_is(json_get(v, "vocab"), JSON_ARR))
+		return tok_from_tekken(t, v, e);
+	if (tok_norm_new(json_get(v, "normalizer"), t->uni, &t->norm, e) || pretok_new(json_get(v, "pre_tokenizer"), t->uni, &t->pretok, e) ||
+	    tok_dec_new(json_get(v, "decoder"), &t->dec, e) || check_post_processor(json_get(v, "post_processor"), 0, e) ||
+	    load_model(t, json_get(v, "model"), e) || added_load(&t->added, json_get(v, "added_tokens"), &t->vocab, t->norm, t->uni, e))
+		return -1;
+	t->map = !(t->bpe && bpe_byte_mode(t->bpe));
+	t->scan = t->map ? NULL : pretok_single(t->pretok);
+	t->n_ids = (int64_t)t->vocab.n_ids;
+	for (size_t i = 0; i < t->added.n; i++)
+		if (t->added.t[i].id >= t->n_ids)
+			t->n_ids = (int64_t)t->added.t[i].id + 1;
+	return 0;
+}
+
+/* --- SentencePiece --- */
+
+static int load_spm(struct tok *t, const char *bytes, size_t n, const char *name, struct err *e)
+{
+	struct arena a = ARENA_INIT;
+	struct spm_file f;
+	int rc = spm_parse((const unsigned char *)bytes, n, name, &a, &f, e);
+
+	if (!rc && f.denormalizes)
+		rc = err_set(e, LP_USAGE, "its denormaliser is not supported");
+	if (!rc && !(t->spm = spm_new(&f, &t->vocab, e)))
+		rc = -1;
+	if (!rc)
+		rc = added_init(&t->added, t->uni, f.n + TOK_SPECIALS_MAX, e);
+	for (size_t i = 0; i < (rc ? 0 : f.n) && !rc; i++)
+		if (f.pieces[i].type == SPM_CONTROL)
+			rc = added_put(&t->added, f.pieces[i].s, f.pieces[i].len, (int32_t)i, true, e);
+	if (!rc) {
+		t->bos = (int32_t)f.bos;
+		t->eos = (int32_t)f.eos;
+		t->n_ids = (int64_t)f.n;
+	}
+	arena_release(&a);
+	return rc;
+}
+
+/* --- tokenizer_config.json --- */
+
+/* A special token: text, or an object with content. dflt when none is named. */
+static int32_t config_token(const struct tok *t, const struct json *config, const char *key, int32_t dflt)
+{
+	const struct json *v = json_get(config, key);
+
+	if (json_is(v, JSON_OBJ))
+		v = json_get(v, "content");
+	return json_is(v, JSON_STR) ? tok_id(t, v->s) : dflt;
+}
+
+/* added_tokens_decoder: {"id": {"content", "special"}}. tokenizer.json has its own list. */
+static int config_added(struct tok *t, const struct json *config, struct err *e)
+{
+	const struct json *list = json_get(config, "added_tokens_decoder");
+	int64_t id;
+	bool special;
+
+	if (!json_is(list, JSON_OBJ))
+		return 0;
+	if (list->n > TOK_SPECIALS_MAX)
+		return err_set(e, LP_DATA, "added_tokens_decoder has more than %d tokens", TOK_SPECIALS_MAX);
+	for (uint32_t i = 0; i < list->n; i++) {
+		const struct json_member *m = &list->members[i];
+		const struct json *c = json_get(&m->val, "content");
+
+		if (!parse_i64(m->key, &id) || id < 0 || id >= VOCAB_MAX_ID || !json_is(c, JSON_STR) || !json_get_bool(&m->val, "special", false, &special))
+			return err_set(e, LP_DATA, "added_tokens_decoder: '%.60s' is not a token with content", m->key);
+		if (added_put(&t->added, c->s, c->n, (int32_t)id, special, e))
+			return -1;
+	}
+	return 0;
+}
+
+/* --- all kinds --- */
+
+static int parse(struct json_parser *p, const char *text, size_t len, struct arena *a, struct json *out, struct err *e)
+{
+	char *pad = lp_try_alloc(len + JSON_PADDING, 1, "tokenizer.json", e);
+	int rc;
+
+	if (!pad)
+		return -1;
+	memcpy(pad, text, len);
+	memset(pad + len, 0, JSON_PADDING);
+	rc = json_parse(p, pad, len, a, out, e);
+	free(pad);
+	return rc;
+}
+
+static bool looks_like_json(const char *s, size_t n)
+{
+	while (n && isspace((unsigned char)*s))
+		s++, n--;
+	return n && (*s == '{' || *s == '['); /* a model file begins with a newline, and a length that is neither */
+}
+
+/* Lines of base64 and a number. */
+static bool looks_like_ranks(const char *s, size_t n)
+{
+	size_t i = 0;
+
+	while (i < n && (isalnum((unsigned char)s[i]) || s[i] == '+' || s[i] == '/' || s[i] == '='))
+		i++;
+	return i && i + 1 < n && s[i] == ' ' && isdigit((unsigned char)s[i + 1]);
+}
+
+struct source {
+	const char *text, *config, *name, *pattern;
+	size_t len;
+	bool find_specials; /* special tokens in a text are found, whatever the kind */
+};
+
+static int load_kind(struct tok *t, const struct source *s, struct json_parser *p, struct arena *a, struct err *e)
+{
+	struct json v;
+
+	if (looks_like_ranks(s->text, s->len))
+		return tok_from_tiktoken(t, s->text, s->len, s->name, s->pattern, e);
+	if (s->pattern)
+		return err_set(e, LP_USAGE, "a pattern goes with tiktoken ranks, and this is another kind; leave it out");
+	if (!looks_like_json(s->text, s->len) && s->len && *s->text == '\n')
+		return load_spm(t, s->text, s->len, s->name, e);
+	return parse(p, s->text, s->len, a, &v, e) ? -1 : load_json(t, &v, e);
+}
+
+static int load(struct tok *t, const struct source *s, struct json_parser *p, struct arena *a, struct err *e)
+{
+	struct json v;
+	bool other;
+
+	if (load_kind(t, s, p, a, e))
+		return -1;
+	other = t->spm || t->raw_bytes;
+	arena_reset(a);
+	if (s->config) {
+		if (parse(p, s->config, strlen(s->config), a, &v, e) || (other && config_added(t, &v, e)))
+			return -1;
+		t->bos = config_token(t, &v, "bos_token", t->bos);
+		t->eos = config_token(t, &v, "eos_token", t->eos);
+	}
+	if (!other)
+		return 0;
+	added_index(&t->added);
+	if (t->added.n_ids > t->n_ids)
+		t->n_ids = t->added.n_ids;
+	if (s->find_specials)
+		added_match(&t->added);
+	return 0;
+}
+
+static struct tok *load_source(const struct source *s, struct err *e)
+{
+	struct tok *t = xcalloc(1, sizeof(*t));
+	struct json_parser *p = json_parser_new();
+	struct arena a = ARENA_INIT;
+	int rc = 0;
+
+	t->bos = t->eos = -1;
+	t->pool = xcalloc(1, sizeof(*t->pool));
+	pthread_mutex_init(&t->pool->lock, NULL);
+	t->uni = uni_table_new();
+	if (!t->uni)
+		rc = err_set(e, LP_DEVICE, "out of memory for the character table");
+	if (!rc)
+		rc = load(t, s, p, &a, e);
+	json_parser_free(p);
+	arena_release(&a);
+	if (!rc)
+		return t;
+	err_where(e, s->name, 0);
+	tok_free(t);
+	return NULL;
+}
+
+struct tok *tok_new(const char *tokenizer_json, size_t len, const char *config_json, const char *name, struct err *e)
+{
+	struct source s = { .text = tokenizer_json, .len = len, .config = config_json, .name = name };
+
+	return load_source(&s, e);
+}
+
+/* The file at path, with tokenizer_config.json beside it when wanted. */
+static struct tok *load_path(const char *path, const char *config_path, const char *pattern, bool find_specials, struct err *e)
+{
+	bool has_config = config_path && access(config_path, F_OK) == 0; /* it may be missing */
+	struct source s = { .name = path, .pattern = pattern, .find_specials = find_specials };
+	char *text = in_slurp(path, TOKENIZER_MAX, &s.len, e), *config = NULL;
+	struct tok *t = NULL;
+	size_t config_n;
+
+	if (text && has_config)
+		config = in_slurp(config_path, TOKENIZER_MAX, &config_n, e);
+	s.text = text;
+	s.config = config;
+	if (text && (config || !has_config))
+		t = load_source(&s, e);
+	if (t)
+		t->path = xstrdup(path);
+	free(text);
+	free(config);
+	return t;
+}
+
+struct tok *tok_load_file(const char *path, struct err *e)
+{
+	return load_path(path, NULL, NULL, false, e);
+}
+
+struct tok *tok_load_dir(const char *model_dir, struct err *e)
+{
+	return tok_load_model(model_dir, NULL, e);
+}
+
+struct tok *tok_load_model(const char *path, const char *pattern, struct err *e)
+{
+	static const char *const names[] = { "tokenizer.json", "tekken.json", "tokenizer.model", "tiktoken.model", "qwen.tiktoken", "tokenizer.json" };
+	const size_t n = sizeof(names) / sizeof(*names);
+	char *file = NULL, *config;
+	struct stat st;
+	struct tok *t;
+
+	if (stat(path, &st) == 0 && !S_ISDIR(st.st_mode))
+		return load_path(path, NULL, pattern, true, e);
+	for (size_t i = 0; i < n; i++) { /* of none, the first name is the one that is missed */
+		free(file);
+		file = xasprintf("%s/%s", path, names[i]);
+		if (access(file, F_OK) == 0)
+			break;
+	}
+	config = xasprintf("%s/tokenizer_config.json", path);
+	t = load_path(file, config, pattern, true, e);
+	free(file);
+	free(config);
+	return t;
+}
+
+const char *tok_path(const struct tok *t)
+{
+	return t->path;
+}
