@@ -4,17 +4,20 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/num.h"
 #include "base/tool.h"
+#include "base/xalloc.h"
 #include "data/recio.h"
 #include "json/record.h"
+#include "text/chat_check.h"
 #include "text/tmpl.h"
 
 static struct {
 	const char *model, *template_file, *template_name, *date, *loss, *vars, *map, *system, *format;
-	bool gen_prompt, continue_final, keep, skip_bad;
+	bool gen_prompt, continue_final, keep, skip_bad, check, json;
 	int64_t head;
 	struct chat_map fields; /* from map and system */
 } opt = { .date = CHAT_DEFAULT_DATE, .loss = "all", .format = "auto" };
@@ -29,10 +32,13 @@ static struct opt opts[] = {
 	{ OPT_SECTION, .help = "Rendering" },
 	{ OPT_FLAG, "add-generation-prompt", 0, &opt.gen_prompt, 0, "end with the header of an answer" },
 	{ OPT_FLAG, "continue-final", 0, &opt.continue_final, 0, "leave the last message open, to be continued" },
-	{ OPT_CHOICE, "loss", 0, &opt.loss, "WHICH", "assistant messages to learn: all, the last, none, or those without \"train\": false", "all|last|none|train" },
+	{ OPT_STR, "loss", 0, &opt.loss, "WHICH", "messages to learn: all, last or none of the assistant's, train (those without \"train\": false), or role:NAME,..." },
 	{ OPT_FLAG, "keep", 0, &opt.keep, 0, "keep messages, tools and documents in the output" },
 	{ OPT_INT, "head", 0, &opt.head, "N", "print the first N characters of each text instead of records", .max = 1e9 },
 	{ OPT_FLAG, "skip-bad", 0, &opt.skip_bad, 0, "leave out records that cannot be rendered, and count them" },
+	{ OPT_SECTION, .help = "Instead of rendering" },
+	{ OPT_FLAG, "check", 0, &opt.check, 0, "does what is trained on agree with what is served? Asks the template, and FILE's records" },
+	{ OPT_FLAG, "json", 0, &opt.json, 0, "the answers of --check as JSON" },
 	{ OPT_SECTION, .help = "Records" },
 	{ OPT_STR, "map", 0, &opt.map, "NAME=FIELD,...", "fields to read: prompt, completion, system, or messages" },
 	{ OPT_STR, "system", 0, &opt.system, "TEXT", "a system message for records that have none" },
@@ -60,12 +66,28 @@ struct run {
 	struct err first_bad;
 };
 
-static int set_up(struct run *r, const char *path, struct err *e)
+static int check_options(struct err *e)
 {
+	static const char *const kinds[] = { "all", "last", "none", "train" };
+	bool known = !strncmp(opt.loss, "role:", 5) && opt.loss[5];
+
+	for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+		known |= !strcmp(opt.loss, kinds[i]);
+	if (!known)
+		return err_set(e, LP_USAGE, "--loss '%s' is none of all, last, none, train and role:NAME,...", opt.loss);
 	if (!opt.model && !opt.template_file)
 		return err_set(e, LP_USAGE, "no template: give --model DIR or --template FILE");
 	if (opt.gen_prompt && opt.continue_final)
 		return err_set(e, LP_USAGE, "--add-generation-prompt and --continue-final exclude each other");
+	if (opt.check && (opt.gen_prompt || opt.continue_final || opt.keep || opt.head))
+		return err_set(e, LP_USAGE, "--check renders nothing to write: no --add-generation-prompt, --continue-final, --keep or --head with it");
+	return 0;
+}
+
+static int set_up(struct run *r, const char *path, struct err *e)
+{
+	if (check_options(e))
+		return -1;
 	if (opt.vars && (json_parse_str(opt.vars, &r->arena, &r->vars, e) || r->vars.type != JSON_OBJ))
 		return err_set(e, LP_USAGE, "--vars is not a JSON object");
 	opt.fields.system = opt.system;
@@ -78,9 +100,9 @@ static int set_up(struct run *r, const char *path, struct err *e)
 	r->how.scratch = chat_scratch_new();
 	if (!(r->tmpl = chat_tmpl_load_dir(opt.model, opt.template_file, opt.template_name, e)))
 		return -1;
-	if (!(r->in = recio_open(path, opt.format, false, e)) || !(r->out = out_open(opt_common.output, e)))
+	if ((path || !opt.check) && !(r->in = recio_open(path, opt.format, false, e)))
 		return -1;
-	return 0;
+	return (r->out = out_open(opt_common.output, e)) ? 0 : -1;
 }
 
 /* --- output --- */
@@ -275,6 +297,113 @@ static int all_records(struct run *r, struct err *e)
 	return log_metric("chat-template", e, "\"records\":%" PRIu64 ",\"left_out\":%" PRIu64, r->n, r->n_bad);
 }
 
+/* --- check --- */
+static void check_side(struct chat_check *k, const struct pref *p, const struct chat *answer, struct arena *a, const char *where)
+{
+	struct chat both = p->prompt;
+
+	both.n_msgs += answer->n_msgs;
+	both.msgs = arena_alloc(a, (both.n_msgs + 1) * sizeof(*both.msgs));
+	memcpy(both.msgs, p->prompt.msgs, p->prompt.n_msgs * sizeof(*both.msgs));
+	memcpy(both.msgs + p->prompt.n_msgs, answer->msgs, answer->n_msgs * sizeof(*both.msgs));
+	chat_check_add(k, &both, where);
+}
+
+static int check_record(struct run *r, struct chat_check *k, const struct jsonl_rec *rec, struct err *e)
+{
+	struct arena *a = recio_arena(r->in);
+	char where[32];
+	struct pref p;
+	struct chat c;
+
+	snprintf(where, sizeof(where), "line %" PRIu64, rec->line);
+	r->n++;
+	if (record_is_preference(&rec->v)) {
+		if (pref_from_json(&rec->v, &opt.fields, a, &p, e))
+			return err_where(e, recio_name(r->in), rec->line);
+		check_side(k, &p, &p.chosen, a, where);
+		if (!p.has_label)
+			check_side(k, &p, &p.rejected, a, where);
+		return 0;
+	}
+	if (chat_from_json(&rec->v, &opt.fields, a, &c, e))
+		return err_where(e, recio_name(r->in), rec->line);
+	if (!strcmp(c.shape, "text"))
+		return err_line(e, LP_DATA, recio_name(r->in), rec->line, "is text already: --check needs the messages");
+	chat_check_add(k, &c, where);
+	return 0;
+}
+
+static void put_answers(const struct chat_check *k, struct sb *out)
+{
+	static const char *const words[] = { "not asked", "yes", "no" };
+
+	for (size_t i = 0; i < CHECK_N; i++) {
+		sb_addf(out, "%-12s %-9s", chat_check_names[i], words[k->v[i].answer]);
+		if (k->v[i].n_no > 1)
+			sb_addf(out, " (%" PRIu64 " times)", k->v[i].n_no);
+		sb_addf(out, "%s%s\n", k->v[i].note[0] ? " " : "", k->v[i].note);
+	}
+	sb_addf(out, "%-12s %s\n", "verdict", chat_check_good(k) ? "yes" : "no");
+}
+
+static void put_json(const struct chat_check *k, uint64_t records, struct sb *out)
+{
+	struct jw w = jw_to(out);
+
+	jw_obj(&w);
+	for (size_t i = 0; i < CHECK_N; i++) {
+		jw_key(&w, chat_check_names[i]);
+		jw_obj(&w);
+		jw_key(&w, "answer");
+		if (k->v[i].answer == CHECK_UNASKED)
+			jw_null(&w);
+		else
+			jw_bool(&w, k->v[i].answer == CHECK_YES);
+		jw_key(&w, "failures");
+		jw_i64(&w, (int64_t)k->v[i].n_no);
+		jw_key(&w, "note");
+		recio_json_text(&w, k->v[i].note, strlen(k->v[i].note));
+		jw_end_obj(&w);
+	}
+	jw_key(&w, "records");
+	jw_i64(&w, (int64_t)records);
+	jw_key(&w, "verdict");
+	jw_bool(&w, chat_check_good(k));
+	jw_end_obj(&w);
+	sb_addc(out, '\n');
+}
+
+/* Status LP_OK, LP_NO, or -1. */
+static int check(struct run *r, struct err *e)
+{
+	char *tokenizer = opt.model ? xasprintf("%s/tokenizer.json", opt.model) : NULL;
+	struct tok *tok = NULL;
+	struct chat_check k;
+	struct jsonl_rec rec;
+	int rc = 1;
+
+	if (tokenizer && access(tokenizer, F_OK) == 0 && !(tok = tok_load_dir(opt.model, e))) {
+		free(tokenizer);
+		return -1;
+	}
+	free(tokenizer);
+	chat_check_begin(&k, r->tmpl, tok, &r->how);
+	while (r->in && rc == 1 && (rc = recio_next(r->in, &rec, e)) == 1)
+		if (check_record(r, &k, &rec, e))
+			rc = -1;
+	if (opt.json)
+		put_json(&k, r->n, &r->line);
+	else
+		put_answers(&k, &r->line);
+	tok_free(tok);
+	if (rc < 0 || out_write(r->out, r->line.s, r->line.len, e))
+		return -1;
+	struct out *out = r->out;
+	r->out = NULL;
+	return out_commit(out, e) ? -1 : chat_check_good(&k) ? LP_OK : LP_NO;
+}
+
 static int commit(struct run *r, struct err *e)
 {
 	struct lineage l;
@@ -306,7 +435,9 @@ int main(int argc, char **argv)
 		err_set(&e, LP_USAGE, "one input at a time, not %d; join files with cat or ds-mix", argc - 1);
 		return tool_fail(&e);
 	}
-	rc = set_up(&r, argc > 1 ? argv[1] : NULL, &e) || all_records(&r, &e) || commit(&r, &e);
+	rc = set_up(&r, argc > 1 ? argv[1] : NULL, &e);
+	if (!rc)
+		rc = opt.check ? check(&r, &e) : all_records(&r, &e) || commit(&r, &e) ? -1 : LP_OK;
 	out_abort(r.out);
 	recio_close(r.in);
 	chat_tmpl_free(r.tmpl);
@@ -314,5 +445,5 @@ int main(int argc, char **argv)
 	arena_release(&r.arena);
 	sb_release(&r.text);
 	sb_release(&r.line);
-	return rc ? tool_fail(&e) : tool_done(LP_OK);
+	return rc < 0 ? tool_fail(&e) : tool_done(rc);
 }

@@ -15,6 +15,7 @@ struct chat_tmpl {
 	struct tmpl *tools;       /* the template named "tool_use", for records with tools; NULL */
 	struct arena arena;
 	struct json special;      /* object: bos_token, eos_token, ... */
+	bool adds_bos;            /* the tokeniser puts a BOS before every text, unless told not to */
 	struct piece gen;         /* what add_generation_prompt adds */
 	struct piece lead;        /* what stands between it and an answer */
 	struct piece end_last, end_mid; /* behind an answer at the end, and before a user turn; without white space after it */
@@ -33,6 +34,9 @@ int chat_render_prefix(const struct chat_tmpl *t, const struct chat *c, const st
 struct json chat_message(const struct chat_msg *m, const char *content, size_t len, struct arena *a);
 /* Learns gen, lead and ends by rendering small conversations; a template that refuses them has none. */
 void chat_learn(struct chat_tmpl *t);
+/* Whether spans of this message are looked for, and whether they count, by a span choice (NULL: "all"). */
+bool chat_is_sought(const struct chat_msg *m, const char *choice);
+bool chat_is_learned(const struct chat *c, size_t i, const char *choice);
 /* Spans of the rendering in s->r, made with the contents of messages watched. */
 int chat_find_spans(const struct chat_tmpl *t, const struct chat *c, const struct json *msgs, const struct chat_render_opts *o,
                     struct chat_scratch *s, struct tmpl_span **spans, size_t *n_spans, struct err *e) LP_MUST_USE;

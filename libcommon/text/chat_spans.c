@@ -123,6 +123,44 @@ void chat_learn(struct chat_tmpl *t)
 	chat_scratch_free(s);
 }
 
+/* --- whose messages count --- */
+static bool is_trained(const struct chat_msg *m)
+{
+	const struct json *flag = m->orig ? json_get(m->orig, "train") : NULL;
+
+	return !json_is(flag, JSON_BOOL) || flag->b;
+}
+
+/* Is name one of "a,b,c"? */
+static bool is_listed(const char *name, const char *list)
+{
+	for (size_t n = strlen(name), k; *list; list += k + (list[k] == ',')) {
+		k = strcspn(list, ",");
+		if (k == n && !memcmp(list, name, n))
+			return true;
+	}
+	return false;
+}
+
+bool chat_is_sought(const struct chat_msg *m, const char *choice)
+{
+	if (choice && !strncmp(choice, "role:", 5))
+		return is_listed(m->role, choice + 5);
+	return !strcmp(m->role, "assistant");
+}
+
+bool chat_is_learned(const struct chat *c, size_t i, const char *choice)
+{
+	if (!chat_is_sought(&c->msgs[i], choice) || (choice && !strcmp(choice, "none")))
+		return false;
+	if (choice && !strcmp(choice, "train"))
+		return is_trained(&c->msgs[i]);
+	for (size_t k = i + 1; choice && !strcmp(choice, "last") && k < c->n_msgs; k++)
+		if (chat_is_sought(&c->msgs[k], choice))
+			return false;
+	return true;
+}
+
 /* --- finding one message --- */
 struct finder {
 	const struct chat_tmpl *t;
@@ -260,6 +298,28 @@ static int find_message(const struct finder *f, size_t i, struct tmpl_span *out,
 	return err_set(e, LP_DATA, "message %zu: what the assistant writes cannot be found exactly in this rendering; use a template with {%% generation %%} tags", i + 1);
 }
 
+/* What another role than the assistant wrote: its content, and the end of turn
+ * if one stands behind it. Exact when the bytes are the content's, at most
+ * without the white space around it. */
+static int find_other(const struct finder *f, size_t i, struct tmpl_span *out, struct err *e)
+{
+	const struct tmpl_watch *w = &f->s->watch[i];
+	const struct chat_msg *m = &f->c->msgs[i];
+	size_t b = 0, n = m->content_len, end;
+
+	while (n > 0 && is_space(m->content[n - 1]))
+		n--;
+	while (b < n && is_space(m->content[b]))
+		b++;
+	if (w->begin == SIZE_MAX || w->end - w->begin < n - b || w->end - w->begin > m->content_len || b == n ||
+	    !memmem(m->content, m->content_len, f->text + w->begin, w->end - w->begin))
+		return err_set(e, LP_DATA, "message %zu: what the role '%s' writes cannot be found exactly in this rendering", i + 1, m->role);
+	if (!find_end(f, w->end, i + 1 == f->c->n_msgs, &end) || is_space(f->text[end - 1]))
+		end = w->end;
+	*out = (struct tmpl_span){ w->begin, end, i, false };
+	return 0;
+}
+
 /* --- generation blocks --- */
 /* Inside macros and set blocks the place of a block in the text is not known:
  * such templates are searched like those without tags. */
@@ -302,19 +362,12 @@ static int from_tags(const struct finder *f, struct tmpl_span *out, size_t *n, s
 }
 
 /* --- which of them count --- */
-static bool is_trained(const struct chat_msg *m)
-{
-	const struct json *flag = m->orig ? json_get(m->orig, "train") : NULL;
-
-	return !json_is(flag, JSON_BOOL) || flag->b;
-}
-
 static int choose(const struct finder *f, const char *choice, struct tmpl_span *v, size_t *n, struct err *e)
 {
 	size_t last = SIZE_MAX, k = 0;
 	bool train = !strcmp(choice, "train");
 
-	if (!strcmp(choice, "all"))
+	if (!strcmp(choice, "all") || !strncmp(choice, "role:", 5))
 		return 0;
 	for (size_t i = 0; i < f->c->n_msgs; i++)
 		if (!strcmp(f->c->msgs[i].role, "assistant"))
@@ -329,6 +382,13 @@ static int choose(const struct finder *f, const char *choice, struct tmpl_span *
 	return 0;
 }
 
+static int by_place(const void *a, const void *b)
+{
+	const struct tmpl_span *x = a, *y = b;
+
+	return (x->begin > y->begin) - (x->begin < y->begin);
+}
+
 int chat_find_spans(const struct chat_tmpl *t, const struct chat *c, const struct json *msgs, const struct chat_render_opts *o,
                     struct chat_scratch *s, struct tmpl_span **spans, size_t *n_spans, struct err *e)
 {
@@ -340,21 +400,23 @@ int chat_find_spans(const struct chat_tmpl *t, const struct chat *c, const struc
 	*spans = xmalloc((c->n_msgs + s->r.n_gen + 1) * sizeof(**spans));
 	if (!strcmp(choice, "none"))
 		return 0;
-	if (s->r.n_gen && tags_are_placed(&s->r)) {
-		if (from_tags(&f, *spans, &n, e))
+	bool tags = s->r.n_gen && tags_are_placed(&s->r), assistant = strncmp(choice, "role:", 5) != 0 || is_listed("assistant", choice + 5);
+	if (tags && assistant && from_tags(&f, *spans, &n, e))
+		return -1;
+	for (size_t i = 0; i < c->n_msgs; i++) {
+		bool answer = !strcmp(c->msgs[i].role, "assistant");
+
+		if (!chat_is_sought(&c->msgs[i], choice) || (answer && tags))
+			continue;
+		if (answer ? find_message(&f, i, &(*spans)[n], e) : find_other(&f, i, &(*spans)[n], e))
 			return -1;
-	} else {
-		for (size_t i = 0; i < c->n_msgs; i++) {
-			if (strcmp(c->msgs[i].role, "assistant"))
-				continue;
-			if (find_message(&f, i, &(*spans)[n], e))
-				return -1;
-			n++;
-		}
+		n++;
 	}
+	if (tags && n > 1)
+		qsort(*spans, n, sizeof(**spans), by_place);
 	for (size_t i = 1; i < n; i++)
 		if ((*spans)[i].begin < (*spans)[i - 1].end)
-			return err_set(e, LP_DATA, "the assistant's messages overlap in the rendering");
+			return err_set(e, LP_DATA, "the messages that are learned overlap in the rendering");
 	if (choose(&f, choice, *spans, &n, e))
 		return -1;
 	*n_spans = n;

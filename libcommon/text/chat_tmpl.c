@@ -38,6 +38,8 @@ static void read_special(struct chat_tmpl *t, const struct json *config)
 	const struct json *more = json_get(config, "additional_special_tokens"), *extra = json_get(config, "extra_special_tokens");
 	uint32_t n_extra = json_is(extra, JSON_OBJ) ? extra->n : 0;
 
+	const struct json *adds = json_get(config, "add_bos_token");
+	t->adds_bos = json_is(adds, JSON_BOOL) && adds->b;
 	t->special = (struct json){ .type = JSON_OBJ };
 	t->special.members = arena_calloc(&t->arena, 8 + n_extra, sizeof(*t->special.members));
 	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
@@ -375,11 +377,11 @@ static int render_open(const struct chat_tmpl *t, const struct chat *c, const st
 	return 0;
 }
 
-static struct tmpl_watch *watch_messages(const struct chat *c, struct chat_scratch *s)
+static struct tmpl_watch *watch_messages(const struct chat *c, const char *choice, struct chat_scratch *s)
 {
 	s->watch = xgrow(s->watch, &s->cap_watch, c->n_msgs + 1, sizeof(*s->watch));
 	for (size_t i = 0; i < c->n_msgs; i++) {
-		bool ours = !strcmp(c->msgs[i].role, "assistant") && c->msgs[i].content;
+		bool ours = c->msgs[i].content && chat_is_sought(&c->msgs[i], choice);
 
 		s->watch[i] = (struct tmpl_watch){ c->msgs[i].content, ours ? c->msgs[i].content_len : 0, SIZE_MAX, SIZE_MAX };
 	}
@@ -417,7 +419,7 @@ static int render_one(const struct chat_tmpl *t, const struct chat *c, const str
 		return -1;
 	if (o->continue_final && !spans)
 		return 0;
-	s->r.watch = spans ? watch_messages(c, s) : NULL;
+	s->r.watch = spans ? watch_messages(c, o->span_choice, s) : NULL;
 	s->r.n_watch = spans ? c->n_msgs : 0;
 	if (chat_render_prefix(t, c, msgs, c->n_msgs, o->add_generation_prompt && !o->continue_final, o, &s->arena, &s->r, e))
 		return -1;

@@ -81,7 +81,7 @@ struct chat_render_opts {
 	bool continue_final;       /* leave the last message open */
 	int64_t now;               /* for strftime_now and date_string */
 	const char *date_string;   /* pinned "date_string" variable, or NULL */
-	const char *span_choice;   /* "all" (default), "last", "none", "train" (the message's own flag) */
+	const char *span_choice;   /* "all" (default), "last", "none", "train" (the message's own flag), "role:NAME,..." (what these roles write) */
 	const struct json *extra;  /* more variables (object), or NULL */
 	struct chat_scratch *scratch; /* NULL: made and freed by each call */
 };

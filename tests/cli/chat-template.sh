@@ -61,3 +61,37 @@ status 3 "a cut record" chat-template --model $M "$T/cut.jsonl"
 printf '{%% for a in range(99999) %%}{%% for b in range(99999) %%}{%% endfor %%}{%% endfor %%}' >"$T/loop.jinja"
 status 3 "a template that does not end" chat-template --template "$T/loop.jinja" "$T/two.jsonl"
 says 'steps' "runs out of steps"
+
+# --- by role ---
+printf '%s\n' '{"messages":[{"role":"user","content":" A "},{"role":"assistant","content":"b"},{"role":"tool","content":"C"},{"role":"assistant","content":"d"}]}' >"$T/roles.jsonl"
+printf '%s' '{% for m in messages %}<|im_start|>{{ m.role }}
+{{ m.content | trim }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}' >"$T/chatml.jinja"
+spans() { sed 's/.*"spans":\(.*\)}/\1/'; }
+is "what other roles write" "$(chat-template --template "$T/chatml.jinja" --loss role:user,tool "$T/roles.jsonl" | spans)" '[[17,28],[80,91]]'
+is "and the assistant with them" "$(chat-template --template "$T/chatml.jinja" --loss role:assistant,tool "$T/roles.jsonl" | spans)" '[[51,62],[80,91],[114,125]]'
+is "the assistant alone is all" "$(chat-template --template "$T/chatml.jinja" --loss role:assistant "$T/roles.jsonl")" "$(chat-template --template "$T/chatml.jinja" "$T/roles.jsonl")"
+status 2 "an unknown choice" chat-template --template "$T/chatml.jinja" --loss some "$T/roles.jsonl"
+
+# --- check ---
+status 0 "the demo model's template agrees with itself" chat-template --model $M --check
+is "verdict" "$(tail -n 1 "$T/.out")" "verdict      yes"
+prints "^end-of-turn  yes  *'</s>'" "its end of turn"
+status 0 "with records" chat-template --model $M --check --json "$T/two.jsonl"
+prints '"prompt":{"answer":true,"failures":0,"note":""}.*"records":1,"verdict":true}' "as JSON"
+status 3 "a record that is none" chat-template --model $M --check "$T/cut.jsonl"
+status 1 "an answer that is trained behind another prompt" chat-template --template $TPL/axolotl__qwen3.jinja --check
+prints '^prompt  *no .*message 2 is served behind' "is named"
+status 0 "the last one is not" chat-template --template $TPL/axolotl__qwen3.jinja --check --loss last
+printf '{%% for m in messages %%}{{ m.role }}: {{ m.content }}\n{%% endfor %%}{%% if add_generation_prompt %%}assistant: {%% endif %%}' >"$T/open.jinja"
+status 1 "a template without an end of turn" chat-template --template "$T/open.jinja" --check
+prints '^end-of-turn  no .*not taught to stop' "is named"
+printf '{%% for m in messages if m.role != "system" %%}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{%% endfor %%}{%% if add_generation_prompt %%}<|im_start|>assistant\n{%% endif %%}' >"$T/drop.jinja"
+status 1 "a template that drops the system prompt" chat-template --template "$T/drop.jinja" --model $M --check
+prints '^system  *no .*drops a system prompt' "is named"
+prints "^tokens  *no .*'<|im_start|>' is no token" "so is a marker that is no token"
+printf '{{ bos_token }}{{ bos_token }}{%% for m in messages %%}{{ m.role }}: {{ m.content }}</s>{%% endfor %%}{%% if add_generation_prompt %%}assistant: {%% endif %%}' >"$T/bos.jinja"
+status 1 "two BOS" chat-template --template "$T/bos.jinja" --model $M --check
+prints "^bos  *no .*'<s>' stands 2 times" "are counted"
+status 2 "nothing else is done beside a check" chat-template --model $M --check --head 3
