@@ -15,7 +15,7 @@ static struct {
 	int64_t max_new, top_k, seed, batch, context, threads, limit;
 	double temperature, top_p;
 	uint64_t memory;
-	bool ignore_eos, raw, score;
+	bool ignore_eos, raw, score, drop_long;
 } o = { .quant = "none", .device = "auto", .date = CHAT_DEFAULT_DATE, .max_new = 256, .seed = 42, .batch = 8, .context = 2048, .top_p = 1 };
 
 static struct opt options[] = {
@@ -32,6 +32,7 @@ static struct opt options[] = {
 	{ OPT_CHOICE, "format", 0, &o.format, "NAME", "of the input", "auto|jsonl|array|csv" },
 	{ OPT_FLAG, "raw", 0, &o.raw, 0, "{\"prompt\"} is the text itself: no template (BOS is put before it)" },
 	{ OPT_INT, "limit", 0, &o.limit, "N", "only the first N records (0: all)", .min = 0, .max = 1e12 },
+	{ OPT_FLAG, "drop-long", 0, &o.drop_long, 0, "leave out records that are longer than the context" },
 	{ OPT_FLAG, "score", 0, &o.score, 0, "complete nothing: the likelihood of the answers that the records hold" },
 	{ OPT_SECTION, .help = "Decoding" },
 	{ OPT_INT, "max-new", 0, &o.max_new, "N", "most new tokens", .min = 1, .max = 1 << 20 },
@@ -71,6 +72,7 @@ struct state {
 	struct gen_options opts;
 	struct lineage lineage;
 	int64_t tokens;
+	int64_t records, dropped;
 };
 
 /* --- set-up --- */
@@ -131,6 +133,7 @@ static int load_texts(struct state *s, const struct model_texts *t, struct err *
 
 	p->raw = o.raw;
 	p->score = o.score;
+	p->drop_long = o.drop_long;
 	p->map.system = o.system;
 	if (chat_set_date(&p->how, o.date, opt_given(&spec, "date"), s->date_string, e) < 0)
 		return -1;
@@ -241,14 +244,14 @@ static int score_one(struct state *s, const struct prompt *p, struct out *out, s
 	return rc;
 }
 
-static int complete(struct state *s, struct prompt *p, int64_t n, uint64_t first, struct out *out, struct err *e)
+static int complete(struct state *s, struct prompt *p, int64_t n, struct out *out, struct err *e)
 {
 	struct gen_seq *q = xcalloc((size_t)n, sizeof(*q));
 	int32_t *ids = xcalloc((size_t)(n * o.max_new), sizeof(*ids));
 	int rc;
 
 	for (int64_t i = 0; i < n; i++)
-		q[i] = (struct gen_seq){ .prompt = p[i].ids, .n_prompt = p[i].n_ids, .stream = first + (uint64_t)i, .out = ids + i * o.max_new };
+		q[i] = (struct gen_seq){ .prompt = p[i].ids, .n_prompt = p[i].n_ids, .stream = p[i].line, .out = ids + i * o.max_new };
 	rc = generator_run(&s->gen, q, n, &s->opts, e);
 	for (int64_t i = 0; i < n && rc == 0; i++)
 		rc = write_completion(s, &p[i], &q[i], out, e);
@@ -257,19 +260,24 @@ static int complete(struct state *s, struct prompt *p, int64_t n, uint64_t first
 	return rc;
 }
 
-/* Up to a batch of records from number first on; *n is how many there were. */
-static int read_batch(struct state *s, struct jsonl *in, struct prompt *p, uint64_t first, int64_t *n, struct err *e)
+/* Up to a batch of prompts; *n is how many there were, and fewer than a batch at the end alone. */
+static int read_batch(struct state *s, struct jsonl *in, struct prompt *p, int64_t *n, struct err *e)
 {
 	struct jsonl_rec r;
 	int got;
 
-	for (*n = 0; *n < o.batch && (o.limit == 0 || first + (uint64_t)*n <= (uint64_t)o.limit);) {
+	for (*n = 0; *n < o.batch && (o.limit == 0 || s->records < o.limit);) {
 		got = jsonl_next(in, &r, e);
 		if (got <= 0)
 			return got;
+		s->records++;
 		++*n; /* also when it fails: it is released with the others */
-		if (prompt_make(&s->prompter, &r, jsonl_arena(in), first + (uint64_t)*n - 1, &p[*n - 1], e) < 0)
+		if (prompt_make(&s->prompter, &r, jsonl_arena(in), &p[*n - 1], e) < 0)
 			return err_where(e, in_name(jsonl_in(in)), r.line);
+		if (p[*n - 1].too_long) {
+			prompt_release(&p[--*n]);
+			s->dropped++;
+		}
 	}
 	return 0;
 }
@@ -277,23 +285,23 @@ static int read_batch(struct state *s, struct jsonl *in, struct prompt *p, uint6
 static int run_records(struct state *s, struct jsonl *in, struct out *out, struct err *e)
 {
 	struct prompt *p = xcalloc((size_t)o.batch, sizeof(*p));
-	uint64_t first = 1;
 	int64_t n = 0;
 	int rc;
 
 	do {
-		rc = read_batch(s, in, p, first, &n, e);
+		rc = read_batch(s, in, p, &n, e);
 		if (rc == 0 && n && !o.score)
-			rc = complete(s, p, n, first, out, e);
+			rc = complete(s, p, n, out, e);
 		for (int64_t i = 0; i < n; i++) {
 			if (rc == 0 && o.score)
 				rc = score_one(s, &p[i], out, e);
 			prompt_release(&p[i]);
 		}
-		first += (uint64_t)n;
-		progress("%llu records, %lld tokens", (unsigned long long)first - 1, (long long)s->tokens);
+		progress("%lld records, %lld tokens", (long long)s->records, (long long)s->tokens);
 	} while (rc == 0 && n == o.batch);
 	free(p);
+	if (rc == 0 && s->records == 0)
+		return err_line(e, LP_DATA, in_name(jsonl_in(in)), 0, "no records in it");
 	return rc;
 }
 
@@ -326,7 +334,10 @@ static int run(struct state *s, const char *path, struct err *e)
 	rc = run_records(s, j, out, e);
 	progress_done();
 	if (rc == 0)
-		rc = log_metric("done", e, "\"tokens\":%lld,\"seconds\":%.3f", (long long)s->tokens, now_seconds() - begin);
+		rc = log_metric("done", e, "\"records\":%lld,\"dropped\":%lld,\"tokens\":%lld,\"seconds\":%.3f", (long long)s->records,
+		                (long long)s->dropped, (long long)s->tokens, now_seconds() - begin);
+	if (rc == 0 && s->dropped)
+		warn("%lld records longer than %lld tokens were left out", (long long)s->dropped, (long long)s->prompter.max_tokens);
 	if (rc == 0)
 		rc = finish(s, j, out, e);
 	else

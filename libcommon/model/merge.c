@@ -121,7 +121,7 @@ int merge_identity(struct merge *m, struct err *e)
 		if (!p->base_id || !strcmp(p->base_id, m->base_id))
 			continue;
 		if (!m->accept_base)
-			return err_off(e, LP_USAGE, m->names[i], -1, "the adapter was trained on another base (%s%.19s..., this one is %.19s...): give that, "
+			return err_off(e, LP_USAGE, m->names[i], -1, "the adapter was trained on another base ('%s', %.19s..., and this one is %.19s...): give that, "
 				       "or --accept-base to merge all the same", p->base_name, p->base_id, m->base_id);
 		m->base_accepted = true;
 	}

@@ -95,13 +95,14 @@ static int tokenise(const struct prompter *m, struct prompt *p, const struct tmp
 		p->mask[i] = inside(spans, n_spans, t.begin[i]);
 	t.ids = NULL;
 	tok_out_release(&t);
-	if (p->n_ids > 0 && p->n_ids <= m->max_tokens)
+	p->too_long = p->n_ids > m->max_tokens;
+	if (p->n_ids > 0 && (!p->too_long || m->drop_long))
 		return 0;
-	return err_set(e, LP_DATA, "%s of %lld tokens, and it may have 1 to %lld; raise --context or shorten it", m->score ? "a text" : "a prompt",
+	return err_set(e, LP_DATA, "%s of %lld tokens, and it may have 1 to %lld; raise --context, shorten it, or give --drop-long", m->score ? "a text" : "a prompt",
 	               (long long)p->n_ids, (long long)m->max_tokens);
 }
 
-int prompt_make(const struct prompter *m, const struct jsonl_rec *r, struct arena *a, uint64_t number, struct prompt *p, struct err *e)
+int prompt_make(const struct prompter *m, const struct jsonl_rec *r, struct arena *a, struct prompt *p, struct err *e)
 {
 	const struct json *id = json_get(&r->v, "id");
 	struct tmpl_span *spans = NULL;
@@ -111,10 +112,11 @@ int prompt_make(const struct prompter *m, const struct jsonl_rec *r, struct aren
 	int rc;
 
 	memset(p, 0, sizeof(*p));
+	p->line = r->line;
 	if (id)
 		jw_value(&w, id);
 	else
-		jw_i64(&w, (int64_t)number);
+		jw_i64(&w, (int64_t)r->line);
 	p->id = sb_detach(&text);
 	if (is_bare(&r->v) && !m->score)
 		rc = from_bare(m, &r->v, a, p, e);

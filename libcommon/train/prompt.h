@@ -17,19 +17,22 @@ struct prompter {
 	bool raw;                /* {"prompt"} is the text itself, BOS put before it */
 	bool score;              /* keep the last answer, with its mask */
 	int64_t max_tokens;      /* a longer prompt is LP_DATA */
+	bool drop_long;          /* it is none: the prompt is too_long, to be left out */
 };
 
 struct prompt { /* one record on its way through; everything is its own memory */
-	char *id;                 /* JSON text: the record's id, or its number */
+	char *id;                 /* JSON text: the record's id, or its line number */
+	uint64_t line;            /* of the record, from 1 */
 	char *text;               /* what the model sees */
 	char *expected;           /* the answer that the record held, or NULL */
 	size_t expected_len;
 	int32_t *ids;
 	int64_t n_ids;
+	bool too_long;            /* more than max_tokens */
 	uint8_t *mask;            /* (n_ids) with score: 1 on the last answer's tokens */
 };
-/* number: of the record, from 1. On an error p is still to be released. */
-int prompt_make(const struct prompter *m, const struct jsonl_rec *r, struct arena *a, uint64_t number, struct prompt *p, struct err *e) LP_MUST_USE;
+/* On an error p is still to be released. */
+int prompt_make(const struct prompter *m, const struct jsonl_rec *r, struct arena *a, struct prompt *p, struct err *e) LP_MUST_USE;
 void prompt_release(struct prompt *p);
 
 /* What n new tokens add to the prompt's text: decoded behind the prompt, so that a space that
