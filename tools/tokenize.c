@@ -11,6 +11,7 @@
 #include "base/xalloc.h"
 #include "data/tok_batch.h"
 #include "data/tok_frames.h"
+#include "data/tok_input.h"
 #include "data/tok_stats.h"
 #include "data/tok_view.h"
 #include "fmt/lineage.h"
@@ -19,28 +20,36 @@
 #define FRAME_BYTES_MAX (4ull << 30)
 
 static struct {
-	const char *model, *rejects, *stats_file, *template_hash, *format;
-	int64_t max_len, window, split_frames, threads, limit;
-	bool truncate, drop_long, pack, stats, show_mask, decode;
+	const char *model, *pattern, *rejects, *stats_file, *template_hash, *format, *over_long, *train_on;
+	int64_t max_len, window, split_frames, threads, limit, seed;
+	bool truncate, drop_long, pack, shuffle, stats, count, show_mask, decode;
 	bool double_bos, masked, add_bos, add_eos;
-} opt = { .format = "auto", .window = 4096, .threads = 1 };
+	enum tok_over over;
+	enum tok_train train;
+} opt = { .format = "auto", .window = 4096, .threads = 1, .over_long = "refuse", .train_on = "all" };
 
 static struct opt opts[] = {
-	{ OPT_STR, "model", 0, &opt.model, "DIR", "the model whose tokenizer.json to use" },
+	{ OPT_STR, "model", 0, &opt.model, "DIR", "the model whose tokenizer to use, or a tokenizer file of any kind" },
+	{ OPT_STR, "pattern", 0, &opt.pattern, "PATTERN", "how text is cut for tiktoken ranks: gpt2, cl100k, o200k, llama3, qwen or a regular expression" },
 	{ OPT_SECTION, .help = "Length" },
 	{ OPT_INT, "max-len", 0, &opt.max_len, "N", "tokens of a row; 0: 2048, or the model's limit if that is less", .min = 0, .max = 1e8 },
-	{ OPT_FLAG, "truncate", 0, &opt.truncate, 0, "cut longer records at the right (otherwise they are an error)" },
-	{ OPT_FLAG, "drop-long", 0, &opt.drop_long, 0, "leave longer records out" },
-	{ OPT_STR, "rejects", 0, &opt.rejects, "FILE", "records that --drop-long leaves out go here", .unrecorded = true },
+	{ OPT_CHOICE, "over-long", 0, &opt.over_long, "WHAT", "of longer records: refuse, truncate at the right, split into rows, drop", "refuse|truncate|split|drop" },
+	{ OPT_FLAG, "truncate", 0, &opt.truncate, 0, "the same as --over-long truncate" },
+	{ OPT_FLAG, "drop-long", 0, &opt.drop_long, 0, "the same as --over-long drop" },
+	{ OPT_STR, "rejects", 0, &opt.rejects, "FILE", "records that are dropped for their length go here", .unrecorded = true },
 	{ OPT_FLAG, "pack", 0, &opt.pack, 0, "lay several records in a row, best fit; they never see one another" },
-	{ OPT_INT, "pack-window", 0, &opt.window, "N", "records that are packed together (a frame's tokens at most)", .min = 1, .max = 65536 },
+	{ OPT_INT, "pack-window", 0, &opt.window, "N", "records that are packed or shuffled together (a frame's tokens at most)", .min = 1, .max = 65536 },
+	{ OPT_FLAG, "shuffle", 0, &opt.shuffle, 0, "rows in random order within the window" },
+	{ OPT_INT, "seed", 0, &opt.seed, "N", "of --shuffle", .min = 0, .max = 9e15 },
 	{ OPT_SECTION, .help = "Rules" },
+	{ OPT_CHOICE, "train-on", 0, &opt.train_on, "WHAT", "targets: all spans of a record, the last one, none", "all|last|none" },
 	{ OPT_FLAG, "allow-double-bos", 0, &opt.double_bos, 0, "accept a record that begins twice" },
 	{ OPT_FLAG, "allow-masked", 0, &opt.masked, 0, "accept a record without a token to learn from" },
 	{ OPT_FLAG, "add-bos", 0, &opt.add_bos, 0, "put the begin token before a text that has none" },
 	{ OPT_FLAG, "add-eos", 0, &opt.add_eos, 0, "put the end token, as a target, behind a text that has none" },
 	{ OPT_SECTION, .help = "Views" },
 	{ OPT_FLAG, "stats", 0, &opt.stats, 0, "the output is the lengths' statistics, as JSON" },
+	{ OPT_FLAG, "count", 0, &opt.count, 0, "the output is the tokens of each record, as JSON lines" },
 	{ OPT_STR, "stats-file", 0, &opt.stats_file, "FILE", "write the statistics as well", .unrecorded = true },
 	{ OPT_FLAG, "show-mask", 0, &opt.show_mask, 0, "the output is each token with its mask, of records or of a token stream" },
 	{ OPT_FLAG, "decode", 0, &opt.decode, 0, "a token stream back to text records" },
@@ -55,7 +64,7 @@ static struct opt opts[] = {
 static const struct opt_spec spec = {
 	.tool = "tokenize",
 	.summary = "text records to a token stream",
-	.synopsis = "[OPTION]... --model DIR [FILE]\n[OPTION]... --model DIR --stats [FILE]\n[OPTION]... --model DIR --show-mask [FILE]\n"
+	.synopsis = "[OPTION]... --model DIR [FILE]\n[OPTION]... --model DIR --stats [FILE]\n[OPTION]... --model DIR --count [FILE]\n[OPTION]... --model DIR --show-mask [FILE]\n"
 		    "[OPTION]... --model DIR --decode [FILE]",
 	.notes = "A token is a target when its first byte is inside one of the record's spans; a record\n"
 		 "without spans is learnt whole.",
@@ -70,9 +79,7 @@ struct run {
 	struct sb line;
 	/* Text records: */
 	struct jsonl *records;
-	char *input_lineage;    /* from the sidecar, or NULL */
-	char *input_hash;       /* of the bytes that it speaks of */
-	char *template_hash;    /* NULL: not known */
+	struct tok_sidecar side;
 	struct st_writer *stream;
 	struct tok_frames frames;
 	struct tok_stats stats;
@@ -82,40 +89,22 @@ struct run {
 
 /* --- before work starts --- */
 
-/* The model's positions, 0 when it does not say. A tokenizer alone has no
- * config.json; one that is there and cannot be read is an error. */
-static int model_limit(const char *dir, int64_t *n, struct err *e)
-{
-	char *path = xasprintf("%s/config.json", dir);
-	struct arena a = ARENA_INIT;
-	struct json v;
-	int rc = 0;
-
-	*n = 0;
-	if (!access(path, F_OK)) {
-		rc = json_load(path, &a, &v, e);
-		if (!rc && (!json_get_i64(&v, "max_position_embeddings", 0, n) ||
-		            (!*n && !json_get_i64(json_get(&v, "text_config"), "max_position_embeddings", 0, n))))
-			*n = 0;
-	}
-	arena_release(&a);
-	free(path);
-	return rc;
-}
-
 static int check_options(struct err *e)
 {
 	int64_t limit;
 
 	if (!opt.model)
 		return err_set(e, LP_USAGE, "no model; give --model DIR");
-	if (opt.stats + opt.show_mask + opt.decode > 1)
-		return err_set(e, LP_USAGE, "--stats, --show-mask and --decode are different outputs; give one");
-	if (opt.truncate && opt.drop_long)
-		return err_set(e, LP_USAGE, "--truncate and --drop-long exclude each other");
-	if (opt.rejects && !opt.drop_long)
-		return err_set(e, LP_USAGE, "--rejects takes what --drop-long leaves out; give both");
-	if (model_limit(opt.model, &limit, e))
+	if (opt.stats + opt.count + opt.show_mask + opt.decode > 1)
+		return err_set(e, LP_USAGE, "--stats, --count, --show-mask and --decode are different outputs; give one");
+	if (opt.truncate + opt.drop_long + (strcmp(opt.over_long, "refuse") != 0) > 1)
+		return err_set(e, LP_USAGE, "--over-long, --truncate and --drop-long exclude each other");
+	opt.over = opt.truncate || !strcmp(opt.over_long, "truncate") ? TOK_TRUNCATE : opt.drop_long || !strcmp(opt.over_long, "drop") ? TOK_DROP :
+		!strcmp(opt.over_long, "split") ? TOK_SPLIT : TOK_REFUSE;
+	opt.train = !strcmp(opt.train_on, "last") ? TOK_TRAIN_LAST : !strcmp(opt.train_on, "none") ? TOK_TRAIN_NONE : TOK_TRAIN_ALL;
+	if (opt.rejects && opt.over != TOK_DROP)
+		return err_set(e, LP_USAGE, "--rejects takes what --over-long drop leaves out; give both");
+	if (tok_model_limit(opt.model, &limit, e))
 		return -1;
 	if (!opt.max_len)
 		opt.max_len = limit > 0 && limit < DEFAULT_MAX_LEN ? limit : DEFAULT_MAX_LEN;
@@ -126,64 +115,29 @@ static int check_options(struct err *e)
 
 static int load_tokenizer(struct run *r, struct err *e)
 {
-	char *path = xasprintf("%s/tokenizer.json", opt.model), hex[65];
-	int rc = -1;
+	char hex[65];
 
-	r->tok = tok_load_dir(opt.model, e);
-	if (r->tok && !sha_file(path, hex, e)) {
-		snprintf(r->tok_hash, sizeof(r->tok_hash), "sha256:%s", hex);
-		rc = 0;
-	}
-	free(path);
-	if (rc)
+	r->tok = tok_load_model(opt.model, opt.pattern, e);
+	if (!r->tok || sha_file(tok_path(r->tok), hex, e))
 		return -1;
+	snprintf(r->tok_hash, sizeof(r->tok_hash), "sha256:%s", hex);
 	if (opt.add_bos && tok_bos(r->tok) < 0)
-		return err_set(e, LP_USAGE, "--add-bos: the model's tokenizer_config.json names no bos_token");
+		return err_set(e, LP_USAGE, "--add-bos: the tokenizer names no begin token; tokenizer_config.json may (bos_token)");
 	if (opt.add_eos && tok_eos(r->tok) < 0)
-		return err_set(e, LP_USAGE, "--add-eos: the model's tokenizer_config.json names no eos_token");
+		return err_set(e, LP_USAGE, "--add-eos: the tokenizer names no end token; tokenizer_config.json may (eos_token)");
 	return 0;
-}
-
-/* The template among the inputs of what made the input. */
-static const char *template_of(const struct json *lineage)
-{
-	const struct json *inputs = json_get(lineage, "inputs");
-	const char *hash;
-
-	for (uint32_t i = 0; json_is(inputs, JSON_ARR) && i < inputs->n; i++)
-		if (json_str_is(json_get(&inputs->items[i], "name"), "chat_template") && json_get_str(&inputs->items[i], "hash", NULL, &hash))
-			return hash;
-	return NULL;
-}
-
-/* What made the input, and with which template, where a sidecar says so. */
-static void read_sidecar(struct run *r, const char *path)
-{
-	char *side = xasprintf("%s.lineage.json", path);
-	struct arena a = ARENA_INIT;
-	struct err absent = ERR_INIT;
-	const char *hash = NULL, *made;
-	struct json v;
-
-	if (strcmp(path, "-") && !access(side, R_OK) && !json_load(side, &a, &v, &absent)) {
-		struct sb text = SB_INIT;
-		struct jw w = jw_to(&text);
-
-		jw_value(&w, &v);
-		r->input_lineage = sb_detach(&text);
-		hash = template_of(&v);
-		if (json_get_str(json_get(&v, "output"), "hash", NULL, &made) && made)
-			r->input_hash = xstrdup(made);
-	}
-	if (opt.template_hash || hash)
-		r->template_hash = xstrdup(opt.template_hash ? opt.template_hash : hash);
-	arena_release(&a);
-	free(side);
 }
 
 /* --- frames --- */
 
 #define N_META 9
+
+static const char *file_name(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash && slash[1] ? slash + 1 : path;
+}
 
 /* The metadata of a frame names the input by its bytes up to there. */
 static int write_frame(struct run *r, struct err *e)
@@ -193,7 +147,6 @@ static int write_frame(struct run *r, struct err *e)
 	struct lineage l;
 	struct sb text = SB_INIT;
 	char *hash;
-	const char *name = strrchr(opt.model, '/');
 	size_t n = 0;
 	int rc;
 
@@ -204,13 +157,13 @@ static int write_frame(struct run *r, struct err *e)
 	lineage_init(&l, &spec);
 	in_hash(jsonl_in(r->records), hex);
 	hash = xasprintf("xxh3:%s", hex);
-	lineage_input(&l, in_name(jsonl_in(r->records)), hash, r->input_lineage);
-	lineage_input(&l, "tokenizer.json", r->tok_hash, NULL);
+	lineage_input(&l, in_name(jsonl_in(r->records)), hash, r->side.lineage);
+	lineage_input(&l, file_name(tok_path(r->tok)), r->tok_hash, NULL);
 	lineage_json(&l, &text);
-	meta[n++] = (struct st_kv){ "tokenizer", name && name[1] ? name + 1 : opt.model };
+	meta[n++] = (struct st_kv){ "tokenizer", file_name(opt.model) };
 	meta[n++] = (struct st_kv){ "tokenizer_hash", r->tok_hash };
-	if (r->template_hash)
-		meta[n++] = (struct st_kv){ "template_hash", r->template_hash };
+	if (r->side.template_hash)
+		meta[n++] = (struct st_kv){ "template_hash", r->side.template_hash };
 	meta[n++] = (struct st_kv){ "vocab_size", vocab };
 	meta[n++] = (struct st_kv){ "max_len", max_len };
 	meta[n++] = (struct st_kv){ "packing", opt.pack ? "best-fit" : "none" };
@@ -232,10 +185,17 @@ static int to_frames(struct run *r, const struct tok_rec *rec, struct err *e)
 
 	for (int k = 0; k < rec->n_texts; k++) {
 		const struct tok_text *t = &rec->t[k];
-		struct token_seq s = { t->out.ids, t->mask, t->out.n, rec->number, rec->pair ? rec->number : -1, t->good };
+		size_t step = opt.over == TOK_SPLIT ? (size_t)opt.max_len : t->out.n;
 
-		if (tok_frames_add(&r->frames, &s, &full, e))
-			return -1;
+		for (size_t at = 0, n; at < t->out.n; at += n) {
+			struct token_seq s = { t->out.ids + at, t->mask + at, t->out.n - at, rec->number, rec->pair ? rec->number : -1, t->good };
+
+			s.n = n = s.n < step ? s.n : step;
+			if (at && !opt.masked && !memchr(s.mask + 1, 1, n - 1))
+				continue; /* nothing to learn from in this part */
+			if (tok_frames_add(&r->frames, &s, &full, e))
+				return -1;
+		}
 	}
 	return full ? write_frame(r, e) : 0;
 }
@@ -254,6 +214,18 @@ static int show(struct run *r, const int32_t *ids, const uint8_t *mask, size_t n
 	} else {
 		tok_view_lines(r->tok, ids, mask, n, record, side, &r->line);
 	}
+	return out_write(r->out, sb_str(&r->line), r->line.len, e);
+}
+
+static const char *side_of(const struct tok_rec *rec, int k)
+{
+	return !rec->pair ? NULL : rec->t[k].good ? "chosen" : "rejected";
+}
+
+static int count(struct run *r, const struct tok_rec *rec, int k, struct err *e)
+{
+	sb_reset(&r->line);
+	tok_view_count(rec->number, side_of(rec, k), rec->t[k].n_full, rec->t[k].n_targets, &r->line);
 	return out_write(r->out, sb_str(&r->line), r->line.len, e);
 }
 
@@ -276,17 +248,20 @@ static int use_record(struct run *r, const struct tok_rec *rec, struct err *e)
 	if (r->pairs >= 0 && r->pairs != rec->pair)
 		return err_line(e, LP_DATA, in_name(jsonl_in(r->records)), rec->line, "preference pairs and plain records are mixed; separate them");
 	r->pairs = rec->pair;
-	if (rec->pair && opt.pack)
-		return err_set(e, LP_USAGE, "--pack does not apply to preference pairs");
+	if (rec->pair && (opt.pack || opt.over == TOK_SPLIT))
+		return err_set(e, LP_USAGE, "%s does not apply to preference pairs", opt.pack ? "--pack" : "--over-long split");
 	for (int k = 0; k < rec->n_texts; k++) {
 		const struct tok_text *t = &rec->t[k];
 
 		tok_stats_add(&r->stats, t->n_full, t->n_targets);
+		r->stats.split += opt.over == TOK_SPLIT && t->n_full > (size_t)opt.max_len;
 		if (!rec->dropped && t->n_full > t->out.n) {
 			r->stats.truncated++;
 			r->stats.cut_tokens += t->n_full - t->out.n;
 		}
-		if (opt.show_mask && !rec->dropped && show(r, t->out.ids, t->mask, t->out.n, rec->number, !rec->pair ? NULL : t->good ? "chosen" : "rejected", e))
+		if (opt.show_mask && !rec->dropped && show(r, t->out.ids, t->mask, t->out.n, rec->number, side_of(rec, k), e))
+			return -1;
+		if (opt.count && count(r, rec, k, e))
 			return -1;
 	}
 	if (rec->dropped)
@@ -329,21 +304,10 @@ static int put_text(const char *path, const struct sb *text, struct err *e)
 	return out_commit(o, e);
 }
 
-/* A sidecar that was left behind by other bytes must not speak for these. */
-static int check_sidecar(const struct run *r, struct err *e)
-{
-	char hex[33];
-
-	in_hash(jsonl_in(r->records), hex);
-	if (!r->input_hash || opt.limit || strncmp(r->input_hash, "xxh3:", 5) || !strcmp(r->input_hash + 5, hex))
-		return 0;
-	return err_line(e, LP_DATA, in_name(jsonl_in(r->records)), 0, "its lineage file is of other contents; remove that file, or render the text again");
-}
-
 static int finish_records(struct run *r, struct err *e)
 {
 	struct sb text = SB_INIT;
-	int rc = check_sidecar(r, e);
+	int rc = opt.limit ? 0 : tok_sidecar_check(&r->side, jsonl_in(r->records), e);
 
 	if (!rc && r->stream)
 		rc = write_frame(r, e) || st_writer_end(r->stream, e) ? -1 : 0;
@@ -376,20 +340,22 @@ static int from_records(struct run *r, struct in *in, const char *path, struct e
 	r->records = jsonl_open_take(in, opt.format, e);
 	if (!r->records)
 		return -1;
-	read_sidecar(r, path);
+	tok_sidecar_read(&r->side, path, opt.template_hash);
 	if (opt.rejects && !(r->rejects = out_open(opt.rejects, e)))
 		return -1;
 	r->pairs = -1;
-	r->policy = (struct tok_policy){ r->tok, opt.stats ? 0 : (size_t)opt.max_len, opt.truncate, opt.drop_long, opt.double_bos,
-		opt.masked || opt.stats || opt.show_mask, opt.add_bos, opt.add_eos };
-	if (opt.show_mask && !opt.truncate && !opt.drop_long)
+	r->policy = (struct tok_policy){ r->tok, opt.stats || opt.count ? 0 : (size_t)opt.max_len, opt.over, opt.train, opt.double_bos,
+		opt.masked || opt.stats || opt.count || opt.show_mask, opt.add_bos, opt.add_eos };
+	if (opt.show_mask && opt.over == TOK_REFUSE)
 		r->policy.max_len = 0; /* a look changes nothing */
-	if (!opt.stats && !opt.show_mask) {
+	if (!opt.stats && !opt.count && !opt.show_mask) {
 		r->stream = st_writer_new(r->out, "tokens");
 		tok_frames_init(&r->frames, r->stream);
 		r->frames.pack = opt.pack;
 		r->frames.max_len = (uint32_t)opt.max_len;
-		r->frames.window = opt.pack ? (size_t)opt.window : 0;
+		r->frames.window = opt.pack || opt.shuffle ? (size_t)opt.window : 0;
+		r->frames.shuffle = opt.shuffle;
+		r->frames.seed = (uint64_t)opt.seed;
 		r->frames.records = (size_t)opt.split_frames;
 	}
 	return each_record(r, e) || finish_records(r, e) ? -1 : 0;
@@ -470,9 +436,7 @@ static void release(struct run *r)
 		st_writer_free(r->stream);
 	tok_stats_release(&r->stats);
 	sb_release(&r->line);
-	free(r->template_hash);
-	free(r->input_lineage);
-	free(r->input_hash);
+	tok_sidecar_release(&r->side);
 	tok_free(r->tok);
 }
 

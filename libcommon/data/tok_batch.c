@@ -231,20 +231,27 @@ static int encode_text(const struct tok_policy *p, struct tok_text *t, bool *dro
 	}
 	if (check_bos(p, &t->out, e))
 		return -1;
+	if (p->train == TOK_TRAIN_LAST && t->n_spans > 1) {
+		t->spans[0] = t->spans[t->n_spans - 1];
+		t->n_spans = 1;
+	}
 	mask(t, eos_added);
+	if (p->train == TOK_TRAIN_NONE)
+		memset(t->mask, 0, t->out.n);
 	t->n_full = t->out.n;
 	if (p->max_len && t->out.n > p->max_len) {
-		if (!p->truncate && !p->drop)
-			return err_set(e, LP_DATA, "%zu tokens, and --max-len is %zu; raise it, or give --truncate or --drop-long", t->out.n, p->max_len);
-		*dropped |= p->drop;
-		t->out.n = p->drop ? t->out.n : p->max_len;
+		if (p->over == TOK_REFUSE)
+			return err_set(e, LP_DATA, "%zu tokens, and --max-len is %zu; raise it, or give --over-long truncate, split or drop", t->out.n, p->max_len);
+		*dropped |= p->over == TOK_DROP;
+		if (p->over == TOK_TRUNCATE)
+			t->out.n = p->max_len;
 	}
 	t->n_targets = 0;
 	for (size_t i = 0; i < t->out.n; i++)
 		t->n_targets += t->mask[i];
 	if (!t->out.n)
 		return err_set(e, LP_DATA, "the text is empty");
-	if (!t->n_targets && !p->allow_masked)
+	if (!t->n_targets && !p->allow_masked && p->train != TOK_TRAIN_NONE)
 		return err_set(e, LP_DATA, "no token to learn from%s; look at it with --show-mask, or give --allow-masked",
 		               t->n_full > t->out.n ? " is left after truncation" : "");
 	return 0;

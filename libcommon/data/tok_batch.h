@@ -8,10 +8,13 @@
 #include "json/jsonl.h"
 #include "text/tok.h"
 
+enum tok_over { TOK_REFUSE, TOK_TRUNCATE, TOK_DROP, TOK_SPLIT }; /* split: left whole for the caller to cut */
+enum tok_train { TOK_TRAIN_ALL, TOK_TRAIN_LAST, TOK_TRAIN_NONE }; /* of a text's spans */
 struct tok_policy {
 	const struct tok *tok;
 	size_t max_len;         /* tokens; 0: no limit */
-	bool truncate, drop;    /* what to do with longer ones; neither: LP_DATA */
+	enum tok_over over;     /* what to do with longer ones; TOK_REFUSE: LP_DATA */
+	enum tok_train train;
 	bool allow_double_bos, allow_masked;
 	bool add_bos, add_eos;  /* around each text, where it has none */
 };

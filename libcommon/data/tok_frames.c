@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/rng.h"
 #include "base/xalloc.h"
 #include "text/pack.h"
 
@@ -48,6 +49,33 @@ int tok_frames_add(struct tok_frames *f, const struct token_seq *s, bool *full, 
 	f->last_record = s->record;
 	*full = f->n_tokens >= TOK_FRAME_TOKENS || f->n_seqs >= window || (f->records && f->n_records >= f->records);
 	return 0;
+}
+
+/* The sequences of order[] in groups, a row or a record each, the groups in an
+ * order that seed and frame give. */
+static void shuffle(const struct tok_frames *f, uint32_t *order, uint32_t *row)
+{
+	uint32_t *group = xcalloc(f->n_seqs + 1, sizeof(*group)), *from = xcalloc(f->n_seqs, sizeof(*from));
+	uint32_t *was = xcalloc(f->n_seqs, sizeof(*was)), *perm, n = 0, at = 0, new_row = 0;
+
+	memcpy(was, order, f->n_seqs * sizeof(*was));
+	memcpy(from, row, f->n_seqs * sizeof(*from));
+	for (uint32_t i = 0; i < f->n_seqs; i++) /* begins of groups */
+		if (!i || (f->pack ? row[i] != row[i - 1] : f->seqs[order[i]].record != f->seqs[order[i - 1]].record))
+			group[n++] = i;
+	group[n] = (uint32_t)f->n_seqs;
+	perm = xcalloc(n + 1, sizeof(*perm));
+	rng_permutation(f->seed, rng_stream("tokenize.shuffle") + f->n_frames, n, perm);
+	for (uint32_t g = 0; g < n; g++)
+		for (uint32_t i = group[perm[g]]; i < group[perm[g] + 1]; i++, at++) {
+			new_row += at && (i == group[perm[g]] || from[i] != from[i - 1]);
+			order[at] = was[i];
+			row[at] = new_row;
+		}
+	free(group);
+	free(from);
+	free(was);
+	free(perm);
 }
 
 /* Members of each row, rows in order: order[i] is the i-th sequence to be
@@ -133,6 +161,8 @@ int tok_frames_flush(struct tok_frames *f, struct err *e)
 	order = xcalloc(f->n_seqs, sizeof(*order));
 	row = xcalloc(f->n_seqs, sizeof(*row));
 	rc = arrange(f, order, row, &n_rows, e);
+	if (!rc && f->shuffle)
+		shuffle(f, order, row);
 	c.ids = xcalloc(f->n_tokens, sizeof(*c.ids));
 	c.mask = xcalloc(f->n_tokens, 1);
 	c.side = xcalloc(f->n_seqs, 1);
@@ -150,6 +180,7 @@ int tok_frames_flush(struct tok_frames *f, struct err *e)
 		}
 		rc = token_frame_write(f->w, &t, f->meta, f->n_meta, e);
 	}
+	f->n_frames++;
 	f->rows += n_rows;
 	f->tokens += f->n_tokens;
 	f->n_tokens = f->n_seqs = f->n_records = 0;

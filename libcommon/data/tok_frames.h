@@ -24,6 +24,8 @@ struct tok_frames {
 	bool pack;
 	uint32_t max_len;
 	size_t window;  /* sequences that are packed together; 0: a frame's worth */
+	bool shuffle;   /* rows of a window in an order of their own; the sequences of a record stay together */
+	uint64_t seed;
 	size_t records; /* records of a frame; 0: by tokens only */
 	const struct st_kv *meta; /* as they are when a frame is written */
 	size_t n_meta;
@@ -35,6 +37,7 @@ struct tok_frames {
 	size_t n_seqs, cap_seqs;
 	size_t n_records;
 	int64_t last_record;
+	uint64_t n_frames;
 	/* Totals of what has been written: */
 	uint64_t rows, tokens;
 };

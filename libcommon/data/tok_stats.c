@@ -129,6 +129,7 @@ void tok_stats_json(const struct tok_stats *s, uint64_t max_len, uint64_t rows, 
 	number(&w, "truncated_tokens", s->cut_tokens);
 	number(&w, "dropped_rows", s->dropped);
 	number(&w, "dropped_tokens", s->dropped_tokens);
+	number(&w, "split_rows", s->split);
 	if (rows) {
 		number(&w, "packed_rows", rows);
 		jw_key(&w, "fill");

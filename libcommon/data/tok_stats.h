@@ -11,7 +11,7 @@ struct tok_stats {
 	size_t cap;
 	uint64_t n, tokens, targets, max, min;
 	uint64_t longer, longer_tokens; /* beyond TOK_STATS_EXACT */
-	uint64_t truncated, cut_tokens, dropped, dropped_tokens;
+	uint64_t truncated, cut_tokens, dropped, dropped_tokens, split;
 };
 #define TOK_STATS_EXACT (1u << 20)
 void tok_stats_release(struct tok_stats *s);

@@ -16,6 +16,8 @@ static void head(struct jw *w, int64_t record, const char *side)
 
 void tok_view_lines(const struct tok *t, const int32_t *ids, const uint8_t *mask, size_t n, int64_t record, const char *side, struct sb *out)
 {
+	struct sb piece = SB_INIT;
+
 	for (size_t i = 0; i < n; i++) {
 		struct jw w = jw_to(out);
 
@@ -25,12 +27,30 @@ void tok_view_lines(const struct tok *t, const int32_t *ids, const uint8_t *mask
 		jw_key(&w, "id");
 		jw_i64(&w, ids[i]);
 		jw_key(&w, "piece");
-		jw_str(&w, tok_piece(t, ids[i]));
+		sb_reset(&piece);
+		if (tok_show_piece(t, ids[i], &piece))
+			jw_strn(&w, sb_str(&piece), piece.len);
+		else
+			jw_null(&w);
 		jw_key(&w, "mask");
 		jw_i64(&w, mask[i]);
 		jw_end_obj(&w);
 		sb_addc(out, '\n');
 	}
+	sb_release(&piece);
+}
+
+void tok_view_count(int64_t record, const char *side, size_t tokens, size_t targets, struct sb *out)
+{
+	struct jw w = jw_to(out);
+
+	head(&w, record, side);
+	jw_key(&w, "tokens");
+	jw_i64(&w, (int64_t)tokens);
+	jw_key(&w, "targets");
+	jw_i64(&w, (int64_t)targets);
+	jw_end_obj(&w);
+	sb_addc(out, '\n');
 }
 
 /* Where each token's text ends in the decoded whole: decoding of longer and

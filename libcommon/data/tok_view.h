@@ -8,6 +8,8 @@
 
 /* One line a token: {"record","pos","id","piece","mask"}; side NULL, "chosen" or "rejected". */
 void tok_view_lines(const struct tok *t, const int32_t *ids, const uint8_t *mask, size_t n, int64_t record, const char *side, struct sb *out);
+/* {"record","tokens","targets"}. */
+void tok_view_count(int64_t record, const char *side, size_t tokens, size_t targets, struct sb *out);
 /* The text for a terminal: targets stand out, special tokens too. */
 int tok_view_colour(const struct tok *t, const int32_t *ids, const uint8_t *mask, size_t n, int64_t record, const char *side, struct sb *out, struct err *e) LP_MUST_USE;
 /* {"text","spans","record"} of a sequence; an unfinished character at its end becomes U+FFFD. */

@@ -206,6 +206,20 @@ const char *tok_piece(const struct tok *t, int32_t id)
 	return piece_of(t, id, &n);
 }
 
+bool tok_show_piece(const struct tok *t, int32_t id, struct sb *out)
+{
+	size_t n;
+	const char *s = piece_of(t, id, &n);
+	char u[4];
+
+	if (s && t->raw_bytes && !added_by_id(&t->added, id))
+		for (size_t i = 0; i < n; i++)
+			sb_add(out, u, utf8_put(u, byte_to_char((unsigned char)s[i])));
+	else if (s)
+		sb_add(out, s, n);
+	return s != NULL;
+}
+
 int32_t tok_id(const struct tok *t, const char *piece)
 {
 	const struct added_token *a = added_by_text(&t->added, piece, strlen(piece));

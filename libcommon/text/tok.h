@@ -48,8 +48,11 @@ void tok_free(struct tok *t);
 int tok_encode(const struct tok *t, const char *text, size_t len, struct tok_out *out, struct err *e) LP_MUST_USE;
 /* Appends the text of ids to out. skip_special drops special tokens. */
 int tok_decode(const struct tok *t, const int32_t *ids, size_t n, bool skip_special, struct sb *out, struct err *e) LP_MUST_USE;
-/* The piece of one token as it stands in the vocabulary; NULL when id is unused. */
+/* The piece of one token as it stands in the vocabulary; NULL when id is unused.
+ * Of tekken.json and tiktoken ranks these are bytes, not always UTF-8. */
 const char *tok_piece(const struct tok *t, int32_t id);
+/* Appends it as UTF-8, bytes as byte-level vocabularies write them; false: unused. */
+bool tok_show_piece(const struct tok *t, int32_t id, struct sb *out);
 int32_t tok_id(const struct tok *t, const char *piece); /* -1 when absent */
 bool tok_is_special(const struct tok *t, int32_t id);
 int64_t tok_vocab_size(const struct tok *t);            /* highest id + 1 */

@@ -9,10 +9,12 @@
 
 #include "base/xalloc.h"
 #include "text/pretok.h"
+#include "text/spm.h"
+#include "text/tok_b64.h"
 #include "text/tok_uni.h"
 #include "text/utf8.h"
 
-enum kind { K_NFC, K_NFD, K_NFKC, K_NFKD, K_LOWER, K_PREPEND, K_REPLACE, K_STRIP, K_ACCENTS, K_BYTES, K_NMT, K_BERT, K_SEQ };
+enum kind { K_NFC, K_NFD, K_NFKC, K_NFKD, K_LOWER, K_PREPEND, K_REPLACE, K_STRIP, K_ACCENTS, K_BYTES, K_NMT, K_BERT, K_CHARSMAP, K_SEQ };
 
 struct tok_norm {
 	enum kind kind;
@@ -22,6 +24,7 @@ struct tok_norm {
 	size_t text_len;
 	bool left, right; /* strip */
 	bool clean, chinese, accents, lower; /* BertNormalizer */
+	struct charsmap map; /* Precompiled */
 	struct tok_norm **seq;
 	size_t n_seq;
 };
@@ -34,6 +37,7 @@ void tok_norm_free(struct tok_norm *n)
 		tok_norm_free(n->seq[i]);
 	free(n->seq);
 	tok_re_free(n->re);
+	charsmap_release(&n->map);
 	free(n->text);
 	free(n);
 }
@@ -67,6 +71,24 @@ static int load_replace(const struct json *v, struct tok_norm *n, struct err *e)
 	n->text_len = c->n;
 	n->re = json_is(lit, JSON_STR) ? tok_re_new_string(lit->s, lit->n, e) : tok_re_new(re->s, re->n, e);
 	return n->re ? 0 : -1;
+}
+
+static int load_charsmap(const struct json *v, struct tok_norm *n, struct err *e)
+{
+	const struct json *b64 = json_get(v, "precompiled_charsmap");
+	unsigned char *blob;
+	size_t len;
+	int rc;
+
+	n->kind = K_CHARSMAP;
+	if (!json_is(b64, JSON_STR))
+		return err_set(e, LP_DATA, "normalizer Precompiled needs precompiled_charsmap");
+	blob = xmalloc(b64->n + 4);
+	rc = b64_decode(b64->s, b64->n, blob, &len) ? 0 : err_set(e, LP_DATA, "normalizer Precompiled: its map is not base64");
+	if (!rc)
+		rc = charsmap_load(&n->map, blob, len, e);
+	free(blob);
+	return rc;
 }
 
 static int load_bert(const struct json *v, struct tok_norm *n, struct err *e)
@@ -113,6 +135,8 @@ static int load_one(const struct json *v, struct tok_norm *n, int depth, struct 
 			return err_set(e, LP_DATA, "normalizer Strip: a flag is not a boolean");
 		return 0;
 	}
+	if (!strcmp(type, "Precompiled"))
+		return load_charsmap(v, n, e);
 	return err_set(e, LP_USAGE, "normalizer '%s' is not supported", type);
 }
 
@@ -378,8 +402,12 @@ static int replace(const struct tok_norm *n, struct tok_re_mem *m, struct astr *
 			astr_start(tmp);
 		changed = true;
 		astr_copy(tmp, a, done, b - done);
-		ob = b < a->len ? astr_begin(a, b) : b ? astr_end(a, b - 1) : a->ident ? a->base : 0;
-		oe = end > b ? astr_end(a, end - 1) : ob;
+		if (end > b) { /* what is put in place came from the last character, says the reference */
+			ob = astr_begin(a, utf8_prev(a->s, end));
+			oe = astr_end(a, end - 1);
+		} else {
+			ob = oe = b < a->len ? astr_begin(a, b) : b ? astr_end(a, b - 1) : a->ident ? a->base : 0;
+		}
 		astr_put(tmp, n->text, n->text_len, ob, oe);
 		done = end;
 		from = end > b ? end : b + (b < a->len ? utf8_len((unsigned char)a->s[b]) : 1);
@@ -421,6 +449,66 @@ static void bert(const struct tok_norm *n, struct astr *a, struct astr *tmp)
 		each_char(n, STEP_LOWER, a, tmp);
 }
 
+/* End of the grapheme that begins at i. */
+static size_t grapheme_end(const struct astr *a, size_t i)
+{
+	utf8proc_int32_t state = 0;
+	unsigned w;
+	uint32_t c = utf8_get(a->s + i, &w), next;
+
+	if (c < 0x80 && c != '\r' && (i + 1 == a->len || (unsigned char)a->s[i + 1] < 0x80))
+		return i + 1;
+	for (i += w; i < a->len; i += w, c = next) {
+		next = utf8_get(a->s + i, &w);
+		if (utf8proc_grapheme_break_stateful((int32_t)c, (int32_t)next, &state))
+			break;
+	}
+	return i;
+}
+
+/* The rule's text for a->s[b, e), each character with the range of its fellow. */
+static void put_rule(struct astr *out, const char *rule, const struct astr *a, size_t b, size_t e)
+{
+	unsigned w, k = utf8_len((unsigned char)a->s[b]);
+
+	for (; *rule; rule += w) {
+		w = utf8_len((unsigned char)*rule);
+		astr_put(out, rule, w, astr_begin(a, b), astr_end(a, b + k - 1));
+		if (b + k < e) {
+			b += k;
+			k = utf8_len((unsigned char)a->s[b]);
+		}
+	}
+}
+
+/* As the reference does it: a short grapheme is replaced whole by the rule of its
+ * shortest beginning that has one; else its characters one by one. */
+static void precompiled(const struct tok_norm *n, struct astr *a, struct astr *tmp)
+{
+	const char *rule;
+	size_t end, used;
+	unsigned w;
+
+	astr_start(tmp);
+	for (size_t i = 0; i < a->len; i = end) {
+		end = grapheme_end(a, i);
+		rule = end - i < 6 ? charsmap_find(&n->map, a->s + i, end - i, true, &used) : NULL;
+		if (rule) {
+			put_rule(tmp, rule, a, i, end);
+			continue;
+		}
+		for (size_t k = i; k < end; k += w) {
+			w = utf8_len((unsigned char)a->s[k]);
+			rule = charsmap_find(&n->map, a->s + k, w, true, &used);
+			if (rule)
+				put_rule(tmp, rule, a, k, k + w);
+			else
+				astr_copy(tmp, a, k, w);
+		}
+	}
+	astr_swap(a, tmp);
+}
+
 int tok_norm_apply(const struct tok_norm *n, struct tok_re_mem *m, struct astr *a, struct astr *tmp, struct err *e)
 {
 	if (!n || !a->len)
@@ -457,6 +545,9 @@ int tok_norm_apply(const struct tok_norm *n, struct tok_re_mem *m, struct astr *
 		return 0;
 	case K_BERT:
 		bert(n, a, tmp);
+		return 0;
+	case K_CHARSMAP:
+		precompiled(n, a, tmp);
 		return 0;
 	case K_SEQ:
 		for (size_t i = 0; i < n->n_seq; i++)

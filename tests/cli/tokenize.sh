@@ -59,7 +59,7 @@ prints '"cut":\[{"max_len":256,"rows":0,"tokens":0}\]' "cuts"
 
 # --- length ---
 status 3 "a longer record is an error" tokenize --model "$M" --max-len 12 a.jsonl -o x.lps
-says 'a.jsonl:1: .*--truncate' "it names the line and the remedy"
+says 'a.jsonl:1: .*--over-long truncate' "it names the line and the remedy"
 ok "nothing is left" test ! -e x.lps
 ok "truncation" tokenize --model "$M" --max-len 12 --truncate a.jsonl -o x.lps
 says 'cut at 12' "it says so"
