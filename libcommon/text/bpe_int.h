@@ -19,6 +19,7 @@ struct bpe {
 	bool bytes;             /* pieces are raw bytes */
 	struct vocab raw;       /* the vocabulary as bytes, where v holds mapped characters */
 	const struct vocab *whole; /* what a piece is looked up in: v or raw */
+	bool distinct;          /* no two ids of v have one string */
 	const bool *traced;     /* by id; NULL: none */
 	bool byte_fallback, fuse_unk, ignore_merges;
 	int32_t unk;            /* -1: none */

@@ -174,34 +174,39 @@ static void mark_joined(struct bpe *b, const char *s, size_t n)
 	}
 }
 
-static int load_merge(struct bpe *b, const struct json *v, uint32_t rank, bool *byte_merges, struct err *e)
-{
+/* One merge, its halves found. guess: where the token that it makes often is. */
+struct merge {
 	const char *s[2];
-	size_t n[2], skip;
+	size_t n[2];
+	uint64_t hash[2];
+};
+
+static int load_merge(struct bpe *b, const struct merge *m, uint32_t rank, int32_t *guess, bool *byte_merges, struct err *e)
+{
+	size_t skip, len;
 	int32_t id[2], to;
 	char buf[65536];
 
-	if (!halves(v, s, n))
-		return err_set(e, LP_DATA, "model BPE: merge %u is not two tokens", rank);
 	for (int i = 0; i < 2; i++) {
-		id[i] = vocab_find(b->v, s[i], n[i]);
+		id[i] = vocab_find_hashed(b->v, m->s[i], m->n[i], m->hash[i]);
 		if (id[i] < 0)
-			return err_set(e, LP_DATA, "model BPE: merge %u: '%.*s' is not in the vocabulary", rank, (int)(n[i] < 100 ? n[i] : 100), s[i]);
-		if (b->byte_fallback && n[i] == 6 && id[i] == vocab_find(b->v, s[i], 6) && !memcmp(s[i], "<0x", 3))
+			return err_set(e, LP_DATA, "model BPE: merge %u: '%.*s' is not in the vocabulary", rank, (int)(m->n[i] < 100 ? m->n[i] : 100), m->s[i]);
+		if (b->byte_fallback && m->n[i] == 6 && !memcmp(m->s[i], "<0x", 3))
 			*byte_merges = true;
 	}
-	skip = n[1] < b->prefix_len ? n[1] : b->prefix_len;
-	if (n[0] + n[1] - skip > sizeof(buf))
+	skip = m->n[1] < b->prefix_len ? m->n[1] : b->prefix_len;
+	len = m->n[0] + m->n[1] - skip;
+	if (len > sizeof(buf))
 		return err_set(e, LP_DATA, "model BPE: merge %u is longer than %zu bytes", rank, sizeof(buf));
-	memcpy(buf, s[0], n[0]);
-	memcpy(buf + n[0], s[1] + skip, n[1] - skip);
-	to = vocab_find(b->v, buf, n[0] + n[1] - skip);
+	memcpy(buf, m->s[0], m->n[0]);
+	memcpy(buf + m->n[0], m->s[1] + skip, m->n[1] - skip);
+	to = b->distinct && vocab_is(b->v, *guess, buf, len) ? *guess : vocab_find(b->v, buf, len);
 	if (to < 0)
-		return err_set(e, LP_DATA, "model BPE: merge %u makes '%.*s', which is not in the vocabulary", rank,
-		               (int)(n[0] + n[1] - skip < 100 ? n[0] + n[1] - skip : 100), buf);
+		return err_set(e, LP_DATA, "model BPE: merge %u makes '%.*s', which is not in the vocabulary", rank, (int)(len < 100 ? len : 100), buf);
+	*guess = to + 1;
 	put_merge(b, id[0], id[1], rank, to);
 	if (b->joined)
-		mark_joined(b, buf, n[0] + n[1] - skip);
+		mark_joined(b, buf, len);
 	return 0;
 }
 
@@ -238,9 +243,27 @@ static int new_table(struct bpe *b, size_t n, struct err *e)
 	return 0;
 }
 
+#define AHEAD 16 /* merges whose halves are looked up together */
+
+/* A line of the file's version is no merge: s[0] NULL. */
+static int read_merge(const struct bpe *b, const struct json *v, uint32_t rank, struct merge *m, struct err *e)
+{
+	m->s[0] = NULL;
+	if (v->type == JSON_STR && !strncmp(v->s, "#version", 8))
+		return 0;
+	if (!halves(v, m->s, m->n))
+		return err_set(e, LP_DATA, "model BPE: merge %u is not two tokens", rank);
+	for (int i = 0; i < 2; i++)
+		m->hash[i] = vocab_hash(b->v, m->s[i], m->n[i]);
+	return 0;
+}
+
 static int load_merges(struct bpe *b, const struct json *list, struct err *e)
 {
+	struct merge m[AHEAD];
 	bool byte_merges = false;
+	int32_t guess = 0;
+	uint32_t n;
 
 	if (!json_is(list, JSON_ARR))
 		return err_set(e, LP_DATA, "model BPE: merges is not a list");
@@ -248,11 +271,14 @@ static int load_merges(struct bpe *b, const struct json *list, struct err *e)
 		return -1;
 	if (may_cut(b))
 		b->joined = xcalloc((1u << BPE_JOINED_BITS) / 64, sizeof(*b->joined));
-	for (uint32_t i = 0; i < list->n; i++) {
-		if (list->items[i].type == JSON_STR && !strncmp(list->items[i].s, "#version", 8))
-			continue;
-		if (load_merge(b, &list->items[i], i, &byte_merges, e))
-			return -1;
+	b->distinct = b->v->n_strings == b->v->n_ids;
+	for (uint32_t i = 0; i < list->n; i += n) {
+		for (n = 0; n < AHEAD && i + n < list->n; n++)
+			if (read_merge(b, &list->items[i + n], i + n, &m[n], e))
+				return -1;
+		for (uint32_t k = 0; k < n; k++)
+			if (m[k].s[0] && load_merge(b, &m[k], i + k, &guess, &byte_merges, e))
+				return -1;
 	}
 	if (byte_merges) {
 		free(b->joined);
@@ -292,20 +318,31 @@ struct pair_list {
 	size_t n, cap;
 };
 
+#define SPLITS 16 /* looked up together */
+
 /* Every way to make token id of two tokens. */
 static void find_pairs(const struct bpe *b, int32_t id, uint32_t rank, struct pair_list *l)
 {
-	size_t n, i;
+	size_t n, i, from;
 	const char *s = vocab_str(b->v, id, &n);
+	uint64_t hash[SPLITS][2];
+	unsigned w, k;
 
-	for (i = b->bytes ? 1 : utf8_len((unsigned char)*s); i < n; i += b->bytes ? 1 : utf8_len((unsigned char)s[i])) {
-		int32_t left = vocab_find(b->v, s, i), right = left < 0 ? -1 : vocab_find(b->v, s + i, n - i);
+	for (i = b->bytes ? 1 : utf8_len((unsigned char)*s); i < n;) {
+		for (k = 0, from = i; k < SPLITS && i < n; k++, i += b->bytes ? 1 : utf8_len((unsigned char)s[i])) {
+			hash[k][0] = vocab_hash(b->v, s, i);
+			hash[k][1] = vocab_hash(b->v, s + i, n - i);
+		}
+		for (w = 0; w < k; w++, from += b->bytes ? 1 : utf8_len((unsigned char)s[from])) {
+			int32_t left = vocab_find_hashed(b->v, s, from, hash[w][0]), right;
 
-		if (right < 0)
-			continue;
-		if (l->n == l->cap)
-			l->m = xgrow(l->m, &l->cap, l->n + 1, sizeof(*l->m));
-		l->m[l->n++] = (struct bpe_merge){ (uint64_t)(uint32_t)left << 32 | (uint32_t)right, rank, id };
+			right = left < 0 ? -1 : vocab_find_hashed(b->v, s + from, n - from, hash[w][1]);
+			if (right < 0)
+				continue;
+			if (l->n == l->cap)
+				l->m = xgrow(l->m, &l->cap, l->n + 1, sizeof(*l->m));
+			l->m[l->n++] = (struct bpe_merge){ (uint64_t)(uint32_t)left << 32 | (uint32_t)right, rank, id };
+		}
 	}
 }
 

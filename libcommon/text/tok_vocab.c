@@ -22,7 +22,7 @@ int vocab_reserve(struct vocab *v, size_t strings, struct err *e)
 
 	if (strings > VOCAB_MAX_ID)
 		return err_set(e, LP_DATA, "the vocabulary has more than %d entries", VOCAB_MAX_ID);
-	while (n < strings * 2)
+	while (n < strings * 3 / 2)
 		n *= 2;
 	if (v->slots)
 		return 0;
@@ -31,26 +31,41 @@ int vocab_reserve(struct vocab *v, size_t strings, struct err *e)
 	return 0;
 }
 
-static uint32_t slot_of(const struct vocab *v, const char *s, size_t n)
+static inline uint32_t slot_of(const struct vocab *v, const char *s, size_t n, uint64_t hash)
 {
-	uint32_t h = (uint32_t)xxh_u64(s, n, 0) & v->mask;
+	uint32_t h = (uint32_t)hash & v->mask, tag = (uint32_t)(hash >> 32);
 
-	while (v->slots[h]) {
-		int32_t id = v->slots[h] - 1;
+	while (v->slots[h].id1) {
+		int32_t id = v->slots[h].id1 - 1;
 
-		if ((size_t)v->len[id] == n && !memcmp(v->pool + v->off[id], s, n))
+		if (v->slots[h].tag == tag && (size_t)v->len[id] == n && !memcmp(v->pool + v->off[id], s, n))
 			break;
 		h = (h + 1) & v->mask;
 	}
 	return h;
 }
 
-int32_t vocab_find(const struct vocab *v, const char *s, size_t n)
+uint64_t vocab_hash(const struct vocab *v, const char *s, size_t n)
 {
-	return v->slots ? v->slots[slot_of(v, s, n)] - 1 : -1;
+	uint64_t hash = xxh_u64(s, n, 0);
+
+	if (v->slots)
+		__builtin_prefetch(&v->slots[(uint32_t)hash & v->mask]);
+	return hash;
 }
 
-int vocab_add(struct vocab *v, const char *s, size_t n, int64_t id, struct err *e)
+int32_t vocab_find_hashed(const struct vocab *v, const char *s, size_t n, uint64_t hash)
+{
+	return v->slots ? v->slots[slot_of(v, s, n, hash)].id1 - 1 : -1;
+}
+
+int32_t vocab_find(const struct vocab *v, const char *s, size_t n)
+{
+	return v->slots ? v->slots[slot_of(v, s, n, xxh_u64(s, n, 0))].id1 - 1 : -1;
+}
+
+/* hash: of s. */
+static int add(struct vocab *v, const char *s, size_t n, int64_t id, uint64_t hash, struct err *e)
 {
 	uint32_t h;
 
@@ -67,10 +82,10 @@ int vocab_add(struct vocab *v, const char *s, size_t n, int64_t id, struct err *
 			v->off[i] = 0, v->len[i] = -1;
 		v->cap = cap;
 	}
-	h = slot_of(v, s, n);
-	if (!v->slots[h])
+	h = slot_of(v, s, n, hash);
+	if (!v->slots[h].id1)
 		v->n_strings++;
-	v->slots[h] = (int32_t)id + 1;
+	v->slots[h] = (struct vocab_slot){ (uint32_t)(hash >> 32), (int32_t)id + 1 };
 	if ((size_t)id >= v->n_ids)
 		v->n_ids = (size_t)id + 1;
 	if (v->len[id] >= 0)
@@ -84,8 +99,16 @@ int vocab_add(struct vocab *v, const char *s, size_t n, int64_t id, struct err *
 	return 0;
 }
 
+int vocab_add(struct vocab *v, const char *s, size_t n, int64_t id, struct err *e)
+{
+	return add(v, s, n, id, xxh_u64(s, n, 0), e);
+}
+
+#define AHEAD 16 /* strings hashed before they are stored */
+
 int vocab_from_obj(struct vocab *v, const struct json *obj, struct err *e)
 {
+	uint64_t hash[AHEAD];
 	int64_t id;
 
 	if (!json_is(obj, JSON_OBJ))
@@ -95,9 +118,11 @@ int vocab_from_obj(struct vocab *v, const struct json *obj, struct err *e)
 	for (uint32_t i = 0; i < obj->n; i++) {
 		const struct json_member *m = &obj->members[i];
 
+		for (uint32_t k = i; i % AHEAD == 0 && k < obj->n && k < i + AHEAD; k++)
+			hash[k - i] = vocab_hash(v, obj->members[k].key, obj->members[k].key_len);
 		if (!json_as_i64(&m->val, &id))
 			return err_set(e, LP_DATA, "the vocabulary's id of '%.60s' is not a whole number", m->key);
-		if (vocab_add(v, m->key, m->key_len, id, e))
+		if (add(v, m->key, m->key_len, id, hash[i % AHEAD], e))
 			return -1;
 	}
 	return 0;
