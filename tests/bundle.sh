@@ -34,6 +34,7 @@ done <"$out.tmp/libs"
 rm "$out.tmp/libs"
 for so in "$build"/lib/*.so; do [ -e "$so" ] && cp "$so" "$out.tmp/lib/"; done
 cp -R pipelines "$out.tmp/share/pipelines"
+rm "$out.tmp/share/pipelines/demo.mk" # its model and data stay in the tree
 mkdir -p "$out.tmp/share/man/man1" "$out.tmp/share/man/man5"
 for p in tools/*.1; do [ -e "$p" ] && cp "$p" "$out.tmp/share/man/man1/"; done
 for p in docs/formats/*.5; do [ -e "$p" ] && cp "$p" "$out.tmp/share/man/man5/"; done
