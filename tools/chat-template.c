@@ -6,6 +6,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/in.h"
 #include "base/log.h"
 #include "base/num.h"
 #include "base/tool.h"
@@ -13,14 +14,16 @@
 #include "data/recio.h"
 #include "json/record.h"
 #include "text/chat_check.h"
+#include "text/modelfile.h"
 #include "text/tmpl.h"
 
 static struct {
-	const char *model, *template_file, *template_name, *date, *loss, *vars, *map, *system, *format;
+	const char *model, *template_file, *template_name, *date, *loss, *vars, *map, *system, *format, *modelfile;
 	bool gen_prompt, continue_final, keep, skip_bad, check, json;
-	int64_t head;
+	int64_t head, num_ctx;
+	double temperature;
 	struct chat_map fields; /* from map and system */
-} opt = { .date = CHAT_DEFAULT_DATE, .loss = "all", .format = "auto" };
+} opt = { .date = CHAT_DEFAULT_DATE, .loss = "all", .format = "auto", .temperature = -1 };
 
 static struct opt opts[] = {
 	{ OPT_SECTION, .help = "Template" },
@@ -39,6 +42,9 @@ static struct opt opts[] = {
 	{ OPT_SECTION, .help = "Instead of rendering" },
 	{ OPT_FLAG, "check", 0, &opt.check, 0, "does what is trained on agree with what is served? Asks the template, and FILE's records" },
 	{ OPT_FLAG, "json", 0, &opt.json, 0, "the answers of --check as JSON" },
+	{ OPT_STR, "modelfile", 0, &opt.modelfile, "FROM", "write an Ollama Modelfile for the model FROM, whose prompts equal the template's" },
+	{ OPT_F64, "temperature", 0, &opt.temperature, "X", "a parameter of the Modelfile", .min = 0, .max = 100 },
+	{ OPT_INT, "num-ctx", 0, &opt.num_ctx, "N", "another: tokens of context", .min = 1, .max = 1e9 },
 	{ OPT_SECTION, .help = "Records" },
 	{ OPT_STR, "map", 0, &opt.map, "NAME=FIELD,...", "fields to read: prompt, completion, system, or messages" },
 	{ OPT_STR, "system", 0, &opt.system, "TEXT", "a system message for records that have none" },
@@ -79,8 +85,10 @@ static int check_options(struct err *e)
 		return err_set(e, LP_USAGE, "no template: give --model DIR or --template FILE");
 	if (opt.gen_prompt && opt.continue_final)
 		return err_set(e, LP_USAGE, "--add-generation-prompt and --continue-final exclude each other");
-	if (opt.check && (opt.gen_prompt || opt.continue_final || opt.keep || opt.head))
-		return err_set(e, LP_USAGE, "--check renders nothing to write: no --add-generation-prompt, --continue-final, --keep or --head with it");
+	if (opt.check && opt.modelfile)
+		return err_set(e, LP_USAGE, "--check and --modelfile exclude each other");
+	if ((opt.check || opt.modelfile) && (opt.gen_prompt || opt.continue_final || opt.keep || opt.head))
+		return err_set(e, LP_USAGE, "%s renders no records: no --add-generation-prompt, --continue-final, --keep or --head with it", opt.check ? "--check" : "--modelfile");
 	return 0;
 }
 
@@ -100,7 +108,9 @@ static int set_up(struct run *r, const char *path, struct err *e)
 	r->how.scratch = chat_scratch_new();
 	if (!(r->tmpl = chat_tmpl_load_dir(opt.model, opt.template_file, opt.template_name, e)))
 		return -1;
-	if ((path || !opt.check) && !(r->in = recio_open(path, opt.format, false, e)))
+	if (path && opt.modelfile)
+		return err_set(e, LP_USAGE, "--modelfile reads no records: leave '%s' out", path);
+	if ((path || !(opt.check || opt.modelfile)) && !(r->in = recio_open(path, opt.format, false, e)))
 		return -1;
 	return (r->out = out_open(opt_common.output, e)) ? 0 : -1;
 }
@@ -404,6 +414,38 @@ static int check(struct run *r, struct err *e)
 	return out_commit(out, e) ? -1 : chat_check_good(&k) ? LP_OK : LP_NO;
 }
 
+/* The model's tokenizer.json, or NULL: without one, and then e tells whether for good. */
+static char *tokenizer_text(struct err *e)
+{
+	char *path = opt.model ? xasprintf("%s/tokenizer.json", opt.model) : NULL, *text = NULL;
+	size_t n;
+
+	if (path && access(path, F_OK) == 0)
+		text = in_slurp(path, 1u << 30, &n, e);
+	free(path);
+	return text;
+}
+
+static int write_modelfile(struct run *r, struct err *e)
+{
+	struct modelfile_opts m = { opt.modelfile, opt.system, opt.temperature, opt.num_ctx, false };
+	char *tokenizer = tokenizer_text(e);
+	struct sb notes = SB_INIT;
+	int rc = e->code || modelfile_adds_bos(r->tmpl, tokenizer, &m.adds_bos, e) || modelfile_write(r->tmpl, &m, &r->how, &r->line, &notes, e) ? -1 : 0;
+
+	free(tokenizer);
+	for (char *p = notes.s, *end; !rc && p && *p; p = end + 1) {
+		end = strchr(p, '\n');
+		warn("%.*s", (int)(end - p), p);
+	}
+	sb_release(&notes);
+	if (rc || out_write(r->out, r->line.s, r->line.len, e))
+		return -1;
+	struct out *out = r->out;
+	r->out = NULL;
+	return out_commit(out, e);
+}
+
 static int commit(struct run *r, struct err *e)
 {
 	struct lineage l;
@@ -437,7 +479,7 @@ int main(int argc, char **argv)
 	}
 	rc = set_up(&r, argc > 1 ? argv[1] : NULL, &e);
 	if (!rc)
-		rc = opt.check ? check(&r, &e) : all_records(&r, &e) || commit(&r, &e) ? -1 : LP_OK;
+		rc = opt.check ? check(&r, &e) : opt.modelfile ? write_modelfile(&r, &e) : all_records(&r, &e) || commit(&r, &e) ? -1 : LP_OK;
 	out_abort(r.out);
 	recio_close(r.in);
 	chat_tmpl_free(r.tmpl);

@@ -3,15 +3,18 @@
 #include <inttypes.h>
 #include <omp.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/log.h"
 #include "base/tool.h"
+#include "base/xalloc.h"
 #include "fmt/lineage.h"
 #include "model/gguf_export.h"
+#include "text/modelfile.h"
 
-static const char *model, *type = "f16";
+static const char *model, *type = "f16", *modelfile;
 static struct gguf_options gguf;
 static int64_t threads;
 
@@ -22,6 +25,7 @@ static struct opt opts[] = {
 	{ OPT_CHOICE, "type", 0, &type, "TYPE", "file type; mixes as llama.cpp's", GGUF_FILE_TYPES },
 	{ OPT_STR, "name", 0, &gguf.name, "TEXT", "general.name, instead of the one in config.json" },
 	{ OPT_STR, "pre", 0, &gguf.pre, "NAME", "llama.cpp's name of the pre-tokeniser, where it is not recognised" },
+	{ OPT_STR, "modelfile", 0, &modelfile, "FILE", "also write an Ollama Modelfile whose prompts equal the model's chat template", .unrecorded = true },
 	{ OPT_INT, "threads", 'j', &threads, "N", "threads; 0: all processors; the bytes do not depend on it", .min = 0, .max = 1024, .unrecorded = true },
 	OPT_COMMON
 };
@@ -69,17 +73,72 @@ static int write_lineage(struct model_source *s, const char *hash, struct err *e
 	return rc;
 }
 
+/* FROM: Ollama looks for a relative path from the Modelfile's folder. */
+static char *path_for(const char *gguf_path, const char *file)
+{
+	const char *a = strrchr(gguf_path, '/'), *b = strrchr(file, '/'), *name = a ? a + 1 : gguf_path;
+	size_t n = (size_t)(name - gguf_path);
+	char *folder, *real, *path;
+
+	if (n == (b ? (size_t)(b + 1 - file) : 0) && !memcmp(gguf_path, file, n))
+		return xasprintf("./%s", name);
+	folder = n ? xmemdup0(gguf_path, n) : xstrdup(".");
+	real = realpath(folder, NULL);
+	path = xasprintf("%s/%s", real ? real : folder, name);
+	free(folder);
+	free(real);
+	return path;
+}
+
+/* The Modelfile's text: made before the export, so that a refusal costs nothing. */
+static int make_modelfile(const struct model_texts *texts, struct sb *text, struct err *e)
+{
+	struct modelfile_opts m = { .temperature = -1 };
+	struct chat_render_opts how = { 0 };
+	struct sb notes = SB_INIT;
+	struct chat_tmpl *t = chat_tmpl_new(texts->chat_template, texts->tokenizer_config, NULL, e);
+	char *from = path_for(opt_common.output, modelfile), date[32];
+	int rc = -1;
+
+	m.from = from;
+	if (t && !chat_set_date(&how, CHAT_DEFAULT_DATE, false, date, e) && !modelfile_adds_bos(t, texts->tokenizer, &m.adds_bos, e))
+		rc = modelfile_write(t, &m, &how, text, &notes, e);
+	for (char *p = notes.s, *end; !rc && p && *p; p = end + 1) {
+		end = strchr(p, '\n');
+		note("%.*s", (int)(end - p), p);
+	}
+	chat_tmpl_free(t);
+	sb_release(&notes);
+	free(from);
+	return rc;
+}
+
+static int write_modelfile(const struct sb *text, struct err *e)
+{
+	struct out *o = out_open(modelfile, e);
+
+	if (!o)
+		return -1;
+	if (!out_write(o, text->s, text->len, e))
+		return out_commit(o, e);
+	out_abort(o);
+	return -1;
+}
+
 static int run(struct err *e)
 {
 	struct model_source *s = model_source_open(model && *model ? model : "-", e);
 	struct gguf_report report;
 	struct out *o = NULL;
 	double start = now_seconds();
+	struct sb modelfile_text = SB_INIT;
 	char hex[33], hash[48];
 	int rc = -1;
 
 	if (!s)
 		return -1;
+	if (modelfile && make_modelfile(model_source_texts(s), &modelfile_text, e))
+		goto out;
 	o = out_open(opt_common.output, e);
 	if (!o)
 		goto out;
@@ -94,10 +153,13 @@ static int run(struct err *e)
 	snprintf(hash, sizeof(hash), "xxh3:%s", hex);
 	if (!rc)
 		rc = write_lineage(s, hash, e);
+	if (!rc && modelfile)
+		rc = write_modelfile(&modelfile_text, e);
 	if (!rc)
 		rc = tell(&report, now_seconds() - start, e);
 out:
 	out_abort(o);
+	sb_release(&modelfile_text);
 	model_source_close(s);
 	return rc;
 }
@@ -109,6 +171,10 @@ int main(int argc, char **argv)
 	tool_init(&spec, &argc, &argv);
 	if (argc > 1) {
 		err_set(&e, LP_USAGE, "no operand is taken: the model goes behind --model, not '%s'", argv[1]);
+		return tool_fail(&e);
+	}
+	if (modelfile && to_stdout()) {
+		err_set(&e, LP_USAGE, "--modelfile names the GGUF file, which standard output is not: give -o FILE");
 		return tool_fail(&e);
 	}
 	if (to_stdout() && isatty(STDOUT_FILENO)) {

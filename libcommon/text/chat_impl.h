@@ -15,7 +15,7 @@ struct chat_tmpl {
 	struct tmpl *tools;       /* the template named "tool_use", for records with tools; NULL */
 	struct arena arena;
 	struct json special;      /* object: bos_token, eos_token, ... */
-	bool adds_bos;            /* the tokeniser puts a BOS before every text, unless told not to */
+	bool says_bos, adds_bos;  /* add_bos_token is there; the tokeniser puts a BOS before every text, unless told not to */
 	struct piece gen;         /* what add_generation_prompt adds */
 	struct piece lead;        /* what stands between it and an answer */
 	struct piece end_last, end_mid; /* behind an answer at the end, and before a user turn; without white space after it */

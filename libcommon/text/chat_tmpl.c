@@ -39,6 +39,7 @@ static void read_special(struct chat_tmpl *t, const struct json *config)
 	uint32_t n_extra = json_is(extra, JSON_OBJ) ? extra->n : 0;
 
 	const struct json *adds = json_get(config, "add_bos_token");
+	t->says_bos = json_is(adds, JSON_BOOL);
 	t->adds_bos = json_is(adds, JSON_BOOL) && adds->b;
 	t->special = (struct json){ .type = JSON_OBJ };
 	t->special.members = arena_calloc(&t->arena, 8 + n_extra, sizeof(*t->special.members));

@@ -95,3 +95,25 @@ printf '{{ bos_token }}{{ bos_token }}{%% for m in messages %%}{{ m.role }}: {{ 
 status 1 "two BOS" chat-template --template "$T/bos.jinja" --model $M --check
 prints "^bos  *no .*'<s>' stands 2 times" "are counted"
 status 2 "nothing else is done beside a check" chat-template --model $M --check --head 3
+
+# --- Modelfile ---
+status 0 "an Ollama Modelfile" chat-template --model $M --modelfile ./m.gguf --system 'Be "kind".' --temperature 0.3 --num-ctx 4096
+quiet "with nothing to tell"
+is "whole" "$(cat "$T/.out")" 'FROM ./m.gguf
+TEMPLATE """{{ if .System }}{{ .System }}
+{{ end }}{{ range .Messages }}{{ if eq .Role "user" }}{{ .Content }}
+{{ else if eq .Role "assistant" }}{{ .Content }}</s>{{ end }}{{ end }}"""
+PARAMETER stop "</s>"
+PARAMETER temperature 0.3
+PARAMETER num_ctx 4096
+SYSTEM """Be "kind"."""'
+status 0 "of ChatML" chat-template --template "$T/chatml.jinja" --modelfile m
+says 'cuts white space off' "what Ollama does not do is told"
+prints '{{ if .System }}<|im_start|>system$' "the system header"
+prints '^PARAMETER stop "<|im_end|>"$' "the end of turn"
+printf '%s' '{% for m in messages %}[{{ loop.index }}]{{ m.role }}: {{ m.content }}</s>{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}' >"$T/count.jinja"
+status 3 "what cannot be expressed" chat-template --template "$T/count.jinja" --modelfile m
+says 'no Modelfile can express this template: ' "is refused by name"
+status 3 "a template that shouts" chat-template --template "$T/rev.jinja" --modelfile m
+status 3 "a system prompt that the template refuses" chat-template --template $TPL/axolotl__gemma.jinja --modelfile m --system S
+status 2 "records are not read" chat-template --model $M --modelfile m "$T/two.jsonl"

@@ -74,3 +74,10 @@ if [ -e /dev/full ]; then
 	status 4 "a full disk" sh -c "gguf-export --model $M --type q8_0 >/dev/full"
 fi
 status 4 "a folder that is not there" gguf-export --model $M -o "$T/none/x.gguf"
+
+status 0 "a Modelfile beside it" gguf-export --model $M --type f16 -o "$T/with.gguf" --modelfile "$T/Modelfile"
+is "names the file" "$(head -n 1 "$T/Modelfile")" "FROM ./with.gguf"
+is "and is chat-template's" "$(cat "$T/Modelfile")" "$(chat-template --model $M --modelfile ./with.gguf)"
+status 0 "in another folder" sh -c "mkdir '$T/mf' && gguf-export --model $M --type f16 -o '$T/with.gguf' --modelfile '$T/mf/Modelfile'"
+is "by its whole path" "$(head -n 1 "$T/mf/Modelfile")" "FROM $(cd "$T" && pwd -P)/with.gguf"
+status 2 "no file to name" gguf-export --model $M --modelfile "$T/Modelfile"
