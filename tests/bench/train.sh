@@ -11,7 +11,8 @@ trap 'rm -rf "$tmp"' EXIT
 trap 'exit 130' INT TERM
 "$build/bin/model-init" --family llama --hidden 768 --layers 12 --heads 12 --kv-heads 12 --ffn 2048 --vocab 32000 --max-len 1024 --tied \
 	--dtype float32 --seed 1 -o "$tmp/model"
-ours() { "$build/tests/bench_train" 2 "$tmp/model" "$tmp/adapter" 4 256 "$1" "$tmp/grads" 2>"$tmp/err"; }
+# OpenMP waits without spinning, as the programs themselves see to
+ours() { OMP_WAIT_POLICY=passive "$build/tests/bench_train" 2 "$tmp/model" "$tmp/adapter" 4 256 "$1" "$tmp/grads" 2>"$tmp/err"; }
 median() { sort -n "$1" | awk '{ v[NR] = $1 } END { print NR % 2 ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'; }
 if ! "$py" -c 'import torch, transformers, peft' 2>/dev/null; then
 	echo "# train: no PyTorch (set LP_VENV), so nothing to compare with"
