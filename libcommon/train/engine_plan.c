@@ -90,7 +90,7 @@ static void layout_scratch(struct engine *g, struct layout *l)
 	widest = m->hidden > widest ? m->hidden : widest;
 	widest = m->heads * m->head_dim > widest ? m->heads * m->head_dim : widest;
 	if (g->lora) {
-		g->d_s = floats(l, "adapter", t * g->lora->rank);
+		g->d_s = floats(l, "inside the adapter", t * g->lora->rank);
 		g->xd = g->lora->dropout > 0 ? floats(l, "dropout", t * widest) : NULL;
 	}
 	g->wide = widen ? floats(l, "one widened projection", weights_largest(m)) : NULL;

@@ -64,7 +64,7 @@ int run_step(struct run *r, const int64_t *rows, int64_t n, double lr, struct st
 		name_records(r, rows, n, records, sizeof(records));
 		return err_set(e, LP_DIVERGED, "step %lld: the %s is not finite (%g) on records %s; lower --lr, or look at these records",
 		               (long long)r->step + 1, isfinite(res->loss) ? "gradient" : "loss",
-		               isfinite(res->loss) ? res->grad_norm : res->loss, records);
+		               fabs(isfinite(res->loss) ? res->grad_norm : res->loss), records);
 	}
 	if (r->c->max_grad_norm > 0)
 		clip = fmin(1, r->c->max_grad_norm / (res->grad_norm + 1e-6));
