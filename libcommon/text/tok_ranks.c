@@ -61,6 +61,12 @@ static const char *guess_pattern(const char *text, size_t len, const char *path)
 	return NULL;
 }
 
+/* Is there a counted repeat, {n} or {n,m}, at p? */
+static bool is_count(const char *p)
+{
+	return *p == '{' && p[1] >= '0' && p[1] <= '9' && p[1 + strspn(p + 1, "0123456789,")] == '}';
+}
+
 /* These libraries run Rust's syntax: $ is the end of the text, where the rest of
  * the program takes Oniguruma's. */
 static char *translate(const char *p, struct err *e)
@@ -75,7 +81,7 @@ static char *translate(const char *p, struct err *e)
 		}
 		if (*p == '[' || *p == ']')
 			set = *p == '[';
-		if (!set && *p == '}' && p[1] == '+') {
+		if (!set && is_count(p) && strchr(p, '}')[1] == '+') {
 			err_set(e, LP_USAGE, "the pattern has a counted repeat that is possessive, {n,m}+; write (?>X{n,m}) for X{n,m}+");
 			sb_release(&out);
 			return NULL;

@@ -71,6 +71,50 @@ is "two are left" "$(tokenize --model "$M" --decode y.lps | wc -l)" 2
 status 2 "more than the model's positions" tokenize --model "$M" --max-len 100000 a.jsonl
 says 'positions of the model' "is refused"
 
+is "the same by its long name" "$(tokenize --model "$M" --max-len 12 --over-long truncate -q a.jsonl | cksum)" "$(tokenize --model "$M" --max-len 12 --over-long truncate -q a.jsonl -j 2 | cksum)"
+ok "splitting" tokenize --model "$M" --max-len 8 --over-long split a.jsonl -o sp.lps
+is "no row is longer" "$(tokenize --model "$M" --show-mask sp.lps | grep -c '"pos":8')" 0
+is "every token is there" "$(tokenize --model "$M" --show-mask sp.lps | grep -o '"id":[0-9]*' | cksum)" "$(tokenize --model "$M" --show-mask a.jsonl | grep -o '"id":[0-9]*' | cksum)"
+status 2 "one way at a time" tokenize --model "$M" --truncate --over-long split a.jsonl
+ok "counts" tokenize --model "$M" --count a.jsonl
+is "a line a record" "$(tokenize --model "$M" --count a.jsonl | sed -n 1p)" '{"record":0,"tokens":15,"targets":12}'
+is "counts add up" "$(tokenize --model "$M" --count a.jsonl | sed 's/.*"tokens":\([0-9]*\).*/\1/' | awk '{ n += $1 } END { print n }')" \
+	"$(tokenize --model "$M" --show-mask a.jsonl | wc -l | tr -d ' ')"
+
+# --- targets ---
+echo '{"text":"<s>one two three</s>","spans":[[3,6],[11,20]]}' >turns.jsonl
+all=$(tokenize --model "$M" --show-mask turns.jsonl | grep -c '"mask":1')
+last=$(tokenize --model "$M" --train-on last --show-mask turns.jsonl | grep -c '"mask":1')
+ok "the last span is less than all" test "$last" -gt 0 -a "$last" -lt "$all"
+is "none" "$(tokenize --model "$M" --train-on none turns.jsonl | tokenize --model "$M" --show-mask | grep -c '"mask":1')" 0
+
+# --- shuffling ---
+tokenize --model "$M" many.jsonl >plain.lps
+ok "shuffles" tokenize --model "$M" --shuffle --seed 3 many.jsonl -o sh1.lps
+tokenize --model "$M" --shuffle --seed 3 -j 2 many.jsonl >sh2.lps
+is "the same for one seed" "$(tokenize --model "$M" --decode sh1.lps | cksum)" "$(tokenize --model "$M" --decode sh2.lps | cksum)"
+ok "another for another" sh -c "! test \"\$(tokenize --model '$M' --shuffle --seed 4 many.jsonl | tokenize --model '$M' --decode | cksum)\" = \"\$(tokenize --model '$M' --decode sh1.lps | cksum)\""
+tokenize --model "$M" --decode sh1.lps | sort >sh1.txt
+tokenize --model "$M" --decode plain.lps | sort >plain.txt
+same "nothing is lost" sh1.txt plain.txt
+tokenize --model "$M" --pack --max-len 256 --shuffle many.jsonl | tokenize --model "$M" --decode | sort >sh3.txt
+same "nor of packed rows" sh3.txt plain.txt
+
+# --- other tokenizer files ---
+K=$ROOT/tests/conformance/tokens
+mkdir spm && cp "$M/tokenizer.model" "$M/config.json" spm/
+is "a SentencePiece model gives the same ids" "$(tokenize --model spm --show-mask a.jsonl | cksum)" "$(tokenize --model "$M" --show-mask a.jsonl | cksum)"
+is "and the same text" "$(tokenize --model spm a.jsonl | tokenize --model spm --decode | sed -n 1p)" '{"record":0,"text":"<s>Once upon a time, there was a little girl.</s>","spans":[[12,49]]}'
+echo '{"text":"<s>[INST]Héllo 🎉[/INST] x</s>","spans":[[20,32]]}' >inst.jsonl
+is "tekken.json and back" "$(tokenize --model "$K/tekken-tiny.json.zst" inst.jsonl | tokenize --model "$K/tekken-tiny.json.zst" --decode | sed 's/,"spans.*//')" \
+	'{"record":0,"text":"<s>[INST]Héllo 🎉[/INST] x</s>"'
+ok "pieces of bytes are shown" sh -c "tokenize --model '$K/tekken-tiny.json.zst' --show-mask inst.jsonl | grep -q '\"piece\":\"Ġx\"'"
+cp "$K/cl100k-tiny.tiktoken.zst" r.zst
+echo '{"text":"Some words, 1234"}' >bare0.jsonl
+status 2 "ranks that are not known" tokenize --model r.zst bare0.jsonl
+says 'give --pattern' "say how"
+is "with a pattern by name" "$(tokenize --model r.zst --pattern cl100k --count bare0.jsonl | cksum)" "$(tokenize --model "$K/cl100k-tiny.tiktoken.zst" --count bare0.jsonl | cksum)"
+
 # --- rules ---
 echo '{"text":"<s><s>Twice</s>"}' >bos.jsonl
 status 3 "a doubled BOS" tokenize --model "$M" bos.jsonl

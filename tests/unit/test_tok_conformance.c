@@ -24,6 +24,13 @@ START_TEST(test_sample)
 }
 END_TEST
 
+/* SentencePiece, tekken, tiktoken, a precompiled character map. */
+START_TEST(test_kinds)
+{
+	run("tests/conformance/tokens/kinds.jsonl.zst", "tests/conformance/tokens");
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("tok_conformance");
@@ -33,6 +40,7 @@ int main(void)
 
 	tcase_set_timeout(t, 300);
 	tcase_add_test(t, test_sample);
+	tcase_add_test(t, test_kinds);
 	suite_add_tcase(s, t);
 	sr = srunner_create(s);
 	srunner_run_all(sr, CK_NORMAL);
