@@ -135,6 +135,11 @@ static void put_merge(struct bpe *b, int32_t l, int32_t r, uint32_t rank, int32_
 	b->merges[h] = (struct bpe_merge){ key, rank, id }; /* the last of equal pairs stays, as in the reference */
 }
 
+static void want_merge(const struct bpe *b, int32_t l, int32_t r)
+{
+	__builtin_prefetch(&b->merges[((uint64_t)(uint32_t)l << 32 | (uint32_t)r) * 0x9E3779B97F4A7C15u >> b->shift], 1);
+}
+
 /* The two halves of one merge: "a b" or ["a","b"]. */
 static bool halves(const struct json *v, const char *s[2], size_t n[2])
 {
@@ -174,14 +179,16 @@ static void mark_joined(struct bpe *b, const char *s, size_t n)
 	}
 }
 
-/* One merge, its halves found. guess: where the token that it makes often is. */
+/* One merge on its way: halves, then ids. */
 struct merge {
 	const char *s[2];
 	size_t n[2];
 	uint64_t hash[2];
+	int32_t id[2], to;
 };
 
-static int load_merge(struct bpe *b, const struct merge *m, uint32_t rank, int32_t *guess, bool *byte_merges, struct err *e)
+/* guess: where the token that it makes often is. */
+static int load_merge(struct bpe *b, struct merge *m, uint32_t rank, int32_t *guess, bool *byte_merges, struct err *e)
 {
 	size_t skip, len;
 	int32_t id[2], to;
@@ -204,7 +211,10 @@ static int load_merge(struct bpe *b, const struct merge *m, uint32_t rank, int32
 	if (to < 0)
 		return err_set(e, LP_DATA, "model BPE: merge %u makes '%.*s', which is not in the vocabulary", rank, (int)(len < 100 ? len : 100), buf);
 	*guess = to + 1;
-	put_merge(b, id[0], id[1], rank, to);
+	m->id[0] = id[0];
+	m->id[1] = id[1];
+	m->to = to;
+	want_merge(b, id[0], id[1]);
 	if (b->joined)
 		mark_joined(b, buf, len);
 	return 0;
@@ -279,6 +289,9 @@ static int load_merges(struct bpe *b, const struct json *list, struct err *e)
 		for (uint32_t k = 0; k < n; k++)
 			if (m[k].s[0] && load_merge(b, &m[k], i + k, &guess, &byte_merges, e))
 				return -1;
+		for (uint32_t k = 0; k < n; k++)
+			if (m[k].s[0])
+				put_merge(b, m[k].id[0], m[k].id[1], i + k, m[k].to);
 	}
 	if (byte_merges) {
 		free(b->joined);
@@ -364,8 +377,12 @@ static int load_ranks(struct bpe *b, const uint32_t *rank, struct err *e)
 			mark_joined(b, s, n);
 	}
 	rc = new_table(b, l.n, e);
-	for (size_t i = 0; i < l.n && !rc; i++)
+	for (size_t i = 0; i < l.n && !rc; i++) {
+		const struct bpe_merge *ahead = &l.m[i + AHEAD < l.n ? i + AHEAD : i];
+
+		want_merge(b, (int32_t)(ahead->pair >> 32), (int32_t)(uint32_t)ahead->pair);
 		put_merge(b, (int32_t)(l.m[i].pair >> 32), (int32_t)(uint32_t)l.m[i].pair, l.m[i].rank, l.m[i].id);
+	}
 	free(l.m);
 	return rc;
 }
