@@ -275,6 +275,18 @@ static int commit(struct run *r, struct err *e)
 	return rc;
 }
 
+/* The later of two outputs of one name would replace the other. */
+static int check_outputs(struct err *e)
+{
+	const char *const files[] = { opt_common.output, opt.findings, opt.rejects, opt.summary };
+
+	for (size_t i = 0; i < sizeof(files) / sizeof(*files); i++)
+		for (size_t j = i + 1; j < sizeof(files) / sizeof(*files); j++)
+			if (files[i] && files[j] && strcmp(files[i], "-") && !strcmp(files[i], files[j]))
+				return err_set(e, LP_USAGE, "two outputs go to '%s'; give each a name of its own", files[i]);
+	return 0;
+}
+
 static int open_all(struct run *r, struct err *e)
 {
 	struct in *in;
@@ -282,6 +294,8 @@ static int open_all(struct run *r, struct err *e)
 
 	if (opt.rejects && !strcmp(opt.rejects, "-"))
 		return err_set(e, LP_USAGE, "--rejects needs a file name: standard output has the records");
+	if (check_outputs(e) < 0)
+		return -1;
 	opt.fields.system = opt.system;
 	if ((opt.map && chat_map_parse(opt.map, &opt.fields, e) < 0) || (opt.drop && audit_parse_rules(opt.drop, "drop", &r->drop, e) < 0) ||
 	    (opt.fail_on && audit_parse_rules(opt.fail_on, "fail-on", &r->fail_on, e) < 0))

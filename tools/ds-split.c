@@ -205,7 +205,7 @@ static int report(const struct run *r, struct err *e)
 	for (size_t i = 0; i < r->split.n; i++) {
 		const char *name = r->split.parts[i].name;
 
-		if (!r->got[i] && r->split.parts[i].weight)
+		if (!r->got[i] && r->split.parts[i].weight && (!opt.part || !strcmp(opt.part, name)))
 			warn("part %s is empty: %" PRIu64 " records are too few for these ratios", name, r->n);
 		note("%s: %" PRIu64 " records, %.2f%%", name, r->got[i], 100.0 * (double)r->got[i] / (double)r->n);
 		if (log_metric("split", e, "\"part\":\"%s\",\"records\":%" PRIu64, name, r->got[i]) < 0)

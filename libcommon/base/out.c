@@ -56,7 +56,9 @@ static int open_file(struct out *o, struct err *e)
 	struct stat st;
 	size_t n = strlen(o->path);
 
-	if (!n || o->path[n - 1] == '/' || (!stat(o->path, &st) && S_ISDIR(st.st_mode)))
+	if (!n)
+		return err_set(e, LP_USAGE, "an output's name is empty; give a file name, or - for standard output");
+	if (o->path[n - 1] == '/' || (!stat(o->path, &st) && S_ISDIR(st.st_mode)))
 		return err_off(e, LP_IO, o->path, -1, "is a directory; give a file name");
 	o->node = temp_beside(o->path, TEMP_FILE, &o->fd, e);
 	return o->node ? 0 : -1;

@@ -110,6 +110,9 @@ if [ -w /dev/full ]; then
 	says 'write' 'says so'
 fi
 status 2 'rejects to stdout' ds-audit --rejects - "$T/bad"
+status 2 'two outputs of one name' ds-audit --findings "$T/one" -o "$T/one" "$T/bad"
+says "two outputs go to '.*one'" 'is said'
+status 2 'an output without a name' ds-audit -o '' "$T/bad"
 sh -c "ds-audit $S/messages_oasst.jsonl | head -c 10 >/dev/null" 2>"$T/.err"
 quiet 'a closed pipe is no error'
 

@@ -108,6 +108,8 @@ is 'nothing else is left' "$(find "$T" -name '*.tmp*' -o -name '.*lp*' | wc -l |
 head -n 2 "$T/k" >"$T/two"
 status 0 'an empty part' ds-split --mode exact -o "$T/tiny" "$T/two"
 says 'part test is empty' 'is warned of'
+status 0 'another part alone' ds-split --mode exact --part train "$T/two"
+quiet 'has no word about the parts that were not asked for'
 
 # --- killed, or out of space: nothing is left under a final name or any other ---
 mkdir "$T/killed"
