@@ -24,6 +24,7 @@ struct spm {
 	struct added user;      /* user-defined symbols, cut out of the text */
 	bool *chosen, *unused;  /* by id of symbols */
 	bool any_unused;
+	bool plain[256];        /* no rule and no symbol begins with this byte, which is no space */
 	/* by piece */
 	uint8_t *type;
 	int32_t *name_of;       /* the piece that its text is known as: of equal texts the reserved one */
@@ -255,6 +256,12 @@ static int load_user(struct spm *s, const struct spm_file *f, struct err *e)
 	return 0;
 }
 
+static void find_plain(struct spm *s)
+{
+	for (int i = 0; i < 256; i++)
+		s->plain[i] = i != ' ' && !s->user.raw.first[i] && !(s->map.n_units && charsmap_begins(&s->map, (unsigned char)i));
+}
+
 struct spm *spm_new(const struct spm_file *f, struct vocab *names, struct err *e)
 {
 	struct spm *s = xcalloc(1, sizeof(*s));
@@ -280,7 +287,10 @@ struct spm *spm_new(const struct spm_file *f, struct vocab *names, struct err *e
 		s->chosen[i] = f->pieces[i].type == SPM_USER;
 		s->unused[i] = f->pieces[i].type == SPM_UNUSED;
 	}
-	if (load_user(s, f, e) || (f->model == SPM_UNIGRAM ? load_unigram(s, f, e) : load_bpe(s, f, e)))
+	if (load_user(s, f, e))
+		goto bad;
+	find_plain(s);
+	if ((f->model == SPM_UNIGRAM ? load_unigram(s, f, e) : load_bpe(s, f, e)) != 0)
 		goto bad;
 	return s;
 bad:
@@ -349,8 +359,10 @@ static void normalise(const struct spm *s, const char *text, size_t off, size_t 
 {
 	size_t i = off, used, len;
 	bool after_space = s->rules.remove_extra;
+	struct astr in = { 0 };
 	const char *p;
 
+	astr_borrow(&in, text, end, 0);
 	astr_start(out);
 	while (i < end && s->rules.remove_extra) {
 		p = next_part(s, text + i, end - i, &used, &len);
@@ -363,6 +375,13 @@ static void normalise(const struct spm *s, const char *text, size_t off, size_t 
 	if (s->rules.dummy_prefix && !s->rules.suffix)
 		put_space(s, out, (uint32_t)i, (uint32_t)i);
 	for (; i < end; i += used) {
+		for (used = 0; i + used < end && s->plain[(unsigned char)text[i + used]]; used++)
+			;
+		if (used && !utf8_is_cont(text[i])) {
+			astr_copy(out, &in, i, used);
+			after_space = false;
+			continue;
+		}
 		p = next_part(s, text + i, end - i, &used, &len);
 		while (after_space && len && *p == ' ') {
 			p++;
@@ -370,10 +389,7 @@ static void normalise(const struct spm *s, const char *text, size_t off, size_t 
 		}
 		if (!len)
 			continue;
-		if (p == text + i && len == 1 && *p != ' ')
-			astr_put(out, p, 1, (uint32_t)i, (uint32_t)(i + 1));
-		else
-			put_part(s, out, p, len, (uint32_t)i, (uint32_t)(i + used));
+		put_part(s, out, p, len, (uint32_t)i, (uint32_t)(i + used));
 		after_space = s->rules.remove_extra && p[len - 1] == ' ';
 	}
 	if (s->rules.remove_extra)

@@ -19,6 +19,8 @@ void charsmap_release(struct charsmap *c);
  * none; else its replacement (NUL-terminated) with the bytes used in *used. */
 const char *charsmap_find(const struct charsmap *c, const char *s, size_t n, bool shortest, size_t *used);
 
+bool charsmap_begins(const struct charsmap *c, unsigned char byte); /* does any rule? */
+
 /* --- the tokeniser --- */
 struct spm;
 struct spm *spm_new(const struct spm_file *f, struct vocab *names, struct err *e) LP_MUST_USE; /* names: every piece by id */

@@ -71,3 +71,10 @@ const char *charsmap_find(const struct charsmap *c, const char *s, size_t n, boo
 	}
 	return found;
 }
+
+bool charsmap_begins(const struct charsmap *c, unsigned char byte)
+{
+	uint32_t at = offset_of(c->units[0]) ^ byte;
+
+	return at < c->n_units && (c->units[at] & (1u << 31 | 0xFF)) == byte;
+}
