@@ -118,7 +118,7 @@ static int set_up(struct run *r, const char *path, struct err *e)
 /* --- output --- */
 static bool is_key(const struct json_member *m, const char *key)
 {
-	return m->key_len == strlen(key) && !memcmp(m->key, key, m->key_len);
+	return m->key[0] == key[0] && m->key_len == strlen(key) && !memcmp(m->key, key, m->key_len);
 }
 
 static bool is_ours(const struct chat *c, const struct json_member *m)

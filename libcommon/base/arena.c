@@ -36,13 +36,11 @@ static void add_block(struct arena *a, size_t need)
 
 void *arena_alloc(struct arena *a, size_t bytes)
 {
-	size_t padded;
+	size_t padded = (bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1);
 	void *p;
 
-	if (lp_add_overflows(bytes, ALIGN - 1, &padded))
+	if (padded < bytes)
 		padded = SIZE_MAX; /* add_block cannot satisfy it and dies */
-	else
-		padded &= ~(size_t)(ALIGN - 1);
 	if (padded > a->cap - a->used)
 		add_block(a, padded);
 	p = (char *)a->head + HEAD_BYTES + a->used;

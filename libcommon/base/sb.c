@@ -38,7 +38,8 @@ void sb_grow(struct sb *b, size_t extra)
 
 void sb_add(struct sb *b, const void *s, size_t n)
 {
-	sb_grow(b, n);
+	if (b->cap - b->len <= n) /* also when both are 0 */
+		sb_grow(b, n);
 	if (n)
 		memcpy(b->s + b->len, s, n);
 	b->len += n;

@@ -10,19 +10,17 @@
 
 /* --- access --- */
 
-static const struct json *get_n(const struct json *obj, const char *key, size_t n)
+const struct json *json_getn(const struct json *obj, const char *key, size_t n)
 {
 	if (!obj || obj->type != JSON_OBJ)
 		return NULL;
-	for (uint32_t i = obj->n; i-- > 0;)
-		if (obj->members[i].key_len == n && !memcmp(obj->members[i].key, key, n))
-			return &obj->members[i].val;
-	return NULL;
-}
+	for (uint32_t i = obj->n; i-- > 0;) {
+		const struct json_member *m = &obj->members[i];
 
-const struct json *json_get(const struct json *obj, const char *key)
-{
-	return get_n(obj, key, strlen(key));
+		if (m->key_len == n && m->key[0] == key[0] && !memcmp(m->key, key, n)) /* both end with a NUL */
+			return &m->val;
+	}
+	return NULL;
 }
 
 bool json_is(const struct json *v, enum json_type t)
@@ -203,17 +201,22 @@ void jw_end_arr(struct jw *w)
 	w->comma = true;
 }
 
+/* Room for six bytes is there. */
 static void escaped(struct sb *out, unsigned char c)
 {
-	static const char short_of[] = "\bb\ff\nn\rr\tt\"\"\\\\";
+	static const char hex[] = "0123456789abcdef";
+	char *p = out->s + out->len, letter = c == '\n' ? 'n' : c == '"' || c == '\\' ? (char)c : c == '\t' ? 't' : c == '\r' ? 'r' : c == '\b' ? 'b' : c == '\f' ? 'f' : 0;
 
-	for (const char *p = short_of; *p; p += 2)
-		if ((unsigned char)*p == c) {
-			sb_addc(out, '\\');
-			sb_addc(out, p[1]);
-			return;
-		}
-	sb_addf(out, "\\u%04x", c);
+	p[0] = '\\';
+	p[1] = letter;
+	out->len += 2;
+	if (letter)
+		return;
+	p[1] = 'u';
+	p[2] = p[3] = '0';
+	p[4] = hex[c >> 4];
+	p[5] = hex[c & 15];
+	out->len += 4;
 }
 
 /* Where the next byte that needs escaping is, from i on; n when none. Eight
@@ -243,18 +246,20 @@ static void string(struct sb *out, const char *s, size_t n)
 	size_t from = 0;
 
 	sb_grow(out, n + 2);
-	sb_addc(out, '"');
+	out->s[out->len++] = '"';
 	for (;;) {
-		size_t to = plain_run(s, from, n);
+		size_t to = plain_run(s, from, n), run = to - from;
 
-		if (to > from)
-			sb_add(out, s + from, to - from);
+		sb_grow(out, run + 8); /* an escape and the quote that ends the string fit as well */
+		memcpy(out->s + out->len, s + from, run);
+		out->len += run;
 		if (to == n)
 			break;
 		escaped(out, (unsigned char)s[to]);
 		from = to + 1;
 	}
-	sb_addc(out, '"');
+	out->s[out->len++] = '"';
+	out->s[out->len] = 0;
 }
 
 void jw_keyn(struct jw *w, const char *key, size_t n)
@@ -286,8 +291,15 @@ void jw_str(struct jw *w, const char *s)
 
 void jw_i64(struct jw *w, int64_t v)
 {
-	item(w);
-	sb_addf(w->out, "%lld", (long long)v);
+	char buf[24], *p = buf + sizeof(buf);
+	uint64_t u = v < 0 ? 0 - (uint64_t)v : (uint64_t)v;
+
+	do
+		*--p = (char)('0' + u % 10);
+	while (u /= 10);
+	if (v < 0)
+		*--p = '-';
+	jw_raw(w, p, (size_t)(buf + sizeof(buf) - p));
 }
 
 void jw_f64(struct jw *w, double v)

@@ -50,7 +50,11 @@ int json_load(const char *path, struct arena *a, struct json *out, struct err *e
 int json_parse_str(const char *text, struct arena *a, struct json *out, struct err *e) LP_MUST_USE;
 
 /* NULL when obj is not an object or has no such key; the last of duplicates. */
-const struct json *json_get(const struct json *obj, const char *key);
+const struct json *json_getn(const struct json *obj, const char *key, size_t n);
+static inline const struct json *json_get(const struct json *obj, const char *key)
+{
+	return json_getn(obj, key, __builtin_strlen(key)); /* known to the compiler for a constant */
+}
 bool json_is(const struct json *v, enum json_type t); /* false for NULL */
 bool json_str_is(const struct json *v, const char *s);
 /* Typed fetch with a default when absent or null; false when of another type

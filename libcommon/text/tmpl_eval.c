@@ -243,6 +243,63 @@ static struct val eval_item(struct rt *r, const struct node *n)
 	return get_slice(r, obj, part[0], part[1], part[2]);
 }
 
+#define SUM_MAX 16
+
+/* The strings of a sum as one, and where the watched ones among them went. */
+static struct val join(struct rt *r, const struct val *v, uint32_t n, uint32_t consts)
+{
+	size_t len = 0;
+	char *p, *at;
+
+	if (n == 1)
+		return v[0];
+	for (uint32_t i = 0; i < n; i++)
+		len += v[i].n;
+	if (len > r->max_output)
+		return rt_fail(r, TMPL_LIMIT, "a text of more than %zu MiB", r->max_output >> 20);
+	if (!(p = at = rt_alloc(r, len)) || rt_steps(r, len >> 6))
+		return val_err;
+	for (uint32_t i = 0; i < n; i++) {
+		memcpy(at, v[i].s, v[i].n);
+		if (!(consts >> i & 1))
+			watch_copy(r, at, v[i].s, v[i].n);
+		at += v[i].n;
+	}
+	return val_str(p, len);
+}
+
+/* "a + b + c" from the left; strings wait for one another, so that each is copied once. */
+static struct val eval_sum(struct rt *r, const struct node *n)
+{
+	const struct node *chain[SUM_MAX];
+	struct val part[SUM_MAX + 1], b;
+	uint32_t k = 0, n_part = 1, consts;
+
+	for (; k < SUM_MAX && n->k == E_BIN && n->op == OP_ADD; n = n->a)
+		chain[k++] = n;
+	part[0] = eval(r, n);
+	consts = n->k == E_CONST;
+	if (part[0].t == V_ERR)
+		return val_err;
+	while (k-- > 0) {
+		const struct node *right = chain[k]->b;
+
+		if ((b = eval(r, right)).t == V_ERR)
+			return val_err;
+		if (part[0].t == V_STR && b.t == V_STR && !((part[0].f | b.f) & STR_MARKUP)) {
+			consts |= (uint32_t)(right->k == E_CONST) << n_part;
+			part[n_part++] = b;
+			continue;
+		}
+		part[0] = join(r, part, n_part, consts);
+		if (part[0].t == V_ERR || (part[0] = op_binary(r, OP_ADD, part[0], b)).t == V_ERR)
+			return val_err;
+		n_part = 1;
+		consts = 0;
+	}
+	return join(r, part, n_part, consts);
+}
+
 static struct val eval_cond(struct rt *r, const struct node *n)
 {
 	struct val t = eval(r, n->a);
@@ -271,6 +328,8 @@ struct val eval(struct rt *r, const struct node *n)
 	case E_ITEM:
 		return eval_item(r, n);
 	case E_BIN:
+		if (n->op == OP_ADD && n->a->k == E_BIN)
+			return eval_sum(r, n);
 		if ((a = eval(r, n->a)).t == V_ERR || (b = eval(r, n->b)).t == V_ERR)
 			return val_err;
 		return op_binary(r, (enum op)n->op, a, b);
