@@ -331,6 +331,25 @@ static bool tags_are_placed(const struct tmpl_render *r)
 	return true;
 }
 
+/* As many spans as answers: each is its answer's when it holds what that says. */
+static void name_messages(const struct finder *f, struct tmpl_span *out)
+{
+	size_t k = 0;
+
+	for (size_t i = 0; i < f->c->n_msgs; i++) {
+		const struct tmpl_watch *w = &f->s->watch[i];
+
+		if (strcmp(f->c->msgs[i].role, "assistant"))
+			continue;
+		if (w->begin == SIZE_MAX || w->begin < out[k].begin || w->end > out[k].end) {
+			while (k-- > 0)
+				out[k].msg = SIZE_MAX;
+			return;
+		}
+		out[k++].msg = i;
+	}
+}
+
 static int from_tags(const struct finder *f, struct tmpl_span *out, size_t *n, struct err *e)
 {
 	const struct tmpl_render *r = &f->s->r;
@@ -344,8 +363,9 @@ static int from_tags(const struct finder *f, struct tmpl_span *out, size_t *n, s
 
 		if (g.end == g.begin)
 			continue;
-		/* the end of turn belongs to the answer, also where the template's author left it outside */
-		if (f->t->end_mid.n && !is_space(f->t->end_mid.s[0]) && stands_at(f, g.end, &f->t->end_mid) &&
+		/* the end of turn belongs to the answer, also where the template's author left it outside; not where it is a block of its own */
+		size_t next = k + 1 < r->n_gen ? r->gen[k + 1].begin : f->len;
+		if (f->t->end_mid.n <= next - g.end && f->t->end_mid.n && !is_space(f->t->end_mid.s[0]) && stands_at(f, g.end, &f->t->end_mid) &&
 		    !(g.end - g.begin >= f->t->end_mid.n && !memcmp(f->text + g.end - f->t->end_mid.n, f->t->end_mid.s, f->t->end_mid.n)))
 			g.end += f->t->end_mid.n;
 		g.msg = SIZE_MAX;
@@ -354,8 +374,14 @@ static int from_tags(const struct finder *f, struct tmpl_span *out, size_t *n, s
 				at++;
 			g.msg = at++;
 		}
-		out[(*n)++] = g;
+		/* blocks that follow one another are of one message, unless each message has its own */
+		if (r->n_gen != n_asst && *n && out[*n - 1].end == g.begin)
+			out[*n - 1].end = g.end;
+		else
+			out[(*n)++] = g;
 	}
+	if (r->n_gen != n_asst && *n == n_asst)
+		name_messages(f, out);
 	if (n_asst && !*n)
 		return err_set(e, LP_DATA, "the template's {%% generation %%} blocks wrote nothing for this record's assistant messages");
 	return 0;

@@ -133,7 +133,8 @@ START_TEST(test_spans)
 	ck_spans("axolotl__phi_4.jinja", TWO, all, "a1<|im_end|>| b2\n<|im_end|>");
 	ck_spans("axolotl__mistral_v1.jinja", TWO, all, " a1</s>|  b2\n</s>");
 	/* generation tags: as the template has them, its newline included */
-	ck_spans("trl__phi3_training.jinja", TWO, all, "a1<|end|>\n| b2\n<|end|>\n|</s>");
+	ck_spans("trl__phi3_training.jinja", TWO, all, "a1<|end|>\n| b2\n<|end|>\n</s>");
+	ck_spans("trl__phi3_training.jinja", TWO, last, " b2\n<|end|>\n</s>"); /* two blocks, one message */
 	ck_spans("trl__qwen2_5_training.jinja", TWO, all, "\na1<|im_end|>\n|\n b2\n<|im_end|>\n");
 }
 END_TEST
