@@ -288,6 +288,8 @@ static int each_record(struct run *r, struct err *e)
 	}
 	progress_done();
 	tok_batch_release(&b);
+	if (rc >= 0 && r->n_records == 0)
+		return err_line(e, LP_DATA, in_name(jsonl_in(r->records)), 0, "no records in it");
 	return rc < 0 ? -1 : 0;
 }
 

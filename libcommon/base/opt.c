@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "base/num.h"
 #include "base/opt_priv.h"
@@ -112,16 +113,18 @@ static bool parse_bool(const char *s, bool *out)
 	return false;
 }
 
-static bool is_choice(const char *choices, const char *s)
+/* The choice that s names, in capitals or not, as the table spells it; NULL for
+ * none. It lives as long as the process, as option values do. */
+static const char *find_choice(const char *choices, const char *s)
 {
 	size_t n = strlen(s), k;
 
 	for (;; choices += k + 1) {
 		k = strcspn(choices, "|");
-		if (k == n && !memcmp(choices, s, n))
-			return true;
+		if (k == n && !strncasecmp(choices, s, n))
+			return memcmp(choices, s, n) ? xmemdup0(choices, n) : s;
 		if (!choices[k])
-			return false;
+			return NULL;
 	}
 }
 
@@ -161,6 +164,7 @@ int opt_set(struct opt *o, const char *text, enum opt_from from, struct err *e)
 {
 	double f;
 	int64_t i;
+	const char *choice;
 
 	switch (o->kind) {
 	case OPT_FLAG:
@@ -187,9 +191,10 @@ int opt_set(struct opt *o, const char *text, enum opt_from from, struct err *e)
 			return err_set(e, LP_USAGE, "--%s needs a size such as 512M or 8G, not '%s'", o->name, text);
 		break;
 	case OPT_CHOICE:
-		if (!is_choice(o->choices, text))
+		choice = find_choice(o->choices, text);
+		if (!choice)
 			return err_set(e, LP_USAGE, "--%s needs one of %s, not '%s'", o->name, o->choices, text);
-		*(const char **)o->value = text;
+		*(const char **)o->value = choice;
 		break;
 	case OPT_LIST:
 		list_set(o, text, from);

@@ -81,3 +81,4 @@ is "and is chat-template's" "$(cat "$T/Modelfile")" "$(chat-template --model $M 
 status 0 "in another folder" sh -c "mkdir '$T/mf' && gguf-export --model $M --type f16 -o '$T/with.gguf' --modelfile '$T/mf/Modelfile'"
 is "by its whole path" "$(head -n 1 "$T/mf/Modelfile")" "FROM $(cd "$T" && pwd -P)/with.gguf"
 status 2 "no file to name" gguf-export --model $M --modelfile "$T/Modelfile"
+status 0 "a type in capitals, as people write it" gguf-export --model "$ROOT/data/stories260K" --type Q8_0 -o "$T/capitals.gguf"
