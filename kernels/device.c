@@ -2,9 +2,8 @@
 
 #include <cblas.h>
 #include <dlfcn.h>
-#include <errno.h>
-#include <omp.h>
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
