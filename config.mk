@@ -15,5 +15,5 @@ AR ?= ar
 # Check: the unit tests. mandoc: the man pages' own syntax check.
 DEPS := g++:p:g++ pkg-config:p:pkg-config libarchive-dev:h:archive.h zlib1g-dev:h:zlib.h libssl-dev:h:openssl/evp.h libxxhash-dev:h:xxhash.h \
 	libpcre2-dev:h:pcre2.h=-DPCRE2_CODE_UNIT_WIDTH=8 libutf8proc-dev:h:utf8proc.h libsimdjson-dev:H:simdjson.h \
-	libopenblas-openmp-dev:h:cblas.h libcurl4-openssl-dev:h:curl/curl.h libmicrohttpd-dev:h:microhttpd.h \
+	libopenblas-openmp-dev:h:openblas_config.h libcurl4-openssl-dev:h:curl/curl.h libmicrohttpd-dev:h:microhttpd.h \
 	check:h:check.h mandoc:p:mandoc

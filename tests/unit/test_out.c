@@ -142,7 +142,7 @@ START_TEST(odd_targets)
 	BAD((o = out_open(scratch, &er)) ? 0 : -1, LP_IO, "is a directory");
 	BAD((o = out_open(at("none/"), &er)) ? 0 : -1, LP_IO, "is a directory");
 	BAD((o = out_open(at("none/x"), &er)) ? 0 : -1, LP_IO, "No such file");
-	BAD((o = out_open("", &er)) ? 0 : -1, LP_IO, "");
+	BAD((o = out_open("", &er)) ? 0 : -1, LP_USAGE, "name is empty");
 	OK((o = out_open("/dev/null", &er)) ? 0 : -1);
 	OK(out_write(o, "x", 1, &er));
 	OK(out_commit(o, &er));
