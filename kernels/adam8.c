@@ -41,8 +41,10 @@ void kn_adam8_cpu(struct device *d, float *p, const float *g, uint8_t *m8, uint8
 {
 	double bias1 = 1 - pow(a->beta1, (double)a->step), bias2 = 1 - pow(a->beta2, (double)a->step);
 	struct coef c = { (float)a->beta1, (float)(1 - a->beta1), (float)a->beta2, (float)(1 - a->beta2), (float)(a->lr / bias1),
-		          (float)sqrt(bias2), (float)a->eps, (float)(1 - a->lr * a->weight_decay), a->grad_scale };
+		          (float)sqrt(bias2), (float)a->eps, (float)(1 - a->lr * a->weight_decay), 1 };
 
+	if (!kn_adam_scale(a, &c.scale))
+		return;
 #pragma omp parallel for schedule(static) num_threads(d->threads) if (n > ADAM8_MIN)
 	for (int64_t i = 0; i < n; i += ADAM8_BLOCK)
 		adam8_block(p + i, g + i, m8 + i, v8 + i, m_max + i / ADAM8_BLOCK, v_max + i / ADAM8_BLOCK,

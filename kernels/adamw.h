@@ -1,20 +1,28 @@
 /* AdamW with decoupled weight decay, fp32 (Loshchilov & Hutter 2019), one tensor
  * of n elements, in torch.optim.AdamW's order of operations:
- *   g' = g * grad_scale;  p *= 1 - lr wd;  m += (g' - m)(1 - b1);  v = b2 v + (1 - b2) g'^2
+ *   g' = g * grad_scale * clip;  p *= 1 - lr wd;  m += (g' - m)(1 - b1);  v = b2 v + (1 - b2) g'^2
  *   p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)
+ * clip = min(1, max_norm / (sqrt(*squares) + 1e-6)) with max_norm > 0, as torch's
+ * clip_grad_norm_ has it; nothing changes when *squares is not finite. squares NULL: clip 1.
  * Error: a few roundings per element; 1e-6 relative on m, v and on the update. */
 #ifndef LP_KERNELS_ADAMW_H
 #define LP_KERNELS_ADAMW_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 struct kn_adam {
 	double lr, beta1, beta2, eps, weight_decay;
 	int64_t step;     /* from 1 */
-	float grad_scale; /* clipping and loss scale together */
+	float grad_scale;
+	const double *squares; /* device memory: sum of all gradients squared, or NULL */
+	double max_norm;       /* 0: no clipping */
 };
 struct device;
 typedef void kn_adamw_fn(struct device *d, float *p, const float *g, float *m, float *v, int64_t n, const struct kn_adam *a);
 kn_adamw_fn kn_adamw_cpu;
+
+/* The scale of the gradients; false: no update, they are not finite. CPU kernels only. */
+bool kn_adam_scale(const struct kn_adam *a, float *scale);
 
 #endif

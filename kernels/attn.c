@@ -4,6 +4,7 @@
 
 #include <cblas.h>
 #include <omp.h>
+#include <stdlib.h>
 
 #include "base/compiler.h"
 #include "kernels/device.h"
@@ -12,10 +13,47 @@
 #define QB 64 /* queries in a block */
 
 /* Of one thread: probabilities and their gradient for one block of queries, (QB, max_len) each. */
-int64_t kn_attn_scratch(const struct device *d, int64_t max_len, int64_t head_dim)
+uint64_t kn_attn_scratch_cpu(const struct device *d, int64_t max_tokens, int64_t max_seq, int64_t n_heads, int64_t head_dim, bool train)
 {
+	(void)max_tokens;
+	(void)n_heads;
 	(void)head_dim;
-	return (int64_t)d->threads * 2 * QB * (max_len + LANES);
+	(void)train;
+	return (uint64_t)d->threads * 2 * QB * (uint64_t)(max_seq + LANES) * sizeof(float);
+}
+
+uint64_t kn_attn_scratch_cuda(const struct device *d, int64_t max_tokens, int64_t max_seq, int64_t n_heads, int64_t head_dim, bool train)
+{
+	(void)d;
+	(void)max_seq;
+	(void)head_dim;
+	return train ? (uint64_t)(max_tokens * n_heads) * sizeof(float) : 0;
+}
+
+struct tile {
+	int32_t seq, at;
+};
+
+static int by_work(const void *a, const void *b)
+{
+	const struct tile *x = a, *y = b;
+
+	if (x->at != y->at)
+		return x->at > y->at ? -1 : 1;
+	return x->seq < y->seq ? -1 : x->seq > y->seq;
+}
+
+int64_t attn_tiles(const int32_t *seq_start, int64_t n_seqs, int32_t *tiles)
+{
+	int64_t n = 0;
+
+	for (int64_t s = 0; s < n_seqs; s++)
+		for (int32_t i = 0; i * ATTN_TILE < seq_start[s + 1] - seq_start[s]; i++) {
+			tiles[2 * n] = (int32_t)s;
+			tiles[2 * n++ + 1] = i;
+		}
+	qsort(tiles, (size_t)n, 2 * sizeof(*tiles), by_work);
+	return n;
 }
 
 static int64_t longest(const struct kn_attn_shape *s)
@@ -110,7 +148,7 @@ static void fwd_head(const struct kn_attn_shape *s, int64_t t0, int64_t len, int
 	}
 }
 
-void kn_attn_fwd_cpu(struct device *dev, const struct kn_attn_shape *s, const float *q, const float *k, const float *v, float *o, float *lse)
+void kn_attn_fwd_cpu(struct device *dev, const struct kn_attn_shape *s, const void *q, const void *k, const void *v, void *o, float *lse)
 {
 	int64_t items = s->n_seqs * s->n_heads, room = 2 * QB * (longest(s) + LANES);
 
@@ -118,7 +156,7 @@ void kn_attn_fwd_cpu(struct device *dev, const struct kn_attn_shape *s, const fl
 	for (int64_t w = 0; w < items; w++) {
 		int64_t seq = w / s->n_heads, t0 = s->seq_start[seq];
 
-		fwd_head(s, t0, s->seq_start[seq + 1] - t0, w % s->n_heads, q, k, v, o, lse, s->scratch + omp_get_thread_num() * room);
+		fwd_head(s, t0, s->seq_start[seq + 1] - t0, w % s->n_heads, q, k, v, o, lse, (float *)s->scratch + omp_get_thread_num() * room);
 	}
 }
 
@@ -159,26 +197,27 @@ static void bwd_head(const struct bwd *g, int64_t t0, int64_t len, int64_t h, fl
 
 	for (int64_t i0 = 0; i0 < len; i0 += QB) {
 		int64_t i1 = i0 + QB < len ? i0 + QB : len, m = i1 - i0, k0 = first_key(s, i0), n = i1 - k0;
-		int64_t qo = (t0 + i0) * s->ldq + h * d, oo = (t0 + i0) * s->ldo + h * d;
+		int64_t qo = (t0 + i0) * s->ldq + h * d, oo = (t0 + i0) * s->ldo + h * d, go = (t0 + i0) * s->ld_do + h * d;
+		int64_t dqo = (t0 + i0) * s->ld_dqkv + h * d, dko = (t0 + k0) * s->ld_dqkv + kvh * d;
 		int64_t ko = (t0 + k0) * s->ldk + kvh * d, vo = (t0 + k0) * s->ldv + kvh * d;
 
 		nt(m, n, d, s->scale, g->q + qo, s->ldq, g->k + ko, s->ldk, p, n);
-		nt(m, n, d, 1, g->d_o + oo, s->ldo, g->v + vo, s->ldv, ds, n);
+		nt(m, n, d, 1, g->d_o + go, s->ld_do, g->v + vo, s->ldv, ds, n);
 		for (int64_t i = 0; i < m; i++) {
 			int64_t lo, hi;
 
 			visible(s, i0 + i, k0, &lo, &hi);
 			bwd_row(p + i * n, ds + i * n, lo, hi, n, g->lse[(t0 + i0 + i) * s->n_heads + h],
-			        dot(g->d_o + oo + i * s->ldo, g->o + oo + i * s->ldo, d));
+			        dot(g->d_o + go + i * s->ld_do, g->o + oo + i * s->ldo, d));
 		}
-		tn_add(n, d, m, 1, p, n, g->d_o + oo, s->ldo, g->dv + vo, s->ldv);
-		tn_add(n, d, m, s->scale, ds, n, g->q + qo, s->ldq, g->dk + ko, s->ldk);
-		nn(m, d, n, s->scale, ds, n, g->k + ko, s->ldk, g->dq + qo, s->ldq);
+		tn_add(n, d, m, 1, p, n, g->d_o + go, s->ld_do, g->dv + dko, s->ld_dqkv);
+		tn_add(n, d, m, s->scale, ds, n, g->q + qo, s->ldq, g->dk + dko, s->ld_dqkv);
+		nn(m, d, n, s->scale, ds, n, g->k + ko, s->ldk, g->dq + dqo, s->ld_dqkv);
 	}
 }
 
-void kn_attn_bwd_cpu(struct device *dev, const struct kn_attn_shape *s, const float *q, const float *k, const float *v,
-                     const float *o, const float *lse, const float *d_o, float *dq, float *dk, float *dv)
+void kn_attn_bwd_cpu(struct device *dev, const struct kn_attn_shape *s, const void *q, const void *k, const void *v,
+                     const void *o, const float *lse, const void *d_o, void *dq, void *dk, void *dv)
 {
 	struct bwd g = { s, q, k, v, o, lse, d_o, dq, dk, dv };
 	int64_t items = s->n_seqs * s->n_kv, group = s->n_heads / s->n_kv, max = longest(s) + LANES;
@@ -186,11 +225,11 @@ void kn_attn_bwd_cpu(struct device *dev, const struct kn_attn_shape *s, const fl
 #pragma omp parallel for schedule(dynamic) num_threads(dev->threads)
 	for (int64_t w = 0; w < items; w++) {
 		int64_t seq = w / s->n_kv, kvh = w % s->n_kv, t0 = s->seq_start[seq], len = s->seq_start[seq + 1] - t0;
-		float *p = s->scratch + omp_get_thread_num() * 2 * QB * max;
+		float *p = (float *)s->scratch + omp_get_thread_num() * 2 * QB * max;
 
 		for (int64_t t = t0; t < t0 + len; t++) {
-			memset(dk + t * s->ldk + kvh * s->head_dim, 0, (size_t)s->head_dim * sizeof(*dk));
-			memset(dv + t * s->ldv + kvh * s->head_dim, 0, (size_t)s->head_dim * sizeof(*dv));
+			memset(g.dk + t * s->ld_dqkv + kvh * s->head_dim, 0, (size_t)s->head_dim * sizeof(*g.dk));
+			memset(g.dv + t * s->ld_dqkv + kvh * s->head_dim, 0, (size_t)s->head_dim * sizeof(*g.dv));
 		}
 		for (int64_t h = kvh * group; h < (kvh + 1) * group; h++)
 			bwd_head(&g, t0, len, h, p, p + QB * max);
@@ -204,32 +243,43 @@ static void axpy(float *y, const float *x, float a, int64_t n)
 		y[i] += a * x[i];
 }
 
-static void decode_head(const struct kn_attn_shape *s, const float *q, const float *k, const float *v, int64_t len, float *o, float *p)
+static void decode_head(const struct kn_attn_shape *s, const float *q, const float *k, const float *v, int64_t width, int64_t len, float *o, float *p)
 {
 	int64_t d = s->head_dim, k0 = first_key(s, len - 1), n = len - k0;
 	float max, sum;
 
 	for (int64_t j = 0; j < n; j++)
-		p[j] = dot(q, k + (k0 + j) * s->ldk, d) * s->scale;
+		p[j] = dot(q, k + (k0 + j) * width, d) * s->scale;
 	sum = softmax_row(p, 0, n, n, &max);
 	memset(o, 0, (size_t)d * sizeof(*o));
 	for (int64_t j = 0; j < n; j++)
-		axpy(o, v + (k0 + j) * s->ldv, p[j], d);
+		axpy(o, v + (k0 + j) * width, p[j], d);
 	scale_to(o, o, d, 1.0f / sum);
 }
 
-void kn_attn_decode_cpu(struct device *dev, const struct kn_attn_shape *s, const float *q, const float *const *k_cache,
-                        const float *const *v_cache, const int32_t *len, float *o)
+void kn_attn_decode_cpu(struct device *dev, const struct kn_attn_shape *s, const void *q, const struct kn_kv_cache *c,
+                        const int32_t *slot, const int32_t *pos, int64_t longest_len, void *o)
 {
-	int64_t items = s->n_seqs * s->n_heads, group = s->n_heads / s->n_kv, max = 1;
+	int64_t items = s->n_tokens * s->n_heads, group = s->n_heads / s->n_kv;
 
-	for (int64_t i = 0; i < s->n_seqs; i++)
-		max = len[i] > max ? len[i] : max;
-#pragma omp parallel for schedule(dynamic) num_threads(dev->threads) if (items * max * s->head_dim > 32768)
+#pragma omp parallel for schedule(dynamic) num_threads(dev->threads) if (items * longest_len * s->head_dim > 32768)
 	for (int64_t w = 0; w < items; w++) {
-		int64_t i = w / s->n_heads, h = w % s->n_heads, kvh = h / group;
+		int64_t i = w / s->n_heads, h = w % s->n_heads, at = slot[i] * c->slot_stride + h / group * s->head_dim;
 
-		decode_head(s, q + i * s->ldq + h * s->head_dim, k_cache[i] + kvh * s->head_dim, v_cache[i] + kvh * s->head_dim,
-		            len[i], o + i * s->ldo + h * s->head_dim, s->scratch + omp_get_thread_num() * 2 * QB * (max + LANES));
+		decode_head(s, (const float *)q + i * s->ldq + h * s->head_dim, (const float *)c->k + at, (const float *)c->v + at, c->width,
+		            pos[i] + 1, (float *)o + i * s->ldo + h * s->head_dim,
+		            (float *)s->scratch + omp_get_thread_num() * 2 * QB * (longest_len + LANES));
+	}
+}
+
+void kn_kv_append_cpu(struct device *d, const struct kn_attn_shape *s, const struct kn_kv_cache *c, const void *k, const void *v,
+                      const int32_t *slot, const int32_t *pos, int64_t t)
+{
+	(void)d;
+	for (int64_t i = 0; i < t; i++) {
+		int64_t at = slot[i] * c->slot_stride + pos[i] * c->width;
+
+		memcpy((float *)c->k + at, (const float *)k + i * s->ldk, (size_t)c->width * sizeof(float));
+		memcpy((float *)c->v + at, (const float *)v + i * s->ldv, (size_t)c->width * sizeof(float));
 	}
 }

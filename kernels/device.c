@@ -11,14 +11,72 @@
 #include "base/num.h"
 #include "base/xalloc.h"
 
+static void *cpu_alloc(struct device *d, uint64_t bytes, const char *what, struct err *e)
+{
+	void *p = lp_try_alloc(1, bytes ? bytes : 1, what, e);
+
+	(void)d;
+	if (p)
+		memset(p, 0, bytes);
+	return p;
+}
+
+static void cpu_free(struct device *d, void *p)
+{
+	(void)d;
+	free(p);
+}
+
+static void cpu_copy(struct device *d, void *dst, const void *src, uint64_t bytes)
+{
+	(void)d;
+	memmove(dst, src, bytes);
+}
+
+static void cpu_upload_rows(struct device *d, void *dst, uint64_t ld_bytes, const void *src, uint64_t row_bytes, int64_t n)
+{
+	(void)d;
+	for (int64_t i = 0; i < n; i++)
+		memcpy((char *)dst + (uint64_t)i * ld_bytes, (const char *)src + (uint64_t)i * row_bytes, row_bytes);
+}
+
+static void cpu_zero(struct device *d, void *dst, uint64_t bytes)
+{
+	(void)d;
+	memset(dst, 0, bytes);
+}
+
+static int cpu_sync(struct device *d, struct err *e)
+{
+	(void)d;
+	(void)e;
+	return 0;
+}
+
+static void cpu_close(struct device *d)
+{
+	(void)d;
+}
+
 static const struct kn_ops cpu_ops = {
+	.alloc = cpu_alloc,
+	.free = cpu_free,
+	.upload = cpu_copy,
+	.upload_rows = cpu_upload_rows,
+	.download = cpu_copy,
+	.copy = cpu_copy,
+	.zero = cpu_zero,
+	.sync = cpu_sync,
+	.close = cpu_close,
 	.gemm = kn_gemm_cpu,
 	.embed_fwd = kn_embed_fwd_cpu,
 	.rmsnorm_fwd = kn_rmsnorm_fwd_cpu,
 	.rmsnorm_bwd = kn_rmsnorm_bwd_cpu,
 	.rope = kn_rope_cpu,
+	.attn_scratch = kn_attn_scratch_cpu,
 	.attn_fwd = kn_attn_fwd_cpu,
 	.attn_bwd = kn_attn_bwd_cpu,
+	.kv_append = kn_kv_append_cpu,
 	.attn_decode = kn_attn_decode_cpu,
 	.swiglu_fwd = kn_swiglu_fwd_cpu,
 	.swiglu_bwd = kn_swiglu_bwd_cpu,
@@ -27,12 +85,26 @@ static const struct kn_ops cpu_ops = {
 	.bias_add = kn_bias_add_cpu,
 	.gather_rows = kn_gather_rows_cpu,
 	.scatter_rows = kn_scatter_rows_cpu,
+	.copy_rows = kn_copy_rows_cpu,
+	.to_host = kn_to_host_cpu,
 	.sum_squares = kn_sum_squares_cpu,
+	.sum = kn_sum_cpu,
 	.adamw = kn_adamw_cpu,
 	.adam8 = kn_adam8_cpu,
 	.nf4_dequant = kn_nf4_dequant_cpu,
-	.widen = kn_widen_cpu,
+	.convert = kn_convert_cpu,
+	.adapter_place = kn_adapter_place_cpu,
 };
+
+/* What a CUDA device is planned with; kernels/cuda_device.cu takes the same. */
+static void describe_cuda(struct device *d)
+{
+	d->kind = DEVICE_CUDA;
+	d->act = DT_BF16;
+	d->row_pad = 64; /* 128 bytes: what the copy engine and the memory like */
+	d->logits = 1 << 28;
+	d->k.attn_scratch = kn_attn_scratch_cuda;
+}
 
 /* Cores that this process may run on (taskset and cgroup cpusets count). */
 static int usable_cores(void)
@@ -66,6 +138,9 @@ static uint64_t available_memory(void)
 static int open_cpu(struct device *d, int threads)
 {
 	d->kind = DEVICE_CPU;
+	d->act = DT_F32;
+	d->row_pad = 16;
+	d->logits = 1 << 24;
 	d->threads = threads > 0 ? threads : usable_cores();
 	d->free_bytes = available_memory();
 	d->k = cpu_ops;
@@ -102,6 +177,7 @@ static int open_cuda(struct device *d, int index, struct err *e)
 	*(void **)&fn = dlsym(lib, "device_open_cuda");
 	if (!fn)
 		return err_set(e, LP_DEVICE, "liblorapipe_cuda.so is of another version: no device_open_cuda; install one build whole");
+	describe_cuda(d);
 	return fn(d, index, e);
 }
 
@@ -125,54 +201,54 @@ int device_open(struct device *d, const char *spec, int threads, struct err *e)
 	return err_set(e, LP_USAGE, "unknown device '%s'; use auto, cpu, cuda or cuda:N", spec);
 }
 
+int device_open_plan(struct device *d, const char *spec, int threads, struct err *e)
+{
+	if (strncmp(spec, "cuda", 4) != 0)
+		return device_open(d, spec, threads, e);
+	memset(d, 0, sizeof(*d));
+	if (open_cpu(d, threads) < 0)
+		return -1;
+	describe_cuda(d);
+	return 0;
+}
+
 void device_close(struct device *d)
 {
-	(void)d;
+	if (d->k.close)
+		d->k.close(d);
 }
 
 void *device_alloc(struct device *d, uint64_t bytes, const char *what, struct err *e)
 {
-	void *p = lp_try_alloc(1, bytes ? bytes : 1, what, e);
-
-	(void)d;
-	if (p)
-		memset(p, 0, bytes);
-	return p;
+	return d->k.alloc(d, bytes, what, e);
 }
 
 void device_free(struct device *d, void *p)
 {
-	(void)d;
-	free(p);
+	d->k.free(d, p);
 }
 
 void device_upload(struct device *d, void *dst, const void *src, uint64_t bytes)
 {
-	(void)d;
-	memcpy(dst, src, bytes);
+	d->k.upload(d, dst, src, bytes);
 }
 
 void device_download(struct device *d, void *dst, const void *src, uint64_t bytes)
 {
-	(void)d;
-	memcpy(dst, src, bytes);
+	d->k.download(d, dst, src, bytes);
 }
 
 void device_copy(struct device *d, void *dst, const void *src, uint64_t bytes)
 {
-	(void)d;
-	memmove(dst, src, bytes);
+	d->k.copy(d, dst, src, bytes);
 }
 
 void device_zero(struct device *d, void *dst, uint64_t bytes)
 {
-	(void)d;
-	memset(dst, 0, bytes);
+	d->k.zero(d, dst, bytes);
 }
 
 int device_sync(struct device *d, struct err *e)
 {
-	(void)d;
-	(void)e;
-	return 0;
+	return d->k.sync(d, e);
 }

@@ -16,8 +16,10 @@
 #include <stdint.h>
 
 #include "base/err.h"
+#include "fmt/dtype.h"
 #include "kernels/adam8.h"
 #include "kernels/adamw.h"
+#include "kernels/adapter.h"
 #include "kernels/attn.h"
 #include "kernels/dropout.h"
 #include "kernels/embed.h"
@@ -30,13 +32,27 @@
 #include "kernels/xent.h"
 
 struct kn_ops {
+	/* memory: 256-byte aligned, cleared; uploads read src before they return */
+	void *(*alloc)(struct device *d, uint64_t bytes, const char *what, struct err *e);
+	void (*free)(struct device *d, void *p);
+	void (*upload)(struct device *d, void *dst, const void *src, uint64_t bytes);
+	/* n rows of row_bytes, ld_bytes apart at dst, end to end at src */
+	void (*upload_rows)(struct device *d, void *dst, uint64_t ld_bytes, const void *src, uint64_t row_bytes, int64_t n);
+	void (*download)(struct device *d, void *dst, const void *src, uint64_t bytes);
+	void (*copy)(struct device *d, void *dst, const void *src, uint64_t bytes);
+	void (*zero)(struct device *d, void *dst, uint64_t bytes);
+	int (*sync)(struct device *d, struct err *e);
+	void (*close)(struct device *d);
+	/* operations */
 	kn_gemm_fn *gemm;
 	kn_embed_fwd_fn *embed_fwd;
 	kn_rmsnorm_fwd_fn *rmsnorm_fwd;
 	kn_rmsnorm_bwd_fn *rmsnorm_bwd;
 	kn_rope_fn *rope;
+	kn_attn_scratch_fn *attn_scratch;
 	kn_attn_fwd_fn *attn_fwd;
 	kn_attn_bwd_fn *attn_bwd;
+	kn_kv_append_fn *kv_append;
 	kn_attn_decode_fn *attn_decode;
 	kn_swiglu_fwd_fn *swiglu_fwd;
 	kn_swiglu_bwd_fn *swiglu_bwd;
@@ -45,11 +61,15 @@ struct kn_ops {
 	kn_bias_add_fn *bias_add;
 	kn_gather_rows_fn *gather_rows;
 	kn_scatter_rows_fn *scatter_rows;
+	kn_copy_rows_fn *copy_rows;
+	kn_to_host_fn *to_host;
 	kn_sum_squares_fn *sum_squares;
+	kn_sum_fn *sum;
 	kn_adamw_fn *adamw;
 	kn_adam8_fn *adam8;
 	kn_nf4_dequant_fn *nf4_dequant;
-	kn_widen_fn *widen;
+	kn_convert_fn *convert;
+	kn_adapter_place_fn *adapter_place;
 };
 
 enum device_kind { DEVICE_CPU, DEVICE_CUDA };
@@ -60,6 +80,9 @@ struct device {
 	int threads;         /* CPU threads */
 	char name[96];       /* "cpu, 2 threads, OpenBLAS Zen" */
 	uint64_t free_bytes; /* memory that a run may plan with */
+	enum dtype act;      /* of activations and of dense weights: DT_F32, or DT_BF16 */
+	int64_t row_pad;     /* what is added to a row is a multiple of this many elements */
+	int64_t logits;      /* elements of a chunk of logits that pay */
 	struct kn_ops k;
 	void *impl;
 };
@@ -67,15 +90,23 @@ struct device {
 /* spec: "auto", "cpu", "cuda", "cuda:N". threads 0: one for each core that the
  * process may use. LP_DEVICE when a CUDA device is asked for and cannot be had. */
 int device_open(struct device *d, const char *spec, int threads, struct err *e) LP_MUST_USE;
+/* A device that is only planned for: sizes and types, no memory, no work. Needs no GPU. */
+int device_open_plan(struct device *d, const char *spec, int threads, struct err *e) LP_MUST_USE;
 void device_close(struct device *d);
 
-void *device_alloc(struct device *d, uint64_t bytes, const char *what, struct err *e) LP_MUST_USE; /* 64-byte aligned, cleared */
+void *device_alloc(struct device *d, uint64_t bytes, const char *what, struct err *e) LP_MUST_USE; /* cleared */
 void device_free(struct device *d, void *p);
 void device_upload(struct device *d, void *dst, const void *src, uint64_t bytes);
-void device_download(struct device *d, void *dst, const void *src, uint64_t bytes);
+void device_download(struct device *d, void *dst, const void *src, uint64_t bytes); /* waits */
 void device_copy(struct device *d, void *dst, const void *src, uint64_t bytes);
 void device_zero(struct device *d, void *dst, uint64_t bytes);
 /* Waits, and reports what went wrong since the last call (LP_DEVICE). */
 int device_sync(struct device *d, struct err *e) LP_MUST_USE;
+
+/* p + n elements of the activation type. */
+static inline void *act_at(const struct device *d, const void *p, int64_t n)
+{
+	return (char *)(uintptr_t)p + n * (int64_t)dtype_bytes(d->act);
+}
 
 #endif

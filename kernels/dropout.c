@@ -21,10 +21,10 @@ static void dropout_row(float *y, const float *x, uint32_t rec, uint32_t pos, in
 	}
 }
 
-void kn_dropout_cpu(struct device *d, float *y, const float *x, const int32_t *rec, const int32_t *pos, int64_t t,
-                    int64_t c, struct kn_dropout_key key, bool add)
+void kn_dropout_cpu(struct device *d, void *y, int64_t ldy, const void *x, int64_t ldx, const int32_t *rec, const int32_t *pos,
+                    int64_t t, int64_t c, struct kn_dropout_key key, bool add)
 {
 #pragma omp parallel for num_threads(d->threads) if (t * c > 4096)
 	for (int64_t i = 0; i < t; i++)
-		dropout_row(y + i * c, x + i * c, (uint32_t)rec[i], (uint32_t)pos[i], c, key, add);
+		dropout_row((float *)y + i * ldy, (const float *)x + i * ldx, (uint32_t)rec[i], (uint32_t)pos[i], c, key, add);
 }

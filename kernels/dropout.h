@@ -4,7 +4,7 @@
  * tensor), word column % 4; an element is dropped when word < p * 2^32. Nothing
  * depends on batch, packing, threads or resume.
  *   y = x * keep / (1 - p)       add: y += x * keep / (1 - p)
- * x, y (T, C); rec, pos (T). Backward is the same call on the gradient. Exact up
+ * x, y (T, C) with row strides; rec, pos (T). Backward is the same call on the gradient. Exact up
  * to one rounding. */
 #ifndef LP_KERNELS_DROPOUT_H
 #define LP_KERNELS_DROPOUT_H
@@ -18,7 +18,7 @@ struct kn_dropout_key {
 	float p;
 };
 struct device;
-typedef void kn_dropout_fn(struct device *d, float *y, const float *x, const int32_t *rec, const int32_t *pos, int64_t t,
+typedef void kn_dropout_fn(struct device *d, void *y, int64_t ldy, const void *x, int64_t ldx, const int32_t *rec, const int32_t *pos, int64_t t,
                            int64_t c, struct kn_dropout_key key, bool add);
 kn_dropout_fn kn_dropout_cpu;
 

@@ -8,7 +8,7 @@
 #include "fmt/dtype.h"
 
 struct device;
-typedef void kn_embed_fwd_fn(struct device *d, float *x, const int32_t *ids, const void *table, enum dtype dt, int64_t t, int64_t c);
+typedef void kn_embed_fwd_fn(struct device *d, void *x, const int32_t *ids, const void *table, enum dtype dt, int64_t t, int64_t c);
 kn_embed_fwd_fn kn_embed_fwd_cpu;
 
 #endif

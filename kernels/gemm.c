@@ -21,12 +21,15 @@ static int64_t tile_cols(int64_t m, int64_t n)
 	return 256;
 }
 
-void kn_gemm_cpu(struct device *d, bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,
-                 int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc)
+void kn_gemm_cpu(struct device *d, bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const void *pa,
+                 int64_t lda, const void *pb, int64_t ldb, float beta, void *pc, int64_t ldc, bool f32_c)
 {
+	const float *a = pa, *b = pb;
+	float *c = pc;
 	int64_t tn = tile_cols(m, n);
 	int64_t n_m = (m + TILE_M - 1) / TILE_M, n_n = (n + tn - 1) / tn;
 
+	(void)f32_c; /* it is fp32 either way */
 #pragma omp parallel for schedule(dynamic) num_threads(d->threads) if (n_m * n_n > 1)
 	for (int64_t t = 0; t < n_m * n_n; t++) {
 		int64_t i = t % n_m * TILE_M, j = t / n_m * tn;

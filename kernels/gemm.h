@@ -1,13 +1,15 @@
 /* C (M, N) = alpha * op(A) op(B) + beta * C, row-major.
  * op(A) is (M, K): A (M, K) with row stride lda, or A (K, M) when ta.
  * op(B) is (K, N): B (K, N) with row stride ldb, or B (N, K) when tb.
- * beta 0 overwrites C whatever it holds. K = 0 scales C.
+ * beta 0 overwrites C whatever it holds. K = 0 scales C. A and B are of the
+ * activation type; C too, or fp32 with f32_c (gradients of adapters).
  *
  * Error: each element is a sum of K products accumulated in fp32; against fp64
- * |err| <= K * 2^-24 * sum |a b| (Higham, Accuracy and Stability, 3.5); tests
- * allow that bound for the element's own terms.
+ * |err| <= K * 2^-24 * sum |a b| (Higham, Accuracy and Stability, 3.5), and one
+ * rounding to C's type; tests allow that bound for the element's own terms.
  * The CPU cuts C into fixed tiles (by shape alone), so that a result does not
- * depend on the number of threads; each tile is OpenBLAS's product. */
+ * depend on the number of threads; each tile is OpenBLAS's product. CUDA: cuBLASLt,
+ * fp32 accumulation, an algorithm chosen by shape alone. */
 #ifndef LP_KERNELS_GEMM_H
 #define LP_KERNELS_GEMM_H
 
@@ -16,7 +18,7 @@
 
 struct device;
 typedef void kn_gemm_fn(struct device *d, bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha,
-                        const float *a, int64_t lda, const float *b, int64_t ldb, float beta, float *c, int64_t ldc);
+                        const void *a, int64_t lda, const void *b, int64_t ldb, float beta, void *c, int64_t ldc, bool f32_c);
 kn_gemm_fn kn_gemm_cpu;
 
 #endif

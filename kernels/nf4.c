@@ -100,15 +100,36 @@ static void dequant_block(float *restrict y, const uint8_t *restrict codes, floa
 		y[n - 1] = nf4_levels[codes[n / 2] >> 4] * absmax;
 }
 
-void kn_nf4_dequant_cpu(struct device *d, float *y, const struct nf4 *q)
+static float block_scale(const struct nf4 *q, int64_t b)
+{
+	float absmax = dynmap_signed[q->qabsmax[b]] * q->absmax2[b / NF4_BLOCK2];
+
+	return absmax + q->offset;
+}
+
+/* Blocks run over the ends of rows: one that does is taken apart. */
+static void dequant_split(float *y, int64_t ldy, const struct nf4 *q, int64_t b, int64_t cols)
+{
+	float block[NF4_BLOCK];
+	int64_t i = b * NF4_BLOCK, n = q->n - i < NF4_BLOCK ? q->n - i : NF4_BLOCK;
+
+	dequant_block(block, q->codes + i / 2, block_scale(q, b), n);
+	for (int64_t j = 0; j < n; j++)
+		y[(i + j) / cols * ldy + (i + j) % cols] = block[j];
+}
+
+void kn_nf4_dequant_cpu(struct device *d, void *y, int64_t ldy, const struct nf4 *q, int64_t rows, int64_t cols)
 {
 	int64_t n_blocks = nf4_blocks(q->n);
 
+	(void)rows;
 #pragma omp parallel for schedule(static) num_threads(d->threads) if (n_blocks > 64)
 	for (int64_t b = 0; b < n_blocks; b++) {
-		int64_t i = b * NF4_BLOCK, n = q->n - i < NF4_BLOCK ? q->n - i : NF4_BLOCK;
-		float absmax = dynmap_signed[q->qabsmax[b]] * q->absmax2[b / NF4_BLOCK2];
+		int64_t i = b * NF4_BLOCK;
 
-		dequant_block(y + i, q->codes + i / 2, absmax + q->offset, n);
+		if (cols % NF4_BLOCK == 0)
+			dequant_block((float *)y + i / cols * ldy + i % cols, q->codes + i / 2, block_scale(q, b), NF4_BLOCK);
+		else
+			dequant_split(y, ldy, q, b, cols);
 	}
 }

@@ -46,7 +46,8 @@ void nf4_quantize(const float *x, struct nf4 *q, float *absmax);
 void nf4_quantize_absmax(const float *absmax, int64_t n_blocks, float offset, uint8_t *qabsmax, float *absmax2);
 
 struct device;
-typedef void kn_nf4_dequant_fn(struct device *d, float *y, const struct nf4 *q);
+/* y (rows, cols) of the activation type, row stride ldy: the dequantised value, rounded once. */
+typedef void kn_nf4_dequant_fn(struct device *d, void *y, int64_t ldy, const struct nf4 *q, int64_t rows, int64_t cols);
 kn_nf4_dequant_fn kn_nf4_dequant_cpu;
 
 #endif

@@ -22,12 +22,15 @@ static float fwd_row(float *xo, float *y, const float *x, const float *delta, co
 	return rstd;
 }
 
-void kn_rmsnorm_fwd_cpu(struct device *d, float *xo, float *y, float *rstd, const float *x, const float *delta,
+void kn_rmsnorm_fwd_cpu(struct device *d, void *pxo, void *py, int64_t ldy, float *rstd, const void *px, const void *pdelta,
                         const float *w, int64_t t, int64_t c, float eps)
 {
+	float *xo = pxo, *y = py;
+	const float *x = px, *delta = pdelta;
+
 #pragma omp parallel for num_threads(d->threads) if (t * c > 32768)
 	for (int64_t i = 0; i < t; i++) {
-		float r = fwd_row(xo ? xo + i * c : NULL, y + i * c, x + i * c, delta ? delta + i * c : NULL, w, c, eps);
+		float r = fwd_row(xo ? xo + i * c : NULL, y + i * ldy, x + i * c, delta ? delta + i * c : NULL, w, c, eps);
 
 		if (rstd)
 			rstd[i] = r;
@@ -50,10 +53,13 @@ static void bwd_row(float *dx, const float *dy, const float *x, float rstd, cons
 		dx[i] += rstd * (w[i] * dy[i] - x[i] * m);
 }
 
-void kn_rmsnorm_bwd_cpu(struct device *d, float *dx, const float *dy, const float *xo, const float *rstd,
+void kn_rmsnorm_bwd_cpu(struct device *d, void *pdx, int64_t ld_dx, const void *pdy, const void *pxo, const float *rstd,
                         const float *w, int64_t t, int64_t c)
 {
+	float *dx = pdx;
+	const float *dy = pdy, *xo = pxo;
+
 #pragma omp parallel for num_threads(d->threads) if (t * c > 32768)
 	for (int64_t i = 0; i < t; i++)
-		bwd_row(dx + i * c, dy + i * c, xo + i * c, rstd[i], w, c);
+		bwd_row(dx + i * ld_dx, dy + i * c, xo + i * c, rstd[i], w, c);
 }

@@ -11,7 +11,7 @@
 #include <stdint.h>
 
 struct device;
-typedef void kn_rope_fn(struct device *d, float *x, int64_t ldx, const int32_t *pos, const float *cos_tab,
+typedef void kn_rope_fn(struct device *d, void *x, int64_t ldx, const int32_t *pos, const float *cos_tab,
                         const float *sin_tab, int64_t t, int64_t n_heads, int64_t head_dim, int64_t rot, bool inverse);
 kn_rope_fn kn_rope_cpu;
 

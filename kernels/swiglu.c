@@ -4,8 +4,6 @@
 #include "kernels/device.h"
 #include "kernels/lanes.h"
 
-#define CHUNK 4096
-
 /* 1 / (1 + e^-z), with the exponent clamped where the result is 0 or 1 anyway. */
 static inline __attribute__((always_inline)) float sigmoid(float z)
 {
@@ -13,21 +11,24 @@ static inline __attribute__((always_inline)) float sigmoid(float z)
 }
 
 LP_CLONES
-static void fwd_chunk(float *restrict h, const float *restrict g, const float *restrict u, int64_t n)
+static void fwd_row(float *restrict h, const float *restrict g, const float *restrict u, int64_t n)
 {
 	for (int64_t i = 0; i < n; i++)
 		h[i] = g[i] * sigmoid(g[i]) * u[i];
 }
 
-void kn_swiglu_fwd_cpu(struct device *d, float *h, const float *g, const float *u, int64_t n)
+void kn_swiglu_fwd_cpu(struct device *d, void *h, int64_t ldh, const void *gu, int64_t ldg, int64_t t, int64_t f)
 {
-#pragma omp parallel for num_threads(d->threads) if (n > CHUNK)
-	for (int64_t i = 0; i < n; i += CHUNK)
-		fwd_chunk(h + i, g + i, u + i, n - i < CHUNK ? n - i : CHUNK);
+#pragma omp parallel for num_threads(d->threads) if (t * f > 4096)
+	for (int64_t i = 0; i < t; i++) {
+		const float *g = (const float *)gu + i * ldg;
+
+		fwd_row((float *)h + i * ldh, g, g + f, f);
+	}
 }
 
 LP_CLONES
-static void bwd_chunk(float *restrict g, float *restrict u, const float *restrict dh, int64_t n)
+static void bwd_row(float *restrict g, float *restrict u, const float *restrict dh, int64_t n)
 {
 	for (int64_t i = 0; i < n; i++) {
 		float z = g[i], s = sigmoid(z), du = dh[i] * z * s;
@@ -37,9 +38,14 @@ static void bwd_chunk(float *restrict g, float *restrict u, const float *restric
 	}
 }
 
-void kn_swiglu_bwd_cpu(struct device *d, float *g, float *u, const float *dh, int64_t n)
+void kn_swiglu_bwd_cpu(struct device *d, void *gu, int64_t ldg, const void *dh, void *h, int64_t ldh, int64_t t, int64_t f)
 {
-#pragma omp parallel for num_threads(d->threads) if (n > CHUNK)
-	for (int64_t i = 0; i < n; i += CHUNK)
-		bwd_chunk(g + i, u + i, dh + i, n - i < CHUNK ? n - i : CHUNK);
+#pragma omp parallel for num_threads(d->threads) if (t * f > 4096)
+	for (int64_t i = 0; i < t; i++) {
+		float *g = (float *)gu + i * ldg;
+
+		if (h)
+			fwd_row((float *)h + i * ldh, g, g + f, f);
+		bwd_row(g, g + f, (const float *)dh + i * f, f);
+	}
 }

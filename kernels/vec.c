@@ -6,26 +6,36 @@
 
 #define CHUNK 4096
 
-void kn_bias_add_cpu(struct device *d, float *x, const float *b, int64_t t, int64_t c)
+void kn_bias_add_cpu(struct device *d, void *x, int64_t ldx, const float *b, int64_t t, int64_t c)
 {
 #pragma omp parallel for num_threads(d->threads) if (t * c > 32768)
-	for (int64_t i = 0; i < t; i++)
+	for (int64_t i = 0; i < t; i++) {
+		float *row = (float *)x + i * ldx;
+
 		for (int64_t j = 0; j < c; j++)
-			x[i * c + j] += b[j];
+			row[j] += b[j];
+	}
 }
 
-void kn_gather_rows_cpu(struct device *d, float *y, const float *x, const int32_t *idx, int64_t n, int64_t c)
+void kn_gather_rows_cpu(struct device *d, void *y, const void *x, const int32_t *idx, int64_t n, int64_t c)
 {
 	(void)d;
 	for (int64_t i = 0; i < n; i++)
-		memcpy(y + i * c, x + idx[i] * c, (size_t)c * sizeof(*x));
+		memcpy((float *)y + i * c, (const float *)x + idx[i] * c, (size_t)c * sizeof(float));
 }
 
-void kn_scatter_rows_cpu(struct device *d, float *y, const float *x, const int32_t *idx, int64_t n, int64_t c)
+void kn_scatter_rows_cpu(struct device *d, void *y, const void *x, const int32_t *idx, int64_t n, int64_t c)
 {
 	(void)d;
 	for (int64_t i = 0; i < n; i++)
-		memcpy(y + idx[i] * c, x + i * c, (size_t)c * sizeof(*x));
+		memcpy((float *)y + idx[i] * c, (const float *)x + i * c, (size_t)c * sizeof(float));
+}
+
+void kn_copy_rows_cpu(struct device *d, void *y, int64_t ldy, const void *x, int64_t ldx, int64_t t, int64_t c)
+{
+	(void)d;
+	for (int64_t i = 0; i < t; i++)
+		memcpy((float *)y + i * ldy, (const float *)x + i * ldx, (size_t)c * sizeof(float));
 }
 
 void kn_sum_squares_cpu(struct device *d, const float *x, int64_t n, double *out)
@@ -43,11 +53,27 @@ void kn_sum_squares_cpu(struct device *d, const float *x, int64_t n, double *out
 	*out = total;
 }
 
-void kn_widen_cpu(struct device *d, float *y, const void *x, enum dtype dt, int64_t n)
+void kn_sum_cpu(struct device *d, const double *x, int64_t n, double *out)
 {
-	size_t size = dtype_bytes(dt);
+	double s = 0;
 
-#pragma omp parallel for num_threads(d->threads) if (n > CHUNK)
-	for (int64_t i = 0; i < n; i += CHUNK)
-		to_f32(dt, (const char *)x + (size_t)i * size, y + i, (size_t)(n - i < CHUNK ? n - i : CHUNK));
+	(void)d;
+	for (int64_t i = 0; i < n; i++)
+		s += x[i];
+	*out += s;
+}
+
+void kn_convert_cpu(struct device *d, void *y, int64_t ldy, const void *x, enum dtype dt, int64_t rows, int64_t cols)
+{
+	size_t row_bytes = (size_t)cols * dtype_bytes(dt);
+
+#pragma omp parallel for num_threads(d->threads) if (rows * cols > CHUNK)
+	for (int64_t i = 0; i < rows; i++)
+		to_f32(dt, (const char *)x + (size_t)i * row_bytes, (float *)y + i * ldy, (size_t)cols);
+}
+
+void kn_to_host_cpu(struct device *d, float *host, const void *x, int64_t n)
+{
+	(void)d;
+	memcpy(host, x, (size_t)n * sizeof(*host));
 }

@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 struct device;
-typedef void kn_xent_fn(struct device *d, float *z, const int32_t *target, double *loss, int64_t n, int64_t v, float scale, bool grad);
+typedef void kn_xent_fn(struct device *d, void *z, const int32_t *target, double *loss, int64_t n, int64_t v, float scale, bool grad);
 kn_xent_fn kn_xent_cpu;
 
 #endif

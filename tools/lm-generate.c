@@ -106,10 +106,11 @@ static int load_engine(struct state *s, struct model_source *src, struct err *e)
 {
 	int64_t context = o.context < s->desc.max_pos ? o.context : s->desc.max_pos;
 	struct engine_shape shape = { .max_tokens = context > o.batch ? context : o.batch, .max_seq = context };
-	uint64_t cache = generator_bytes(&s->desc, o.batch, context), budget;
+	uint64_t cache, budget;
 
 	if (device_open(&s->dev, o.device, (int)o.threads, e) < 0)
 		return -1;
+	cache = generator_bytes(&s->dev, &s->desc, o.batch, context);
 	budget = o.memory ? o.memory : s->dev.free_bytes / 10 * 9;
 	if (cache >= budget)
 		return err_set(e, LP_DEVICE, "the key-value cache needs %.2f GiB of %.2f; lower --batch or --context", (double)cache / (1 << 30),
@@ -224,9 +225,9 @@ static int score_one(struct state *s, const struct prompt *p, struct out *out, s
 	dataset_add_row(&d, p->ids, p->mask, start, &record, 1);
 	microbatch_clear(&s->gen.mb);
 	microbatch_add(&s->gen.mb, &d, 0);
-	rc = engine_run(&s->g, &s->gen.mb, false, 1, e);
-	for (int64_t i = 0; i < s->gen.mb.n_targets; i++)
-		nll += s->g.nll[i];
+	engine_begin(&s->g);
+	engine_run(&s->g, &s->gen.mb, false, 1);
+	rc = engine_sums(&s->g, &nll, NULL, e);
 	jw_obj(&w);
 	jw_key(&w, "id");
 	jw_raw(&w, p->id, strlen(p->id));

@@ -52,6 +52,20 @@ int64_t linear_out(const struct model_desc *m, enum linear_slot s)
 	}
 }
 
+int64_t group_in(const struct model_desc *m, enum linear_group g)
+{
+	return linear_in(m, group_first(g));
+}
+
+int64_t group_out(const struct model_desc *m, enum linear_group g)
+{
+	int64_t n = 0;
+
+	for (int i = 0; i < group_size(g); i++)
+		n += linear_out(m, group_first(g) + i);
+	return n;
+}
+
 void arch_linear_name(char *buf, int64_t layer, enum linear_slot s, const char *kind)
 {
 	snprintf(buf, ARCH_NAME, "model.layers.%lld.%s.%s", (long long)layer, slots[s].path, kind);

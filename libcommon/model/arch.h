@@ -13,6 +13,21 @@
 /* The seven projections of a decoder layer, in the order of their use. */
 enum linear_slot { LIN_Q, LIN_K, LIN_V, LIN_O, LIN_GATE, LIN_UP, LIN_DOWN, LIN_N };
 
+/* Projections that read the same input, and are computed as one. */
+enum linear_group { GRP_QKV, GRP_O, GRP_GU, GRP_DOWN, GRP_N };
+static inline enum linear_group group_of(enum linear_slot s)
+{
+	return s <= LIN_V ? GRP_QKV : s == LIN_O ? GRP_O : s <= LIN_UP ? GRP_GU : GRP_DOWN;
+}
+static inline enum linear_slot group_first(enum linear_group g)
+{
+	return g == GRP_QKV ? LIN_Q : g == GRP_O ? LIN_O : g == GRP_GU ? LIN_GATE : LIN_DOWN;
+}
+static inline int group_size(enum linear_group g)
+{
+	return g == GRP_QKV ? 3 : g == GRP_GU ? 2 : 1;
+}
+
 enum rope_kind { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3 };
 
 struct model_desc {
@@ -51,6 +66,8 @@ const char *linear_name(enum linear_slot s);
 const char *linear_path(enum linear_slot s);
 int64_t linear_in(const struct model_desc *m, enum linear_slot s);
 int64_t linear_out(const struct model_desc *m, enum linear_slot s);
+int64_t group_in(const struct model_desc *m, enum linear_group g);
+int64_t group_out(const struct model_desc *m, enum linear_group g);
 /* HF tensor names; buf of ARCH_NAME bytes. kind: "weight" or "bias". */
 #define ARCH_NAME 96
 void arch_linear_name(char *buf, int64_t layer, enum linear_slot s, const char *kind);

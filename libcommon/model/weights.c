@@ -15,18 +15,37 @@ static void init_mat(struct wmat *m, int64_t rows, int64_t cols, enum dtype dtyp
 	m->q.n = rows * cols;
 }
 
-void weights_init(struct weights *w, const struct model_desc *m, enum dtype dtype, bool nf4)
+static void init_group(struct wgroup *g, const struct model_desc *m, enum linear_group kind, int64_t pad)
+{
+	g->first = group_first(kind);
+	g->n = group_size(kind);
+	g->in = group_in(m, kind);
+	g->pad = pad;
+	g->ld = g->in + pad;
+	g->out = 0;
+	for (int i = 0; i < g->n; i++) {
+		g->row[i] = g->out;
+		g->out += linear_out(m, g->first + i);
+	}
+}
+
+void weights_init(struct weights *w, const struct device *d, const struct model_desc *m, enum dtype dtype, bool nf4, const int64_t pad[GRP_N])
 {
 	memset(w, 0, sizeof(*w));
 	w->desc = *m;
-	w->dtype = dtype;
+	/* a device that computes in 16 bits has no use for wider weights; the CPU reads them as they are */
+	w->dtype = d->act == DT_F32 ? dtype : d->act;
 	w->nf4 = nf4;
+	w->dense = !nf4 && w->dtype == d->act;
 	w->layers = xcalloc((size_t)m->layers, sizeof(*w->layers));
-	init_mat(&w->embed, m->vocab, m->hidden, dtype, false);
-	init_mat(&w->head, m->vocab, m->hidden, dtype, false);
-	for (int64_t l = 0; l < m->layers; l++)
+	init_mat(&w->embed, m->vocab, m->hidden, w->dtype, false);
+	init_mat(&w->head, m->vocab, m->hidden, w->dtype, false);
+	for (int64_t l = 0; l < m->layers; l++) {
 		for (int s = 0; s < LIN_N; s++)
-			init_mat(&w->layers[l].lin[s], linear_out(m, s), linear_in(m, s), dtype, nf4);
+			init_mat(&w->layers[l].lin[s], linear_out(m, s), linear_in(m, s), w->dtype, nf4);
+		for (int g = 0; g < GRP_N; g++)
+			init_group(&w->layers[l].grp[g], m, g, pad[g]);
+	}
 }
 
 void weights_release(struct weights *w)
@@ -42,22 +61,29 @@ static void place_nf4(struct wmat *m, struct layout *l)
 	m->q.absmax2 = layout_array(l, "NF4 scales", nf4_blocks2(m->q.n), sizeof(float));
 }
 
-static void place_mat(struct weights *w, struct wmat *m, bool bias, struct layout *l)
+static void place_group(struct weights *w, const struct device *d, struct layer_weights *lw, struct wgroup *g, bool cached, struct layout *l, struct layout *cache)
 {
-	if (m->nf4)
-		place_nf4(m, l);
-	else
-		m->data = layout_array(l, "projections", m->rows * m->cols, dtype_bytes(w->dtype));
-	m->bias = bias ? layout_array(l, "norms and biases", m->rows, sizeof(float)) : NULL;
+	bool bias = false;
+
+	g->dense = NULL;
+	if (w->dense)
+		g->dense = layout_array(l, "projections", (g->out + g->pad) * g->ld, dtype_bytes(d->act));
+	else if (cached)
+		g->dense = layout_array(cache, "dense weights", (g->out + g->pad) * g->ld, dtype_bytes(d->act));
+	for (int i = 0; i < g->n; i++) {
+		struct wmat *m = &lw->lin[g->first + i];
+
+		bias |= w->desc.bias[g->first + i];
+		m->data = NULL;
+		if (w->nf4)
+			place_nf4(m, l);
+		else if (!w->dense)
+			m->data = layout_array(l, "projections", m->rows * m->cols, dtype_bytes(w->dtype));
+	}
+	g->bias = bias ? layout_array(l, "norms and biases", g->out, sizeof(float)) : NULL;
 }
 
-/* F32 weights are their own widened copy. */
-static bool wants_cache(const struct wmat *m)
-{
-	return m->nf4 || m->dtype != DT_F32;
-}
-
-void weights_layout(struct weights *w, struct layout *l, struct layout *cache)
+void weights_layout(struct weights *w, const struct device *d, struct layout *l, struct layout *cache)
 {
 	const struct model_desc *m = &w->desc;
 
@@ -69,22 +95,21 @@ void weights_layout(struct weights *w, struct layout *l, struct layout *cache)
 
 		lw->norm1 = layout_array(l, "norms and biases", m->hidden, sizeof(float));
 		lw->norm2 = layout_array(l, "norms and biases", m->hidden, sizeof(float));
-		for (int s = 0; s < LIN_N; s++) {
-			place_mat(w, &lw->lin[s], m->bias[s], l);
-			lw->lin[s].cache = NULL;
-			if (i < w->cached_layers && wants_cache(&lw->lin[s]))
-				lw->lin[s].cache = layout_array(cache, "widened weights", lw->lin[s].q.n, sizeof(float));
-		}
+		for (int g = 0; g < GRP_N; g++)
+			place_group(w, d, lw, &lw->grp[g], i < w->cached_layers, l, cache);
 	}
 }
 
-int64_t weights_largest(const struct model_desc *m)
+int64_t weights_largest(const struct weights *w)
 {
 	int64_t max = 0;
 
-	for (int s = 0; s < LIN_N; s++)
-		if (linear_in(m, s) * linear_out(m, s) > max)
-			max = linear_in(m, s) * linear_out(m, s);
+	for (int i = 0; i < GRP_N; i++) {
+		const struct wgroup *g = &w->layers[0].grp[i];
+
+		if ((g->out + g->pad) * g->ld > max)
+			max = (g->out + g->pad) * g->ld;
+	}
 	return max;
 }
 
@@ -109,6 +134,8 @@ struct slot {
 	struct wmat *mat;
 	float *vec;
 	int64_t rows, cols; /* cols 0: a vector */
+	void *dense;        /* a matrix that is part of a dense form: its first element there */
+	int64_t ld;
 };
 
 static bool layer_slot(struct weights *w, const char *name, struct slot *s)
@@ -124,22 +151,24 @@ static bool layer_slot(struct weights *w, const char *name, struct slot *s)
 		return false;
 	for (int i = 0; i < LIN_N; i++) {
 		struct wmat *m = &w->layers[l].lin[i];
+		const struct wgroup *g = &w->layers[l].grp[group_of(i)];
+		int64_t row = g->row[i - (int)g->first];
 
 		arch_linear_name(want, l, i, "weight");
 		if (strcmp(name, want) == 0) {
-			*s = (struct slot){ m, NULL, m->rows, m->cols };
+			*s = (struct slot){ m, NULL, m->rows, m->cols, w->dense ? (char *)g->dense + row * g->ld * (int64_t)dtype_bytes(w->dtype) : NULL, g->ld };
 			return true;
 		}
 		arch_linear_name(want, l, i, "bias");
 		if (w->desc.bias[i] && strcmp(name, want) == 0) {
-			*s = (struct slot){ NULL, m->bias, m->rows, 0 };
+			*s = (struct slot){ .vec = g->bias + row, .rows = m->rows };
 			return true;
 		}
 	}
 	for (int second = 0; second < 2; second++) {
 		arch_norm_name(want, l, second);
 		if (strcmp(name, want) == 0) {
-			*s = (struct slot){ NULL, second ? w->layers[l].norm2 : w->layers[l].norm1, w->desc.hidden, 0 };
+			*s = (struct slot){ .vec = second ? w->layers[l].norm2 : w->layers[l].norm1, .rows = w->desc.hidden };
 			return true;
 		}
 	}
@@ -151,16 +180,16 @@ static bool find_slot(struct weights *w, const char *name, struct slot *s)
 	char want[ARCH_NAME];
 
 	if (strcmp(name, arch_embed_name) == 0) {
-		*s = (struct slot){ &w->embed, NULL, w->desc.vocab, w->desc.hidden };
+		*s = (struct slot){ .mat = &w->embed, .rows = w->desc.vocab, .cols = w->desc.hidden };
 		return true;
 	}
 	if (!w->desc.tied && strcmp(name, arch_head_name) == 0) {
-		*s = (struct slot){ &w->head, NULL, w->desc.vocab, w->desc.hidden };
+		*s = (struct slot){ .mat = &w->head, .rows = w->desc.vocab, .cols = w->desc.hidden };
 		return true;
 	}
 	arch_norm_name(want, -1, false);
 	if (strcmp(name, want) == 0) {
-		*s = (struct slot){ NULL, w->norm, w->desc.hidden, 0 };
+		*s = (struct slot){ .vec = w->norm, .rows = w->desc.hidden };
 		return true;
 	}
 	return layer_slot(w, name, s);
@@ -215,24 +244,37 @@ static int load_nf4(struct wmat *m, const struct tensor *t, struct device *d, st
 	return rc;
 }
 
-static int load_mat(struct wmat *m, const struct tensor *t, struct device *d, struct err *e)
+/* Matrices that lie in a dense form are uploaded row by row. */
+static void upload_mat(const struct slot *s, const void *src, struct device *d)
 {
+	uint64_t row = (uint64_t)s->cols * dtype_bytes(s->mat->dtype);
+
+	if (!s->dense) {
+		device_upload(d, s->mat->data, src, (uint64_t)s->rows * row);
+		return;
+	}
+	d->k.upload_rows(d, s->dense, (uint64_t)s->ld * dtype_bytes(s->mat->dtype), src, row, s->rows);
+}
+
+static int load_mat(const struct slot *s, const struct tensor *t, struct device *d, struct err *e)
+{
+	struct wmat *m = s->mat;
 	float *x;
 	void *y;
 
 	if (m->nf4)
 		return load_nf4(m, t, d, e);
 	if (t->dtype == m->dtype) {
-		device_upload(d, m->data, t->data, t->bytes);
+		upload_mat(s, t->data, d);
 		return 0;
 	}
-	/* a tensor of another type than its fellows: to theirs, once rounded */
+	/* a tensor of another type than its fellows, or than the device's: once rounded */
 	x = lp_try_alloc((size_t)m->q.n, sizeof(*x), "a weight to convert", e);
 	y = x ? lp_try_alloc((size_t)m->q.n, dtype_bytes(m->dtype), "a weight to convert", e) : NULL;
 	if (y) {
 		to_f32(t->dtype, t->data, x, (size_t)m->q.n);
 		from_f32(m->dtype, x, y, (size_t)m->q.n);
-		device_upload(d, m->data, y, (uint64_t)m->q.n * dtype_bytes(m->dtype));
+		upload_mat(s, y, d);
 	}
 	free(x);
 	free(y);
@@ -261,7 +303,7 @@ static int load_tensor(struct weights *w, const struct tensor *t, struct device 
 		                                              t->name, w->desc.family);
 	if (check_tensor(t, &s, e) < 0)
 		return -1;
-	return s.mat ? load_mat(s.mat, t, d, e) : load_vec(s.vec, t, s.rows, d, e);
+	return s.mat ? load_mat(&s, t, d, e) : load_vec(s.vec, t, s.rows, d, e);
 }
 
 /* How many tensors a whole model has. */
@@ -299,6 +341,21 @@ static int missing(const struct weights *w, const struct model_source *s, struct
 	return err_set(e, LP_DATA, "the model lacks a bias, an embedding, a norm or the head");
 }
 
+static void fill_dense(struct device *d, const struct layer_weights *lw, enum linear_group kind, void *to)
+{
+	const struct wgroup *g = &lw->grp[kind];
+
+	for (int i = 0; i < g->n; i++) {
+		const struct wmat *m = &lw->lin[g->first + i];
+		void *y = act_at(d, to, g->row[i] * g->ld);
+
+		if (m->nf4)
+			d->k.nf4_dequant(d, y, g->ld, &m->q, m->rows, m->cols);
+		else
+			d->k.convert(d, y, g->ld, m->data, m->dtype, m->rows, m->cols);
+	}
+}
+
 int weights_load(struct weights *w, struct model_source *s, struct device *d, struct err *e)
 {
 	int64_t seen = 0;
@@ -317,29 +374,16 @@ int weights_load(struct weights *w, struct model_source *s, struct device *d, st
 		return -1;
 	if (seen != expected(&w->desc))
 		return missing(w, s, e);
-	for (int64_t l = 0; l < w->cached_layers; l++)
-		for (int i = 0; i < LIN_N; i++) {
-			struct wmat *m = &w->layers[l].lin[i];
-			float *cache = m->cache;
-
-			m->cache = NULL;
-			if (cache)
-				weights_f32(d, m, cache);
-			m->cache = cache;
-		}
+	for (int64_t l = 0; l < w->cached_layers && !w->dense; l++)
+		for (int g = 0; g < GRP_N; g++)
+			fill_dense(d, &w->layers[l], g, w->layers[l].grp[g].dense);
 	return model_source_identity(s, w->identity, e);
 }
 
-const float *weights_f32(struct device *d, const struct wmat *m, float *scratch)
+void *weights_dense(struct device *d, const struct layer_weights *lw, enum linear_group g, void *scratch)
 {
-	if (m->cache)
-		return m->cache;
-	if (m->nf4) {
-		d->k.nf4_dequant(d, scratch, &m->q);
-		return scratch;
-	}
-	if (m->dtype == DT_F32)
-		return m->data;
-	d->k.widen(d, scratch, m->data, m->dtype, m->q.n);
+	if (lw->grp[g].dense)
+		return lw->grp[g].dense;
+	fill_dense(d, lw, g, scratch);
 	return scratch;
 }

@@ -1,6 +1,12 @@
 /* A model's frozen weights on a device, laid out by the plan and filled from a
  * model source tensor by tensor: 16- or 32-bit as they come, or quantised to
- * NF4 on the way (peak host memory: under two tensors). */
+ * NF4 on the way (peak host memory: under two tensors).
+ *
+ * Projections that read the same input are one group, whose dense form is one
+ * matrix (out + pad, in + pad) of the device's activation type, with room for the
+ * group's adapters at its right and lower edges (kernels/adapter.h). A base of that
+ * type lives in this form; any other is brought into it when it is used, or once
+ * and for all where the plan has room (cached_layers). */
 #ifndef LP_MODEL_WEIGHTS_H
 #define LP_MODEL_WEIGHTS_H
 
@@ -13,38 +19,46 @@ struct wmat {
 	int64_t rows, cols; /* (out, in); the embedding: (vocab, hidden) */
 	bool nf4;
 	enum dtype dtype;   /* of data */
-	void *data;         /* (rows, cols), NULL with nf4 */
+	void *data;         /* (rows, cols), NULL with nf4 and for parts of a dense group */
 	struct nf4 q;
-	float *bias;        /* (rows) fp32, or NULL */
-	float *cache;       /* (rows, cols) fp32: the widened weight, or NULL */
+};
+struct wgroup {
+	int64_t in, out, pad, ld; /* ld = in + pad */
+	int n;                    /* projections: slots first .. first + n */
+	enum linear_slot first;
+	int64_t row[KN_PARTS];    /* where each one's rows begin */
+	void *dense;              /* (out + pad, ld), or NULL: made when used */
+	float *bias;              /* (out) fp32, or NULL */
 };
 struct layer_weights {
 	struct wmat lin[LIN_N];
+	struct wgroup grp[GRP_N];
 	float *norm1, *norm2; /* (hidden) */
 };
 struct weights {
 	struct model_desc desc;
 	bool nf4;
-	enum dtype dtype;     /* of the matrices in the source */
-	int64_t cached_layers; /* the first of them keep a widened copy */
+	enum dtype dtype;     /* of the matrices on the device */
+	bool dense;           /* they live in dense form */
+	int64_t cached_layers; /* the first of them keep a dense copy */
 	struct wmat embed, head; /* head.data is embed.data when tied */
 	float *norm;          /* (hidden), the final norm */
 	struct layer_weights *layers;
 	char identity[72];    /* model_source_identity, "" before the load */
 };
 
-/* Describes (no memory yet). dtype: what the matrices will be read as. */
-void weights_init(struct weights *w, const struct model_desc *m, enum dtype dtype, bool nf4);
+/* Describes (no memory yet). dtype: what the source's matrices are; pad: what each group's adapters add. */
+void weights_init(struct weights *w, const struct device *d, const struct model_desc *m, enum dtype dtype, bool nf4, const int64_t pad[GRP_N]);
 void weights_release(struct weights *w); /* the description; memory is the layout's */
-/* Takes room for the weights, and for the widened copies of cached_layers. */
-void weights_layout(struct weights *w, struct layout *l, struct layout *cache);
+/* Takes room for the weights, and for the dense copies of cached_layers. */
+void weights_layout(struct weights *w, const struct device *d, struct layout *l, struct layout *cache);
 /* Fills them. Every tensor must be there, of its shape, 16/32-bit float. */
 int weights_load(struct weights *w, struct model_source *s, struct device *d, struct err *e) LP_MUST_USE;
-/* The matrix as fp32 (rows, cols): its cache, its data, or widened into scratch (rows * cols floats). */
-const float *weights_f32(struct device *d, const struct wmat *m, float *scratch);
+/* The group's dense form without its adapters: its own, or made in scratch. */
+void *weights_dense(struct device *d, const struct layer_weights *lw, enum linear_group g, void *scratch);
 /* The dtype of the source's projections. */
 enum dtype weights_source_dtype(const struct model_source *s, enum dtype dflt);
-/* Floats of the largest projection. */
-int64_t weights_largest(const struct model_desc *m);
+/* Elements of the largest group's dense form. */
+int64_t weights_largest(const struct weights *w);
 
 #endif

@@ -13,14 +13,26 @@
 
 enum { ARENA_WEIGHTS, ARENA_ADAPTER, ARENA_ACTIVATIONS, ARENA_SCRATCH, ARENA_CACHE, ARENA_N };
 
-/* What one layer keeps of a micro-batch for its backward pass; all (T, ...) fp32. */
+/* What one layer keeps of a micro-batch for its backward pass. Activations are of the
+ * device's type. The input of a group of projections has the adapters' inner
+ * values x A^T behind it in each row (weights.h, kernels/adapter.h). */
 struct acts {
-	float *y1, *rstd1;      /* (T, C), (T): input of q, k, v */
-	float *q, *k, *v;       /* (T, NH*D), (T, NKV*D) after rotary */
-	float *o, *lse;         /* (T, NH*D), (T, NH) */
-	float *x2, *y2, *rstd2; /* (T, C), (T, C), (T): residual stream, input of gate and up */
-	float *g, *u, *h;       /* (T, F) */
-	float *s[LIN_N];        /* (T, r): x A^T of each adapter */
+	void *y1, *qkv, *o;      /* (T, C + pad), (T, (NH + 2 NKV) * D) after rotary, (T, NH*D + pad) */
+	void *x2, *y2;           /* (T, C), (T, C + pad): residual stream, input of gate and up */
+	void *gu, *h;            /* (T, 2F + pad): backward puts the gradient there; (T, F + pad) */
+	float *rstd1, *rstd2;    /* (T) */
+	float *lse;              /* (T, NH) */
+	void *s[GRP_N];          /* x A^T of each group: at the end of its rows, or a copy */
+	int64_t ld_s[GRP_N];
+};
+
+/* The micro-batch on the device. */
+struct inputs {
+	int32_t *ids, *pos, *rec;  /* (T) */
+	int32_t *seq_start;        /* (n_seqs + 1) */
+	int32_t *tgt_row, *tgt_id; /* (n_targets) */
+	int32_t *tiles;            /* attn_tiles */
+	int64_t n_tiles;
 };
 
 struct engine_shape {
@@ -36,33 +48,42 @@ struct engine {
 	struct weights w;
 	struct lora *lora;       /* NULL: the base alone */
 	struct engine_shape shape;
-	int64_t kept;            /* layers that keep their activations; the others run forward again in backward */
+	/* Of the layers from the top: full keep all their activations, lean ones all that is not an
+	 * element-wise step away from the rest; the others run forward again in backward. */
+	int64_t full, lean;
 	struct layout plan[ARENA_N];
 	void *memory[ARENA_N];
 
-	float **x1;              /* (layers) x (T, C): the residual stream at each layer; not training: all one buffer */
-	struct acts *acts;       /* (layers): own, or the shared one */
-	float *x_final, *rstd_final, *y_final; /* (T, C), (T), (T, C) */
-	float *delta;            /* (T, C) what a sub-layer adds */
-	float *d_res, *d_y;      /* (T, C) gradients */
-	float *d_q, *d_k, *d_v, *d_o, *d_h; /* (T, ...) */
-	float *d_s, *xd;         /* (T, r), (T, widest in) for adapters */
-	float *wide;             /* one projection, widened */
-	float *wide_head;        /* rows of the head, widened */
-	float *hid, *d_hid;      /* (chunk, C) rows that predict */
-	float *logits;           /* (chunk, V) */
-	double *nll;             /* (max_tokens) */
-	float *attn_scratch;
+	struct inputs in;
+	int32_t *in_host;        /* the same in host memory, to be sent at once */
+	int64_t in_count;        /* int32 of in */
+	void **x1;               /* (layers) x (T, C): the residual stream at each layer; not training: all one buffer */
+	struct acts *acts;       /* (layers): own, or parts of the shared one */
+	void *x_final, *y_final; /* (T, C) */
+	float *rstd_final;
+	void *delta;             /* (T, C) what a sub-layer adds */
+	void *d_res;             /* (T, ld_res) gradient of the residual stream, room for adapters behind it */
+	int64_t ld_res;
+	void *d_y, *d_o, *d_h;   /* (T, C), (T, NH*D), (T, F) */
+	void *d_qkv;             /* (T, (NH + 2 NKV) * D + pad) */
+	void *xd;                /* (T, widest in) with dropout */
+	void *dense;             /* one group in dense form */
+	void *head_rows_at;      /* rows of the head in the activation type; NULL: the head is of it */
+	void *hid, *d_hid;       /* (chunk, C) rows that predict */
+	void *logits;            /* (chunk, V) */
+	double *nll;             /* (max_tokens) on the device */
+	double *sums;            /* (2) on the device: losses since engine_begin; squares of the gradients */
+	void *attn_scratch;
 	float *cos_tab, *sin_tab; /* (max_seq, D/2) */
 	int64_t chunk;           /* rows of logits at a time */
-	int64_t head_rows;       /* vocabulary rows widened at a time */
+	int64_t head_rows;       /* vocabulary rows converted at a time */
 
 	bool dropout_on;
 	struct kn_dropout_key dropout;
 };
 
 /* Lays everything out for the device's threads (dev) without allocating: fills
- * plan[].used and items, and decides kept and cached layers within the
+ * plan[].used and items, and decides full, lean and cached layers within the
  * budget. LP_DEVICE when even the smallest plan does not fit. lora is initialised
  * (lora_init) or NULL. */
 int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m, enum dtype base, bool nf4,
@@ -74,18 +95,36 @@ void engine_release(struct engine *g);
 /* Mask of this optimiser step's dropout. */
 void engine_set_dropout(struct engine *g, bool on, uint64_t seed, int64_t step);
 
-/* Forward over b: the negative log-likelihood of each target in g->nll (b->n_targets). With grad the
- * gradient of scale * sum(nll) is added to the adapter's gradients. */
-int engine_run(struct engine *g, const struct microbatch *b, bool grad, double scale, struct err *e) LP_MUST_USE;
+/* Starts an optimiser step: gradients and the sum of losses are zero. */
+void engine_begin(struct engine *g);
+/* Forward over b: the negative log-likelihood of each target in g->nll (b->n_targets), added to the
+ * sum of losses. With grad the gradient of scale * sum(nll) is added to the adapter's gradients. Does
+ * not wait. */
+void engine_run(struct engine *g, const struct microbatch *b, bool grad, double scale);
+/* Waits for the sum of losses since engine_begin, and, with squares, the sum of the gradients' squares. */
+int engine_sums(struct engine *g, double *loss, double *squares, struct err *e) LP_MUST_USE;
 /* Forward, then logits (n, V) of the given rows of the micro-batch, n at most g->chunk. */
 int engine_logits(struct engine *g, const struct microbatch *b, const int32_t *rows, int64_t n, struct err *e) LP_MUST_USE;
 
 /* --- pieces shared by the engine's files and by generation --- */
 
+/* The micro-batch goes to the device; rows of targets are b's. */
+void engine_send(struct engine *g, const struct microbatch *b);
+/* Adapters as they are now go beside the dense weights. */
+void engine_place_adapters(struct engine *g);
 /* What runs between q, k, v and o: attention over the micro-batch, or against a cache. */
 typedef void engine_attn_fn(void *ctx, struct engine *g, int64_t layer, struct acts *a, const struct microbatch *b);
 engine_attn_fn engine_attn_self;
 void engine_attn_shape(const struct engine *g, int64_t layer, const struct microbatch *b, struct kn_attn_shape *s);
+/* q, k, v of a layer inside qkv. */
+static inline void *engine_k(const struct engine *g, void *qkv)
+{
+	return act_at(g->dev, qkv, g->w.desc.heads * g->w.desc.head_dim);
+}
+static inline void *engine_v(const struct engine *g, void *qkv)
+{
+	return act_at(g->dev, qkv, (g->w.desc.heads + g->w.desc.kv_heads) * g->w.desc.head_dim);
+}
 /* The whole forward up to y_final. */
 void engine_forward(struct engine *g, const struct microbatch *b, engine_attn_fn *attn, void *ctx);
 /* One layer. again: its activations once more from x1, for backward: the same
@@ -94,8 +133,15 @@ void engine_layer(struct engine *g, int64_t i, const struct microbatch *b, engin
 /* From d_y, the gradient of y_final, to the adapter's gradients. */
 void engine_backward(struct engine *g, const struct microbatch *b);
 /* logits (n, V) = hid (n, C) head^T. */
-void engine_head(struct engine *g, const float *hid, float *logits, int64_t n);
-/* Rows [first, first + *rows) of the head in fp32, as many as are there at once. */
-const float *engine_head_rows(struct engine *g, int64_t first, int64_t *rows);
+void engine_head(struct engine *g, const void *hid, void *logits, int64_t n);
+/* Rows [first, first + *rows) of the head in the activation type, as many as are there at once. */
+const void *engine_head_rows(struct engine *g, int64_t first, int64_t *rows);
+/* The group's dense form with its adapters in place; adapters_only: the weights are not needed. */
+void *engine_dense(struct engine *g, int64_t layer, enum linear_group grp, bool adapters_only);
+/* The inputs of qkv and of gate/up once more, from the residual stream. */
+void engine_norm1(struct engine *g, int64_t layer, int64_t t);
+void engine_norm2(struct engine *g, int64_t layer, int64_t t);
+/* Rotary positions of q and k inside qkv (T, row stride ld). */
+void engine_rotate(struct engine *g, void *qkv, int64_t ld, int64_t t, bool inverse);
 
 #endif

@@ -2,53 +2,115 @@
  * weights never formed. */
 #include "train/engine.h"
 
-/* Given dy (T, out): dx (T, in), overwritten or added to (dx NULL: not wanted),
- * and the adapter's dA, dB. x is the forward's input, a->s what A made of it. */
-static void linear_bwd(struct engine *g, int64_t layer, enum linear_slot s, const float *x, const float *dy, float *dx, bool add,
-                       const struct microbatch *b)
-{
-	struct device *d = g->dev;
-	const struct wmat *m = &g->w.layers[layer].lin[s];
-	const struct lora_mat *l = g->lora ? &g->lora->mats[layer * LIN_N + s] : NULL;
-	const float *lora_s = g->acts[layer].s[s];
-	float *p, *dp;
-	int64_t t = b->n_tokens, r, in = m->cols, out = m->rows;
+/* Of one group: dy (T, out) has room behind its rows, as the input x had. */
+struct back {
+	int64_t layer;
+	enum linear_group grp;
+	void *dy;
+	int64_t ldy, t;
+};
 
-	if (dx)
-		d->k.gemm(d, false, false, t, in, out, 1, dy, out, weights_f32(d, m, g->wide), in, add ? 1 : 0, dx, in);
-	if (!l || l->b < 0)
-		return;
-	r = g->lora->rank;
-	p = g->lora->params;
-	dp = g->lora->grads;
-	d->k.gemm(d, true, false, out, r, t, g->lora->scale, dy, out, lora_s, r, 1, dp + l->b, r);
-	d->k.gemm(d, false, false, t, r, out, g->lora->scale, dy, out, p + l->b, r, 0, g->d_s, r);
-	if (!g->dropout_on) {
-		d->k.gemm(d, true, false, r, in, t, 1, g->d_s, r, x, in, 1, dp + l->a, in);
-		if (dx)
-			d->k.gemm(d, false, false, t, in, r, 1, g->d_s, r, p + l->a, in, 1, dx, in);
-		return;
-	}
-	g->dropout.tensor = l->id;
-	d->k.dropout(d, g->xd, x, b->rec, b->pos, t, in, g->dropout, false);
-	d->k.gemm(d, true, false, r, in, t, 1, g->d_s, r, g->xd, in, 1, dp + l->a, in);
-	if (!dx)
-		return;
-	d->k.gemm(d, false, false, t, in, r, 1, g->d_s, r, p + l->a, in, 0, g->xd, in);
-	d->k.dropout(d, dx, g->xd, b->rec, b->pos, t, in, g->dropout, true);
+static const struct lora_group *adapters(const struct engine *g, const struct back *k)
+{
+	const struct lora_group *l = g->lora ? &g->lora->groups[k->layer * GRP_N + k->grp] : NULL;
+
+	return l && l->n ? l : NULL;
 }
 
-static void mlp_bwd(struct engine *g, int64_t i, const struct microbatch *b)
+static void masked(struct engine *g, const struct back *k, const struct lora_group *l, int j)
+{
+	g->dropout.tensor = g->lora->mats[k->layer * LIN_N + (int)l->slot[j]].id;
+}
+
+/* dx += dropout'(d_s A), adapter by adapter: each has a mask of its own. */
+static void through_masks(struct engine *g, const struct back *k, const struct lora_group *l, const void *dense, void *dx)
+{
+	struct device *d = g->dev;
+	const struct wgroup *w = &g->w.layers[k->layer].grp[k->grp];
+	int64_t r = g->lora->rank;
+
+	for (int j = 0; j < l->n; j++) {
+		masked(g, k, l, j);
+		d->k.gemm(d, false, false, k->t, w->in, r, 1, act_at(d, k->dy, w->out + j * r), k->ldy, act_at(d, dense, (w->out + j * r) * w->ld), w->ld,
+		          0, g->xd, w->in, false);
+		d->k.dropout(d, dx, w->in, g->xd, w->in, g->in.rec, g->in.pos, k->t, w->in, g->dropout, true);
+	}
+}
+
+/* From dy: d_s = dy scale B behind dy's rows, dB, and dx (T, in) unless it is NULL. */
+static void linear_bwd(struct engine *g, const struct back *k, void *dx)
+{
+	struct device *d = g->dev;
+	const struct wgroup *w = &g->w.layers[k->layer].grp[k->grp];
+	const struct lora_group *l = adapters(g, k);
+	const struct acts *a = &g->acts[k->layer];
+	const void *dense;
+	int64_t r = l ? g->lora->rank : 0;
+
+	if (!l && !dx)
+		return;
+	dense = engine_dense(g, k->layer, k->grp, !dx);
+	if (l)
+		d->k.gemm(d, false, false, k->t, l->n * r, w->out, 1, k->dy, k->ldy, act_at(d, dense, w->in), w->ld, 0, act_at(d, k->dy, w->out), k->ldy, false);
+	if (dx && l && g->dropout_on) {
+		d->k.gemm(d, false, false, k->t, w->in, w->out, 1, k->dy, k->ldy, dense, w->ld, 0, dx, w->in, false);
+		through_masks(g, k, l, dense, dx);
+	} else if (dx) {
+		d->k.gemm(d, false, false, k->t, w->in, w->out + (l ? w->pad : 0), 1, k->dy, k->ldy, dense, w->ld, 0, dx, w->in, false);
+	}
+	for (int j = 0; l && j < l->n; j++) {
+		const struct lora_mat *m = &g->lora->mats[k->layer * LIN_N + (int)l->slot[j]];
+
+		d->k.gemm(d, true, false, g->w.layers[k->layer].lin[l->slot[j]].rows, r, k->t, g->lora->scale, act_at(d, k->dy, w->row[l->slot[j] - w->first]),
+		          k->ldy, act_at(d, a->s[k->grp], j * r), a->ld_s[k->grp], 1, g->lora->grads + m->b, r, true);
+	}
+}
+
+/* From the group's input x and the d_s that linear_bwd left behind dy: dA. */
+static void linear_bwd_a(struct engine *g, const struct back *k, const void *x)
+{
+	struct device *d = g->dev;
+	const struct wgroup *w = &g->w.layers[k->layer].grp[k->grp];
+	const struct lora_group *l = adapters(g, k);
+	const void *ds = act_at(d, k->dy, w->out);
+	int64_t r;
+
+	if (!l)
+		return;
+	r = g->lora->rank;
+	if (!g->dropout_on)
+		d->k.gemm(d, true, false, l->n * r, w->in, k->t, 1, ds, k->ldy, x, w->ld, 1, g->lora->grads + l->a, w->in, true);
+	for (int j = 0; g->dropout_on && j < l->n; j++) {
+		masked(g, k, l, j);
+		d->k.dropout(d, g->xd, w->in, x, w->ld, g->in.rec, g->in.pos, k->t, w->in, g->dropout, false);
+		d->k.gemm(d, true, false, r, w->in, k->t, 1, act_at(d, ds, j * r), k->ldy, g->xd, w->in, 1, g->lora->grads + l->a + j * r * w->in, w->in, true);
+	}
+}
+
+/* A lean layer's element-wise steps once more. */
+static bool is_lean(const struct engine *g, int64_t i)
+{
+	int64_t from_top = g->w.desc.layers - 1 - i;
+
+	return from_top >= g->full && from_top < g->full + g->lean;
+}
+
+static void mlp_bwd(struct engine *g, int64_t i, int64_t t)
 {
 	struct device *d = g->dev;
 	struct acts *a = &g->acts[i];
 	const struct model_desc *m = &g->w.desc;
+	struct layer_weights *lw = &g->w.layers[i];
+	struct back down = { i, GRP_DOWN, g->d_res, g->ld_res, t }, gu = { i, GRP_GU, a->gu, 2 * m->ffn + lw->grp[GRP_GU].pad, t };
 
-	linear_bwd(g, i, LIN_DOWN, a->h, g->d_res, g->d_h, false, b);
-	d->k.swiglu_bwd(d, a->g, a->u, g->d_h, b->n_tokens * m->ffn);
-	linear_bwd(g, i, LIN_GATE, a->y2, a->g, g->d_y, false, b);
-	linear_bwd(g, i, LIN_UP, a->y2, a->u, g->d_y, true, b);
-	d->k.rmsnorm_bwd(d, g->d_res, g->d_y, a->x2, a->rstd2, g->w.layers[i].norm2, b->n_tokens, m->hidden);
+	linear_bwd(g, &down, g->d_h);
+	d->k.swiglu_bwd(d, a->gu, gu.ldy, g->d_h, is_lean(g, i) ? a->h : NULL, lw->grp[GRP_DOWN].ld, t, m->ffn);
+	linear_bwd_a(g, &down, a->h);
+	linear_bwd(g, &gu, g->d_y);
+	if (is_lean(g, i))
+		engine_norm2(g, i, t);
+	linear_bwd_a(g, &gu, a->y2);
+	d->k.rmsnorm_bwd(d, g->d_res, g->ld_res, g->d_y, a->x2, a->rstd2, lw->norm2, t, m->hidden);
 }
 
 /* Below the first layer nothing is trained: its input needs no gradient. */
@@ -57,34 +119,39 @@ static void attn_bwd(struct engine *g, int64_t i, const struct microbatch *b)
 	struct device *d = g->dev;
 	struct acts *a = &g->acts[i];
 	const struct model_desc *m = &g->w.desc;
+	struct layer_weights *lw = &g->w.layers[i];
+	int64_t t = b->n_tokens;
 	struct kn_attn_shape s;
-	int64_t t = b->n_tokens, hd = m->head_dim;
-	float *dx = i > 0 ? g->d_y : NULL;
+	struct back o, qkv;
 
-	linear_bwd(g, i, LIN_O, a->o, g->d_res, g->d_o, false, b);
 	engine_attn_shape(g, i, b, &s);
-	d->k.attn_bwd(d, &s, a->q, a->k, a->v, a->o, a->lse, g->d_o, g->d_q, g->d_k, g->d_v);
-	d->k.rope(d, g->d_q, m->heads * hd, b->pos, g->cos_tab, g->sin_tab, t, m->heads, hd, hd, true);
-	d->k.rope(d, g->d_k, m->kv_heads * hd, b->pos, g->cos_tab, g->sin_tab, t, m->kv_heads, hd, hd, true);
-	linear_bwd(g, i, LIN_Q, a->y1, g->d_q, dx, false, b);
-	linear_bwd(g, i, LIN_K, a->y1, g->d_k, dx, true, b);
-	linear_bwd(g, i, LIN_V, a->y1, g->d_v, dx, true, b);
-	if (dx)
-		d->k.rmsnorm_bwd(d, g->d_res, dx, g->x1[i], a->rstd1, g->w.layers[i].norm1, t, m->hidden);
+	o = (struct back){ i, GRP_O, g->d_res, g->ld_res, t };
+	qkv = (struct back){ i, GRP_QKV, g->d_qkv, s.ld_dqkv, t };
+	linear_bwd(g, &o, g->d_o);
+	linear_bwd_a(g, &o, a->o);
+	d->k.attn_bwd(d, &s, a->qkv, engine_k(g, a->qkv), engine_v(g, a->qkv), a->o, a->lse, g->d_o, g->d_qkv, engine_k(g, g->d_qkv), engine_v(g, g->d_qkv));
+	engine_rotate(g, g->d_qkv, s.ld_dqkv, t, true);
+	linear_bwd(g, &qkv, i > 0 ? g->d_y : NULL);
+	if (is_lean(g, i))
+		engine_norm1(g, i, t);
+	linear_bwd_a(g, &qkv, a->y1);
+	if (i > 0)
+		d->k.rmsnorm_bwd(d, g->d_res, g->ld_res, g->d_y, g->x1[i], a->rstd1, lw->norm1, t, m->hidden);
 }
 
 void engine_backward(struct engine *g, const struct microbatch *b)
 {
 	struct device *d = g->dev;
 	const struct model_desc *m = &g->w.desc;
+	int64_t keeping = g->full + g->lean;
 
-	device_zero(d, g->d_res, (uint64_t)(b->n_tokens * m->hidden) * sizeof(float));
-	d->k.rmsnorm_bwd(d, g->d_res, g->d_y, g->x_final, g->rstd_final, g->w.norm, b->n_tokens, m->hidden);
+	device_zero(d, g->d_res, (uint64_t)(b->n_tokens * g->ld_res) * dtype_bytes(d->act));
+	d->k.rmsnorm_bwd(d, g->d_res, g->ld_res, g->d_y, g->x_final, g->rstd_final, g->w.norm, b->n_tokens, m->hidden);
 	for (int64_t i = m->layers - 1; i >= 0; i--) {
-		/* of the layers that share their activations the last one run still has its own there */
-		if (i < m->layers - 1 - g->kept)
+		/* what shares its activations runs again, but for the top layer, whose are still there */
+		if (m->layers - 1 - i >= keeping && i < m->layers - 1)
 			engine_layer(g, i, b, engine_attn_self, NULL, true);
-		mlp_bwd(g, i, b);
+		mlp_bwd(g, i, b->n_tokens);
 		attn_bwd(g, i, b);
 	}
 }

@@ -1,5 +1,6 @@
 /* The forward pass and the loss. */
 #include <math.h>
+#include <string.h>
 
 #include "base/rng.h"
 #include "train/engine.h"
@@ -11,43 +12,146 @@ void engine_set_dropout(struct engine *g, bool on, uint64_t seed, int64_t step)
 	g->dropout.p = g->lora ? (float)g->lora->dropout : 0;
 }
 
-/* lora_s (T, r) = dropout(x) A^T; false when the projection has no adapter. */
-static bool lora_down(struct engine *g, const struct lora_mat *l, int64_t cols, const float *x, float *lora_s, const struct microbatch *b)
+/* --- the micro-batch on the device --- */
+
+static int32_t *stage(struct engine *g, const int32_t *place, const int32_t *src, int64_t n)
+{
+	int32_t *to = g->in_host + (place - g->in.ids);
+
+	if (n)
+		memcpy(to, src, (size_t)n * sizeof(*src));
+	return to;
+}
+
+void engine_send(struct engine *g, const struct microbatch *b)
+{
+	struct inputs *in = &g->in;
+
+	stage(g, in->ids, b->ids, b->n_tokens);
+	stage(g, in->pos, b->pos, b->n_tokens);
+	stage(g, in->rec, b->rec, b->n_tokens);
+	stage(g, in->seq_start, b->seq_start, b->n_seqs + 1);
+	stage(g, in->tgt_row, b->tgt_row, b->n_targets);
+	stage(g, in->tgt_id, b->tgt_id, b->n_targets);
+	in->n_tiles = attn_tiles(b->seq_start, b->n_seqs, stage(g, in->tiles, NULL, 0));
+	device_upload(g->dev, in->ids, g->in_host, (uint64_t)g->in_count * sizeof(*g->in_host));
+}
+
+/* --- projections with their adapters --- */
+
+static const struct lora_group *adapters_of(const struct engine *g, int64_t layer, enum linear_group grp)
+{
+	const struct lora_group *l = g->lora ? &g->lora->groups[layer * GRP_N + grp] : NULL;
+
+	return l && l->n ? l : NULL;
+}
+
+static void place(struct engine *g, int64_t layer, enum linear_group grp, void *dense)
+{
+	const struct wgroup *w = &g->w.layers[layer].grp[grp];
+	const struct lora_group *l = adapters_of(g, layer, grp);
+	struct kn_adapters a = { .in = w->in, .out = w->out, .pad = w->pad };
+
+	if (!l)
+		return;
+	a.n = l->n;
+	a.rank = g->lora->rank;
+	a.scale = g->lora->scale;
+	a.a = g->lora->params + l->a;
+	for (int j = 0; j < l->n; j++) {
+		a.b[j] = g->lora->params + g->lora->mats[layer * LIN_N + (int)l->slot[j]].b;
+		a.row[j] = w->row[l->slot[j] - w->first];
+		a.rows[j] = g->w.layers[layer].lin[l->slot[j]].rows;
+	}
+	g->dev->k.adapter_place(g->dev, dense, w->ld, &a);
+}
+
+void engine_place_adapters(struct engine *g)
+{
+	for (int64_t i = 0; i < g->w.desc.layers; i++)
+		for (int k = 0; k < GRP_N; k++)
+			if (g->w.layers[i].grp[k].dense)
+				place(g, i, k, g->w.layers[i].grp[k].dense);
+}
+
+void *engine_dense(struct engine *g, int64_t layer, enum linear_group grp, bool adapters_only)
+{
+	const struct layer_weights *lw = &g->w.layers[layer];
+	void *dense = adapters_only && !lw->grp[grp].dense ? g->dense : weights_dense(g->dev, lw, grp, g->dense);
+
+	if (!lw->grp[grp].dense)
+		place(g, layer, grp, dense);
+	return dense;
+}
+
+/* s = dropout(x) A^T behind the rows of x, and where a lean layer keeps it. */
+static void lora_down(struct engine *g, int64_t layer, enum linear_group grp, void *x, const void *dense, int64_t t)
 {
 	struct device *d = g->dev;
+	const struct wgroup *w = &g->w.layers[layer].grp[grp];
+	const struct lora_group *l = adapters_of(g, layer, grp);
+	const struct acts *a = &g->acts[layer];
+	const void *a_rows = act_at(d, dense, w->out * w->ld);
+	void *s = act_at(d, x, w->in);
 	int64_t r;
 
-	if (!l || l->b < 0)
-		return false;
+	if (!l)
+		return;
 	r = g->lora->rank;
-	if (g->dropout_on) {
-		g->dropout.tensor = l->id;
-		d->k.dropout(d, g->xd, x, b->rec, b->pos, b->n_tokens, cols, g->dropout, false);
-		x = g->xd;
+	if (!g->dropout_on)
+		d->k.gemm(d, false, true, t, l->n * r, w->in, 1, x, w->ld, a_rows, w->ld, 0, s, w->ld, false);
+	for (int j = 0; g->dropout_on && j < l->n; j++) {
+		g->dropout.tensor = g->lora->mats[layer * LIN_N + (int)l->slot[j]].id;
+		d->k.dropout(d, g->xd, w->in, x, w->ld, g->in.rec, g->in.pos, t, w->in, g->dropout, false);
+		d->k.gemm(d, false, true, t, r, w->in, 1, g->xd, w->in, act_at(d, a_rows, j * r * w->ld), w->ld, 0, act_at(d, s, j * r), w->ld, false);
 	}
-	d->k.gemm(d, false, true, b->n_tokens, r, cols, 1, x, cols, g->lora->params + l->a, cols, 0, lora_s, r);
-	return true;
+	if (a->s[grp] != s)
+		d->k.copy_rows(d, a->s[grp], a->ld_s[grp], s, w->ld, t, l->n * r);
 }
 
-static const struct lora_mat *lora_of(const struct engine *g, int64_t layer, enum linear_slot s)
-{
-	return g->lora ? &g->lora->mats[layer * LIN_N + s] : NULL;
-}
-
-/* y (T, out) = x W^T + bias + scale * dropout(x) A^T B^T. */
-static void linear(struct engine *g, int64_t layer, enum linear_slot s, const float *x, float *y, float *lora_s, const struct microbatch *b)
+/* y (T, out), row stride ldy, = x W^T + bias + scale * dropout(x) A^T B^T; the room behind x's rows is used. */
+static void linear(struct engine *g, int64_t layer, enum linear_group grp, void *x, void *y, int64_t ldy, int64_t t)
 {
 	struct device *d = g->dev;
-	const struct wmat *m = &g->w.layers[layer].lin[s];
-	const struct lora_mat *l = lora_of(g, layer, s);
-	int64_t t = b->n_tokens;
+	const struct wgroup *w = &g->w.layers[layer].grp[grp];
+	const void *dense = engine_dense(g, layer, grp, false);
+	int64_t k = adapters_of(g, layer, grp) ? w->ld : w->in;
 
-	d->k.gemm(d, false, true, t, m->rows, m->cols, 1, x, m->cols, weights_f32(d, m, g->wide), m->cols, 0, y, m->rows);
-	if (m->bias)
-		d->k.bias_add(d, y, m->bias, t, m->rows);
-	if (lora_down(g, l, m->cols, x, lora_s, b))
-		d->k.gemm(d, false, true, t, m->rows, g->lora->rank, g->lora->scale, lora_s, g->lora->rank, g->lora->params + l->b,
-		          g->lora->rank, 1, y, m->rows);
+	lora_down(g, layer, grp, x, dense, t);
+	d->k.gemm(d, false, true, t, w->out, k, 1, x, w->ld, dense, w->ld, 0, y, ldy, false);
+	if (w->bias)
+		d->k.bias_add(d, y, ldy, w->bias, t, w->out);
+}
+
+/* --- layers --- */
+
+static int64_t ld_in(const struct engine *g, enum linear_group grp)
+{
+	return g->w.layers[0].grp[grp].ld;
+}
+
+void engine_norm1(struct engine *g, int64_t i, int64_t t)
+{
+	const struct model_desc *m = &g->w.desc;
+	struct acts *a = &g->acts[i];
+
+	g->dev->k.rmsnorm_fwd(g->dev, NULL, a->y1, ld_in(g, GRP_QKV), a->rstd1, g->x1[i], NULL, g->w.layers[i].norm1, t, m->hidden, (float)m->rms_eps);
+}
+
+void engine_norm2(struct engine *g, int64_t i, int64_t t)
+{
+	const struct model_desc *m = &g->w.desc;
+	struct acts *a = &g->acts[i];
+
+	g->dev->k.rmsnorm_fwd(g->dev, NULL, a->y2, ld_in(g, GRP_GU), a->rstd2, a->x2, NULL, g->w.layers[i].norm2, t, m->hidden, (float)m->rms_eps);
+}
+
+void engine_rotate(struct engine *g, void *qkv, int64_t ld, int64_t t, bool inverse)
+{
+	const struct model_desc *m = &g->w.desc;
+
+	/* q and k lie side by side: their heads turn alike */
+	g->dev->k.rope(g->dev, qkv, ld, g->in.pos, g->cos_tab, g->sin_tab, t, m->heads + m->kv_heads, m->head_dim, m->head_dim, inverse);
 }
 
 void engine_layer(struct engine *g, int64_t i, const struct microbatch *b, engine_attn_fn *attn, void *ctx, bool again)
@@ -56,28 +160,24 @@ void engine_layer(struct engine *g, int64_t i, const struct microbatch *b, engin
 	const struct model_desc *m = &g->w.desc;
 	const struct layer_weights *lw = &g->w.layers[i];
 	struct acts *a = &g->acts[i];
-	int64_t t = b->n_tokens, c = m->hidden, hd = m->head_dim;
+	int64_t t = b->n_tokens, c = m->hidden, ld_gu = group_out(m, GRP_GU) + lw->grp[GRP_GU].pad;
 	float eps = (float)m->rms_eps;
 
 	if (i > 0 && !again)
-		d->k.rmsnorm_fwd(d, g->x1[i], a->y1, a->rstd1, g->acts[i - 1].x2, g->delta, lw->norm1, t, c, eps);
+		d->k.rmsnorm_fwd(d, g->x1[i], a->y1, ld_in(g, GRP_QKV), a->rstd1, g->acts[i - 1].x2, g->delta, lw->norm1, t, c, eps);
 	else
-		d->k.rmsnorm_fwd(d, NULL, a->y1, a->rstd1, g->x1[i], NULL, lw->norm1, t, c, eps);
-	linear(g, i, LIN_Q, a->y1, a->q, a->s[LIN_Q], b);
-	linear(g, i, LIN_K, a->y1, a->k, a->s[LIN_K], b);
-	linear(g, i, LIN_V, a->y1, a->v, a->s[LIN_V], b);
-	d->k.rope(d, a->q, m->heads * hd, b->pos, g->cos_tab, g->sin_tab, t, m->heads, hd, hd, false);
-	d->k.rope(d, a->k, m->kv_heads * hd, b->pos, g->cos_tab, g->sin_tab, t, m->kv_heads, hd, hd, false);
+		engine_norm1(g, i, t);
+	linear(g, i, GRP_QKV, a->y1, a->qkv, group_out(m, GRP_QKV), t);
+	engine_rotate(g, a->qkv, group_out(m, GRP_QKV), t, false);
 	attn(ctx, g, i, a, b);
-	linear(g, i, LIN_O, a->o, g->delta, a->s[LIN_O], b);
-	d->k.rmsnorm_fwd(d, a->x2, a->y2, a->rstd2, g->x1[i], g->delta, lw->norm2, t, c, eps);
-	linear(g, i, LIN_GATE, a->y2, a->g, a->s[LIN_GATE], b);
-	linear(g, i, LIN_UP, a->y2, a->u, a->s[LIN_UP], b);
-	d->k.swiglu_fwd(d, a->h, a->g, a->u, t * m->ffn);
+	linear(g, i, GRP_O, a->o, g->delta, c, t);
+	d->k.rmsnorm_fwd(d, a->x2, a->y2, ld_in(g, GRP_GU), a->rstd2, g->x1[i], g->delta, lw->norm2, t, c, eps);
+	linear(g, i, GRP_GU, a->y2, a->gu, ld_gu, t);
+	d->k.swiglu_fwd(d, a->h, ld_in(g, GRP_DOWN), a->gu, ld_gu, t, m->ffn);
 	if (again) /* backward wants no output of the layer, only what its last adapter saw */
-		lora_down(g, lora_of(g, i, LIN_DOWN), m->ffn, a->h, a->s[LIN_DOWN], b);
+		lora_down(g, i, GRP_DOWN, a->h, engine_dense(g, i, GRP_DOWN, true), t);
 	else
-		linear(g, i, LIN_DOWN, a->h, g->delta, a->s[LIN_DOWN], b);
+		linear(g, i, GRP_DOWN, a->h, g->delta, c, t);
 }
 
 void engine_forward(struct engine *g, const struct microbatch *b, engine_attn_fn *attn, void *ctx)
@@ -85,36 +185,36 @@ void engine_forward(struct engine *g, const struct microbatch *b, engine_attn_fn
 	struct device *d = g->dev;
 	const struct model_desc *m = &g->w.desc;
 
-	d->k.embed_fwd(d, g->x1[0], b->ids, g->w.embed.data, g->w.embed.dtype, b->n_tokens, m->hidden);
+	d->k.embed_fwd(d, g->x1[0], g->in.ids, g->w.embed.data, g->w.embed.dtype, b->n_tokens, m->hidden);
 	for (int64_t i = 0; i < m->layers; i++)
 		engine_layer(g, i, b, attn, ctx, false);
-	d->k.rmsnorm_fwd(d, g->x_final, g->y_final, g->rstd_final, g->acts[m->layers - 1].x2, g->delta, g->w.norm, b->n_tokens,
+	d->k.rmsnorm_fwd(d, g->x_final, g->y_final, m->hidden, g->rstd_final, g->acts[m->layers - 1].x2, g->delta, g->w.norm, b->n_tokens,
 	                 m->hidden, (float)m->rms_eps);
 }
 
-const float *engine_head_rows(struct engine *g, int64_t first, int64_t *rows)
+const void *engine_head_rows(struct engine *g, int64_t first, int64_t *rows)
 {
 	const struct wmat *h = &g->w.head;
 	const char *src = (const char *)h->data + (size_t)(first * h->cols) * dtype_bytes(h->dtype);
 
 	*rows = h->rows - first;
-	if (!g->wide_head)
-		return (const float *)(const void *)src;
+	if (!g->head_rows_at)
+		return src;
 	if (*rows > g->head_rows)
 		*rows = g->head_rows;
-	g->dev->k.widen(g->dev, g->wide_head, src, h->dtype, *rows * h->cols);
-	return g->wide_head;
+	g->dev->k.convert(g->dev, g->head_rows_at, h->cols, src, h->dtype, *rows, h->cols);
+	return g->head_rows_at;
 }
 
-void engine_head(struct engine *g, const float *hid, float *logits, int64_t n)
+void engine_head(struct engine *g, const void *hid, void *logits, int64_t n)
 {
 	struct device *d = g->dev;
 	int64_t c = g->w.head.cols, vocab = g->w.head.rows, rows;
 
 	for (int64_t v = 0; v < vocab; v += rows) {
-		const float *w = engine_head_rows(g, v, &rows);
+		const void *w = engine_head_rows(g, v, &rows);
 
-		d->k.gemm(d, false, true, n, rows, c, 1, hid, c, w, c, 0, logits + v, vocab);
+		d->k.gemm(d, false, true, n, rows, c, 1, hid, c, w, c, 0, act_at(d, logits, v), vocab, false);
 	}
 }
 
@@ -123,11 +223,13 @@ void engine_head(struct engine *g, const float *hid, float *logits, int64_t n)
 void engine_attn_shape(const struct engine *g, int64_t layer, const struct microbatch *b, struct kn_attn_shape *s)
 {
 	const struct model_desc *m = &g->w.desc;
+	int64_t ld = group_out(m, GRP_QKV);
 
-	*s = (struct kn_attn_shape){ .n_heads = m->heads, .n_kv = m->kv_heads, .head_dim = m->head_dim, .ldq = m->heads * m->head_dim,
-		.ldk = m->kv_heads * m->head_dim, .ldv = m->kv_heads * m->head_dim, .ldo = m->heads * m->head_dim,
+	*s = (struct kn_attn_shape){ .n_heads = m->heads, .n_kv = m->kv_heads, .head_dim = m->head_dim, .ldq = ld, .ldk = ld, .ldv = ld,
+		.ldo = ld_in(g, GRP_O), .ld_do = m->heads * m->head_dim, .ld_dqkv = ld + g->w.layers[0].grp[GRP_QKV].pad,
 		.window = model_window(m, layer), .scale = (float)(1 / sqrt((double)m->head_dim)), .n_seqs = b->n_seqs,
-		.seq_start = b->seq_start, .scratch = g->attn_scratch };
+		.n_tokens = b->n_tokens, .seq_start = b->seq_start, .seq_start_dev = g->in.seq_start, .tiles = g->in.tiles,
+		.n_tiles = g->in.n_tiles, .scratch = g->attn_scratch };
 }
 
 void engine_attn_self(void *ctx, struct engine *g, int64_t layer, struct acts *a, const struct microbatch *b)
@@ -136,7 +238,7 @@ void engine_attn_self(void *ctx, struct engine *g, int64_t layer, struct acts *a
 
 	(void)ctx;
 	engine_attn_shape(g, layer, b, &s);
-	g->dev->k.attn_fwd(g->dev, &s, a->q, a->k, a->v, a->o, a->lse);
+	g->dev->k.attn_fwd(g->dev, &s, a->qkv, engine_k(g, a->qkv), engine_v(g, a->qkv), a->o, a->lse);
 }
 
 /* --- loss --- */
@@ -149,37 +251,65 @@ static void loss_chunks(struct engine *g, const struct microbatch *b, bool grad,
 	int64_t c = g->w.desc.hidden, vocab = g->w.desc.vocab, rows;
 
 	if (grad)
-		device_zero(d, g->d_y, (uint64_t)(b->n_tokens * c) * sizeof(float));
+		device_zero(d, g->d_y, (uint64_t)(b->n_tokens * c) * dtype_bytes(d->act));
 	for (int64_t i = 0; i < b->n_targets; i += g->chunk) {
 		int64_t n = b->n_targets - i < g->chunk ? b->n_targets - i : g->chunk;
 
-		d->k.gather_rows(d, g->hid, g->y_final, b->tgt_row + i, n, c);
+		d->k.gather_rows(d, g->hid, g->y_final, g->in.tgt_row + i, n, c);
 		engine_head(g, g->hid, g->logits, n);
-		d->k.xent(d, g->logits, b->tgt_id + i, g->nll + i, n, vocab, scale, grad);
+		d->k.xent(d, g->logits, g->in.tgt_id + i, g->nll + i, n, vocab, scale, grad);
 		if (!grad)
 			continue;
 		for (int64_t v = 0; v < vocab; v += rows) {
-			const float *w = engine_head_rows(g, v, &rows);
+			const void *w = engine_head_rows(g, v, &rows);
 
-			d->k.gemm(d, false, false, n, c, rows, 1, g->logits + v, vocab, w, c, v ? 1 : 0, g->d_hid, c);
+			d->k.gemm(d, false, false, n, c, rows, 1, act_at(d, g->logits, v), vocab, w, c, v ? 1 : 0, g->d_hid, c, false);
 		}
-		d->k.scatter_rows(d, g->d_y, g->d_hid, b->tgt_row + i, n, c);
+		d->k.scatter_rows(d, g->d_y, g->d_hid, g->in.tgt_row + i, n, c);
 	}
+	d->k.sum(d, g->nll, b->n_targets, g->sums);
 }
 
-int engine_run(struct engine *g, const struct microbatch *b, bool grad, double scale, struct err *e)
+void engine_begin(struct engine *g)
 {
+	device_zero(g->dev, g->sums, 2 * sizeof(*g->sums));
+	if (g->lora && g->lora->grads)
+		device_zero(g->dev, g->lora->grads, (uint64_t)g->lora->n_params * sizeof(float));
+}
+
+void engine_run(struct engine *g, const struct microbatch *b, bool grad, double scale)
+{
+	engine_send(g, b);
+	engine_place_adapters(g);
 	engine_forward(g, b, engine_attn_self, NULL);
 	loss_chunks(g, b, grad, (float)scale);
 	if (grad)
 		engine_backward(g, b);
+}
+
+int engine_sums(struct engine *g, double *loss, double *squares, struct err *e)
+{
+	double sums[2];
+
+	device_download(g->dev, sums, g->sums, sizeof(sums));
+	*loss = sums[0];
+	if (squares)
+		*squares = sums[1];
 	return device_sync(g->dev, e);
 }
 
 int engine_logits(struct engine *g, const struct microbatch *b, const int32_t *rows, int64_t n, struct err *e)
 {
+	struct microbatch with = *b;
+
+	/* the rows asked for take the place of the targets' */
+	with.n_targets = n;
+	with.tgt_row = (int32_t *)(uintptr_t)rows;
+	with.tgt_id = (int32_t *)(uintptr_t)rows;
+	engine_send(g, &with);
+	engine_place_adapters(g);
 	engine_forward(g, b, engine_attn_self, NULL);
-	g->dev->k.gather_rows(g->dev, g->hid, g->y_final, rows, n, g->w.desc.hidden);
+	g->dev->k.gather_rows(g->dev, g->hid, g->y_final, g->in.tgt_row, n, g->w.desc.hidden);
 	engine_head(g, g->hid, g->logits, n);
 	return device_sync(g->dev, e);
 }

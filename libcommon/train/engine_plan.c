@@ -6,8 +6,7 @@
 #include "base/xalloc.h"
 #include "train/engine.h"
 
-#define LOGITS_FLOATS (1 << 24) /* a chunk of logits is at most 64 MiB, and at least 16 rows */
-#define HEAD_FLOATS (1 << 24)
+#define HEAD_ELEMENTS (1 << 24)
 
 static int64_t clamp(int64_t v, int64_t lo, int64_t hi)
 {
@@ -19,94 +18,146 @@ static float *floats(struct layout *l, const char *name, int64_t n)
 	return layout_array(l, name, n, sizeof(float));
 }
 
-static void layout_acts(struct engine *g, struct acts *a, struct layout *l, const char *name)
+static void *acts(const struct engine *g, struct layout *l, const char *name, int64_t n)
+{
+	return layout_array(l, name, n, dtype_bytes(g->dev->act));
+}
+
+static int64_t pad(const struct engine *g, enum linear_group k)
+{
+	return g->w.layers[0].grp[k].pad;
+}
+
+/* What is an element-wise step away from the rest: the inputs of qkv, gate/up and down. */
+static void layout_near(struct engine *g, struct acts *a, struct layout *l, const char *name)
 {
 	const struct model_desc *m = &g->w.desc;
-	int64_t t = g->shape.max_tokens, c = m->hidden, h = m->heads * m->head_dim, kv = m->kv_heads * m->head_dim;
+	int64_t t = g->shape.max_tokens;
 
-	a->y1 = floats(l, name, t * c);
+	a->y1 = acts(g, l, name, t * (m->hidden + pad(g, GRP_QKV)));
+	a->y2 = acts(g, l, name, t * (m->hidden + pad(g, GRP_GU)));
+	a->h = acts(g, l, name, t * (m->ffn + pad(g, GRP_DOWN)));
+}
+
+static void layout_far(struct engine *g, struct acts *a, struct layout *l, const char *name)
+{
+	const struct model_desc *m = &g->w.desc;
+	int64_t t = g->shape.max_tokens;
+
+	a->qkv = acts(g, l, name, t * group_out(m, GRP_QKV));
+	a->o = acts(g, l, name, t * (m->heads * m->head_dim + pad(g, GRP_O)));
+	a->x2 = acts(g, l, name, t * m->hidden);
+	a->gu = acts(g, l, name, t * (2 * m->ffn + pad(g, GRP_GU)));
 	a->rstd1 = floats(l, name, t);
-	a->q = floats(l, name, t * h);
-	a->k = floats(l, name, t * kv);
-	a->v = floats(l, name, t * kv);
-	a->o = floats(l, name, t * h);
-	a->lse = floats(l, name, t * m->heads);
-	a->x2 = floats(l, name, t * c);
-	a->y2 = floats(l, name, t * c);
 	a->rstd2 = floats(l, name, t);
-	a->g = floats(l, name, t * m->ffn);
-	a->u = floats(l, name, t * m->ffn);
-	a->h = floats(l, name, t * m->ffn);
-	for (int s = 0; s < LIN_N; s++)
-		a->s[s] = g->lora && g->lora->targets[s] ? floats(l, name, t * g->lora->rank) : NULL;
+	a->lse = floats(l, name, t * m->heads);
+}
+
+/* Inner values: behind the rows of x, which stay; lean layers keep a copy. */
+static void place_inner(struct engine *g, struct acts *a, bool copy, struct layout *l)
+{
+	void *x[GRP_N] = { a->y1, a->o, a->y2, a->h };
+
+	for (int k = 0; k < GRP_N; k++) {
+		const struct wgroup *w = &g->w.layers[0].grp[k];
+
+		a->s[k] = x[k] ? act_at(g->dev, x[k], w->in) : NULL;
+		a->ld_s[k] = w->ld;
+		if (copy && k != GRP_O && w->pad) {
+			a->s[k] = acts(g, l, "activations, kept", g->shape.max_tokens * w->pad);
+			a->ld_s[k] = w->pad;
+		}
+	}
 }
 
 static void layout_activations(struct engine *g, struct layout *l)
 {
 	const struct model_desc *m = &g->w.desc;
 	int64_t t = g->shape.max_tokens, c = m->hidden, last = m->layers - 1;
-	struct acts shared;
+	struct acts shared = { 0 };
 
 	/* the shared set serves every layer that does not keep its own */
-	if (g->kept < m->layers)
-		layout_acts(g, &shared, l, "activations, shared");
-	for (int64_t i = 0; i < m->layers; i++) {
-		if (i > 0 && !g->shape.train)
-			g->x1[i] = g->x1[0];
-		else
-			g->x1[i] = floats(l, "residual stream of each layer", t * c);
-		/* the last layers keep: backward needs them first */
-		if (last - i < g->kept)
-			layout_acts(g, &g->acts[i], l, "activations, kept");
-		else
-			g->acts[i] = shared;
+	if (g->full < m->layers) {
+		layout_near(g, &shared, l, "activations, shared");
+		if (g->full + g->lean < m->layers)
+			layout_far(g, &shared, l, "activations, shared");
+		place_inner(g, &shared, false, l);
 	}
-	g->x_final = floats(l, "residual stream of each layer", t * c);
+	for (int64_t i = 0; i < m->layers; i++) {
+		struct acts *a = &g->acts[i];
+
+		g->x1[i] = i > 0 && !g->shape.train ? g->x1[0] : acts(g, l, "residual stream of each layer", t * c);
+		*a = shared;
+		/* the last layers keep: backward needs them first */
+		if (last - i < g->full)
+			layout_near(g, a, l, "activations, kept");
+		if (last - i < g->full + g->lean) {
+			layout_far(g, a, l, "activations, kept");
+			place_inner(g, a, last - i >= g->full, l);
+		}
+	}
+	g->x_final = acts(g, l, "residual stream of each layer", t * c);
 	g->rstd_final = floats(l, "final norm", t);
-	g->y_final = floats(l, "final norm", t * c);
-	g->delta = floats(l, "sub-layer output", t * c);
+	g->y_final = acts(g, l, "final norm", t * c);
+	g->delta = acts(g, l, "sub-layer output", t * c);
 }
 
 static void layout_gradients(struct engine *g, struct layout *l)
 {
 	const struct model_desc *m = &g->w.desc;
-	int64_t t = g->shape.max_tokens, c = m->hidden, h = m->heads * m->head_dim, kv = m->kv_heads * m->head_dim;
+	int64_t t = g->shape.max_tokens, more = pad(g, GRP_O) > pad(g, GRP_DOWN) ? pad(g, GRP_O) : pad(g, GRP_DOWN);
 
-	g->d_res = floats(l, "gradients of activations", t * c);
-	g->d_y = floats(l, "gradients of activations", t * c);
-	g->d_q = floats(l, "gradients of activations", t * h);
-	g->d_o = floats(l, "gradients of activations", t * h);
-	g->d_k = floats(l, "gradients of activations", t * kv);
-	g->d_v = floats(l, "gradients of activations", t * kv);
-	g->d_h = floats(l, "gradients of activations", t * m->ffn);
+	g->ld_res = m->hidden + more;
+	g->d_res = acts(g, l, "gradients of activations", t * g->ld_res);
+	g->d_y = acts(g, l, "gradients of activations", t * m->hidden);
+	g->d_qkv = acts(g, l, "gradients of activations", t * (group_out(m, GRP_QKV) + pad(g, GRP_QKV)));
+	g->d_o = acts(g, l, "gradients of activations", t * m->heads * m->head_dim);
+	g->d_h = acts(g, l, "gradients of activations", t * m->ffn);
+}
+
+static void layout_inputs(struct engine *g, struct layout *l)
+{
+	struct inputs *in = &g->in;
+	int64_t t = g->shape.max_tokens;
+	const int64_t sizes[] = { t, t, t, t + 1, t, t, 2 * (t / ATTN_TILE + t) };
+	int32_t **const at[] = { &in->ids, &in->pos, &in->rec, &in->seq_start, &in->tgt_row, &in->tgt_id, &in->tiles };
+	int32_t *base;
+
+	g->in_count = 0;
+	for (int i = 0; i < 7; i++)
+		g->in_count += sizes[i];
+	base = layout_array(l, "micro-batch", g->in_count, sizeof(int32_t));
+	for (int i = 0; i < 7; i++) {
+		*at[i] = base;
+		base = base ? base + sizes[i] : NULL;
+	}
 }
 
 static void layout_scratch(struct engine *g, struct layout *l)
 {
 	const struct model_desc *m = &g->w.desc;
 	int64_t t = g->shape.max_tokens, widest = m->ffn;
-	bool widen = g->w.nf4 || g->w.dtype != DT_F32;
+	bool convert = g->w.dtype != g->dev->act;
 
 	widest = m->hidden > widest ? m->hidden : widest;
 	widest = m->heads * m->head_dim > widest ? m->heads * m->head_dim : widest;
-	if (g->lora) {
-		g->d_s = floats(l, "inside the adapter", t * g->lora->rank);
-		g->xd = g->lora->dropout > 0 ? floats(l, "dropout", t * widest) : NULL;
-	}
-	g->wide = widen ? floats(l, "one widened projection", weights_largest(m)) : NULL;
-	g->wide_head = g->w.dtype != DT_F32 ? floats(l, "widened rows of the head", g->head_rows * m->hidden) : NULL;
-	g->hid = floats(l, "loss", g->chunk * m->hidden);
-	g->d_hid = g->shape.train ? floats(l, "loss", g->chunk * m->hidden) : NULL;
-	g->logits = floats(l, "logits of one chunk", g->chunk * m->vocab);
+	layout_inputs(g, l);
+	g->xd = g->lora && g->lora->dropout > 0 ? acts(g, l, "dropout", t * widest) : NULL;
+	g->dense = g->w.dense || g->w.cached_layers == m->layers ? NULL : acts(g, l, "one group of projections, dense", weights_largest(&g->w));
+	g->head_rows_at = convert ? acts(g, l, "converted rows of the head", g->head_rows * m->hidden) : NULL;
+	g->hid = acts(g, l, "loss", g->chunk * m->hidden);
+	g->d_hid = g->shape.train ? acts(g, l, "loss", g->chunk * m->hidden) : NULL;
+	g->logits = acts(g, l, "logits of one chunk", g->chunk * m->vocab);
 	g->nll = layout_array(l, "loss", t, sizeof(double));
-	g->attn_scratch = floats(l, "attention", kn_attn_scratch(g->dev, g->shape.max_seq, m->head_dim));
+	g->sums = layout_array(l, "loss", 2, sizeof(double));
+	g->attn_scratch = layout_take(l, "attention", g->dev->k.attn_scratch(g->dev, t, g->shape.max_seq, m->heads, m->head_dim, g->shape.train));
 	g->cos_tab = floats(l, "rotary tables", g->shape.max_seq * (m->head_dim / 2));
 	g->sin_tab = floats(l, "rotary tables", g->shape.max_seq * (m->head_dim / 2));
 }
 
 static void layout_all(struct engine *g)
 {
-	weights_layout(&g->w, &g->plan[ARENA_WEIGHTS], &g->plan[ARENA_CACHE]);
+	weights_layout(&g->w, g->dev, &g->plan[ARENA_WEIGHTS], &g->plan[ARENA_CACHE]);
 	if (g->lora)
 		lora_layout(g->lora, &g->plan[ARENA_ADAPTER], g->shape.train);
 	if (g->lora && g->shape.optim)
@@ -117,15 +168,20 @@ static void layout_all(struct engine *g)
 	layout_scratch(g, &g->plan[ARENA_SCRATCH]);
 }
 
-static void plan_with(struct engine *g, int64_t kept, int64_t cached)
+struct choice {
+	int64_t full, lean, cached;
+};
+
+static void plan_with(struct engine *g, struct choice c)
 {
 	static const char *const titles[ARENA_N] = { "weights", "adapter", "activations", "scratch", "cache" };
 
 	memset(g->plan, 0, sizeof(g->plan));
 	for (int i = 0; i < ARENA_N; i++)
 		g->plan[i].title = titles[i];
-	g->kept = kept;
-	g->w.cached_layers = cached;
+	g->full = c.full;
+	g->lean = c.lean;
+	g->w.cached_layers = c.cached;
 	layout_all(g);
 }
 
@@ -138,58 +194,70 @@ uint64_t engine_bytes(const struct engine *g)
 	return sum;
 }
 
-static bool fits(struct engine *g, int64_t kept, int64_t cached)
+static bool fits(struct engine *g, struct choice c)
 {
-	plan_with(g, kept, cached);
+	plan_with(g, c);
 	return g->shape.budget == 0 ? engine_bytes(g) != UINT64_MAX : engine_bytes(g) <= g->shape.budget;
 }
 
-/* The largest n in [0, max] that fits; -1 when not even 0 does. vary_kept says
- * which of the two choices n is; the other stays. */
-static int64_t most(struct engine *g, int64_t max, bool vary_kept, int64_t other)
+/* Raises one choice to the most in [0, max] that fits. A layer is lean or full: what becomes full is lean no more. */
+static void raise_to_most(struct engine *g, struct choice *c, int64_t *what, int64_t max)
 {
-	int64_t lo = -1, hi = max;
+	int64_t lo = 0, hi = max, all = c->full + c->lean;
 
 	while (lo < hi) {
-		int64_t mid = lo + (hi - lo + 1) / 2;
-
-		if (vary_kept ? fits(g, mid, other) : fits(g, other, mid))
-			lo = mid;
+		*what = lo + (hi - lo + 1) / 2;
+		if (what == &c->full)
+			c->lean = all - c->full;
+		if (fits(g, *c))
+			lo = *what;
 		else
-			hi = mid - 1;
+			hi = *what - 1;
 	}
-	return lo;
+	*what = lo;
+	if (what == &c->full)
+		c->lean = all - c->full;
 }
 
-/* A layer that keeps its activations saves a forward pass, a third of the
- * step; a widened copy saves two dequantisations, some per cent: in that order.
- * Both leave every bit unchanged. */
+/* In the order of what a byte saves: a lean layer saves a forward pass, a third
+ * of the step; a dense copy of a layer's weights two dequantisations; a full layer the
+ * element-wise steps. All leave every bit unchanged. */
 static int decide(struct engine *g, struct err *e)
 {
-	int64_t layers = g->w.desc.layers, kept = g->shape.train ? most(g, layers, true, 0) : 0, cached;
+	struct choice c = { 0 };
+	int64_t layers = g->w.desc.layers;
 
-	if (kept < 0 || !fits(g, kept, 0))
+	if (!fits(g, c))
 		return err_set(e, LP_DEVICE, "the smallest plan needs %.1f MiB and %.1f MiB may be used; lower --batch or --max-len, "
 		               "or raise --memory", (double)engine_bytes(g) / (1 << 20), (double)g->shape.budget / (1 << 20));
-	cached = g->w.nf4 || g->w.dtype != DT_F32 ? most(g, layers, false, kept) : 0;
-	plan_with(g, kept, cached);
+	if (g->shape.train)
+		raise_to_most(g, &c, &c.lean, layers);
+	if (!g->w.dense)
+		raise_to_most(g, &c, &c.cached, layers);
+	if (g->shape.train && c.lean > 0)
+		raise_to_most(g, &c, &c.full, c.lean);
+	plan_with(g, c);
 	return 0;
 }
 
 int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m, enum dtype base, bool nf4,
                 struct lora *lora, const struct engine_shape *shape, struct err *e)
 {
+	int64_t pads[GRP_N];
+
 	memset(g, 0, sizeof(*g));
 	g->dev = dev;
 	g->lora = lora;
 	g->shape = *shape;
-	weights_init(&g->w, m, base, nf4);
+	for (int k = 0; k < GRP_N; k++)
+		pads[k] = lora_pad(lora, dev, k);
+	weights_init(&g->w, dev, m, base, nf4, pads);
 	g->x1 = xcalloc((size_t)m->layers, sizeof(*g->x1));
 	g->acts = xcalloc((size_t)m->layers, sizeof(*g->acts));
-	g->chunk = clamp(LOGITS_FLOATS / m->vocab, 16, 1024);
+	g->chunk = clamp(dev->logits / m->vocab, 16, 4096);
 	if (g->chunk > shape->max_tokens)
 		g->chunk = shape->max_tokens;
-	g->head_rows = clamp(HEAD_FLOATS / m->hidden, 16, m->vocab);
+	g->head_rows = clamp(HEAD_ELEMENTS / m->hidden, 16, m->vocab);
 	return decide(g, e);
 }
 
@@ -222,6 +290,7 @@ int engine_alloc(struct engine *g, struct err *e)
 		layout_place(&g->plan[i], g->memory[i]);
 	}
 	layout_all(g);
+	g->in_host = xcalloc((size_t)g->in_count, sizeof(*g->in_host));
 	fill_rotary(g);
 	return 0;
 }
@@ -234,8 +303,10 @@ void engine_release(struct engine *g)
 		g->memory[i] = NULL;
 	}
 	weights_release(&g->w);
+	free(g->in_host);
 	free(g->x1);
 	free(g->acts);
+	g->in_host = NULL;
 	g->x1 = NULL;
 	g->acts = NULL;
 }

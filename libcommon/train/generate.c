@@ -12,34 +12,31 @@ static int64_t kv_width(const struct model_desc *m)
 	return m->kv_heads * m->head_dim;
 }
 
-uint64_t generator_bytes(const struct model_desc *m, int64_t batch, int64_t context)
+uint64_t generator_bytes(const struct device *d, const struct model_desc *m, int64_t batch, int64_t context)
 {
 	struct layout l = { 0 };
 
-	layout_array(&l, "keys", batch * m->layers * context, (size_t)kv_width(m) * sizeof(float));
-	layout_array(&l, "values", batch * m->layers * context, (size_t)kv_width(m) * sizeof(float));
+	layout_array(&l, "keys", batch * m->layers * context, (size_t)kv_width(m) * dtype_bytes(d->act));
+	layout_array(&l, "values", batch * m->layers * context, (size_t)kv_width(m) * dtype_bytes(d->act));
 	return l.used;
 }
 
 int generator_init(struct generator *n, struct engine *g, int64_t batch, int64_t context, struct err *e)
 {
 	const struct model_desc *m = &g->w.desc;
+	uint64_t bytes = generator_bytes(g->dev, m, batch, context);
 
 	memset(n, 0, sizeof(*n));
 	n->g = g;
 	n->batch = batch;
 	n->context = context;
-	n->memory = device_alloc(g->dev, generator_bytes(m, batch, context), "the key-value cache (lower --batch or --context)", e);
+	n->memory = device_alloc(g->dev, bytes, "the key-value cache (lower --batch or --context)", e);
 	if (!n->memory)
 		return -1;
-	n->k = n->memory;
-	n->v = (float *)(void *)((char *)n->memory + generator_bytes(m, batch, context) / 2);
+	n->cache = (struct kn_kv_cache){ n->memory, (char *)n->memory + bytes / 2, m->layers * context * kv_width(m), kv_width(m) };
 	microbatch_init(&n->mb, g->shape.max_tokens);
-	n->kp = xcalloc((size_t)batch, sizeof(*n->kp));
-	n->vp = xcalloc((size_t)batch, sizeof(*n->vp));
-	n->len = xcalloc((size_t)batch, sizeof(*n->len));
-	n->rows = xcalloc((size_t)batch, sizeof(*n->rows));
 	n->slot = xcalloc((size_t)batch, sizeof(*n->slot));
+	n->logits = xcalloc((size_t)(g->chunk * m->vocab), sizeof(*n->logits));
 	n->idx = xcalloc((size_t)m->vocab, sizeof(*n->idx));
 	n->prob = xcalloc((size_t)m->vocab, sizeof(*n->prob));
 	return 0;
@@ -50,56 +47,51 @@ void generator_release(struct generator *n)
 	if (n->memory)
 		device_free(n->g->dev, n->memory);
 	microbatch_release(&n->mb);
-	free(n->kp);
-	free(n->vp);
-	free(n->len);
-	free(n->rows);
 	free(n->slot);
+	free(n->logits);
 	free(n->idx);
 	free(n->prob);
 	memset(n, 0, sizeof(*n));
 }
 
-/* Offset of a slot's layer in k and v. */
-static int64_t cache_at(const struct generator *n, int64_t slot, int64_t layer)
+/* One layer's part of every slot. */
+static struct kn_kv_cache layer_cache(const struct generator *n, int64_t layer)
 {
-	return (slot * n->g->w.desc.layers + layer) * n->context * kv_width(&n->g->w.desc);
+	int64_t at = layer * n->context * n->cache.width;
+	struct kn_kv_cache c = n->cache;
+
+	c.k = act_at(n->g->dev, c.k, at);
+	c.v = act_at(n->g->dev, c.v, at);
+	return c;
+}
+
+static void keep_keys(struct generator *n, struct engine *g, const struct kn_attn_shape *s, const struct kn_kv_cache *c, struct acts *a)
+{
+	g->dev->k.kv_append(g->dev, s, c, engine_k(g, a->qkv), engine_v(g, a->qkv), g->in.rec, g->in.pos, n->mb.n_tokens);
 }
 
 /* Prompts: attention among themselves, keys and values kept. */
 static void attn_prompt(void *ctx, struct engine *g, int64_t layer, struct acts *a, const struct microbatch *b)
 {
 	struct generator *n = ctx;
-	int64_t w = kv_width(&g->w.desc);
+	struct kn_kv_cache c = layer_cache(n, layer);
+	struct kn_attn_shape s;
 
+	engine_attn_shape(g, layer, b, &s);
 	engine_attn_self(NULL, g, layer, a, b);
-	for (int64_t s = 0; s < b->n_seqs; s++) {
-		int64_t t0 = b->seq_start[s], len = b->seq_start[s + 1] - t0, at = cache_at(n, n->slot[s], layer);
-
-		device_copy(g->dev, n->k + at, a->k + t0 * w, (uint64_t)(len * w) * sizeof(float));
-		device_copy(g->dev, n->v + at, a->v + t0 * w, (uint64_t)(len * w) * sizeof(float));
-	}
+	keep_keys(n, g, &s, &c, a);
 }
 
 /* One token a row, against its slot's cache. */
 static void attn_next(void *ctx, struct engine *g, int64_t layer, struct acts *a, const struct microbatch *b)
 {
 	struct generator *n = ctx;
+	struct kn_kv_cache c = layer_cache(n, layer);
 	struct kn_attn_shape s;
-	int64_t w = kv_width(&g->w.desc);
 
 	engine_attn_shape(g, layer, b, &s);
-	for (int64_t i = 0; i < b->n_tokens; i++) {
-		int64_t at = cache_at(n, n->slot[i], layer), pos = b->pos[i];
-
-		device_copy(g->dev, n->k + at + pos * w, a->k + i * w, (uint64_t)w * sizeof(float));
-		device_copy(g->dev, n->v + at + pos * w, a->v + i * w, (uint64_t)w * sizeof(float));
-		n->kp[i] = n->k + at;
-		n->vp[i] = n->v + at;
-		n->len[i] = (int32_t)(pos + 1);
-	}
-	s.n_seqs = b->n_tokens;
-	g->dev->k.attn_decode(g->dev, &s, a->q, n->kp, n->vp, n->len, a->o);
+	keep_keys(n, g, &s, &c, a);
+	g->dev->k.attn_decode(g->dev, &s, a->qkv, &c, g->in.rec, g->in.pos, n->longest, a->o);
 }
 
 /* --- choosing a token --- */
@@ -187,40 +179,45 @@ static bool take(struct generator *n, struct gen_seq *s, const float *z, const s
 	return s->n_new < o->max_new && s->n_prompt + s->n_new < n->context;
 }
 
-/* Logits of the micro-batch's rows n->rows[0..count) through take; slots of the sequences that go on
+/* Logits of the micro-batch's target rows through take; slots of the sequences that go on
  * stay in live. Logits come chunk by chunk. */
-static int64_t advance(struct generator *n, struct gen_seq *s, const int32_t *row_slot, int64_t count, int32_t *live, int64_t n_live,
-                       const struct gen_options *o)
+static int64_t advance(struct generator *n, struct gen_seq *s, int32_t *live, int64_t n_live, const struct gen_options *o)
 {
 	struct engine *g = n->g;
 	struct device *d = g->dev;
+	int64_t vocab = g->w.desc.vocab;
 
-	for (int64_t i = 0; i < count; i += g->chunk) {
-		int64_t m = count - i < g->chunk ? count - i : g->chunk;
+	for (int64_t i = 0; i < n->mb.n_targets; i += g->chunk) {
+		int64_t m = n->mb.n_targets - i < g->chunk ? n->mb.n_targets - i : g->chunk;
 
-		d->k.gather_rows(d, g->hid, g->y_final, n->rows + i, m, g->w.desc.hidden);
+		d->k.gather_rows(d, g->hid, g->y_final, g->in.tgt_row + i, m, g->w.desc.hidden);
 		engine_head(g, g->hid, g->logits, m);
+		d->k.to_host(d, n->logits, g->logits, m * vocab);
 		for (int64_t j = 0; j < m; j++) {
-			int32_t slot = row_slot[i + j];
+			int32_t slot = n->slot[i + j];
 
-			if (take(n, &s[slot], g->logits + j * g->w.desc.vocab, o))
+			if (take(n, &s[slot], n->logits + j * vocab, o))
 				live[n_live++] = slot;
 		}
 	}
 	return n_live;
 }
 
-static void add_prompt(struct generator *n, const struct gen_seq *s, int32_t slot)
+static void add_token(struct microbatch *b, int32_t id, int64_t pos, int32_t slot)
+{
+	b->ids[b->n_tokens] = id;
+	b->pos[b->n_tokens] = (int32_t)pos;
+	b->rec[b->n_tokens++] = slot;
+}
+
+/* The last token so far of a sequence predicts. */
+static void end_sequence(struct generator *n, int32_t slot)
 {
 	struct microbatch *b = &n->mb;
 
-	for (int64_t t = 0; t < s->n_prompt; t++) {
-		b->ids[b->n_tokens] = s->prompt[t];
-		b->pos[b->n_tokens++] = (int32_t)t;
-	}
-	n->rows[b->n_seqs] = (int32_t)(b->n_tokens - 1);
-	n->slot[b->n_seqs++] = slot;
-	b->seq_start[b->n_seqs] = (int32_t)b->n_tokens;
+	b->seq_start[++b->n_seqs] = (int32_t)b->n_tokens;
+	b->tgt_row[b->n_targets] = (int32_t)(b->n_tokens - 1);
+	n->slot[b->n_targets++] = slot;
 }
 
 /* Reads all prompts, as many at once as a micro-batch holds. */
@@ -230,33 +227,33 @@ static int64_t read_prompts(struct generator *n, struct gen_seq *s, int64_t coun
 
 	for (int64_t i = 0; i < count;) {
 		microbatch_clear(&n->mb);
-		while (i < count && n->mb.n_tokens + s[i].n_prompt <= n->mb.cap) {
-			add_prompt(n, &s[i], (int32_t)i);
-			i++;
+		for (; i < count && n->mb.n_tokens + s[i].n_prompt <= n->mb.cap; i++) {
+			for (int64_t t = 0; t < s[i].n_prompt; t++)
+				add_token(&n->mb, s[i].prompt[t], t, (int32_t)i);
+			end_sequence(n, (int32_t)i);
 		}
+		engine_send(n->g, &n->mb);
 		engine_forward(n->g, &n->mb, attn_prompt, n);
-		n_live = advance(n, s, n->slot, n->mb.n_seqs, live, n_live, o);
+		n_live = advance(n, s, live, n_live, o);
 	}
 	return n_live;
 }
 
 static int64_t next_token(struct generator *n, struct gen_seq *s, int32_t *live, int64_t n_live, const struct gen_options *o)
 {
-	struct microbatch *b = &n->mb;
-
-	microbatch_clear(b);
+	microbatch_clear(&n->mb);
+	n->longest = 0;
 	for (int64_t i = 0; i < n_live; i++) {
 		const struct gen_seq *q = &s[live[i]];
+		int64_t len = q->n_prompt + q->n_new;
 
-		b->ids[i] = q->out[q->n_new - 1];
-		b->pos[i] = (int32_t)(q->n_prompt + q->n_new - 1);
-		n->rows[i] = (int32_t)i;
-		n->slot[i] = live[i];
-		b->seq_start[i + 1] = (int32_t)(i + 1);
+		add_token(&n->mb, q->out[q->n_new - 1], len - 1, live[i]);
+		end_sequence(n, live[i]);
+		n->longest = len > n->longest ? len : n->longest;
 	}
-	b->n_tokens = b->n_seqs = n_live;
-	engine_forward(n->g, b, attn_next, n);
-	return advance(n, s, n->slot, n_live, live, 0, o);
+	engine_send(n->g, &n->mb);
+	engine_forward(n->g, &n->mb, attn_next, n);
+	return advance(n, s, live, 0, o);
 }
 
 int generator_run(struct generator *n, struct gen_seq *s, int64_t count, const struct gen_options *o, struct err *e)
@@ -273,6 +270,7 @@ int generator_run(struct generator *n, struct gen_seq *s, int64_t count, const s
 			             (long long)n->context);
 	}
 	if (rc == 0) {
+		engine_place_adapters(n->g);
 		n_live = read_prompts(n, s, count, live, o);
 		while (n_live > 0)
 			n_live = next_token(n, s, live, n_live, o);

@@ -32,12 +32,12 @@ struct gen_seq {
 struct generator {
 	struct engine *g;
 	int64_t batch, context;
-	float *k, *v;         /* (batch, layers, context, NKV * D) */
+	struct kn_kv_cache cache; /* slots of (layers, context, NKV * D) */
 	void *memory;
-	struct microbatch mb;
-	const float **kp, **vp; /* (batch) */
-	int32_t *len, *rows;  /* (batch): cached tokens, target rows */
-	int32_t *slot;        /* (batch): which cache each row of the micro-batch has */
+	struct microbatch mb; /* its rec: which slot each token belongs to */
+	int64_t longest;      /* cached tokens of the longest row of the micro-batch */
+	int32_t *slot;        /* (batch): the sequence of each row that predicts */
+	float *logits;        /* (chunk, V) host copy */
 	uint32_t *idx;        /* (V) sampling scratch */
 	double *prob;         /* (V) */
 };
@@ -45,7 +45,7 @@ struct generator {
  * context: most tokens of prompt and response together. */
 int generator_init(struct generator *n, struct engine *g, int64_t batch, int64_t context, struct err *e) LP_MUST_USE;
 void generator_release(struct generator *n);
-uint64_t generator_bytes(const struct model_desc *m, int64_t batch, int64_t context);
+uint64_t generator_bytes(const struct device *d, const struct model_desc *m, int64_t batch, int64_t context);
 /* Completes up to n->batch sequences. A prompt of context tokens or more is LP_DATA. */
 int generator_run(struct generator *n, struct gen_seq *s, int64_t count, const struct gen_options *o, struct err *e) LP_MUST_USE;
 

@@ -52,6 +52,35 @@ static int64_t add_tensor(struct lora *l, int64_t layer, int slot, const char *w
 	return t->offset;
 }
 
+static void init_group(struct lora *l, const struct model_desc *m, int64_t layer, enum linear_group kind)
+{
+	struct lora_group *g = &l->groups[layer * GRP_N + kind];
+	int first = (int)group_first(kind);
+
+	g->a = l->n_params;
+	for (int s = first; s < first + group_size(kind); s++) {
+		struct lora_mat *x = &l->mats[layer * LIN_N + s];
+
+		x->a = x->b = -1;
+		x->id = (uint32_t)(layer * LIN_N + s);
+		if (!l->targets[s])
+			continue;
+		g->slot[g->n++] = s;
+		x->a = add_tensor(l, layer, s, "lora_A.weight", l->rank, linear_in(m, s));
+	}
+	for (int j = 0; j < g->n; j++)
+		l->mats[layer * LIN_N + (int)g->slot[j]].b = add_tensor(l, layer, (int)g->slot[j], "lora_B.weight", linear_out(m, g->slot[j]), l->rank);
+}
+
+int64_t lora_pad(const struct lora *l, const struct device *d, enum linear_group g)
+{
+	int64_t n = 0;
+
+	for (int s = (int)group_first(g); s < (int)group_first(g) + group_size(g); s++)
+		n += l && l->targets[s] ? l->rank : 0;
+	return (n + d->row_pad - 1) / d->row_pad * d->row_pad;
+}
+
 void lora_init(struct lora *l, const struct model_desc *m)
 {
 	size_t n = (size_t)(m->layers * LIN_N);
@@ -60,24 +89,19 @@ void lora_init(struct lora *l, const struct model_desc *m)
 	l->mats = xcalloc(n, sizeof(*l->mats));
 	l->tensors = xcalloc(2 * n, sizeof(*l->tensors));
 	l->n_tensors = l->n_params = 0;
+	l->groups = xcalloc((size_t)(m->layers * GRP_N), sizeof(*l->groups));
 	for (int64_t i = 0; i < m->layers; i++)
-		for (int s = 0; s < LIN_N; s++) {
-			struct lora_mat *x = &l->mats[i * LIN_N + s];
-
-			x->a = x->b = -1;
-			x->id = (uint32_t)(i * LIN_N + s);
-			if (!l->targets[s])
-				continue;
-			x->a = add_tensor(l, i, s, "lora_A.weight", l->rank, linear_in(m, s));
-			x->b = add_tensor(l, i, s, "lora_B.weight", linear_out(m, s), l->rank);
-		}
+		for (int g = 0; g < GRP_N; g++)
+			init_group(l, m, i, g);
 }
 
 void lora_release(struct lora *l)
 {
 	free(l->mats);
 	free(l->tensors);
+	free(l->groups);
 	l->mats = NULL;
+	l->groups = NULL;
 	l->tensors = NULL;
 }
 

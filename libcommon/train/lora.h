@@ -14,6 +14,11 @@ struct lora_mat { /* offsets into the flat arrays; b < 0: the projection has no 
 	int64_t b; /* (out, r) */
 	uint32_t id; /* number of the projection: layer * LIN_N + slot, for the dropout key */
 };
+struct lora_group { /* the adapters of projections that read the same input */
+	int n;
+	enum linear_slot slot[KN_PARTS];
+	int64_t a; /* (n * r, in): the A of all, end to end */
+};
 struct lora_tensor {
 	char name[ARCH_NAME]; /* "model.layers.0.self_attn.q_proj.lora_A.weight" */
 	int64_t offset, n;
@@ -26,6 +31,7 @@ struct lora {
 	bool targets[LIN_N];
 	float scale;
 	struct lora_mat *mats; /* (layers * LIN_N) */
+	struct lora_group *groups; /* (layers * GRP_N) */
 	struct lora_tensor *tensors;
 	int64_t n_tensors, n_params;
 	float *params, *grads; /* device, n_params each; grads NULL when only run */
@@ -36,6 +42,8 @@ int lora_targets(const char *text, bool targets[LIN_N], struct err *e) LP_MUST_U
 /* rank, alpha, dropout, rslora and targets are set by the caller before. */
 void lora_init(struct lora *l, const struct model_desc *m);
 void lora_release(struct lora *l);
+/* What a group's adapters add to the rows of its input and output on d: a multiple of its row_pad. */
+int64_t lora_pad(const struct lora *l, const struct device *d, enum linear_group g);
 void lora_layout(struct lora *l, struct layout *to, bool train);
 /* PEFT's start: A uniform in +-1/sqrt(in) (Kaiming, a = sqrt 5), B zero; A's
  * values depend on seed and the tensor's name alone. */

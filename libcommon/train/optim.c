@@ -51,9 +51,9 @@ void optim_layout(struct optim *o, const struct lora *l, struct layout *to)
 	o->v_max = layout_array(to, "optimiser", nb, sizeof(float));
 }
 
-void optim_step(struct optim *o, struct lora *l, struct device *d, double lr, double grad_scale)
+void optim_step(struct optim *o, struct lora *l, struct device *d, double lr, const double *squares, double max_norm)
 {
-	struct kn_adam a = { lr, o->beta1, o->beta2, o->eps, o->weight_decay, ++o->step, (float)grad_scale };
+	struct kn_adam a = { lr, o->beta1, o->beta2, o->eps, o->weight_decay, ++o->step, 1, squares, max_norm };
 	int64_t n32 = 0, n8 = 0, nb = 0;
 
 	for (int64_t i = 0; i < l->n_tensors; i++) {

@@ -22,7 +22,8 @@ int optim_parse(const char *name, enum optim_kind *k, struct err *e) LP_MUST_USE
 /* Elements of m and v, of m8 and v8, of m_max and v_max. */
 void optim_sizes(const struct optim *o, const struct lora *l, int64_t *n32, int64_t *n8, int64_t *n_blocks);
 void optim_layout(struct optim *o, const struct lora *l, struct layout *to);
-/* One step: the gradients are scaled by grad_scale first. */
-void optim_step(struct optim *o, struct lora *l, struct device *d, double lr, double grad_scale);
+/* One step. squares (device memory, or NULL): the sum of the gradients' squares; they are scaled
+ * down to max_norm (0: never), and when it is not finite nothing changes but the step's number. */
+void optim_step(struct optim *o, struct lora *l, struct device *d, double lr, const double *squares, double max_norm);
 
 #endif

@@ -51,8 +51,9 @@ static void describe(const struct run *r, struct sb *out)
 	if (r->total_steps)
 		sb_addf(out, "steps      %lld of %lld x %lld rows, warm-up %lld\n", (long long)r->total_steps, (long long)r->c->batch, (long long)r->c->accumulate,
 		        (long long)r->warmup);
-	sb_addf(out, "plan       micro-batch of %lld tokens; %lld of %lld layers keep activations, %lld keep widened weights\n",
-	        (long long)g->shape.max_tokens, (long long)g->kept, (long long)m->layers, (long long)g->w.cached_layers);
+	sb_addf(out, "plan       micro-batch of %lld tokens; of %lld layers %lld keep activations, %lld most of them, %lld run again; %lld keep dense weights\n",
+	        (long long)g->shape.max_tokens, (long long)m->layers, (long long)g->full, (long long)g->lean, (long long)(m->layers - g->full - g->lean),
+	        (long long)(g->w.dense ? m->layers : g->w.cached_layers));
 	for (int i = 0; i < ARENA_N; i++)
 		for (int j = 0; j < g->plan[i].n_items; j++)
 			add_bytes(out, g->plan[i].items[j].name, g->plan[i].items[j].bytes);
@@ -96,7 +97,7 @@ static int log_plan(struct run *r, struct err *e)
 	                (long long)r->warmup, (long long)r->train.n_rows, (long long)r->train.n_tokens, (unsigned long long)g->plan[ARENA_WEIGHTS].used,
 	                (unsigned long long)g->plan[ARENA_ADAPTER].used, (unsigned long long)g->plan[ARENA_ACTIVATIONS].used,
 	                (unsigned long long)g->plan[ARENA_SCRATCH].used, (unsigned long long)g->plan[ARENA_CACHE].used,
-	                (unsigned long long)engine_bytes(g), (long long)g->kept, g->w.identity);
+	                (unsigned long long)engine_bytes(g), (long long)(g->full + g->lean), g->w.identity);
 	sb_release(&name);
 	return rc;
 }

@@ -111,7 +111,7 @@ int run_prepare(struct run *r, const struct train_config *c, bool need_data, str
 		return -1;
 	if (c->max_len > r->desc.max_pos)
 		return err_set(e, LP_USAGE, "--max-len %lld is more than the model's %lld positions", (long long)c->max_len, (long long)r->desc.max_pos);
-	if (prepare_adapter(r, e) < 0 || device_open(&r->dev, c->device, (int)c->threads, e) < 0)
+	if (prepare_adapter(r, e) < 0 || (need_data ? device_open : device_open_plan)(&r->dev, c->device, (int)c->threads, e) < 0)
 		return -1;
 	if (need_data) {
 		r->source = model_source_open(c->model, e);

@@ -7,15 +7,6 @@
 #include "base/xalloc.h"
 #include "train/run_int.h"
 
-static double sum_nll(const struct run *r)
-{
-	double sum = 0;
-
-	for (int64_t i = 0; i < r->mb.n_targets; i++)
-		sum += r->g.nll[i];
-	return sum;
-}
-
 /* Fills the micro-batch with the next rows, at most batch of them. */
 static int64_t fill(struct run *r, const struct dataset *d, const int64_t *rows, int64_t n)
 {
@@ -40,8 +31,7 @@ static void name_records(const struct run *r, const int64_t *rows, int64_t n, ch
 
 int run_step(struct run *r, const int64_t *rows, int64_t n, double lr, struct step_result *res, struct err *e)
 {
-	struct device *d = &r->dev;
-	double sum = 0, squares, clip = 1;
+	double sum, squares;
 	char records[400];
 
 	*res = (struct step_result){ 0 };
@@ -49,46 +39,45 @@ int run_step(struct run *r, const int64_t *rows, int64_t n, double lr, struct st
 		res->targets += dataset_row_targets(&r->train, rows[i]);
 	if (res->targets == 0)
 		return 0;
-	device_zero(d, r->lora.grads, (uint64_t)r->lora.n_params * sizeof(float));
 	engine_set_dropout(&r->g, true, r->c->seed, r->step);
+	engine_begin(&r->g);
 	for (int64_t i = 0; i < n;) {
 		i += fill(r, &r->train, rows + i, n - i);
-		if (engine_run(&r->g, &r->mb, true, 1.0 / (double)res->targets, e) < 0)
-			return -1;
-		sum += sum_nll(r);
+		engine_run(&r->g, &r->mb, true, 1.0 / (double)res->targets);
 	}
-	d->k.sum_squares(d, r->lora.grads, r->lora.n_params, &squares);
+	/* the update looks at the norm itself, and leaves everything as it is when that is not finite */
+	r->dev.k.sum_squares(&r->dev, r->lora.grads, r->lora.n_params, r->g.sums + 1);
+	optim_step(&r->optim, &r->lora, &r->dev, lr, r->g.sums + 1, r->c->max_grad_norm);
+	if (engine_sums(&r->g, &sum, &squares, e) < 0)
+		return -1;
 	res->loss = sum / (double)res->targets;
 	res->grad_norm = sqrt(squares);
-	if (!isfinite(res->loss) || !isfinite(res->grad_norm)) {
-		name_records(r, rows, n, records, sizeof(records));
-		return err_set(e, LP_DIVERGED, "step %lld: the %s is not finite (%g) on records %s; lower --lr, or look at these records",
-		               (long long)r->step + 1, isfinite(res->loss) ? "gradient" : "loss",
-		               fabs(isfinite(res->loss) ? res->grad_norm : res->loss), records);
-	}
-	if (r->c->max_grad_norm > 0)
-		clip = fmin(1, r->c->max_grad_norm / (res->grad_norm + 1e-6));
-	optim_step(&r->optim, &r->lora, d, lr, clip);
-	return 0;
+	if (isfinite(res->loss) && isfinite(res->grad_norm))
+		return 0;
+	r->optim.step -= !isfinite(squares);
+	name_records(r, rows, n, records, sizeof(records));
+	return err_set(e, LP_DIVERGED, "step %lld: the %s is not finite (%g) on records %s; lower --lr, or look at these records",
+	               (long long)r->step + 1, isfinite(res->loss) ? "gradient" : "loss",
+	               fabs(isfinite(res->loss) ? res->grad_norm : res->loss), records);
 }
 
 int run_evaluate(struct run *r, const struct dataset *d, double *loss, struct err *e)
 {
-	double sum = 0;
 	int64_t *rows = xcalloc((size_t)d->n_rows, sizeof(*rows));
-	int rc = 0;
 
 	for (int64_t i = 0; i < d->n_rows; i++)
 		rows[i] = i;
 	engine_set_dropout(&r->g, false, 0, 0);
-	for (int64_t i = 0; i < d->n_rows && rc == 0;) {
+	engine_begin(&r->g);
+	for (int64_t i = 0; i < d->n_rows;) {
 		i += fill(r, d, rows + i, d->n_rows - i);
-		rc = engine_run(&r->g, &r->mb, false, 1, e);
-		sum += sum_nll(r);
+		engine_run(&r->g, &r->mb, false, 1);
 	}
 	free(rows);
-	*loss = sum / (double)d->n_targets;
-	return rc;
+	if (engine_sums(&r->g, loss, NULL, e) < 0)
+		return -1;
+	*loss /= (double)d->n_targets;
+	return 0;
 }
 
 /* --- saving --- */

@@ -88,10 +88,10 @@ int main(int argc, char **argv)
 		double begin = now_seconds(), loss = 0;
 
 		device_zero(&dev, lora.grads, (uint64_t)lora.n_params * 4);
-		must(engine_run(&g, &b, true, 1.0 / (double)b.n_targets, &e) == 0);
+		engine_run(&g, &b, true, 1.0 / (double)b.n_targets);
 		if (s == 0 && argc > 7)
 			write_tensors(&g, argv[7], lora.grads, d.ids, d.n_tokens);
-		optim_step(&optim, &lora, &dev, 1e-4, 1);
+		optim_step(&optim, &lora, &dev, 1e-4, NULL, 0);
 		for (int64_t i = 0; i < b.n_targets; i++)
 			loss += g.nll[i];
 		if (s > 0)

@@ -1,7 +1,9 @@
-/* Every operation of the CPU backend against fp64, on shapes of one, odd ones,
+/* Every operation of a backend against fp64, on shapes of one, odd ones,
  * non-multiples of any tile, and more than one tile; gradients by central
- * differences of the fp64 definition; results for one and three threads are
- * equal bit for bit. The bounds are those of each header. */
+ * differences of the fp64 definition; rows with strides, whose gaps stay as they
+ * were. LP_DEVICE names the device (cpu). A second device must give the same
+ * bits: on the CPU another number of threads, on CUDA another run. The bounds are
+ * those of each header, and one rounding to the activation type. */
 #include <check.h>
 #include <math.h>
 #include <stdlib.h>
@@ -11,20 +13,30 @@
 #include "base/xalloc.h"
 #include "kernels/device.h"
 
-static struct device dev, dev3;
+static struct device dev, again;
+static double ulp; /* half a unit in the last place of an activation, relative; 0 for fp32 */
 
 static void setup(void)
 {
 	struct err e = ERR_INIT;
+	const char *spec = getenv("LP_DEVICE") ? getenv("LP_DEVICE") : "cpu";
 
-	ck_assert_int_eq(device_open(&dev, "cpu", 1, &e), 0);
-	ck_assert_int_eq(device_open(&dev3, "cpu", 3, &e), 0);
+	if (dev.k.alloc)
+		return;
+	ck_assert_msg(device_open(&dev, spec, 1, &e) == 0, "%s", e.msg);
+	ck_assert_msg(device_open(&again, spec, 3, &e) == 0, "%s", e.msg);
+	ulp = dev.act == DT_F32 ? 0 : 0x1p-8;
 }
 
-/* n numbers of N(0, sd); a few of them large, some zero. */
+/* --- arrays on the device --- */
+
+#define GAP 77.0f /* what lies between rows, and in results before they are written */
+
+/* n numbers of N(0, sd); a few of them large, some zero; as the activation type holds them. */
 static float *noise(int64_t n, double sd, uint64_t stream)
 {
 	float *x = xcalloc((size_t)n + 1, sizeof(*x));
+	uint16_t *h = xcalloc((size_t)n + 1, sizeof(*h));
 
 	for (int64_t i = 0; i < n; i++) {
 		x[i] = (float)(sd * rng_normal(11, stream, (uint64_t)i));
@@ -33,12 +45,96 @@ static float *noise(int64_t n, double sd, uint64_t stream)
 		if (i % 89 == 7)
 			x[i] = 0;
 	}
+	if (dev.act != DT_F32) {
+		from_f32(dev.act, x, h, (size_t)n);
+		to_f32(dev.act, h, x, (size_t)n);
+	}
+	free(h);
 	return x;
 }
 
-static float *zeros(int64_t n)
+static void *room(struct device *d, uint64_t bytes)
 {
-	return xcalloc((size_t)n + 1, sizeof(float));
+	struct err e = ERR_INIT;
+	void *p = device_alloc(d, bytes + 64, "a test", &e);
+
+	ck_assert_msg(p != NULL, "%s", e.msg);
+	return p;
+}
+
+/* (t, c) values as activations with row stride ld; x NULL: the gap's value everywhere. */
+static void *up(struct device *d, const float *x, int64_t t, int64_t c, int64_t ld)
+{
+	float *wide = xcalloc((size_t)(t * ld) + 1, sizeof(*wide));
+	void *half = xcalloc((size_t)(t * ld) + 1, sizeof(*wide)), *p = room(d, (uint64_t)(t * ld) * dtype_bytes(d->act));
+
+	for (int64_t i = 0; i < t; i++)
+		for (int64_t j = 0; j < ld; j++)
+			wide[i * ld + j] = x && j < c ? x[i * c + j] : GAP;
+	from_f32(d->act, wide, half, (size_t)(t * ld));
+	device_upload(d, p, half, (uint64_t)(t * ld) * dtype_bytes(d->act));
+	free(wide);
+	free(half);
+	return p;
+}
+
+static void *up_raw(struct device *d, const void *x, uint64_t bytes)
+{
+	void *p = room(d, bytes);
+
+	device_upload(d, p, x, bytes);
+	return p;
+}
+
+static void must_sync(struct device *d)
+{
+	struct err e = ERR_INIT;
+
+	ck_assert_msg(device_sync(d, &e) == 0, "%s", e.msg);
+}
+
+/* (t, c) of rows ld apart; the gaps must be as they were. */
+static float *down(struct device *d, const void *p, int64_t t, int64_t c, int64_t ld)
+{
+	float *wide = xcalloc((size_t)(t * ld) + 1, sizeof(*wide)), *x = xcalloc((size_t)(t * c) + 1, sizeof(*x));
+
+	d->k.to_host(d, wide, p, t * ld);
+	must_sync(d);
+	for (int64_t i = 0; i < t; i++)
+		for (int64_t j = 0; j < ld; j++)
+			if (j < c)
+				x[i * c + j] = wide[i * ld + j];
+			else
+				ck_assert_msg(wide[i * ld + j] == GAP, "row %lld: column %lld was written", (long long)i, (long long)j);
+	free(wide);
+	return x;
+}
+
+static float *down_f32(struct device *d, const void *p, int64_t n)
+{
+	float *x = xcalloc((size_t)n + 1, sizeof(*x));
+
+	device_download(d, x, p, (uint64_t)n * sizeof(*x));
+	must_sync(d);
+	return x;
+}
+
+static void same_bytes(struct device *d1, const void *p1, struct device *d2, const void *p2, uint64_t bytes)
+{
+	char *a = xmalloc(bytes + 1), *b = xmalloc(bytes + 1);
+
+	device_download(d1, a, p1, bytes);
+	device_download(d2, b, p2, bytes);
+	must_sync(d1);
+	must_sync(d2);
+	ck_assert_mem_eq(a, b, bytes);
+	free(a);
+	free(b);
+}
+
+static uint64_t act_bytes(int64_t n)
+{
+	return (uint64_t)n * dtype_bytes(dev.act);
 }
 
 static void near(double got, double want, double bound, const char *what, int64_t i)
@@ -49,43 +145,43 @@ static void near(double got, double want, double bound, const char *what, int64_
 /* --- gemm --- */
 
 static const int64_t gemm_shapes[][3] = { { 1, 1, 1 }, { 1, 257, 3 }, { 3, 5, 0 }, { 7, 1, 33 }, { 65, 63, 17 }, { 256, 768, 5 },
-	                                  { 257, 769, 9 }, { 600, 300, 31 }, { 530, 1600, 4 }, { 16, 900, 70 } };
+	                                  { 257, 769, 9 }, { 600, 300, 31 }, { 530, 1600, 4 }, { 16, 900, 70 }, { 128, 512, 1088 } };
 
 START_TEST(test_gemm)
 {
-	int64_t m = gemm_shapes[_i / 4][0], n = gemm_shapes[_i / 4][1], k = gemm_shapes[_i / 4][2];
-	bool ta = _i & 1, tb = _i & 2;
-	float *a = noise(m * k, 1, 1), *b = noise(k * n, 1, 2), *c = noise(m * n, 1, 3), *c3 = noise(m * n, 1, 3), *c0 = noise(m * n, 1, 3);
-	int64_t lda = ta ? m : k, ldb = tb ? k : n;
+	int64_t m = gemm_shapes[_i / 8][0], n = gemm_shapes[_i / 8][1], k = gemm_shapes[_i / 8][2];
+	bool ta = _i & 1, tb = _i & 2, wide = _i & 4;
+	float *a = noise(m * k, 1, 1), *b = noise(k * n, 1, 2), *c0 = noise(m * n, 1, 3), *c;
+	int64_t ra = ta ? k : m, ca = ta ? m : k, rb = tb ? n : k, cb = tb ? k : n, lda = ca + 3, ldb = cb + 8, ldc = n + 5;
+	void *pa = up(&dev, a, ra, ca, lda), *pb = up(&dev, b, rb, cb, ldb), *pa2 = up(&again, a, ra, ca, lda), *pb2 = up(&again, b, rb, cb, ldb);
+	void *pc = wide ? up_raw(&dev, c0, (uint64_t)(m * n) * 4) : up(&dev, c0, m, n, ldc);
+	void *pc2 = wide ? up_raw(&again, c0, (uint64_t)(m * n) * 4) : up(&again, c0, m, n, ldc);
 
-	lda = lda ? lda : 1;
-	ldb = ldb ? ldb : 1;
-	dev.k.gemm(&dev, ta, tb, m, n, k, 0.5f, a, lda, b, ldb, 1, c, n);
-	dev3.k.gemm(&dev3, ta, tb, m, n, k, 0.5f, a, lda, b, ldb, 1, c3, n);
-	ck_assert_mem_eq(c, c3, (size_t)(m * n) * 4);
+	ldc = wide ? n : ldc;
+	dev.k.gemm(&dev, ta, tb, m, n, k, 0.5f, pa, lda, pb, ldb, 1, pc, ldc, wide);
+	again.k.gemm(&again, ta, tb, m, n, k, 0.5f, pa2, lda, pb2, ldb, 1, pc2, ldc, wide);
+	same_bytes(&dev, pc, &again, pc2, wide ? (uint64_t)(m * n) * 4 : act_bytes(m * ldc));
+	c = wide ? down_f32(&dev, pc, m * n) : down(&dev, pc, m, n, ldc);
 	for (int64_t i = 0; i < m; i++)
 		for (int64_t j = 0; j < n; j++) {
-			double s = 0, abs_sum = 0;
+			double s = 0, abs_sum = 0, was = c0[i * n + j];
 
 			for (int64_t l = 0; l < k; l++) {
-				double x = (double)a[ta ? l * lda + i : i * lda + l] * (double)b[tb ? j * ldb + l : l * ldb + j];
+				double x = (double)a[ta ? l * m + i : i * k + l] * (double)b[tb ? j * k + l : l * n + j];
 
 				s += x;
 				abs_sum += fabs(x);
 			}
-			near(c[i * n + j], (double)c0[i * n + j] + 0.5 * s, (double)(k + 2) * 0x1p-24 * (abs_sum + fabs((double)c0[i * n + j])), "c", i * n + j);
+			near(c[i * n + j], was + 0.5 * s, (double)(k + 2) * 0x1p-24 * (abs_sum + fabs(was)) + (wide ? 0 : ulp) * fabs(was + 0.5 * s), "c", i * n + j);
 		}
-	free(a);
-	free(b);
-	free(c);
-	free(c3);
-	free(c0);
+	device_free(&dev, pa), device_free(&dev, pb), device_free(&dev, pc), device_free(&again, pa2), device_free(&again, pb2), device_free(&again, pc2);
+	free(a), free(b), free(c), free(c0);
 }
 END_TEST
 
 /* --- rmsnorm --- */
 
-static const int64_t row_shapes[][2] = { { 1, 1 }, { 1, 16 }, { 3, 17 }, { 5, 63 }, { 33, 1030 } };
+static const int64_t row_shapes[][2] = { { 1, 1 }, { 1, 16 }, { 3, 17 }, { 5, 63 }, { 33, 1030 }, { 7, 4096 } };
 
 static double norm_loss(const float *x, const float *dy, const float *w, int64_t c, double eps, int64_t at, double by)
 {
@@ -100,15 +196,21 @@ static double norm_loss(const float *x, const float *dy, const float *w, int64_t
 
 START_TEST(test_rmsnorm)
 {
-	int64_t t = row_shapes[_i][0], c = row_shapes[_i][1], n = t * c;
-	float *x = noise(n, 1, 1), *delta = noise(n, 1, 2), *w = noise(c, 1, 3), *dy = noise(n, 1, 4), *dx = noise(n, 1, 5), *dx0 = noise(n, 1, 5);
-	float *xo = zeros(n), *y = zeros(n), *rstd = zeros(t), *y3 = zeros(n);
+	int64_t t = row_shapes[_i][0], c = row_shapes[_i][1], n = t * c, ld = c + 8;
+	float *x = noise(n, 1, 1), *delta = noise(n, 1, 2), *w = noise(c, 1, 3), *dy = noise(n, 1, 4), *dx0 = noise(n, 1, 5), *xo, *y, *dx;
+	void *px = up(&dev, x, t, c, c), *pd = up(&dev, delta, t, c, c), *pw = up_raw(&dev, w, (uint64_t)c * 4), *pxo = up(&dev, NULL, t, c, c);
+	void *py = up(&dev, NULL, t, c, ld), *pr = room(&dev, (uint64_t)t * 4), *pdy = up(&dev, dy, t, c, c), *pdx = up(&dev, dx0, t, c, ld);
+	void *py2 = up(&again, NULL, t, c, ld), *pxo2, *pw2 = up_raw(&again, w, (uint64_t)c * 4);
 	float eps = 1e-5f;
 
-	dev.k.rmsnorm_fwd(&dev, xo, y, rstd, x, delta, w, t, c, eps);
-	dev3.k.rmsnorm_fwd(&dev3, NULL, y3, NULL, xo, NULL, w, t, c, eps);
-	ck_assert_mem_eq(y, y3, (size_t)n * 4);
-	dev.k.rmsnorm_bwd(&dev, dx, dy, xo, rstd, w, t, c);
+	dev.k.rmsnorm_fwd(&dev, pxo, py, ld, pr, px, pd, pw, t, c, eps);
+	xo = down(&dev, pxo, t, c, c);
+	pxo2 = up(&again, xo, t, c, c);
+	again.k.rmsnorm_fwd(&again, NULL, py2, ld, NULL, pxo2, NULL, pw2, t, c, eps);
+	same_bytes(&dev, py, &again, py2, act_bytes(t * ld));
+	dev.k.rmsnorm_bwd(&dev, pdx, ld, pdy, pxo, pr, pw, t, c);
+	y = down(&dev, py, t, c, ld);
+	dx = down(&dev, pdx, t, c, ld);
 	for (int64_t r = 0; r < t; r++) {
 		double ss = 0;
 
@@ -118,16 +220,18 @@ START_TEST(test_rmsnorm)
 			int64_t k = r * c + i;
 			double want = (double)xo[k] / sqrt(ss / (double)c + (double)eps) * (double)w[i], h = 1e-5;
 
-			ck_assert(xo[k] == x[k] + delta[k]);
-			near(y[k], want, 1e-6 * (1 + fabs(want)), "y", k);
+			near(xo[k], (double)x[k] + (double)delta[k], (ulp + 1e-7) * fabs((double)x[k] + (double)delta[k]), "xo", k);
+			near(y[k], want, (ulp + 1e-6) * (1e-3 + fabs(want)) + 1e-6, "y", k);
 			if (c > 100 && i % 37)
 				continue;
 			want = (norm_loss(xo + r * c, dy + r * c, w, c, (double)eps, i, h) - norm_loss(xo + r * c, dy + r * c, w, c, (double)eps, i, -h)) / (2 * h);
 			/* the difference itself is good to h^2 and to rounding / h */
-			near((double)dx[k] - (double)dx0[k], want, 2e-5 * (1 + fabs(want) + fabs((double)dx0[k])), "dx", k);
+			near(dx[k], (double)dx0[k] + want, 2e-5 * (1 + fabs(want) + fabs((double)dx0[k])) + ulp * fabs((double)dx0[k] + want), "dx", k);
 		}
 	}
-	free(x), free(delta), free(w), free(dy), free(dx), free(dx0), free(xo), free(y), free(rstd), free(y3);
+	free(x), free(delta), free(w), free(dy), free(dx), free(dx0), free(xo), free(y);
+	device_free(&dev, px), device_free(&dev, pd), device_free(&dev, pw), device_free(&dev, pxo), device_free(&dev, py), device_free(&dev, pr);
+	device_free(&dev, pdy), device_free(&dev, pdx), device_free(&again, py2), device_free(&again, pxo2), device_free(&again, pw2);
 }
 END_TEST
 
@@ -135,27 +239,36 @@ END_TEST
 
 START_TEST(test_rope)
 {
-	enum { T = 7, H = 3, D = 10, P = 20 };
-	float *x = noise(T * H * D, 1, 1), *y = noise(T * H * D, 1, 1), *c = zeros(P * D / 2), *s = zeros(P * D / 2);
+	static const int sizes[][2] = { { 3, 10 }, { 5, 64 }, { 2, 128 } };
+	enum { T = 7, P = 20 };
+	int h_n = sizes[_i][0], d_n = sizes[_i][1], half = d_n / 2, w = h_n * d_n, ld = w + 8;
+	float *x = noise(T * w, 1, 1), *c = xcalloc((size_t)(P * half), 4), *s = xcalloc((size_t)(P * half), 4), *y;
 	int32_t pos[T] = { 0, 1, 2, 0, 5, 19, 3 };
+	void *px = up(&dev, x, T, w, ld), *pc, *ps, *pp = up_raw(&dev, pos, sizeof(pos));
 
-	for (int i = 0; i < P * D / 2; i++) {
+	for (int i = 0; i < P * half; i++) {
 		c[i] = (float)cos(0.37 * i);
 		s[i] = (float)sin(0.37 * i);
 	}
-	dev.k.rope(&dev, y, H * D, pos, c, s, T, H, D, D, false);
+	pc = up_raw(&dev, c, (uint64_t)(P * half) * 4);
+	ps = up_raw(&dev, s, (uint64_t)(P * half) * 4);
+	dev.k.rope(&dev, px, ld, pp, pc, ps, T, h_n, d_n, d_n, false);
+	y = down(&dev, px, T, w, ld);
 	for (int t = 0; t < T; t++)
-		for (int h = 0; h < H; h++)
-			for (int i = 0; i < D / 2; i++) {
-				const float *u = x + (t * H + h) * D;
-				double co = c[pos[t] * D / 2 + i], si = s[pos[t] * D / 2 + i];
+		for (int h = 0; h < h_n; h++)
+			for (int i = 0; i < half; i++) {
+				const float *u = x + (t * h_n + h) * d_n, *v = y + (t * h_n + h) * d_n;
+				double co = c[pos[t] * half + i], si = s[pos[t] * half + i], a = u[i], b = u[i + half], e = (3e-7 + ulp) * (fabs(a) + fabs(b));
 
-				near(y[(t * H + h) * D + i], u[i] * co - u[i + D / 2] * si, 3e-7 * (fabs((double)u[i]) + fabs((double)u[i + D / 2])), "lo", i);
-				near(y[(t * H + h) * D + i + D / 2], u[i + D / 2] * co + u[i] * si, 3e-7 * (fabs((double)u[i]) + fabs((double)u[i + D / 2])), "hi", i);
+				near(v[i], a * co - b * si, e, "lo", i);
+				near(v[i + half], b * co + a * si, e, "hi", i);
 			}
-	dev.k.rope(&dev, y, H * D, pos, c, s, T, H, D, D, true);
-	for (int i = 0; i < T * H * D; i++)
-		near(y[i], x[i], 1e-5 * (1 + fabs((double)x[i])), "there and back", i);
+	free(y);
+	dev.k.rope(&dev, px, ld, pp, pc, ps, T, h_n, d_n, d_n, true);
+	y = down(&dev, px, T, w, ld);
+	for (int i = 0; i < T * w; i++)
+		near(y[i], x[i], (1e-5 + 8 * ulp) * (1 + fabs((double)x[i])), "there and back", i);
+	device_free(&dev, px), device_free(&dev, pc), device_free(&dev, ps), device_free(&dev, pp);
 	free(x), free(y), free(c), free(s);
 }
 END_TEST
@@ -169,23 +282,32 @@ static double swiglu(double g, double u)
 
 START_TEST(test_swiglu)
 {
-	static const int64_t sizes[] = { 1, 15, 4097, 20000 };
-	int64_t n = sizes[_i];
-	float *g = noise(n, 3, 1), *u = noise(n, 1, 2), *h = zeros(n), *dh = noise(n, 1, 3), *g0 = noise(n, 3, 1), *u0 = noise(n, 1, 2);
+	static const int64_t sizes[][2] = { { 1, 1 }, { 3, 15 }, { 2, 4097 }, { 33, 640 } };
+	int64_t t = sizes[_i][0], f = sizes[_i][1], ldg = 2 * f + 8, ldh = f + 16;
+	float *gu = noise(t * 2 * f, 3, 1), *dh = noise(t * f, 1, 3), *h, *h2, *d;
+	void *pg = up(&dev, NULL, 1, 1, 1), *ph = up(&dev, NULL, t, f, ldh), *ph2 = up(&dev, NULL, t, f, ldh), *pd = up(&dev, dh, t, f, f);
 
-	g[0] = g0[0] = -120; /* e^120 is no float */
-	if (n > 4)
-		g[1] = g0[1] = 120, g[2] = g0[2] = -87.4f, g[3] = g0[3] = 88.5f;
-	dev.k.swiglu_fwd(&dev, h, g, u, n);
-	dev.k.swiglu_bwd(&dev, g, u, dh, n);
-	for (int64_t i = 0; i < n; i++) {
-		double z = g0[i], v = u0[i], sig = 1 / (1 + exp(-z)), d = dh[i];
+	gu[0] = -120; /* e^120 is no float */
+	if (f > 4)
+		gu[1] = 120, gu[2] = -87.5f, gu[3] = 88.5f;
+	device_free(&dev, pg);
+	pg = up(&dev, gu, t, 2 * f, ldg);
+	dev.k.swiglu_fwd(&dev, ph, ldh, pg, ldg, t, f);
+	dev.k.swiglu_bwd(&dev, pg, ldg, pd, ph2, ldh, t, f);
+	same_bytes(&dev, ph, &dev, ph2, act_bytes(t * ldh));
+	h = down(&dev, ph, t, f, ldh);
+	h2 = down(&dev, ph2, t, f, ldh);
+	d = down(&dev, pg, t, 2 * f, ldg);
+	for (int64_t i = 0; i < t * f; i++) {
+		int64_t at = i / f * 2 * f + i % f;
+		double z = gu[at], v = gu[at + f], sig = 1 / (1 + exp(-z)), y = dh[i], want = swiglu(z, v);
 
-		near(h[i], swiglu(z, v), 1e-6 * fmax(fabs(swiglu(z, v)), fabs(z * v) * 1e-3) + 1e-37, "h", i);
-		near(u[i], d * z * sig, 1e-6 * (fabs(d * z * sig) + 1e-6), "du", i);
-		near(g[i], d * v * sig * (1 + z * (1 - sig)), 2e-6 * (fabs(d * v) + 1e-6), "dg", i);
+		near(h[i], want, (1e-6 + ulp) * fmax(fabs(want), fabs(z * v) * 1e-3) + 1e-37, "h", i);
+		near(d[at + f], y * z * sig, (1e-6 + ulp) * (fabs(y * z * sig) + 1e-6), "du", i);
+		near(d[at], y * v * sig * (1 + z * (1 - sig)), (2e-6 + ulp) * (fabs(y * v) + 1e-6), "dg", i);
 	}
-	free(g), free(u), free(h), free(dh), free(g0), free(u0);
+	device_free(&dev, pg), device_free(&dev, ph), device_free(&dev, ph2), device_free(&dev, pd);
+	free(gu), free(dh), free(h), free(h2), free(d);
 }
 END_TEST
 
@@ -193,15 +315,23 @@ END_TEST
 
 START_TEST(test_xent)
 {
-	static const int64_t shapes[][2] = { { 1, 1 }, { 3, 2 }, { 5, 37 }, { 2, 5000 }, { 9, 4096 } };
+	static const int64_t shapes[][2] = { { 1, 1 }, { 3, 2 }, { 5, 37 }, { 2, 5000 }, { 9, 4096 }, { 3, 33001 } };
 	int64_t n = shapes[_i][0], v = shapes[_i][1];
-	float *z = noise(n * v, 4, 1), *z0 = noise(n * v, 4, 1);
+	float *z0 = noise(n * v, 4, 1), *z;
 	int32_t target[16];
-	double loss[16], again[16];
+	double loss[16];
+	void *pz = up(&dev, z0, n, v, v), *pz2 = up(&again, z0, n, v, v), *pt, *pt2, *pl = room(&dev, sizeof(loss)), *pl2 = room(&again, sizeof(loss));
 
 	for (int64_t i = 0; i < n; i++)
 		target[i] = (int32_t)(i * 7919 % v);
-	dev.k.xent(&dev, z, target, loss, n, v, 0.25f, true);
+	pt = up_raw(&dev, target, sizeof(target));
+	pt2 = up_raw(&again, target, sizeof(target));
+	dev.k.xent(&dev, pz, pt, pl, n, v, 0.25f, true);
+	again.k.xent(&again, pz2, pt2, pl2, n, v, 0.25f, true);
+	same_bytes(&dev, pz, &again, pz2, act_bytes(n * v));
+	same_bytes(&dev, pl, &again, pl2, (uint64_t)n * sizeof(double));
+	device_download(&dev, loss, pl, (uint64_t)n * sizeof(double));
+	z = down(&dev, pz, n, v, v);
 	for (int64_t i = 0; i < n; i++) {
 		double max = -INFINITY, sum = 0;
 
@@ -211,14 +341,12 @@ START_TEST(test_xent)
 			sum += exp((double)z0[i * v + j] - max);
 		near(loss[i], log(sum) + max - (double)z0[i * v + target[i]], 1e-6 * (1 + fabs(loss[i])), "loss", i);
 		for (int64_t j = 0; j < v; j++) {
-			double p = exp((double)z0[i * v + j] - max) / sum;
+			double p = exp((double)z0[i * v + j] - max) / sum, want = 0.25 * (p - (j == target[i]));
 
-			near(z[i * v + j], 0.25 * (p - (j == target[i])), 1e-6 * 0.25 * (p + (j == target[i])) + 1e-12, "dz", i * v + j);
+			near(z[i * v + j], want, 1e-6 * 0.25 * (p + (j == target[i])) + ulp * fabs(want) + 1e-12, "dz", i * v + j);
 		}
 	}
-	dev3.k.xent(&dev3, z0, target, again, n, v, 0.25f, true);
-	ck_assert_mem_eq(z, z0, (size_t)(n * v) * 4);
-	ck_assert_mem_eq(loss, again, (size_t)n * sizeof(double));
+	device_free(&dev, pz), device_free(&dev, pt), device_free(&dev, pl), device_free(&again, pz2), device_free(&again, pt2), device_free(&again, pl2);
 	free(z), free(z0);
 }
 END_TEST
@@ -228,10 +356,13 @@ START_TEST(test_xent_not_finite)
 	float z[2][3] = { { 0, NAN, 1 }, { 0, 1, 2 } };
 	int32_t target[2] = { 0, 1 };
 	double loss[2];
+	void *pz = up(&dev, &z[0][0], 2, 3, 3), *pt = up_raw(&dev, target, sizeof(target)), *pl = room(&dev, sizeof(loss));
 
-	dev.k.xent(&dev, &z[0][0], target, loss, 2, 3, 1, true);
+	dev.k.xent(&dev, pz, pt, pl, 2, 3, 1, true);
+	device_download(&dev, loss, pl, sizeof(loss));
 	ck_assert(isnan(loss[0]));
 	ck_assert(isfinite(loss[1]));
+	device_free(&dev, pz), device_free(&dev, pt), device_free(&dev, pl);
 }
 END_TEST
 
@@ -249,6 +380,11 @@ static const struct shape attn_shapes[] = {
 	{ 3, 1, 16, 5, { 0, 70, 75 }, 2 },
 	{ 2, 2, 64, 0, { 0, 200 }, 1 },
 	{ 2, 1, 6, 64, { 0, 131, 300 }, 2 },
+	{ 4, 1, 128, 0, { 0, 1, 130, 386 }, 3 },
+	{ 8, 2, 64, 100, { 0, 257, 259, 300 }, 3 },
+	{ 2, 1, 80, 0, { 0, 129 }, 1 },
+	{ 3, 3, 96, 0, { 0, 65, 190 }, 2 },
+	{ 2, 1, 256, 0, { 0, 150 }, 1 },
 };
 
 struct ref { /* fp64 */
@@ -302,63 +438,148 @@ static void attn_reference(const struct shape *s, const float *q, const float *k
 	free(p);
 }
 
-static void all_near(const float *x, const double *want, int64_t n, double score, const char *what)
+/* fp32: the header's bound. 16 bits: probabilities and dS are rounded before their products, so the
+ * error of an element is that of its largest terms; 3 units of the tensor's largest value hold it. */
+static void all_near(const float *x, const double *want, int64_t n, double score, double units, const char *what)
 {
 	double max = 0;
 
 	for (int64_t i = 0; i < n; i++)
 		max = fmax(max, fabs(want[i]));
 	for (int64_t i = 0; i < n; i++)
-		near(x[i], want[i], (2e-6 + score * 0x1p-23) * max + 1e-30, what, i);
+		near(x[i], want[i], (2e-6 + score * 0x1p-23 + units * ulp) * max + 1e-30, what, i);
 }
 
-static struct kn_attn_shape attn_shape(const struct shape *s, struct device *d)
-{
-	int64_t max = 1;
+/* Everything of one shape on one device: q, k, v are slices of one array, as the engine has them. */
+struct on_device {
+	struct device *d;
+	struct kn_attn_shape s;
+	void *qkv, *o, *lse, *d_o, *d_qkv, *start, *tiles;
+	int64_t nt, wq, wk, ld, ldo, ld_do, ld_dqkv;
+};
 
+static void attn_put(struct on_device *x, struct device *d, const struct shape *s, const float *q, const float *k, const float *v, const float *d_o)
+{
+	int64_t max = 1, nt = s->start[s->n_seqs], wq = s->nh * s->d, wk = s->nkv * s->d;
+	float *all = xcalloc((size_t)(nt * (wq + 2 * wk)), sizeof(*all));
+	int32_t tiles[64];
+
+	x->d = d;
+	x->nt = nt, x->wq = wq, x->wk = wk;
+	x->ld = wq + 2 * wk, x->ldo = wq + 16, x->ld_do = wq, x->ld_dqkv = x->ld + 16;
+	for (int64_t t = 0; t < nt; t++) {
+		memcpy(all + t * x->ld, q + t * wq, (size_t)wq * 4);
+		memcpy(all + t * x->ld + wq, k + t * wk, (size_t)wk * 4);
+		memcpy(all + t * x->ld + wq + wk, v + t * wk, (size_t)wk * 4);
+	}
 	for (int64_t i = 0; i < s->n_seqs; i++)
 		max = s->start[i + 1] - s->start[i] > max ? s->start[i + 1] - s->start[i] : max;
-	return (struct kn_attn_shape){ s->nh, s->nkv, s->d, s->nh * s->d, s->nkv * s->d, s->nkv * s->d, s->nh * s->d, s->window,
-		(float)(1 / sqrt((double)s->d)), s->n_seqs, s->start, zeros(kn_attn_scratch(d, max, s->d)) };
+	x->qkv = up(d, all, nt, x->ld, x->ld);
+	x->o = up(d, NULL, nt, wq, x->ldo);
+	x->lse = room(d, (uint64_t)(nt * s->nh) * 4);
+	x->d_o = up(d, d_o, nt, wq, wq);
+	x->d_qkv = up(d, NULL, nt, x->ld, x->ld_dqkv);
+	x->start = up_raw(d, s->start, sizeof(s->start));
+	x->s = (struct kn_attn_shape){ .n_heads = s->nh, .n_kv = s->nkv, .head_dim = s->d, .ldq = x->ld, .ldk = x->ld, .ldv = x->ld, .ldo = x->ldo,
+		.ld_do = x->ld_do, .ld_dqkv = x->ld_dqkv, .window = s->window, .scale = (float)(1 / sqrt((double)s->d)), .n_seqs = s->n_seqs,
+		.n_tokens = nt, .seq_start = s->start, .seq_start_dev = x->start };
+	x->s.n_tiles = attn_tiles(s->start, s->n_seqs, tiles);
+	x->tiles = up_raw(d, tiles, sizeof(tiles));
+	x->s.tiles = x->tiles;
+	x->s.scratch = room(d, d->k.attn_scratch(d, nt, max, s->nh, s->d, true));
+	free(all);
+}
+
+static void attn_run(struct on_device *x)
+{
+	void *k = act_at(x->d, x->qkv, x->wq), *v = act_at(x->d, k, x->wk), *dk = act_at(x->d, x->d_qkv, x->wq), *dv = act_at(x->d, dk, x->wk);
+
+	x->d->k.attn_fwd(x->d, &x->s, x->qkv, k, v, x->o, x->lse);
+	x->d->k.attn_bwd(x->d, &x->s, x->qkv, k, v, x->o, x->lse, x->d_o, x->d_qkv, dk, dv);
+}
+
+static void attn_drop(struct on_device *x)
+{
+	void *all[] = { x->qkv, x->o, x->lse, x->d_o, x->d_qkv, x->start, x->tiles, x->s.scratch };
+
+	for (int i = 0; i < 8; i++)
+		device_free(x->d, all[i]);
+}
+
+static void slice_near(const float *all, int64_t ld, int64_t at, int64_t w, int64_t t, const double *want, double score, const char *what)
+{
+	float *x = xcalloc((size_t)(t * w), sizeof(*x));
+
+	for (int64_t i = 0; i < t; i++)
+		memcpy(x + i * w, all + i * ld + at, (size_t)w * 4);
+	all_near(x, want, t * w, score, 3, what);
+	free(x);
+}
+
+/* Decoding the last token of each sequence against a cache gives the same row. */
+static void decode_near(struct on_device *x, const struct shape *s, const struct ref *r)
+{
+	int64_t cap = x->nt + 3;
+	struct kn_kv_cache c = { NULL, NULL, cap * x->wk, x->wk };
+	struct kn_attn_shape one = x->s;
+	int32_t slot[512], pos[512], last_slot[6], last_pos[6];
+	int64_t longest = 0;
+	void *ps, *pp, *q, *o;
+	float *got;
+
+	c.k = up(x->d, NULL, s->n_seqs * cap, x->wk, x->wk);
+	c.v = up(x->d, NULL, s->n_seqs * cap, x->wk, x->wk);
+	for (int64_t b = 0; b < s->n_seqs; b++)
+		for (int64_t t = s->start[b]; t < s->start[b + 1]; t++) {
+			last_slot[b] = slot[t] = (int32_t)(s->n_seqs - 1 - b);
+			last_pos[b] = pos[t] = (int32_t)(t - s->start[b]);
+			longest = pos[t] + 1 > longest ? pos[t] + 1 : longest;
+		}
+	ps = up_raw(x->d, slot, sizeof(slot));
+	pp = up_raw(x->d, pos, sizeof(pos));
+	x->d->k.kv_append(x->d, &x->s, &c, act_at(x->d, x->qkv, x->wq), act_at(x->d, x->qkv, x->wq + x->wk), ps, pp, x->nt);
+	q = up(x->d, NULL, s->n_seqs, x->ld, x->ld);
+	for (int64_t b = 0; b < s->n_seqs; b++)
+		device_copy(x->d, act_at(x->d, q, b * x->ld), act_at(x->d, x->qkv, (s->start[b + 1] - 1) * x->ld), act_bytes(x->ld));
+	device_upload(x->d, ps, last_slot, sizeof(last_slot));
+	device_upload(x->d, pp, last_pos, sizeof(last_pos));
+	o = up(x->d, NULL, s->n_seqs, x->wq, x->ldo);
+	one.n_tokens = one.n_seqs = s->n_seqs;
+	x->d->k.attn_decode(x->d, &one, q, &c, ps, pp, longest, o);
+	got = down(x->d, o, s->n_seqs, x->wq, x->ldo);
+	for (int64_t b = 0; b < s->n_seqs; b++)
+		all_near(got + b * x->wq, r->o + (s->start[b + 1] - 1) * x->wq, x->wq, r->score, 3, "decoded");
+	device_free(x->d, c.k), device_free(x->d, c.v), device_free(x->d, ps), device_free(x->d, pp), device_free(x->d, q), device_free(x->d, o);
+	free(got);
 }
 
 START_TEST(test_attention)
 {
 	const struct shape *s = &attn_shapes[_i];
 	int64_t nt = s->start[s->n_seqs], nq = nt * s->nh * s->d, nk = nt * s->nkv * s->d;
-	float *q = noise(nq, 1, 1), *k = noise(nk, 1, 2), *v = noise(nk, 1, 3), *d_o = noise(nq, 1, 4);
-	float *o = zeros(nq), *lse = zeros(nt * s->nh), *dq = noise(nq, 1, 5), *dk = noise(nk, 1, 6), *dv = noise(nk, 1, 7);
-	float *o3 = zeros(nq), *dq3 = zeros(nq), *dk3 = zeros(nk), *dv3 = zeros(nk);
-	struct kn_attn_shape a = attn_shape(s, &dev), a3 = attn_shape(s, &dev3);
+	float *q = noise(nq, 1, 1), *k = noise(nk, 1, 2), *v = noise(nk, 1, 3), *d_o = noise(nq, 1, 4), *o, *lse, *d_qkv;
+	struct on_device x, x2;
 	struct ref r;
 
 	attn_reference(s, q, k, v, d_o, &r);
-	dev.k.attn_fwd(&dev, &a, q, k, v, o, lse);
-	dev.k.attn_bwd(&dev, &a, q, k, v, o, lse, d_o, dq, dk, dv);
-	all_near(o, r.o, nq, r.score, "o");
-	all_near(lse, r.lse, nt * s->nh, r.score, "lse");
-	all_near(dq, r.dq, nq, r.score, "dq");
-	all_near(dk, r.dk, nk, r.score, "dk");
-	all_near(dv, r.dv, nk, r.score, "dv");
-	dev3.k.attn_fwd(&dev3, &a3, q, k, v, o3, lse);
-	dev3.k.attn_bwd(&dev3, &a3, q, k, v, o3, lse, d_o, dq3, dk3, dv3);
-	ck_assert_mem_eq(o, o3, (size_t)nq * 4);
-	ck_assert_mem_eq(dq, dq3, (size_t)nq * 4);
-	ck_assert_mem_eq(dk, dk3, (size_t)nk * 4);
-	ck_assert_mem_eq(dv, dv3, (size_t)nk * 4);
-	/* decoding the last token of each sequence gives the same row */
-	for (int64_t b = 0; b < s->n_seqs; b++) {
-		const float *kp = k + s->start[b] * s->nkv * s->d, *vp = v + s->start[b] * s->nkv * s->d;
-		int64_t last = (s->start[b + 1] - 1) * s->nh * s->d;
-		int32_t len = s->start[b + 1] - s->start[b];
-		struct kn_attn_shape one = a;
-
-		one.n_seqs = 1;
-		dev.k.attn_decode(&dev, &one, q + last, &kp, &vp, &len, o3);
-		all_near(o3, r.o + last, s->nh * s->d, r.score, "decoded");
-	}
-	free(q), free(k), free(v), free(d_o), free(o), free(lse), free(dq), free(dk), free(dv), free(o3), free(dq3), free(dk3), free(dv3);
-	free(a.scratch), free(a3.scratch), free(r.o), free(r.lse), free(r.dq), free(r.dk), free(r.dv);
+	attn_put(&x, &dev, s, q, k, v, d_o);
+	attn_put(&x2, &again, s, q, k, v, d_o);
+	attn_run(&x);
+	attn_run(&x2);
+	same_bytes(&dev, x.o, &again, x2.o, act_bytes(nt * x.ldo));
+	same_bytes(&dev, x.d_qkv, &again, x2.d_qkv, act_bytes(nt * x.ld_dqkv));
+	o = down(&dev, x.o, nt, x.wq, x.ldo);
+	lse = down_f32(&dev, x.lse, nt * s->nh);
+	d_qkv = down(&dev, x.d_qkv, nt, x.ld, x.ld_dqkv);
+	all_near(o, r.o, nq, r.score, 3, "o");
+	all_near(lse, r.lse, nt * s->nh, r.score, 0.01, "lse");
+	slice_near(d_qkv, x.ld, 0, x.wq, nt, r.dq, r.score, "dq");
+	slice_near(d_qkv, x.ld, x.wq, x.wk, nt, r.dk, r.score, "dk");
+	slice_near(d_qkv, x.ld, x.wq + x.wk, x.wk, nt, r.dv, r.score, "dv");
+	decode_near(&x, s, &r);
+	attn_drop(&x);
+	attn_drop(&x2);
+	free(q), free(k), free(v), free(d_o), free(o), free(lse), free(d_qkv), free(r.o), free(r.lse), free(r.dq), free(r.dk), free(r.dv);
 }
 END_TEST
 
@@ -366,10 +587,12 @@ END_TEST
 
 START_TEST(test_dropout)
 {
-	enum { T = 200, C = 103 };
-	float *x = zeros(T * C), *y = zeros(T * C), *z = zeros(T * C);
+	enum { T = 200, C = 103, LD = 112 };
+	float *x = xcalloc(T * C, 4), *y, *z;
 	int32_t rec[T], pos[T], back_rec[T], back_pos[T];
 	struct kn_dropout_key key = { 0x123456789abcdefULL, 5, 0.3f };
+	double up_by = (double)(1.0f / (1.0f - 0.3f));
+	void *px, *py = up(&dev, NULL, T, C, LD), *pz, *pr, *pp, *pbr, *pbp;
 	int64_t kept = 0;
 
 	for (int t = 0; t < T; t++) {
@@ -378,53 +601,201 @@ START_TEST(test_dropout)
 		for (int c = 0; c < C; c++)
 			x[t * C + c] = 2;
 	}
-	dev.k.dropout(&dev, y, x, rec, pos, T, C, key, false);
+	px = up(&dev, x, T, C, LD);
+	pz = up(&dev, NULL, T, C, C);
+	pr = up_raw(&dev, rec, sizeof(rec)), pp = up_raw(&dev, pos, sizeof(pos));
+	pbr = up_raw(&dev, back_rec, sizeof(rec)), pbp = up_raw(&dev, back_pos, sizeof(pos));
+	dev.k.dropout(&dev, py, LD, px, LD, pr, pp, T, C, key, false);
+	y = down(&dev, py, T, C, LD);
 	for (int i = 0; i < T * C; i++) {
-		ck_assert(y[i] == 0 || y[i] == 2 * (1.0f / (1.0f - 0.3f)));
+		ck_assert(y[i] == 0 || fabs((double)y[i] - 2 * up_by) <= 2 * ulp * up_by);
 		kept += y[i] != 0;
 	}
 	/* binomial: five standard deviations */
 	ck_assert_int_le(llabs(kept - (int64_t)(0.7 * T * C)), (int64_t)(5 * sqrt(0.21 * T * C)));
+	/* the CPU's mask, element by element */
+	if (dev.kind != DEVICE_CPU) {
+		kn_dropout_cpu(&(struct device){ .threads = 1 }, x, C, x, C, rec, pos, T, C, key, false);
+		for (int i = 0; i < T * C; i++)
+			ck_assert((x[i] == 0) == (y[i] == 0));
+	}
 	/* the order of tokens is nothing to it */
-	dev3.k.dropout(&dev3, z, x, back_rec, back_pos, T, C, key, false);
+	dev.k.dropout(&dev, pz, C, px, LD, pbr, pbp, T, C, key, false);
+	z = down(&dev, pz, T, C, C);
 	for (int t = 0; t < T; t++)
 		ck_assert_mem_eq(y + t * C, z + (T - 1 - t) * C, C * sizeof(float));
-	dev.k.dropout(&dev, z, x, back_rec, back_pos, T, C, key, true);
+	free(z);
+	dev.k.dropout(&dev, pz, C, px, LD, pbr, pbp, T, C, key, true);
+	z = down(&dev, pz, T, C, C);
 	for (int t = 0; t < T * C; t++)
-		ck_assert(z[t] == 0 || fabs((double)z[t] - 2 * 2 / 0.7) < 1e-5);
+		ck_assert(z[t] == 0 || fabs((double)z[t] - 2 * 2 / 0.7) < 1e-5 + 8 * ulp);
+	free(z);
 	key.tensor++;
-	dev.k.dropout(&dev, z, x, rec, pos, T, C, key, false);
+	dev.k.dropout(&dev, pz, C, px, LD, pr, pp, T, C, key, false);
+	z = down(&dev, pz, T, C, C);
 	ck_assert(memcmp(y, z, T * C * sizeof(float)) != 0);
+	device_free(&dev, px), device_free(&dev, py), device_free(&dev, pz), device_free(&dev, pr), device_free(&dev, pp), device_free(&dev, pbr);
+	device_free(&dev, pbp);
 	free(x), free(y), free(z);
 }
 END_TEST
 
-/* --- rows, bias, widening, norms --- */
+/* --- adapters in a dense form --- */
 
-START_TEST(test_small_ones)
+START_TEST(test_adapter_place)
 {
-	float x[12] = { 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 }, y[12] = { 0 }, bias[3] = { 1, -1, 0.5f }, emb[6];
-	const float big[2] = { 3e19f, 4e19f };
-	int32_t idx[2] = { 3, 1 };
-	uint16_t h[2] = { 0x3c00, 0xc100 }, b[2] = { 0x3f80, 0xc0a0 };
-	double s;
+	enum { IN = 40, OUT = 70, PAD = 64, R = 8, LD = IN + PAD, N = 2 };
+	static const int64_t row[N] = { 0, 30 }, rows[N] = { 30, 25 };
+	float *a = noise(N * R * IN, 1, 1), *b0 = noise(rows[0] * R, 1, 2), *b1 = noise(rows[1] * R, 1, 3), *w = noise(OUT * IN, 1, 4);
+	float *full = xcalloc((OUT + PAD) * LD, 4), *g;
+	void *pa = up_raw(&dev, a, N * R * IN * 4), *pb0 = up_raw(&dev, b0, (uint64_t)rows[0] * R * 4), *pb1 = up_raw(&dev, b1, (uint64_t)rows[1] * R * 4), *pg;
+	struct kn_adapters k = { IN, OUT, PAD, N, R, 0.5f, pa, { pb0, pb1 }, { row[0], row[1] }, { rows[0], rows[1] } };
 
-	dev.k.gather_rows(&dev, y, x, idx, 2, 3);
-	ck_assert(y[0] == 9 && y[2] == 11 && y[3] == 3 && y[5] == 5);
-	memset(x, 0, sizeof(x));
-	dev.k.scatter_rows(&dev, x, y, idx, 2, 3);
-	ck_assert(x[9] == 9 && x[3] == 3 && x[0] == 0 && x[6] == 0);
-	dev.k.bias_add(&dev, y, bias, 2, 3);
-	ck_assert(y[0] == 10 && y[1] == 9 && y[2] == 11.5f && y[3] == 4);
-	dev.k.sum_squares(&dev, big, 2, &s); /* beyond fp32's range */
-	ck_assert_double_eq_tol(s / 25e38, 1, 1e-6);
-	dev.k.widen(&dev, y, h, DT_F16, 2);
-	ck_assert(y[0] == 1 && y[1] == -2.5f);
-	dev.k.widen(&dev, y, b, DT_BF16, 2);
-	ck_assert(y[0] == 1 && y[1] == -5);
-	idx[0] = 1, idx[1] = 0;
-	dev.k.embed_fwd(&dev, emb, idx, b, DT_BF16, 2, 1);
-	ck_assert(emb[0] == -5 && emb[1] == 1);
+	for (int i = 0; i < (OUT + PAD) * LD; i++)
+		full[i] = i / LD < OUT && i % LD < IN ? w[i / LD * IN + i % LD] : 9;
+	pg = up(&dev, full, OUT + PAD, LD, LD);
+	dev.k.adapter_place(&dev, pg, LD, &k);
+	g = down(&dev, pg, OUT + PAD, LD, LD);
+	for (int64_t i = 0; i < OUT + PAD; i++)
+		for (int64_t j = 0; j < LD; j++) {
+			double want = 0;
+			int64_t s = (j - IN) / R;
+
+			if (i >= OUT && j >= IN)
+				continue; /* nobody reads the corner */
+			if (j < IN)
+				want = i < OUT ? w[i * IN + j] : i < OUT + N * R ? a[(i - OUT) * IN + j] : 0;
+			else if (s < N && i >= row[s] && i < row[s] + rows[s])
+				want = 0.5 * (s ? b1 : b0)[(i - row[s]) * R + (j - IN) % R];
+			near(g[i * LD + j], want, ulp * fabs(want), "g", i * LD + j);
+		}
+	device_free(&dev, pa), device_free(&dev, pb0), device_free(&dev, pb1), device_free(&dev, pg);
+	free(a), free(b0), free(b1), free(w), free(full), free(g);
+}
+END_TEST
+
+/* --- NF4 to dense rows --- */
+
+START_TEST(test_nf4_rows)
+{
+	static const int64_t shapes[][2] = { { 1, 1 }, { 3, 40 }, { 5, 33 }, { 64, 64 }, { 20, 1024 }, { 7, 4096 } };
+	int64_t rows = shapes[_i][0], cols = shapes[_i][1], n = rows * cols, ld = cols + 8;
+	float *x = noise(n, 1, 1), *absmax = xcalloc((size_t)nf4_blocks(n), 4), *want = xcalloc((size_t)n, 4), *got;
+	struct nf4 q = { n, xcalloc((size_t)n / 2 + 1, 1), xcalloc((size_t)nf4_blocks(n), 1), xcalloc((size_t)nf4_blocks2(n), 4), 0 }, on;
+	void *py = up(&dev, NULL, rows, cols, ld);
+
+	nf4_quantize(x, &q, absmax);
+	kn_nf4_dequant_cpu(&(struct device){ .threads = 1 }, want, cols, &q, rows, cols);
+	on = q;
+	on.codes = up_raw(&dev, q.codes, (uint64_t)(n + 1) / 2);
+	on.qabsmax = up_raw(&dev, q.qabsmax, (uint64_t)nf4_blocks(n));
+	on.absmax2 = up_raw(&dev, q.absmax2, (uint64_t)nf4_blocks2(n) * 4);
+	dev.k.nf4_dequant(&dev, py, ld, &on, rows, cols);
+	got = down(&dev, py, rows, cols, ld);
+	if (dev.act != DT_F32) {
+		uint16_t *h = xcalloc((size_t)n, 2);
+
+		from_f32(dev.act, want, h, (size_t)n);
+		to_f32(dev.act, h, want, (size_t)n);
+		free(h);
+	}
+	for (int64_t i = 0; i < n; i++)
+		ck_assert_msg(got[i] == want[i], "element %lld: %g, not %g", (long long)i, (double)got[i], (double)want[i]);
+	device_free(&dev, py), device_free(&dev, on.codes), device_free(&dev, on.qabsmax), device_free(&dev, on.absmax2);
+	free(x), free(absmax), free(want), free(got), free(q.codes), free(q.qabsmax), free(q.absmax2);
+}
+END_TEST
+
+/* --- rows, bias, conversion, sums --- */
+
+START_TEST(test_rows)
+{
+	enum { N = 9, C = 40, LD = 48 };
+	float *x = noise(N * C, 1, 1), *y, bias[C];
+	int32_t idx[3] = { 7, 1, 4 };
+	void *px = up(&dev, x, N, C, C), *py = up(&dev, NULL, 3, C, C), *pi = up_raw(&dev, idx, sizeof(idx)), *pb, *pc = up(&dev, NULL, N, C, LD);
+
+	for (int i = 0; i < C; i++)
+		bias[i] = (float)i / 4;
+	pb = up_raw(&dev, bias, sizeof(bias));
+	dev.k.gather_rows(&dev, py, px, pi, 3, C);
+	y = down(&dev, py, 3, C, C);
+	for (int i = 0; i < 3; i++)
+		ck_assert_mem_eq(y + i * C, x + idx[i] * C, C * 4);
+	free(y);
+	dev.k.copy_rows(&dev, pc, LD, px, C, N, C);
+	y = down(&dev, pc, N, C, LD);
+	ck_assert_mem_eq(y, x, N * C * 4);
+	free(y);
+	dev.k.bias_add(&dev, pc, LD, pb, N, C);
+	y = down(&dev, pc, N, C, LD);
+	for (int i = 0; i < N * C; i++)
+		near(y[i], (double)x[i] + (double)bias[i % C], (ulp + 1e-7) * fabs((double)x[i] + (double)bias[i % C]), "biased", i);
+	free(y);
+	device_zero(&dev, px, act_bytes(N * C));
+	dev.k.scatter_rows(&dev, px, py, pi, 3, C);
+	y = down(&dev, px, N, C, C);
+	for (int r = 0; r < N; r++)
+		for (int j = 0; j < C; j++)
+			ck_assert(y[r * C + j] == (r == 7 || r == 1 || r == 4 ? x[r * C + j] : 0));
+	device_free(&dev, px), device_free(&dev, py), device_free(&dev, pi), device_free(&dev, pb), device_free(&dev, pc);
+	free(x), free(y);
+}
+END_TEST
+
+START_TEST(test_convert)
+{
+	enum { ROWS = 5, COLS = 33, LD = 40, N = ROWS * COLS };
+	static const enum dtype types[] = { DT_F32, DT_BF16, DT_F16 };
+	float *x = noise(N, 1, 1), *want = xcalloc(N, 4), *y, *z;
+	char raw[N * 4];
+	uint16_t h[N];
+	int32_t ids[3] = { 4, 0, 4 };
+	void *pr, *py = up(&dev, NULL, ROWS, COLS, LD), *pi = up_raw(&dev, ids, sizeof(ids)), *pe = up(&dev, NULL, 3, COLS, COLS);
+
+	from_f32(types[_i], x, raw, N);
+	to_f32(types[_i], raw, want, N);
+	if (dev.act != DT_F32) {
+		from_f32(dev.act, want, h, N);
+		to_f32(dev.act, h, want, N);
+	}
+	pr = up_raw(&dev, raw, N * dtype_bytes(types[_i]));
+	dev.k.convert(&dev, py, LD, pr, types[_i], ROWS, COLS);
+	y = down(&dev, py, ROWS, COLS, LD);
+	ck_assert_mem_eq(y, want, N * 4);
+	dev.k.embed_fwd(&dev, pe, pi, pr, types[_i], 3, COLS);
+	z = down(&dev, pe, 3, COLS, COLS);
+	for (int i = 0; i < 3; i++)
+		ck_assert_mem_eq(z + i * COLS, want + ids[i] * COLS, COLS * 4);
+	device_free(&dev, pr), device_free(&dev, py), device_free(&dev, pi), device_free(&dev, pe);
+	free(x), free(want), free(y), free(z);
+}
+END_TEST
+
+START_TEST(test_sums)
+{
+	static const int64_t sizes[] = { 1, 4096, 100003, 2000000 };
+	int64_t n = sizes[_i];
+	float *x = xcalloc((size_t)n, 4);
+	double *y = xcalloc((size_t)n, 8), squares = 0, sum = 3, got[2] = { -1, 3 };
+	void *px, *py, *pg = up_raw(&dev, got, sizeof(got));
+
+	for (int64_t i = 0; i < n; i++) {
+		x[i] = (float)rng_normal(3, 1, (uint64_t)i) * 1e19f; /* beyond fp32's range */
+		y[i] = rng_normal(3, 2, (uint64_t)i);
+		squares += (double)x[i] * (double)x[i];
+		sum += y[i];
+	}
+	px = up_raw(&dev, x, (uint64_t)n * 4);
+	py = up_raw(&dev, y, (uint64_t)n * 8);
+	dev.k.sum_squares(&dev, px, n, pg);
+	dev.k.sum(&dev, py, n, (double *)pg + 1);
+	device_download(&dev, got, pg, sizeof(got));
+	must_sync(&dev);
+	ck_assert_double_eq_tol(got[0] / squares, 1, 1e-12);
+	ck_assert_double_eq_tol(got[1], sum, 1e-9 * (double)n);
+	device_free(&dev, px), device_free(&dev, py), device_free(&dev, pg);
+	free(x), free(y);
 }
 END_TEST
 
@@ -437,15 +808,19 @@ int main(void)
 
 	tcase_set_timeout(t, 60);
 	tcase_add_checked_fixture(t, setup, NULL);
-	tcase_add_loop_test(t, test_gemm, 0, 4 * (int)(sizeof(gemm_shapes) / sizeof(*gemm_shapes)));
-	tcase_add_loop_test(t, test_rmsnorm, 0, 5);
-	tcase_add_test(t, test_rope);
+	tcase_add_loop_test(t, test_gemm, 0, 8 * (int)(sizeof(gemm_shapes) / sizeof(*gemm_shapes)));
+	tcase_add_loop_test(t, test_rmsnorm, 0, 6);
+	tcase_add_loop_test(t, test_rope, 0, 3);
 	tcase_add_loop_test(t, test_swiglu, 0, 4);
-	tcase_add_loop_test(t, test_xent, 0, 5);
+	tcase_add_loop_test(t, test_xent, 0, 6);
 	tcase_add_test(t, test_xent_not_finite);
-	tcase_add_loop_test(t, test_attention, 0, 6);
+	tcase_add_loop_test(t, test_attention, 0, (int)(sizeof(attn_shapes) / sizeof(*attn_shapes)));
 	tcase_add_test(t, test_dropout);
-	tcase_add_test(t, test_small_ones);
+	tcase_add_test(t, test_adapter_place);
+	tcase_add_loop_test(t, test_nf4_rows, 0, 6);
+	tcase_add_test(t, test_rows);
+	tcase_add_loop_test(t, test_convert, 0, 3);
+	tcase_add_loop_test(t, test_sums, 0, 4);
 	suite_add_tcase(s, t);
 	srunner_run_all(r, CK_NORMAL);
 	failed = srunner_ntests_failed(r);

@@ -85,7 +85,7 @@ START_TEST(test_nf4)
 	nf4_quantize_absmax(absmax, nb, q.offset, q.qabsmax, q.absmax2);
 	ck_assert_mem_eq(q.qabsmax, get(c, "absmax8_bnb")->data, (size_t)nb);
 	same_floats(q.absmax2, get(c, "absmax2_bnb")->data, nb2, "absmax2_bnb");
-	dev.k.nf4_dequant(&dev, y, &q);
+	dev.k.nf4_dequant(&dev, y, n, &q, 1, n);
 	if (w->dtype == DT_F32) {
 		same_floats(y, get(c, "dequant_bnb")->data, n, "dequantised");
 	} else {
