@@ -197,22 +197,21 @@ static void bwd_head(const struct bwd *g, int64_t t0, int64_t len, int64_t h, fl
 
 	for (int64_t i0 = 0; i0 < len; i0 += QB) {
 		int64_t i1 = i0 + QB < len ? i0 + QB : len, m = i1 - i0, k0 = first_key(s, i0), n = i1 - k0;
-		int64_t qo = (t0 + i0) * s->ldq + h * d, oo = (t0 + i0) * s->ldo + h * d, go = (t0 + i0) * s->ld_do + h * d;
-		int64_t dqo = (t0 + i0) * s->ld_dqkv + h * d, dko = (t0 + k0) * s->ld_dqkv + kvh * d;
+		int64_t qo = (t0 + i0) * s->ldq + h * d, oo = (t0 + i0) * s->ldo + h * d;
 		int64_t ko = (t0 + k0) * s->ldk + kvh * d, vo = (t0 + k0) * s->ldv + kvh * d;
 
 		nt(m, n, d, s->scale, g->q + qo, s->ldq, g->k + ko, s->ldk, p, n);
-		nt(m, n, d, 1, g->d_o + go, s->ld_do, g->v + vo, s->ldv, ds, n);
+		nt(m, n, d, 1, g->d_o + oo, s->ldo, g->v + vo, s->ldv, ds, n);
 		for (int64_t i = 0; i < m; i++) {
 			int64_t lo, hi;
 
 			visible(s, i0 + i, k0, &lo, &hi);
 			bwd_row(p + i * n, ds + i * n, lo, hi, n, g->lse[(t0 + i0 + i) * s->n_heads + h],
-			        dot(g->d_o + go + i * s->ld_do, g->o + oo + i * s->ldo, d));
+			        dot(g->d_o + oo + i * s->ldo, g->o + oo + i * s->ldo, d));
 		}
-		tn_add(n, d, m, 1, p, n, g->d_o + go, s->ld_do, g->dv + dko, s->ld_dqkv);
-		tn_add(n, d, m, s->scale, ds, n, g->q + qo, s->ldq, g->dk + dko, s->ld_dqkv);
-		nn(m, d, n, s->scale, ds, n, g->k + ko, s->ldk, g->dq + dqo, s->ld_dqkv);
+		tn_add(n, d, m, 1, p, n, g->d_o + oo, s->ldo, g->dv + vo, s->ldv);
+		tn_add(n, d, m, s->scale, ds, n, g->q + qo, s->ldq, g->dk + ko, s->ldk);
+		nn(m, d, n, s->scale, ds, n, g->k + ko, s->ldk, g->dq + qo, s->ldq);
 	}
 }
 
@@ -228,8 +227,8 @@ void kn_attn_bwd_cpu(struct device *dev, const struct kn_attn_shape *s, const vo
 		float *p = (float *)s->scratch + omp_get_thread_num() * 2 * QB * max;
 
 		for (int64_t t = t0; t < t0 + len; t++) {
-			memset(g.dk + t * s->ld_dqkv + kvh * s->head_dim, 0, (size_t)s->head_dim * sizeof(*g.dk));
-			memset(g.dv + t * s->ld_dqkv + kvh * s->head_dim, 0, (size_t)s->head_dim * sizeof(*g.dv));
+			memset(g.dk + t * s->ldk + kvh * s->head_dim, 0, (size_t)s->head_dim * sizeof(*g.dk));
+			memset(g.dv + t * s->ldv + kvh * s->head_dim, 0, (size_t)s->head_dim * sizeof(*g.dv));
 		}
 		for (int64_t h = kvh * group; h < (kvh + 1) * group; h++)
 			bwd_head(&g, t0, len, h, p, p + QB * max);

@@ -7,7 +7,7 @@
  * matrix is kept:
  *   D = rowsum(do o);  P = e^(S - lse);  dS = P (do v^T - D)
  *   dq = scale dS k;  dk += scale dS^T q;  dv += P^T do
- * dq, dk, dv are overwritten; they have one row stride of their own, as d_o has.
+ * dq, dk, dv are overwritten, with the strides of q, k, v; d_o has that of o.
  * Error: fp32 products. An error in a score is a relative error of its
  * probability, and a score carries 2^-24 of its own size a few times over: against
  * fp64 each result is within (2e-6 + 2^-23 max|S|) of the largest absolute value
@@ -22,7 +22,6 @@
 struct kn_attn_shape {
 	int64_t n_heads, n_kv, head_dim;
 	int64_t ldq, ldk, ldv, ldo; /* row strides in elements */
-	int64_t ld_do, ld_dqkv;
 	int64_t window;             /* 0: none */
 	float scale;
 	int64_t n_seqs, n_tokens;

@@ -17,7 +17,7 @@ enum { ARENA_WEIGHTS, ARENA_ADAPTER, ARENA_ACTIVATIONS, ARENA_SCRATCH, ARENA_CAC
  * device's type. The input of a group of projections has the adapters' inner
  * values x A^T behind it in each row (weights.h, kernels/adapter.h). */
 struct acts {
-	void *y1, *qkv, *o;      /* (T, C + pad), (T, (NH + 2 NKV) * D) after rotary, (T, NH*D + pad) */
+	void *y1, *qkv, *o;      /* (T, C + pad), (T, (NH + 2 NKV) * D + pad) after rotary, (T, NH*D + pad) */
 	void *x2, *y2;           /* (T, C), (T, C + pad): residual stream, input of gate and up */
 	void *gu, *h;            /* (T, 2F + pad): backward puts the gradient there; (T, F + pad) */
 	float *rstd1, *rstd2;    /* (T) */
@@ -64,7 +64,7 @@ struct engine {
 	void *delta;             /* (T, C) what a sub-layer adds */
 	void *d_res;             /* (T, ld_res) gradient of the residual stream, room for adapters behind it */
 	int64_t ld_res;
-	void *d_y, *d_o, *d_h;   /* (T, C), (T, NH*D), (T, F) */
+	void *d_y, *d_o, *d_h;   /* (T, C), (T, NH*D + pad), (T, F) */
 	void *d_qkv;             /* (T, (NH + 2 NKV) * D + pad) */
 	void *xd;                /* (T, widest in) with dropout */
 	void *dense;             /* one group in dense form */

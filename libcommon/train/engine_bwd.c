@@ -23,7 +23,7 @@ static void masked(struct engine *g, const struct back *k, const struct lora_gro
 }
 
 /* dx += dropout'(d_s A), adapter by adapter: each has a mask of its own. */
-static void through_masks(struct engine *g, const struct back *k, const struct lora_group *l, const void *dense, void *dx)
+static void through_masks(struct engine *g, const struct back *k, const struct lora_group *l, const void *dense, void *dx, int64_t ld_dx)
 {
 	struct device *d = g->dev;
 	const struct wgroup *w = &g->w.layers[k->layer].grp[k->grp];
@@ -33,12 +33,12 @@ static void through_masks(struct engine *g, const struct back *k, const struct l
 		masked(g, k, l, j);
 		d->k.gemm(d, false, false, k->t, w->in, r, 1, act_at(d, k->dy, w->out + j * r), k->ldy, act_at(d, dense, (w->out + j * r) * w->ld), w->ld,
 		          0, g->xd, w->in, false);
-		d->k.dropout(d, dx, w->in, g->xd, w->in, g->in.rec, g->in.pos, k->t, w->in, g->dropout, true);
+		d->k.dropout(d, dx, ld_dx, g->xd, w->in, g->in.rec, g->in.pos, k->t, w->in, g->dropout, true);
 	}
 }
 
-/* From dy: d_s = dy scale B behind dy's rows, dB, and dx (T, in) unless it is NULL. */
-static void linear_bwd(struct engine *g, const struct back *k, void *dx)
+/* From dy: d_s = dy scale B behind dy's rows, dB, and dx (T, in), row stride ld_dx, unless it is NULL. */
+static void linear_bwd(struct engine *g, const struct back *k, void *dx, int64_t ld_dx)
 {
 	struct device *d = g->dev;
 	const struct wgroup *w = &g->w.layers[k->layer].grp[k->grp];
@@ -53,10 +53,10 @@ static void linear_bwd(struct engine *g, const struct back *k, void *dx)
 	if (l)
 		d->k.gemm(d, false, false, k->t, l->n * r, w->out, 1, k->dy, k->ldy, act_at(d, dense, w->in), w->ld, 0, act_at(d, k->dy, w->out), k->ldy, false);
 	if (dx && l && g->dropout_on) {
-		d->k.gemm(d, false, false, k->t, w->in, w->out, 1, k->dy, k->ldy, dense, w->ld, 0, dx, w->in, false);
-		through_masks(g, k, l, dense, dx);
+		d->k.gemm(d, false, false, k->t, w->in, w->out, 1, k->dy, k->ldy, dense, w->ld, 0, dx, ld_dx, false);
+		through_masks(g, k, l, dense, dx, ld_dx);
 	} else if (dx) {
-		d->k.gemm(d, false, false, k->t, w->in, w->out + (l ? w->pad : 0), 1, k->dy, k->ldy, dense, w->ld, 0, dx, w->in, false);
+		d->k.gemm(d, false, false, k->t, w->in, w->out + (l ? w->pad : 0), 1, k->dy, k->ldy, dense, w->ld, 0, dx, ld_dx, false);
 	}
 	for (int j = 0; l && j < l->n; j++) {
 		const struct lora_mat *m = &g->lora->mats[k->layer * LIN_N + (int)l->slot[j]];
@@ -103,10 +103,10 @@ static void mlp_bwd(struct engine *g, int64_t i, int64_t t)
 	struct layer_weights *lw = &g->w.layers[i];
 	struct back down = { i, GRP_DOWN, g->d_res, g->ld_res, t }, gu = { i, GRP_GU, a->gu, 2 * m->ffn + lw->grp[GRP_GU].pad, t };
 
-	linear_bwd(g, &down, g->d_h);
+	linear_bwd(g, &down, g->d_h, m->ffn);
 	d->k.swiglu_bwd(d, a->gu, gu.ldy, g->d_h, is_lean(g, i) ? a->h : NULL, lw->grp[GRP_DOWN].ld, t, m->ffn);
 	linear_bwd_a(g, &down, a->h);
-	linear_bwd(g, &gu, g->d_y);
+	linear_bwd(g, &gu, g->d_y, m->hidden);
 	if (is_lean(g, i))
 		engine_norm2(g, i, t);
 	linear_bwd_a(g, &gu, a->y2);
@@ -126,12 +126,12 @@ static void attn_bwd(struct engine *g, int64_t i, const struct microbatch *b)
 
 	engine_attn_shape(g, i, b, &s);
 	o = (struct back){ i, GRP_O, g->d_res, g->ld_res, t };
-	qkv = (struct back){ i, GRP_QKV, g->d_qkv, s.ld_dqkv, t };
-	linear_bwd(g, &o, g->d_o);
+	qkv = (struct back){ i, GRP_QKV, g->d_qkv, s.ldq, t };
+	linear_bwd(g, &o, g->d_o, lw->grp[GRP_O].ld);
 	linear_bwd_a(g, &o, a->o);
 	d->k.attn_bwd(d, &s, a->qkv, engine_k(g, a->qkv), engine_v(g, a->qkv), a->o, a->lse, g->d_o, g->d_qkv, engine_k(g, g->d_qkv), engine_v(g, g->d_qkv));
-	engine_rotate(g, g->d_qkv, s.ld_dqkv, t, true);
-	linear_bwd(g, &qkv, i > 0 ? g->d_y : NULL);
+	engine_rotate(g, g->d_qkv, s.ldq, t, true);
+	linear_bwd(g, &qkv, i > 0 ? g->d_y : NULL, m->hidden);
 	if (is_lean(g, i))
 		engine_norm1(g, i, t);
 	linear_bwd_a(g, &qkv, a->y1);

@@ -160,15 +160,15 @@ void engine_layer(struct engine *g, int64_t i, const struct microbatch *b, engin
 	const struct model_desc *m = &g->w.desc;
 	const struct layer_weights *lw = &g->w.layers[i];
 	struct acts *a = &g->acts[i];
-	int64_t t = b->n_tokens, c = m->hidden, ld_gu = group_out(m, GRP_GU) + lw->grp[GRP_GU].pad;
+	int64_t t = b->n_tokens, c = m->hidden, ld_gu = lw->grp[GRP_GU].out + lw->grp[GRP_GU].pad, ld_qkv = lw->grp[GRP_QKV].out + lw->grp[GRP_QKV].pad;
 	float eps = (float)m->rms_eps;
 
 	if (i > 0 && !again)
 		d->k.rmsnorm_fwd(d, g->x1[i], a->y1, ld_in(g, GRP_QKV), a->rstd1, g->acts[i - 1].x2, g->delta, lw->norm1, t, c, eps);
 	else
 		engine_norm1(g, i, t);
-	linear(g, i, GRP_QKV, a->y1, a->qkv, group_out(m, GRP_QKV), t);
-	engine_rotate(g, a->qkv, group_out(m, GRP_QKV), t, false);
+	linear(g, i, GRP_QKV, a->y1, a->qkv, ld_qkv, t);
+	engine_rotate(g, a->qkv, ld_qkv, t, false);
 	attn(ctx, g, i, a, b);
 	linear(g, i, GRP_O, a->o, g->delta, c, t);
 	d->k.rmsnorm_fwd(d, a->x2, a->y2, ld_in(g, GRP_GU), a->rstd2, g->x1[i], g->delta, lw->norm2, t, c, eps);
@@ -223,10 +223,10 @@ void engine_head(struct engine *g, const void *hid, void *logits, int64_t n)
 void engine_attn_shape(const struct engine *g, int64_t layer, const struct microbatch *b, struct kn_attn_shape *s)
 {
 	const struct model_desc *m = &g->w.desc;
-	int64_t ld = group_out(m, GRP_QKV);
+	int64_t ld = group_out(m, GRP_QKV) + g->w.layers[0].grp[GRP_QKV].pad;
 
 	*s = (struct kn_attn_shape){ .n_heads = m->heads, .n_kv = m->kv_heads, .head_dim = m->head_dim, .ldq = ld, .ldk = ld, .ldv = ld,
-		.ldo = ld_in(g, GRP_O), .ld_do = m->heads * m->head_dim, .ld_dqkv = ld + g->w.layers[0].grp[GRP_QKV].pad,
+		.ldo = ld_in(g, GRP_O),
 		.window = model_window(m, layer), .scale = (float)(1 / sqrt((double)m->head_dim)), .n_seqs = b->n_seqs,
 		.n_tokens = b->n_tokens, .seq_start = b->seq_start, .seq_start_dev = g->in.seq_start, .tiles = g->in.tiles,
 		.n_tiles = g->in.n_tiles, .scratch = g->attn_scratch };

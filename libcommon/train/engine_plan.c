@@ -44,7 +44,7 @@ static void layout_far(struct engine *g, struct acts *a, struct layout *l, const
 	const struct model_desc *m = &g->w.desc;
 	int64_t t = g->shape.max_tokens;
 
-	a->qkv = acts(g, l, name, t * group_out(m, GRP_QKV));
+	a->qkv = acts(g, l, name, t * (group_out(m, GRP_QKV) + pad(g, GRP_QKV)));
 	a->o = acts(g, l, name, t * (m->heads * m->head_dim + pad(g, GRP_O)));
 	a->x2 = acts(g, l, name, t * m->hidden);
 	a->gu = acts(g, l, name, t * (2 * m->ffn + pad(g, GRP_GU)));
@@ -111,7 +111,7 @@ static void layout_gradients(struct engine *g, struct layout *l)
 	g->d_res = acts(g, l, "gradients of activations", t * g->ld_res);
 	g->d_y = acts(g, l, "gradients of activations", t * m->hidden);
 	g->d_qkv = acts(g, l, "gradients of activations", t * (group_out(m, GRP_QKV) + pad(g, GRP_QKV)));
-	g->d_o = acts(g, l, "gradients of activations", t * m->heads * m->head_dim);
+	g->d_o = acts(g, l, "gradients of activations", t * (m->heads * m->head_dim + pad(g, GRP_O)));
 	g->d_h = acts(g, l, "gradients of activations", t * m->ffn);
 }
 

@@ -455,7 +455,7 @@ struct on_device {
 	struct device *d;
 	struct kn_attn_shape s;
 	void *qkv, *o, *lse, *d_o, *d_qkv, *start, *tiles;
-	int64_t nt, wq, wk, ld, ldo, ld_do, ld_dqkv;
+	int64_t nt, wq, wk, w, ld, ldo;
 };
 
 static void attn_put(struct on_device *x, struct device *d, const struct shape *s, const float *q, const float *k, const float *v, const float *d_o)
@@ -466,22 +466,22 @@ static void attn_put(struct on_device *x, struct device *d, const struct shape *
 
 	x->d = d;
 	x->nt = nt, x->wq = wq, x->wk = wk;
-	x->ld = wq + 2 * wk, x->ldo = wq + 16, x->ld_do = wq, x->ld_dqkv = x->ld + 16;
+	x->w = wq + 2 * wk, x->ld = x->w + 16, x->ldo = wq + 16;
 	for (int64_t t = 0; t < nt; t++) {
-		memcpy(all + t * x->ld, q + t * wq, (size_t)wq * 4);
-		memcpy(all + t * x->ld + wq, k + t * wk, (size_t)wk * 4);
-		memcpy(all + t * x->ld + wq + wk, v + t * wk, (size_t)wk * 4);
+		memcpy(all + t * x->w, q + t * wq, (size_t)wq * 4);
+		memcpy(all + t * x->w + wq, k + t * wk, (size_t)wk * 4);
+		memcpy(all + t * x->w + wq + wk, v + t * wk, (size_t)wk * 4);
 	}
 	for (int64_t i = 0; i < s->n_seqs; i++)
 		max = s->start[i + 1] - s->start[i] > max ? s->start[i + 1] - s->start[i] : max;
-	x->qkv = up(d, all, nt, x->ld, x->ld);
+	x->qkv = up(d, all, nt, x->w, x->ld);
 	x->o = up(d, NULL, nt, wq, x->ldo);
 	x->lse = room(d, (uint64_t)(nt * s->nh) * 4);
-	x->d_o = up(d, d_o, nt, wq, wq);
-	x->d_qkv = up(d, NULL, nt, x->ld, x->ld_dqkv);
+	x->d_o = up(d, d_o, nt, wq, x->ldo);
+	x->d_qkv = up(d, NULL, nt, x->w, x->ld);
 	x->start = up_raw(d, s->start, sizeof(s->start));
 	x->s = (struct kn_attn_shape){ .n_heads = s->nh, .n_kv = s->nkv, .head_dim = s->d, .ldq = x->ld, .ldk = x->ld, .ldv = x->ld, .ldo = x->ldo,
-		.ld_do = x->ld_do, .ld_dqkv = x->ld_dqkv, .window = s->window, .scale = (float)(1 / sqrt((double)s->d)), .n_seqs = s->n_seqs,
+		.window = s->window, .scale = (float)(1 / sqrt((double)s->d)), .n_seqs = s->n_seqs,
 		.n_tokens = nt, .seq_start = s->start, .seq_start_dev = x->start };
 	x->s.n_tiles = attn_tiles(s->start, s->n_seqs, tiles);
 	x->tiles = up_raw(d, tiles, sizeof(tiles));
@@ -567,15 +567,15 @@ START_TEST(test_attention)
 	attn_run(&x);
 	attn_run(&x2);
 	same_bytes(&dev, x.o, &again, x2.o, act_bytes(nt * x.ldo));
-	same_bytes(&dev, x.d_qkv, &again, x2.d_qkv, act_bytes(nt * x.ld_dqkv));
+	same_bytes(&dev, x.d_qkv, &again, x2.d_qkv, act_bytes(nt * x.ld));
 	o = down(&dev, x.o, nt, x.wq, x.ldo);
 	lse = down_f32(&dev, x.lse, nt * s->nh);
-	d_qkv = down(&dev, x.d_qkv, nt, x.ld, x.ld_dqkv);
+	d_qkv = down(&dev, x.d_qkv, nt, x.w, x.ld);
 	all_near(o, r.o, nq, r.score, 3, "o");
 	all_near(lse, r.lse, nt * s->nh, r.score, 0.01, "lse");
-	slice_near(d_qkv, x.ld, 0, x.wq, nt, r.dq, r.score, "dq");
-	slice_near(d_qkv, x.ld, x.wq, x.wk, nt, r.dk, r.score, "dk");
-	slice_near(d_qkv, x.ld, x.wq + x.wk, x.wk, nt, r.dv, r.score, "dv");
+	slice_near(d_qkv, x.w, 0, x.wq, nt, r.dq, r.score, "dq");
+	slice_near(d_qkv, x.w, x.wq, x.wk, nt, r.dk, r.score, "dk");
+	slice_near(d_qkv, x.w, x.wq + x.wk, x.wk, nt, r.dv, r.score, "dv");
 	decode_near(&x, s, &r);
 	attn_drop(&x);
 	attn_drop(&x2);
