@@ -1,8 +1,16 @@
-/* The 8-bit dynamic maps of bitsandbytes (create_dynamic_map, 7 exponent bits;
+/* Constants of quantisation. The 8-bit dynamic maps of bitsandbytes (create_dynamic_map, 7 exponent bits;
  * Dettmers 2016, arXiv 1511.04561), as fp32 constants: 256 ascending values. */
 #include "kernels/dynmap.h"
 
 #include <math.h>
+
+/* QLoRA's NormalFloat4 levels: quantiles of N(0, 1), as published. */
+const float nf4_levels[16] = {
+	-1.0f, -0.6961928009986877f, -0.5250730514526367f, -0.39491748809814453f,
+	-0.28444138169288635f, -0.18477343022823334f, -0.09105003625154495f, 0.0f,
+	0.07958029955625534f, 0.16093020141124725f, 0.24611230194568634f, 0.33791524171829224f,
+	0.44070982933044434f, 0.5626170039176941f, 0.7229568362236023f, 1.0f,
+};
 
 const float dynmap_signed[256] = {
 	-0.992968738f, -0.978906274f, -0.96484375f, -0.950781226f, -0.936718762f, -0.922656238f, -0.908593774f, -0.89453125f,

@@ -37,8 +37,6 @@ static inline int64_t nf4_blocks2(int64_t n)
 	return (nf4_blocks(n) + NF4_BLOCK2 - 1) / NF4_BLOCK2;
 }
 
-extern const float nf4_levels[16];
-
 /* Host only. x (n); q's pointers are the caller's; absmax (n_blocks) is scratch
  * and returns the first level unquantised. */
 void nf4_quantize(const float *x, struct nf4 *q, float *absmax);

@@ -1,0 +1,38 @@
+#include "kernels/cuda.cuh"
+
+#define THREADS 256
+
+/* The right edge: a block a row of G. */
+static __global__ void right_kernel(bf16 *g, int64_t ldg, const struct kn_adapters a)
+{
+	int64_t row = blockIdx.x, r = a.rank;
+
+	for (int64_t c = threadIdx.x; c < a.pad; c += blockDim.x) {
+		int j = (int)(c / r);
+		float v = 0;
+
+		if (j < a.n && row >= a.row[j] && row < a.row[j] + a.rows[j])
+			v = a.scale * a.b[j][(row - a.row[j]) * r + c % r];
+		g[row * ldg + a.in + c] = __float2bfloat16_rn(v);
+	}
+}
+
+/* The lower edge. */
+static __global__ void __launch_bounds__(THREADS) lower_kernel(bf16 *g, int64_t ldg, const struct kn_adapters a)
+{
+	int64_t row = blockIdx.x, c = (int64_t)blockIdx.y * THREADS + threadIdx.x;
+
+	if (c < a.in)
+		g[(a.out + row) * ldg + c] = __float2bfloat16_rn(row < a.n * a.rank ? a.a[row * a.in + c] : 0);
+}
+
+void kn_adapter_place_cuda(struct device *d, void *g, int64_t ldg, const struct kn_adapters *a)
+{
+	cudaStream_t st = cuda_of(d)->stream;
+
+	if (a->pad == 0)
+		return;
+	right_kernel<<<(unsigned)a->out, 64, 0, st>>>((bf16 *)g, ldg, *a);
+	lower_kernel<<<dim3((unsigned)a->pad, (unsigned)((a->in + THREADS - 1) / THREADS)), THREADS, 0, st>>>((bf16 *)g, ldg, *a);
+	cuda_launched(d, "adapter_place");
+}

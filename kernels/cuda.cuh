@@ -1,0 +1,182 @@
+/* What the CUDA kernels share: the device's private part, launches whose errors
+ * wait for the next sync, bf16 in eights, reductions of fixed order. Internal to
+ * kernels/(*).cu; the whole shared object exports device_open_cuda alone. */
+#ifndef LP_KERNELS_CUDA_CUH
+#define LP_KERNELS_CUDA_CUH
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+extern "C" {
+#include "kernels/device.h"
+}
+
+typedef __nv_bfloat16 bf16;
+
+struct gemm_state; /* gemm.cu */
+
+struct cuda_impl {
+	cudaStream_t stream;
+	struct gemm_state *gemm;
+	double *partials;  /* (SUM_BLOCKS) of sums */
+	int sms;
+	char failed[256];  /* the first failure since the last sync, "" when none */
+};
+enum { SUM_BLOCKS = 1024 };
+
+static inline struct cuda_impl *cuda_of(struct device *d)
+{
+	return (struct cuda_impl *)d->impl;
+}
+
+/* Remembers the first failure and where it was; clears CUDA's own memory of it. */
+void cuda_note(struct device *d, cudaError_t e, const char *what);
+/* After a launch. */
+static inline void cuda_launched(struct device *d, const char *what)
+{
+	cudaError_t e = cudaGetLastError();
+
+	if (e != cudaSuccess)
+		cuda_note(d, e, what);
+}
+
+/* gemm.cu */
+int gemm_open(struct device *d, struct err *e);
+void gemm_close(struct device *d);
+/* quantities that the host keeps as constants go to the device once */
+int nf4_open(struct device *d, struct err *e);
+int adam8_open(struct device *d, struct err *e);
+
+extern "C" {
+kn_gemm_fn kn_gemm_cuda;
+kn_embed_fwd_fn kn_embed_fwd_cuda;
+kn_rmsnorm_fwd_fn kn_rmsnorm_fwd_cuda;
+kn_rmsnorm_bwd_fn kn_rmsnorm_bwd_cuda;
+kn_rope_fn kn_rope_cuda;
+kn_attn_fwd_fn kn_attn_fwd_cuda;
+kn_attn_bwd_fn kn_attn_bwd_cuda;
+kn_kv_append_fn kn_kv_append_cuda;
+kn_attn_decode_fn kn_attn_decode_cuda;
+kn_swiglu_fwd_fn kn_swiglu_fwd_cuda;
+kn_swiglu_bwd_fn kn_swiglu_bwd_cuda;
+kn_xent_fn kn_xent_cuda;
+kn_dropout_fn kn_dropout_cuda;
+kn_bias_add_fn kn_bias_add_cuda;
+kn_gather_rows_fn kn_gather_rows_cuda;
+kn_scatter_rows_fn kn_scatter_rows_cuda;
+kn_copy_rows_fn kn_copy_rows_cuda;
+kn_to_host_fn kn_to_host_cuda;
+kn_sum_squares_fn kn_sum_squares_cuda;
+kn_sum_fn kn_sum_cuda;
+kn_convert_fn kn_convert_cuda;
+kn_adamw_fn kn_adamw_cuda;
+kn_adam8_fn kn_adam8_cuda;
+kn_nf4_dequant_fn kn_nf4_dequant_cuda;
+kn_adapter_place_fn kn_adapter_place_cuda;
+}
+
+/* --- eights: 16 bytes of bf16 --- */
+
+struct f8 {
+	float v[8];
+};
+
+static __device__ __forceinline__ f8 unpack8(uint4 u)
+{
+	const uint32_t w[4] = { u.x, u.y, u.z, u.w };
+	f8 r;
+
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		r.v[2 * i] = __uint_as_float(w[i] << 16);
+		r.v[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
+	}
+	return r;
+}
+
+static __device__ __forceinline__ uint4 pack8(const f8 &x)
+{
+	uint32_t w[4];
+
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		__nv_bfloat162 p = __floats2bfloat162_rn(x.v[2 * i], x.v[2 * i + 1]);
+
+		w[i] = *(uint32_t *)&p;
+	}
+	return make_uint4(w[0], w[1], w[2], w[3]);
+}
+
+static __device__ __forceinline__ f8 load8(const bf16 *p)
+{
+	return unpack8(*(const uint4 *)p);
+}
+
+static __device__ __forceinline__ void store8(bf16 *p, const f8 &x)
+{
+	*(uint4 *)p = pack8(x);
+}
+
+/* Whether rows of p, ld elements apart, may be read in eights. */
+static inline bool eights(const void *p, int64_t ld)
+{
+	return ((uintptr_t)p & 15) == 0 && ld % 8 == 0;
+}
+
+/* --- sums over a block, in an order that the block's size fixes --- */
+
+template <typename T> static __device__ __forceinline__ T warp_sum(T x)
+{
+#pragma unroll
+	for (int o = 16; o > 0; o /= 2)
+		x += __shfl_xor_sync(0xffffffffu, x, o);
+	return x;
+}
+
+static __device__ __forceinline__ float warp_max(float x)
+{
+#pragma unroll
+	for (int o = 16; o > 0; o /= 2)
+		x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, o));
+	return x;
+}
+
+/* Of all threads; every thread gets the result. shared: 33 values, not in use by others. */
+template <typename T> static __device__ __forceinline__ T block_sum(T x, T *shared)
+{
+	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = (blockDim.x + 31) / 32;
+
+	x = warp_sum(x);
+	__syncthreads();
+	if (lane == 0)
+		shared[warp] = x;
+	__syncthreads();
+	if (warp == 0) {
+		x = warp_sum(lane < warps ? shared[lane] : T(0));
+		if (lane == 0)
+			shared[32] = x;
+	}
+	__syncthreads();
+	return shared[32];
+}
+
+static __device__ __forceinline__ float block_max(float x, float *shared)
+{
+	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = (blockDim.x + 31) / 32;
+
+	x = warp_max(x);
+	__syncthreads();
+	if (lane == 0)
+		shared[warp] = x;
+	__syncthreads();
+	if (warp == 0) {
+		x = warp_max(lane < warps ? shared[lane] : -INFINITY);
+		if (lane == 0)
+			shared[32] = x;
+	}
+	__syncthreads();
+	return shared[32];
+}
+
+#endif

@@ -1,0 +1,218 @@
+/* A CUDA device behind the device table: one stream, memory by cudaMalloc at
+ * planning time only, errors kept until the next sync. Never managed memory. */
+#include "kernels/cuda.cuh"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* The shared object stands alone: it has no err_set. */
+static int fail(struct err *e, const char *what, cudaError_t c)
+{
+	e->code = LP_DEVICE;
+	snprintf(e->msg, sizeof(e->msg), "%s: %s", what, cudaGetErrorString(c));
+	return -1;
+}
+
+void cuda_note(struct device *d, cudaError_t c, const char *what)
+{
+	struct cuda_impl *x = cuda_of(d);
+
+	if (!x->failed[0])
+		snprintf(x->failed, sizeof(x->failed), "%s: %s", what, cudaGetErrorString(c));
+	cudaGetLastError();
+}
+
+static void check(struct device *d, cudaError_t c, const char *what)
+{
+	if (c != cudaSuccess)
+		cuda_note(d, c, what);
+}
+
+/* --- memory --- */
+
+static void *cuda_alloc(struct device *d, uint64_t bytes, const char *what, struct err *e)
+{
+	void *p = NULL;
+	size_t avail = 0, total = 0;
+	cudaError_t c = cudaMalloc(&p, bytes ? bytes : 1);
+
+	if (c == cudaErrorMemoryAllocation) {
+		cudaGetLastError();
+		cudaMemGetInfo(&avail, &total);
+		e->code = LP_DEVICE;
+		snprintf(e->msg, sizeof(e->msg), "the device has no %.1f MiB for %s (%.1f MiB are free); lower --batch or --max-len, or set --memory",
+		         (double)bytes / (1 << 20), what, (double)avail / (1 << 20));
+		return NULL;
+	}
+	if (c == cudaSuccess)
+		c = cudaMemsetAsync(p, 0, bytes, cuda_of(d)->stream);
+	if (c != cudaSuccess) {
+		fail(e, what, c);
+		return NULL;
+	}
+	return p;
+}
+
+static void cuda_free(struct device *d, void *p)
+{
+	check(d, cudaFree(p), "free");
+}
+
+/* A copy from pageable memory has read it when it returns. */
+static void cuda_upload(struct device *d, void *dst, const void *src, uint64_t bytes)
+{
+	check(d, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, cuda_of(d)->stream), "upload");
+}
+
+static void cuda_upload_rows(struct device *d, void *dst, uint64_t ld, const void *src, uint64_t row, int64_t n)
+{
+	check(d, cudaMemcpy2DAsync(dst, ld, src, row, row, (size_t)n, cudaMemcpyHostToDevice, cuda_of(d)->stream), "upload");
+}
+
+static void cuda_download(struct device *d, void *dst, const void *src, uint64_t bytes)
+{
+	check(d, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, cuda_of(d)->stream), "download");
+	check(d, cudaStreamSynchronize(cuda_of(d)->stream), "download");
+}
+
+static void cuda_copy(struct device *d, void *dst, const void *src, uint64_t bytes)
+{
+	check(d, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToDevice, cuda_of(d)->stream), "copy");
+}
+
+static void cuda_zero(struct device *d, void *dst, uint64_t bytes)
+{
+	check(d, cudaMemsetAsync(dst, 0, bytes, cuda_of(d)->stream), "zero");
+}
+
+static int cuda_sync(struct device *d, struct err *e)
+{
+	struct cuda_impl *x = cuda_of(d);
+
+	check(d, cudaStreamSynchronize(x->stream), "the device");
+	if (!x->failed[0])
+		return 0;
+	e->code = LP_DEVICE;
+	snprintf(e->msg, sizeof(e->msg), "%s", x->failed);
+	x->failed[0] = 0;
+	return -1;
+}
+
+static void cuda_close(struct device *d)
+{
+	struct cuda_impl *x = cuda_of(d);
+
+	if (!x)
+		return;
+	gemm_close(d);
+	cudaFree(x->partials);
+	cudaStreamDestroy(x->stream);
+	free(x);
+	d->impl = NULL;
+}
+
+static const struct kn_ops cuda_ops(void)
+{
+	struct kn_ops k;
+
+	memset(&k, 0, sizeof(k));
+	k.alloc = cuda_alloc;
+	k.free = cuda_free;
+	k.upload = cuda_upload;
+	k.upload_rows = cuda_upload_rows;
+	k.download = cuda_download;
+	k.copy = cuda_copy;
+	k.zero = cuda_zero;
+	k.sync = cuda_sync;
+	k.close = cuda_close;
+	k.gemm = kn_gemm_cuda;
+	k.embed_fwd = kn_embed_fwd_cuda;
+	k.rmsnorm_fwd = kn_rmsnorm_fwd_cuda;
+	k.rmsnorm_bwd = kn_rmsnorm_bwd_cuda;
+	k.rope = kn_rope_cuda;
+	k.attn_fwd = kn_attn_fwd_cuda;
+	k.attn_bwd = kn_attn_bwd_cuda;
+	k.kv_append = kn_kv_append_cuda;
+	k.attn_decode = kn_attn_decode_cuda;
+	k.swiglu_fwd = kn_swiglu_fwd_cuda;
+	k.swiglu_bwd = kn_swiglu_bwd_cuda;
+	k.xent = kn_xent_cuda;
+	k.dropout = kn_dropout_cuda;
+	k.bias_add = kn_bias_add_cuda;
+	k.gather_rows = kn_gather_rows_cuda;
+	k.scatter_rows = kn_scatter_rows_cuda;
+	k.copy_rows = kn_copy_rows_cuda;
+	k.to_host = kn_to_host_cuda;
+	k.sum_squares = kn_sum_squares_cuda;
+	k.sum = kn_sum_cuda;
+	k.adamw = kn_adamw_cuda;
+	k.adam8 = kn_adam8_cuda;
+	k.nf4_dequant = kn_nf4_dequant_cuda;
+	k.convert = kn_convert_cuda;
+	k.adapter_place = kn_adapter_place_cuda;
+	return k;
+}
+
+static int open_impl(struct device *d, int index, struct err *e)
+{
+	struct cuda_impl *x = (struct cuda_impl *)calloc(1, sizeof(*x));
+	cudaError_t c;
+
+	if (!x)
+		return fail(e, "the device's state", cudaErrorMemoryAllocation);
+	d->impl = x;
+	c = cudaSetDevice(index);
+	if (c == cudaSuccess)
+		c = cudaStreamCreateWithFlags(&x->stream, cudaStreamNonBlocking);
+	if (c == cudaSuccess)
+		c = cudaMalloc((void **)&x->partials, SUM_BLOCKS * sizeof(double));
+	if (c == cudaSuccess)
+		c = cudaDeviceGetAttribute(&x->sms, cudaDevAttrMultiProcessorCount, index);
+	if (c != cudaSuccess)
+		return fail(e, "the device", c);
+	if (gemm_open(d, e) < 0 || nf4_open(d, e) < 0 || adam8_open(d, e) < 0)
+		return -1;
+	return cuda_sync(d, e);
+}
+
+/* d comes described (kind, types, attention's scratch); this adds the functions and the device itself. */
+extern "C" __attribute__((visibility("default"))) int device_open_cuda(struct device *d, int index, struct err *e)
+{
+	kn_attn_scratch_fn *attn_scratch = d->k.attn_scratch;
+	struct cudaDeviceProp p;
+	size_t avail = 0, total = 0;
+	int n = 0;
+	cudaError_t c = cudaGetDeviceCount(&n);
+
+	if (c != cudaSuccess || n == 0) {
+		e->code = LP_DEVICE;
+		snprintf(e->msg, sizeof(e->msg), "no CUDA device can be used: %s; is the driver installed, and new enough for CUDA %d.%d?",
+		         c == cudaSuccess ? "none is there" : cudaGetErrorString(c), CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+		return -1;
+	}
+	if (index >= n) {
+		e->code = LP_USAGE;
+		snprintf(e->msg, sizeof(e->msg), "there is no CUDA device %d; the last is cuda:%d", index, n - 1);
+		return -1;
+	}
+	c = cudaGetDeviceProperties(&p, index);
+	if (c != cudaSuccess)
+		return fail(e, "the device", c);
+	if (p.major < 8) {
+		e->code = LP_DEVICE;
+		snprintf(e->msg, sizeof(e->msg), "%s has compute capability %d.%d; bf16 needs 8.0 or later", p.name, p.major, p.minor);
+		return -1;
+	}
+	d->index = index;
+	if (open_impl(d, index, e) < 0) {
+		cuda_close(d);
+		return -1;
+	}
+	d->k = cuda_ops();
+	d->k.attn_scratch = attn_scratch;
+	cudaMemGetInfo(&avail, &total);
+	d->free_bytes = avail;
+	snprintf(d->name, sizeof(d->name), "cuda:%d, %s, compute capability %d.%d", index, p.name, p.major, p.minor);
+	return 0;
+}

@@ -1,0 +1,220 @@
+/* Products by cuBLASLt: bf16 in, fp32 sums, bf16 or fp32 out. Row-major C is
+ * column-major C^T = op(B)^T op(A)^T. The algorithm follows from the shape alone
+ * (the library's first choice), is asked for once, and never sums by atomics. */
+#include "kernels/cuda.cuh"
+
+#include <cublasLt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define WORKSPACE (32 << 20)
+#define SLOTS 2048 /* a power of two */
+
+struct gemm_key {
+	int64_t m, n, k, lda, ldb, ldc;
+	uint32_t flags; /* ta, tb, f32_c, beta != 0, alignments of a, b, c as exponents */
+	uint32_t used;
+};
+
+struct gemm_plan {
+	struct gemm_key key;
+	cublasLtMatmulDesc_t op;
+	cublasLtMatrixLayout_t a, b, c;
+	cublasLtMatmulAlgo_t algo;
+};
+
+struct gemm_state {
+	cublasLtHandle_t lt;
+	void *workspace;
+	struct gemm_plan *plans; /* (SLOTS), open addressing */
+	int n_plans;
+};
+
+static int lt_fail(struct err *e, cublasStatus_t s)
+{
+	e->code = LP_DEVICE;
+	snprintf(e->msg, sizeof(e->msg), "cuBLASLt: %s", cublasLtGetStatusString(s));
+	return -1;
+}
+
+int gemm_open(struct device *d, struct err *e)
+{
+	struct gemm_state *g = (struct gemm_state *)calloc(1, sizeof(*g));
+	cublasStatus_t s;
+
+	if (!g)
+		return lt_fail(e, CUBLAS_STATUS_ALLOC_FAILED);
+	cuda_of(d)->gemm = g;
+	g->plans = (struct gemm_plan *)calloc(SLOTS, sizeof(*g->plans));
+	s = g->plans ? cublasLtCreate(&g->lt) : CUBLAS_STATUS_ALLOC_FAILED;
+	if (s == CUBLAS_STATUS_SUCCESS && cudaMalloc(&g->workspace, WORKSPACE) != cudaSuccess)
+		s = CUBLAS_STATUS_ALLOC_FAILED;
+	return s == CUBLAS_STATUS_SUCCESS ? 0 : lt_fail(e, s);
+}
+
+static void drop(struct gemm_plan *p)
+{
+	if (!p->key.used)
+		return;
+	cublasLtMatmulDescDestroy(p->op);
+	cublasLtMatrixLayoutDestroy(p->a);
+	cublasLtMatrixLayoutDestroy(p->b);
+	cublasLtMatrixLayoutDestroy(p->c);
+	memset(p, 0, sizeof(*p));
+}
+
+void gemm_close(struct device *d)
+{
+	struct gemm_state *g = cuda_of(d)->gemm;
+
+	if (!g)
+		return;
+	for (int i = 0; g->plans && i < SLOTS; i++)
+		drop(&g->plans[i]);
+	free(g->plans);
+	cudaFree(g->workspace);
+	if (g->lt)
+		cublasLtDestroy(g->lt);
+	free(g);
+	cuda_of(d)->gemm = NULL;
+}
+
+/* The largest power of two up to 256 bytes that divides both, as an exponent. */
+static uint32_t alignment(const void *p, int64_t ld, int64_t size)
+{
+	uint64_t x = (uint64_t)(uintptr_t)p | (uint64_t)(ld * size);
+	uint32_t a = 0;
+
+	while (a < 8 && !(x >> a & 1))
+		a++;
+	return a;
+}
+
+static uint64_t hash(const struct gemm_key *k)
+{
+	const int64_t v[7] = { k->m, k->n, k->k, k->lda, k->ldb, k->ldc, k->flags };
+	uint64_t h = 0x9e3779b97f4a7c15ULL;
+
+	for (int i = 0; i < 7; i++)
+		h = (h ^ (uint64_t)v[i]) * 0xff51afd7ed558ccdULL, h ^= h >> 32;
+	return h;
+}
+
+static bool same(const struct gemm_key *a, const struct gemm_key *b)
+{
+	return a->m == b->m && a->n == b->n && a->k == b->k && a->lda == b->lda && a->ldb == b->ldb && a->ldc == b->ldc && a->flags == b->flags;
+}
+
+static cublasStatus_t set_layout(cublasLtMatrixLayout_t *l, cudaDataType_t t, int64_t rows, int64_t cols, int64_t ld)
+{
+	return cublasLtMatrixLayoutCreate(l, t, (uint64_t)rows, (uint64_t)cols, ld);
+}
+
+static cublasStatus_t choose(struct gemm_state *g, struct gemm_plan *p)
+{
+	const struct gemm_key *k = &p->key;
+	uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE; /* not in place, by atomics */
+	uint32_t al[3] = { 1u << (k->flags >> 8 & 15), 1u << (k->flags >> 12 & 15), 1u << (k->flags >> 16 & 15) };
+	uint64_t room = WORKSPACE;
+	cublasLtMatmulPreference_t pref;
+	cublasLtMatmulHeuristicResult_t found;
+	int n = 0;
+	cublasStatus_t s = cublasLtMatmulPreferenceCreate(&pref);
+
+	if (s != CUBLAS_STATUS_SUCCESS)
+		return s;
+	cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &room, sizeof(room));
+	cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &schemes, sizeof(schemes));
+	/* cuBLASLt's A is our B */
+	cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, &al[1], sizeof(al[1]));
+	cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &al[0], sizeof(al[0]));
+	cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &al[2], sizeof(al[2]));
+	cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &al[2], sizeof(al[2]));
+	s = cublasLtMatmulAlgoGetHeuristic(g->lt, p->op, p->a, p->b, p->c, p->c, pref, 1, &found, &n);
+	cublasLtMatmulPreferenceDestroy(pref);
+	if (s == CUBLAS_STATUS_SUCCESS && n == 0)
+		s = CUBLAS_STATUS_NOT_SUPPORTED;
+	if (s == CUBLAS_STATUS_SUCCESS)
+		p->algo = found.algo;
+	return s;
+}
+
+static cublasStatus_t make_plan(struct gemm_state *g, struct gemm_plan *p)
+{
+	const struct gemm_key *k = &p->key;
+	bool ta = k->flags & 1, tb = k->flags & 2, wide = k->flags & 4;
+	cublasOperation_t opa = tb ? CUBLAS_OP_T : CUBLAS_OP_N, opb = ta ? CUBLAS_OP_T : CUBLAS_OP_N;
+	cublasStatus_t s = cublasLtMatmulDescCreate(&p->op, CUBLAS_COMPUTE_32F, CUDA_R_32F);
+
+	if (s != CUBLAS_STATUS_SUCCESS)
+		return s;
+	cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSA, &opa, sizeof(opa));
+	cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSB, &opb, sizeof(opb));
+	s = tb ? set_layout(&p->a, CUDA_R_16BF, k->k, k->n, k->ldb) : set_layout(&p->a, CUDA_R_16BF, k->n, k->k, k->ldb);
+	if (s == CUBLAS_STATUS_SUCCESS)
+		s = ta ? set_layout(&p->b, CUDA_R_16BF, k->m, k->k, k->lda) : set_layout(&p->b, CUDA_R_16BF, k->k, k->m, k->lda);
+	if (s == CUBLAS_STATUS_SUCCESS)
+		s = set_layout(&p->c, wide ? CUDA_R_32F : CUDA_R_16BF, k->n, k->m, k->ldc);
+	return s == CUBLAS_STATUS_SUCCESS ? choose(g, p) : s;
+}
+
+static struct gemm_plan *find(struct gemm_state *g, const struct gemm_key *k, cublasStatus_t *s)
+{
+	uint64_t i = hash(k) & (SLOTS - 1);
+
+	*s = CUBLAS_STATUS_SUCCESS;
+	while (g->plans[i].key.used && !same(&g->plans[i].key, k))
+		i = (i + 1) & (SLOTS - 1);
+	if (g->plans[i].key.used)
+		return &g->plans[i];
+	if (g->n_plans >= SLOTS / 2) { /* many lengths of micro-batches: begin anew */
+		for (int j = 0; j < SLOTS; j++)
+			drop(&g->plans[j]);
+		g->n_plans = 0;
+		i = hash(k) & (SLOTS - 1);
+	}
+	g->plans[i].key = *k;
+	g->plans[i].key.used = 1;
+	g->n_plans++;
+	*s = make_plan(g, &g->plans[i]);
+	return &g->plans[i];
+}
+
+static __global__ void scale_kernel(void *c, int64_t m, int64_t n, int64_t ldc, float beta, bool wide)
+{
+	int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, at;
+
+	if (i >= m * n)
+		return;
+	at = i / n * ldc + i % n;
+	if (wide)
+		((float *)c)[at] = beta ? ((float *)c)[at] * beta : 0;
+	else
+		((bf16 *)c)[at] = __float2bfloat16_rn(beta ? __bfloat162float(((bf16 *)c)[at]) * beta : 0);
+}
+
+void kn_gemm_cuda(struct device *d, bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const void *a, int64_t lda,
+                  const void *b, int64_t ldb, float beta, void *c, int64_t ldc, bool f32_c)
+{
+	struct cuda_impl *x = cuda_of(d);
+	struct gemm_key key = { m, n, k, lda, ldb, ldc, 0, 0 };
+	struct gemm_plan *p;
+	cublasStatus_t s;
+
+	if (m == 0 || n == 0)
+		return;
+	if (k == 0) {
+		scale_kernel<<<(unsigned)((m * n + 255) / 256), 256, 0, x->stream>>>(c, m, n, ldc, beta, f32_c);
+		cuda_launched(d, "gemm");
+		return;
+	}
+	key.flags = (uint32_t)ta | (uint32_t)tb << 1 | (uint32_t)f32_c << 2 | (uint32_t)(beta != 0) << 3 | alignment(a, lda, 2) << 8 |
+	            alignment(b, ldb, 2) << 12 | alignment(c, ldc, f32_c ? 4 : 2) << 16;
+	p = find(x->gemm, &key, &s);
+	if (s == CUBLAS_STATUS_SUCCESS)
+		s = cublasLtMatmul(x->gemm->lt, p->op, &alpha, b, p->a, a, p->b, &beta, c, p->c, c, p->c, &p->algo, x->gemm->workspace, WORKSPACE, x->stream);
+	if (s != CUBLAS_STATUS_SUCCESS && !x->failed[0])
+		snprintf(x->failed, sizeof(x->failed), "gemm (%lld, %lld, %lld)%s%s: %s", (long long)m, (long long)n, (long long)k, ta ? " ta" : "",
+		         tb ? " tb" : "", cublasLtGetStatusString(s));
+}

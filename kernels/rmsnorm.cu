@@ -1,0 +1,178 @@
+/* A block a row. Rows of up to 8,192 elements in whole eights stay in registers. */
+#include "kernels/cuda.cuh"
+
+#define THREADS 256
+
+/* EIGHTS: pieces of eight a thread holds. */
+template <int EIGHTS>
+static __global__ void __launch_bounds__(THREADS) fwd_eights(bf16 *xo, bf16 *y, int64_t ldy, float *rstd, const bf16 *x, const bf16 *delta,
+                                                             const float *w, int c, float eps)
+{
+	__shared__ float shared[33];
+	int64_t row = blockIdx.x;
+	f8 v[EIGHTS];
+	float sum = 0, r;
+
+	x += row * c;
+#pragma unroll
+	for (int i = 0; i < EIGHTS; i++) {
+		int j = (i * THREADS + (int)threadIdx.x) * 8;
+
+		if (j >= c)
+			continue;
+		v[i] = load8(x + j);
+		if (delta) {
+			f8 u = load8(delta + row * c + j);
+
+#pragma unroll
+			for (int l = 0; l < 8; l++)
+				v[i].v[l] += u.v[l];
+			v[i] = unpack8(pack8(v[i])); /* the norm is of what is kept */
+		}
+		if (xo)
+			store8(xo + row * c + j, v[i]);
+#pragma unroll
+		for (int l = 0; l < 8; l++)
+			sum += v[i].v[l] * v[i].v[l];
+	}
+	r = rsqrtf(block_sum(sum, shared) / (float)c + eps);
+	if (rstd && threadIdx.x == 0)
+		rstd[row] = r;
+#pragma unroll
+	for (int i = 0; i < EIGHTS; i++) {
+		int j = (i * THREADS + (int)threadIdx.x) * 8;
+
+		if (j >= c)
+			continue;
+#pragma unroll
+		for (int l = 0; l < 8; l += 4) {
+			float4 u = *(const float4 *)(w + j + l);
+
+			v[i].v[l] *= r * u.x;
+			v[i].v[l + 1] *= r * u.y;
+			v[i].v[l + 2] *= r * u.z;
+			v[i].v[l + 3] *= r * u.w;
+		}
+		store8(y + row * ldy + j, v[i]);
+	}
+}
+
+/* Any width. A thread comes back to the elements that it wrote itself. */
+static __global__ void __launch_bounds__(THREADS) fwd_any(bf16 *xo, bf16 *y, int64_t ldy, float *rstd, const bf16 *x, const bf16 *delta,
+                                                          const float *w, int64_t c, float eps)
+{
+	__shared__ float shared[33];
+	int64_t row = blockIdx.x;
+	float sum = 0, r;
+
+	for (int64_t j = threadIdx.x; j < c; j += THREADS) {
+		float v = __bfloat162float(x[row * c + j]);
+
+		if (delta)
+			v = __bfloat162float(__float2bfloat16_rn(v + __bfloat162float(delta[row * c + j])));
+		if (xo)
+			xo[row * c + j] = __float2bfloat16_rn(v);
+		sum += v * v;
+	}
+	r = rsqrtf(block_sum(sum, shared) / (float)c + eps);
+	if (rstd && threadIdx.x == 0)
+		rstd[row] = r;
+	for (int64_t j = threadIdx.x; j < c; j += THREADS)
+		y[row * ldy + j] = __float2bfloat16_rn(__bfloat162float(xo ? xo[row * c + j] : x[row * c + j]) * (r * w[j]));
+}
+
+void kn_rmsnorm_fwd_cuda(struct device *d, void *xo, void *y, int64_t ldy, float *rstd, const void *x, const void *delta, const float *w,
+                         int64_t t, int64_t c, float eps)
+{
+	cudaStream_t st = cuda_of(d)->stream;
+	bool fast = c % 8 == 0 && c <= 8192 && eights(xo, c) && eights(y, ldy) && eights(x, c) && eights(delta, c) && ((uintptr_t)w & 15) == 0;
+	int pieces = (int)((c + 8 * THREADS - 1) / (8 * THREADS));
+
+#define FWD(N) fwd_eights<N><<<(unsigned)t, THREADS, 0, st>>>((bf16 *)xo, (bf16 *)y, ldy, rstd, (const bf16 *)x, (const bf16 *)delta, w, (int)c, eps)
+	if (!fast)
+		fwd_any<<<(unsigned)t, THREADS, 0, st>>>((bf16 *)xo, (bf16 *)y, ldy, rstd, (const bf16 *)x, (const bf16 *)delta, w, c, eps);
+	else if (pieces == 1)
+		FWD(1);
+	else if (pieces == 2)
+		FWD(2);
+	else
+		FWD(4);
+#undef FWD
+	cuda_launched(d, "rmsnorm_fwd");
+}
+
+template <int EIGHTS>
+static __global__ void __launch_bounds__(THREADS) bwd_eights(bf16 *dx, int64_t ld_dx, const bf16 *dy, const bf16 *xo, const float *rstd,
+                                                             const float *w, int c)
+{
+	__shared__ float shared[33];
+	int64_t row = blockIdx.x;
+	f8 x[EIGHTS], g[EIGHTS]; /* g: w dy */
+	float sum = 0, r = rstd[row], m;
+
+#pragma unroll
+	for (int i = 0; i < EIGHTS; i++) {
+		int j = (i * THREADS + (int)threadIdx.x) * 8;
+
+		if (j >= c)
+			continue;
+		x[i] = load8(xo + row * c + j);
+		g[i] = load8(dy + row * c + j);
+#pragma unroll
+		for (int l = 0; l < 8; l++) {
+			g[i].v[l] *= w[j + l];
+			sum += g[i].v[l] * x[i].v[l];
+		}
+	}
+	m = block_sum(sum, shared) * r * r / (float)c;
+#pragma unroll
+	for (int i = 0; i < EIGHTS; i++) {
+		int j = (i * THREADS + (int)threadIdx.x) * 8;
+		f8 v;
+
+		if (j >= c)
+			continue;
+		v = load8(dx + row * ld_dx + j);
+#pragma unroll
+		for (int l = 0; l < 8; l++)
+			v.v[l] += r * (g[i].v[l] - x[i].v[l] * m);
+		store8(dx + row * ld_dx + j, v);
+	}
+}
+
+static __global__ void __launch_bounds__(THREADS) bwd_any(bf16 *dx, int64_t ld_dx, const bf16 *dy, const bf16 *xo, const float *rstd,
+                                                          const float *w, int64_t c)
+{
+	__shared__ float shared[33];
+	int64_t row = blockIdx.x;
+	float sum = 0, r = rstd[row], m;
+
+	for (int64_t j = threadIdx.x; j < c; j += THREADS)
+		sum += __bfloat162float(dy[row * c + j]) * w[j] * __bfloat162float(xo[row * c + j]);
+	m = block_sum(sum, shared) * r * r / (float)c;
+	for (int64_t j = threadIdx.x; j < c; j += THREADS) {
+		float v = __bfloat162float(dx[row * ld_dx + j]), g = __bfloat162float(dy[row * c + j]) * w[j];
+
+		dx[row * ld_dx + j] = __float2bfloat16_rn(v + r * (g - __bfloat162float(xo[row * c + j]) * m));
+	}
+}
+
+void kn_rmsnorm_bwd_cuda(struct device *d, void *dx, int64_t ld_dx, const void *dy, const void *xo, const float *rstd, const float *w,
+                         int64_t t, int64_t c)
+{
+	cudaStream_t st = cuda_of(d)->stream;
+	bool fast = c % 8 == 0 && c <= 8192 && eights(dx, ld_dx) && eights(dy, c) && eights(xo, c);
+	int pieces = (int)((c + 8 * THREADS - 1) / (8 * THREADS));
+
+#define BWD(N) bwd_eights<N><<<(unsigned)t, THREADS, 0, st>>>((bf16 *)dx, ld_dx, (const bf16 *)dy, (const bf16 *)xo, rstd, w, (int)c)
+	if (!fast)
+		bwd_any<<<(unsigned)t, THREADS, 0, st>>>((bf16 *)dx, ld_dx, (const bf16 *)dy, (const bf16 *)xo, rstd, w, c);
+	else if (pieces == 1)
+		BWD(1);
+	else if (pieces == 2)
+		BWD(2);
+	else
+		BWD(4);
+#undef BWD
+	cuda_launched(d, "rmsnorm_bwd");
+}

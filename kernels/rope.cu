@@ -1,0 +1,58 @@
+#include "kernels/cuda.cuh"
+
+#define THREADS 256
+
+/* A thread turns eight pairs of one head. */
+static __global__ void __launch_bounds__(THREADS) rope_eights(bf16 *x, int64_t ldx, const int32_t *pos, const float *cos_tab, const float *sin_tab,
+                                                              int n_heads, int head_dim, int half, float sign)
+{
+	int per_head = half / 8;
+	int64_t row = blockIdx.x;
+	const float *c = cos_tab + (int64_t)pos[row] * half, *s = sin_tab + (int64_t)pos[row] * half;
+
+	for (int i = threadIdx.x; i < n_heads * per_head; i += THREADS) {
+		int j = i % per_head * 8;
+		bf16 *p = x + row * ldx + (int64_t)(i / per_head) * head_dim + j;
+		f8 a = load8(p), b = load8(p + half);
+
+#pragma unroll
+		for (int l = 0; l < 8; l++) {
+			float co = c[j + l], si = s[j + l] * sign, u = a.v[l], v = b.v[l];
+
+			a.v[l] = u * co - v * si;
+			b.v[l] = v * co + u * si;
+		}
+		store8(p, a);
+		store8(p + half, b);
+	}
+}
+
+static __global__ void __launch_bounds__(THREADS) rope_any(bf16 *x, int64_t ldx, const int32_t *pos, const float *cos_tab, const float *sin_tab,
+                                                           int n_heads, int head_dim, int half, float sign)
+{
+	int64_t row = blockIdx.x;
+	const float *c = cos_tab + (int64_t)pos[row] * half, *s = sin_tab + (int64_t)pos[row] * half;
+
+	for (int i = threadIdx.x; i < n_heads * half; i += THREADS) {
+		int j = i % half;
+		bf16 *p = x + row * ldx + (int64_t)(i / half) * head_dim + j;
+		float co = c[j], si = s[j] * sign, u = __bfloat162float(p[0]), v = __bfloat162float(p[half]);
+
+		p[0] = __float2bfloat16_rn(u * co - v * si);
+		p[half] = __float2bfloat16_rn(v * co + u * si);
+	}
+}
+
+void kn_rope_cuda(struct device *d, void *x, int64_t ldx, const int32_t *pos, const float *cos_tab, const float *sin_tab, int64_t t,
+                  int64_t n_heads, int64_t head_dim, int64_t rot, bool inverse)
+{
+	cudaStream_t st = cuda_of(d)->stream;
+	float sign = inverse ? -1.0f : 1.0f;
+	int half = (int)rot / 2;
+
+	if (half % 8 == 0 && head_dim % 8 == 0 && eights(x, ldx))
+		rope_eights<<<(unsigned)t, THREADS, 0, st>>>((bf16 *)x, ldx, pos, cos_tab, sin_tab, (int)n_heads, (int)head_dim, half, sign);
+	else
+		rope_any<<<(unsigned)t, THREADS, 0, st>>>((bf16 *)x, ldx, pos, cos_tab, sin_tab, (int)n_heads, (int)head_dim, half, sign);
+	cuda_launched(d, "rope");
+}

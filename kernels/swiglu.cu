@@ -1,0 +1,112 @@
+/* Eight elements a thread; a grid row for each row, so that nothing is divided. */
+#include "kernels/cuda.cuh"
+
+#define THREADS 256
+
+static __device__ __forceinline__ float sigmoid(float z)
+{
+	return __fdividef(1.0f, 1.0f + __expf(-z));
+}
+
+/* e^-z is infinite from -88.7 on, and __fdividef's quotient 0 beyond 2^126: both are the limit. */
+static __device__ __forceinline__ float gate(float g, float u)
+{
+	return g * sigmoid(g) * u;
+}
+
+static __global__ void __launch_bounds__(THREADS) fwd_eights(bf16 *h, int64_t ldh, const bf16 *gu, int64_t ldg, int64_t f)
+{
+	int64_t row = blockIdx.x, j = ((int64_t)blockIdx.y * THREADS + threadIdx.x) * 8;
+	f8 g, u;
+
+	if (j >= f)
+		return;
+	g = load8(gu + row * ldg + j);
+	u = load8(gu + row * ldg + f + j);
+#pragma unroll
+	for (int l = 0; l < 8; l++)
+		g.v[l] = gate(g.v[l], u.v[l]);
+	store8(h + row * ldh + j, g);
+}
+
+static __global__ void __launch_bounds__(THREADS) fwd_any(bf16 *h, int64_t ldh, const bf16 *gu, int64_t ldg, int64_t f)
+{
+	int64_t row = blockIdx.x, j = (int64_t)blockIdx.y * THREADS + threadIdx.x;
+
+	if (j < f)
+		h[row * ldh + j] = __float2bfloat16_rn(gate(__bfloat162float(gu[row * ldg + j]), __bfloat162float(gu[row * ldg + f + j])));
+}
+
+static __device__ __forceinline__ void back(float *g, float *u, float dh)
+{
+	float z = *g, s = sigmoid(z), du = dh * z * s;
+
+	*g = dh * *u * s * (1.0f + z * (1.0f - s));
+	*u = du;
+}
+
+static __global__ void __launch_bounds__(THREADS) bwd_eights(bf16 *gu, int64_t ldg, const bf16 *dh, bf16 *h, int64_t ldh, int64_t f)
+{
+	int64_t row = blockIdx.x, j = ((int64_t)blockIdx.y * THREADS + threadIdx.x) * 8;
+	bf16 *gp = gu + row * ldg + j;
+	f8 g, u, d, o;
+
+	if (j >= f)
+		return;
+	g = load8(gp);
+	u = load8(gp + f);
+	d = load8(dh + row * f + j);
+#pragma unroll
+	for (int l = 0; l < 8; l++) {
+		o.v[l] = gate(g.v[l], u.v[l]);
+		back(&g.v[l], &u.v[l], d.v[l]);
+	}
+	store8(gp, g);
+	store8(gp + f, u);
+	if (h)
+		store8(h + row * ldh + j, o);
+}
+
+static __global__ void __launch_bounds__(THREADS) bwd_any(bf16 *gu, int64_t ldg, const bf16 *dh, bf16 *h, int64_t ldh, int64_t f)
+{
+	int64_t row = blockIdx.x, j = (int64_t)blockIdx.y * THREADS + threadIdx.x;
+	bf16 *gp = gu + row * ldg + j;
+	float g, u;
+
+	if (j >= f)
+		return;
+	g = __bfloat162float(gp[0]);
+	u = __bfloat162float(gp[f]);
+	if (h)
+		h[row * ldh + j] = __float2bfloat16_rn(gate(g, u));
+	back(&g, &u, __bfloat162float(dh[row * f + j]));
+	gp[0] = __float2bfloat16_rn(g);
+	gp[f] = __float2bfloat16_rn(u);
+}
+
+static dim3 grid(int64_t t, int64_t f, int each)
+{
+	return dim3((unsigned)t, (unsigned)((f + (int64_t)THREADS * each - 1) / ((int64_t)THREADS * each)));
+}
+
+void kn_swiglu_fwd_cuda(struct device *d, void *h, int64_t ldh, const void *gu, int64_t ldg, int64_t t, int64_t f)
+{
+	cudaStream_t st = cuda_of(d)->stream;
+
+	if (f % 8 == 0 && eights(h, ldh) && eights(gu, ldg))
+		fwd_eights<<<grid(t, f, 8), THREADS, 0, st>>>((bf16 *)h, ldh, (const bf16 *)gu, ldg, f);
+	else
+		fwd_any<<<grid(t, f, 1), THREADS, 0, st>>>((bf16 *)h, ldh, (const bf16 *)gu, ldg, f);
+	cuda_launched(d, "swiglu_fwd");
+}
+
+void kn_swiglu_bwd_cuda(struct device *d, void *gu, int64_t ldg, const void *dh, void *h, int64_t ldh, int64_t t, int64_t f)
+{
+	cudaStream_t st = cuda_of(d)->stream;
+
+	if (f % 8 == 0 && eights(h, ldh) && eights(gu, ldg) && eights(dh, f))
+		bwd_eights<<<grid(t, f, 8), THREADS, 0, st>>>((bf16 *)gu, ldg, (const bf16 *)dh, (bf16 *)h, ldh, f);
+	else
+		bwd_any<<<grid(t, f, 1), THREADS, 0, st>>>((bf16 *)gu, ldg, (const bf16 *)dh, (bf16 *)h, ldh, f);
+	cuda_launched(d, "swiglu_bwd");
+}

@@ -1,0 +1,169 @@
+#include "kernels/cuda.cuh"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define THREADS 256
+
+/* --- rows: idx of source and of destination rows, NULL: the same number --- */
+
+template <typename V>
+static __global__ void __launch_bounds__(THREADS) rows_kernel(V *y, int64_t ldy, const V *x, int64_t ldx, const int32_t *from, const int32_t *to, int64_t c)
+{
+	int64_t row = blockIdx.x, f = from ? from[row] : row, t = to ? to[row] : row;
+
+	for (int64_t j = threadIdx.x; j < c; j += THREADS)
+		y[t * ldy + j] = x[f * ldx + j];
+}
+
+static void rows(struct device *d, void *y, int64_t ldy, const void *x, int64_t ldx, const int32_t *from, const int32_t *to, int64_t n, int64_t c)
+{
+	cudaStream_t st = cuda_of(d)->stream;
+
+	if (n == 0 || c == 0)
+		return;
+	if (c % 8 == 0 && eights(y, ldy) && eights(x, ldx))
+		rows_kernel<<<(unsigned)n, THREADS, 0, st>>>((uint4 *)y, ldy / 8, (const uint4 *)x, ldx / 8, from, to, c / 8);
+	else
+		rows_kernel<<<(unsigned)n, THREADS, 0, st>>>((bf16 *)y, ldy, (const bf16 *)x, ldx, from, to, c);
+	cuda_launched(d, "rows");
+}
+
+void kn_gather_rows_cuda(struct device *d, void *y, const void *x, const int32_t *idx, int64_t n, int64_t c)
+{
+	rows(d, y, c, x, c, idx, NULL, n, c);
+}
+
+void kn_scatter_rows_cuda(struct device *d, void *y, const void *x, const int32_t *idx, int64_t n, int64_t c)
+{
+	rows(d, y, c, x, c, NULL, idx, n, c);
+}
+
+void kn_copy_rows_cuda(struct device *d, void *y, int64_t ldy, const void *x, int64_t ldx, int64_t t, int64_t c)
+{
+	rows(d, y, ldy, x, ldx, NULL, NULL, t, c);
+}
+
+static __global__ void __launch_bounds__(THREADS) bias_kernel(bf16 *x, int64_t ldx, const float *b, int64_t c)
+{
+	for (int64_t j = threadIdx.x; j < c; j += THREADS) {
+		bf16 *p = x + (int64_t)blockIdx.x * ldx + j;
+
+		*p = __float2bfloat16_rn(__bfloat162float(*p) + b[j]);
+	}
+}
+
+void kn_bias_add_cuda(struct device *d, void *x, int64_t ldx, const float *b, int64_t t, int64_t c)
+{
+	bias_kernel<<<(unsigned)t, THREADS, 0, cuda_of(d)->stream>>>((bf16 *)x, ldx, b, c);
+	cuda_launched(d, "bias_add");
+}
+
+void kn_to_host_cuda(struct device *d, float *host, const void *x, int64_t n)
+{
+	uint16_t *half = (uint16_t *)malloc((size_t)n * sizeof(*half) + 1);
+
+	if (!half) {
+		cuda_note(d, cudaErrorMemoryAllocation, "a copy for the host");
+		return;
+	}
+	d->k.download(d, half, x, (uint64_t)n * sizeof(*half));
+	for (int64_t i = 0; i < n; i++) {
+		uint32_t bits = (uint32_t)half[i] << 16;
+
+		memcpy(&host[i], &bits, sizeof(bits));
+	}
+	free(half);
+}
+
+/* --- conversion and embedding --- */
+
+static __device__ __forceinline__ float as_float(const float *p)
+{
+	return *p;
+}
+static __device__ __forceinline__ float as_float(const bf16 *p)
+{
+	return __bfloat162float(*p);
+}
+static __device__ __forceinline__ float as_float(const __half *p)
+{
+	return __half2float(*p);
+}
+
+template <typename S>
+static __global__ void __launch_bounds__(THREADS) convert_kernel(bf16 *y, int64_t ldy, const S *x, const int32_t *from, int64_t c)
+{
+	const S *row = x + (from ? (int64_t)from[blockIdx.x] : (int64_t)blockIdx.x) * c;
+
+	for (int64_t j = threadIdx.x; j < c; j += THREADS)
+		y[(int64_t)blockIdx.x * ldy + j] = __float2bfloat16_rn(as_float(row + j));
+}
+
+static void convert(struct device *d, void *y, int64_t ldy, const void *x, enum dtype dt, const int32_t *from, int64_t n, int64_t c)
+{
+	cudaStream_t st = cuda_of(d)->stream;
+
+	if (n == 0)
+		return;
+	if (dt == DT_F32)
+		convert_kernel<<<(unsigned)n, THREADS, 0, st>>>((bf16 *)y, ldy, (const float *)x, from, c);
+	else if (dt == DT_F16)
+		convert_kernel<<<(unsigned)n, THREADS, 0, st>>>((bf16 *)y, ldy, (const __half *)x, from, c);
+	else
+		rows(d, y, ldy, x, c, from, NULL, n, c);
+	cuda_launched(d, "convert");
+}
+
+void kn_convert_cuda(struct device *d, void *y, int64_t ldy, const void *x, enum dtype dt, int64_t n, int64_t c)
+{
+	convert(d, y, ldy, x, dt, NULL, n, c);
+}
+
+void kn_embed_fwd_cuda(struct device *d, void *x, const int32_t *ids, const void *table, enum dtype dt, int64_t t, int64_t c)
+{
+	convert(d, x, c, table, dt, ids, t, c);
+}
+
+/* --- sums in fp64: each block its contiguous part, then one block the parts --- */
+
+template <typename S, bool SQUARE>
+static __global__ void __launch_bounds__(THREADS) part_kernel(const S *x, int64_t n, double *parts)
+{
+	__shared__ double shared[33];
+	int64_t per = (n + gridDim.x - 1) / gridDim.x, from = per * blockIdx.x, to = from + per < n ? from + per : n;
+	double s = 0;
+
+	for (int64_t i = from + threadIdx.x; i < to; i += THREADS)
+		s += SQUARE ? (double)x[i] * (double)x[i] : (double)x[i];
+	s = block_sum(s, shared);
+	if (threadIdx.x == 0)
+		parts[blockIdx.x] = s;
+}
+
+static __global__ void __launch_bounds__(SUM_BLOCKS) fold_kernel(const double *parts, double *out, bool add)
+{
+	__shared__ double shared[33];
+	double s = block_sum(parts[threadIdx.x], shared);
+
+	if (threadIdx.x == 0)
+		*out = add ? *out + s : s;
+}
+
+void kn_sum_squares_cuda(struct device *d, const float *x, int64_t n, double *out)
+{
+	struct cuda_impl *c = cuda_of(d);
+
+	part_kernel<float, true><<<SUM_BLOCKS, THREADS, 0, c->stream>>>(x, n, c->partials);
+	fold_kernel<<<1, SUM_BLOCKS, 0, c->stream>>>(c->partials, out, false);
+	cuda_launched(d, "sum_squares");
+}
+
+void kn_sum_cuda(struct device *d, const double *x, int64_t n, double *out)
+{
+	struct cuda_impl *c = cuda_of(d);
+
+	part_kernel<double, false><<<SUM_BLOCKS, THREADS, 0, c->stream>>>(x, n, c->partials);
+	fold_kernel<<<1, SUM_BLOCKS, 0, c->stream>>>(c->partials, out, true);
+	cuda_launched(d, "sum");
+}
