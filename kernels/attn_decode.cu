@@ -1,12 +1,16 @@
 /* Attention of one new token against a cache of keys and values: bound by the
  * cache's bytes. A block reads a piece of the keys once for all query heads of
  * the group, every byte in flight before the first is used; the block that
- * finishes last of a row merges the pieces, in their order. */
-#include "kernels/attn_cuda.cuh"
+ * finishes last of a row merges the pieces, in their order.
+ *
+ * The products go to the tensor cores: a dot product does not care for the order
+ * of its columns, so a lane's 16 bytes of a key serve as they are as the fragments of
+ * two products of 16 columns, and nothing passes through shared memory. */
+#include "kernels/attn_mma.cuh"
 
-#define BLOCK 64   /* keys that a block reads at a time, 16 to a warp */
+#define BLOCK 64  /* keys that a block reads at a time, 16 to a warp */
 #define WARPS 4
-#define PIECES 32  /* of a row at most */
+#define PIECES 32 /* of a row at most: a lane of the merging warp holds one's state */
 
 struct decode {
 	const void *q, *k, *v;
@@ -19,222 +23,322 @@ struct decode {
 	int pieces, blocks; /* blocks of BLOCK keys in a piece */
 };
 
-/* Eight columns, zeros where there is nothing. */
-template <typename T, bool VEC> static __device__ __forceinline__ uint4 load8(const T *p, int n)
-{
-	if constexpr (VEC) {
-		return n > 0 ? __ldg((const uint4 *)p) : make_uint4(0, 0, 0, 0);
-	} else {
-		__align__(16) T x[8];
-
-#pragma unroll
-		for (int i = 0; i < 8; i++)
-			x[i] = i < n ? p[i] : attn_num<T>::down(0);
-		return *(uint4 *)x;
-	}
-}
-
-template <typename T> static __device__ __forceinline__ void widen8(float f[8], uint4 x)
-{
-	const uint32_t w[4] = { x.x, x.y, x.z, x.w };
-
-#pragma unroll
-	for (int i = 0; i < 4; i++) {
-		float2 u = attn_num<T>::unpack(w[i]);
-
-		f[2 * i] = u.x;
-		f[2 * i + 1] = u.y;
-	}
-}
-
-/* Lanes of a warp: LPK to a key, eight columns each; 32 / LPK keys at a time. GH heads are done together. */
-template <typename T, int LPK, int GH, bool VEC> struct pass {
-	enum { SUBS = 32 / LPK, STEPS = BLOCK / WARPS / SUBS };
-
-	/* A warp's share of keys [j0, j0 + BLOCK), those of [first, end), joins the running sums of GH heads. */
-	static __device__ __forceinline__ void keys(const struct attn_cuda &s, const struct attn_score &sc, const T *k, const T *v, int j0, int first,
-	                                            int end, const float q[GH][8], float max[GH], float sum[GH], float acc[GH][8])
-	{
-		int lane = threadIdx.x % 32, c = lane % LPK * 8;
-		uint4 kr[STEPS], vr[STEPS];
-		float x[STEPS][GH], f[8];
-
-		j0 += threadIdx.x / 32 * (BLOCK / WARPS) + lane / LPK;
-#pragma unroll
-		for (int t = 0; t < STEPS; t++) {
-			int j = j0 + t * SUBS, n = j >= first && j < end ? s.head_dim - c : 0;
-
-			kr[t] = load8<T, VEC>(k + j * s.ldk + c, n);
-		}
-#pragma unroll
-		for (int t = 0; t < STEPS; t++) {
-			int j = j0 + t * SUBS, n = j >= first && j < end ? s.head_dim - c : 0;
-
-			vr[t] = load8<T, VEC>(v + j * s.ldv + c, n);
-		}
-#pragma unroll
-		for (int t = 0; t < STEPS; t++) {
-			bool seen = j0 + t * SUBS >= first && j0 + t * SUBS < end;
-
-			widen8<T>(f, kr[t]);
-#pragma unroll
-			for (int g = 0; g < GH; g++) {
-				float d = 0;
-
-#pragma unroll
-				for (int e = 0; e < 8; e++)
-					d += q[g][e] * f[e];
-#pragma unroll
-				for (int w = LPK / 2; w > 0; w /= 2)
-					d += __shfl_xor_sync(0xffffffffu, d, w);
-				d = (sc.in != 0 ? attn_tanh(d * sc.in) : d) * sc.mul;
-				x[t][g] = seen ? d : -INFINITY;
-			}
-		}
-#pragma unroll
-		for (int g = 0; g < GH; g++) {
-			float m = max[g], base, by;
-
-#pragma unroll
-			for (int t = 0; t < STEPS; t++)
-				m = fmaxf(m, x[t][g]);
-#pragma unroll
-			for (int w = LPK; w < 32; w *= 2)
-				m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, w));
-			base = m == -INFINITY ? 0 : m;
-			by = attn_exp2(max[g] - base);
-			max[g] = m;
-			sum[g] *= by;
-#pragma unroll
-			for (int e = 0; e < 8; e++)
-				acc[g][e] *= by;
-#pragma unroll
-			for (int t = 0; t < STEPS; t++) {
-				x[t][g] = attn_exp2(x[t][g] - base);
-				sum[g] += x[t][g];
-			}
-		}
-#pragma unroll
-		for (int t = 0; t < STEPS; t++) {
-			widen8<T>(f, vr[t]);
-#pragma unroll
-			for (int g = 0; g < GH; g++)
-#pragma unroll
-				for (int e = 0; e < 8; e++)
-					acc[g][e] += x[t][g] * f[e];
-		}
-	}
+/* What a block works on. */
+struct piece {
+	int row, kvh, group, first, end; /* keys [first, end) are seen by the row */
+	int j0, j1, index, base, n;      /* keys [j0, j1) of the piece; pieces base..base + n - 1 see any */
+	int64_t k, v;                    /* offsets of the row's key 0 */
 };
 
-/* Pieces of one head in order: what `part` holds, relative to the largest maximum. Columns are dealt to the threads. */
-template <typename T> static __device__ void merge(const struct attn_cuda &s, const struct decode &a, int row, int h, int first, int n)
+static __device__ __forceinline__ bool take_piece(const struct attn_cuda &s, const struct decode &a, struct piece *p)
 {
-	int64_t at = ((int64_t)row * s.n_heads + h) * a.pieces + first;
-	float max = -INFINITY, sum = 0;
+	int span = BLOCK * a.blocks;
+	int64_t slot;
 
-	for (int i = 0; i < n; i++)
-		max = fmaxf(max, __ldcg(&a.state[at + i]).x);
-	for (int i = 0; i < n; i++) {
-		float2 m = __ldcg(&a.state[at + i]);
-
-		sum += m.y * attn_exp2(m.x - max);
-	}
-	for (int c = threadIdx.x; c < s.head_dim; c += 32 * WARPS) {
-		float o = 0;
-
-#pragma unroll 4
-		for (int i = 0; i < n; i++)
-			o += __ldcg(&a.part[(at + i) * s.head_dim + c]) * attn_exp2(__ldcg(&a.state[at + i]).x - max);
-		((T *)a.o)[row * s.ldo + (int64_t)h * s.head_dim + c] = attn_num<T>::down(o / sum);
-	}
+	p->row = blockIdx.z;
+	p->kvh = blockIdx.y;
+	p->index = blockIdx.x;
+	p->group = s.n_heads / s.n_kv;
+	p->end = a.len[p->row];
+	slot = a.slot ? a.slot[p->row] : p->row;
+	p->first = s.window > 0 && p->end - s.window > 0 ? p->end - s.window : 0;
+	p->base = p->first / span;
+	p->n = (p->end - 1) / span - p->base + 1;
+	p->j0 = p->index * span;
+	p->j1 = min(p->j0 + span, p->end);
+	p->k = p->v = slot * a.slot_stride + (int64_t)p->kvh * s.head_dim;
+	return p->index >= p->base && p->index < p->base + p->n;
 }
 
-template <typename T, int LPK, int GH, bool VEC>
-__global__ void __launch_bounds__(32 * WARPS) attn_decode_kernel(const struct attn_cuda s, const struct decode a)
+/* The warps' running results for GH heads. */
+template <int GH, int DP> struct sums {
+	float max[WARPS][GH], sum[WARPS][GH], acc[WARPS][GH][DP];
+};
+
+/* The warps' results become the row's, or the piece's. */
+template <typename T, int GH, int DP>
+static __device__ void finish_heads(const struct attn_cuda &s, const struct decode &a, const struct piece &p, const struct sums<GH, DP> &w, int g0)
 {
-	enum { DP = 8 * LPK };
-	__shared__ float wmax[WARPS][GH], wsum[WARPS][GH], wacc[WARPS][GH][DP];
-	__shared__ bool last;
-	int row = blockIdx.z, kvh = blockIdx.y, piece = blockIdx.x, group = s.n_heads / s.n_kv, d = s.head_dim, end = a.len[row];
-	int first = s.window > 0 && end - s.window > 0 ? end - s.window : 0, span = BLOCK * a.blocks, n;
-	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, c = lane % LPK * 8, piece0 = first / span;
-	int64_t slot = a.slot ? a.slot[row] : row;
-	const T *k = (const T *)a.k + slot * a.slot_stride + (int64_t)kvh * d, *v = (const T *)a.v + slot * a.slot_stride + (int64_t)kvh * d;
-	struct attn_score sc = attn_score_of(s);
+	int d = s.head_dim;
 
-	n = (end - 1) / span - piece0 + 1;
-	if (piece < piece0 || piece >= piece0 + n)
-		return;
-	for (int g0 = 0; g0 < group; g0 += GH) {
-		float q[GH][8], max[GH], sum[GH] = { 0 }, acc[GH][8] = { 0 };
+	__syncthreads();
+	for (int i = threadIdx.x; i < GH * DP; i += 32 * WARPS) {
+		int g = i / DP, c = i % DP, h = p.kvh * p.group + g0 + g;
+		int64_t at = ((int64_t)p.row * s.n_heads + h) * a.pieces + p.index;
+		float m = -INFINITY, l = 0, o = 0;
 
+		if (g0 + g >= p.group || c >= d)
+			continue;
 #pragma unroll
-		for (int g = 0; g < GH; g++) {
-			const T *qr = (const T *)a.q + row * s.ldq + (int64_t)(kvh * group + g0 + g) * d + c;
+		for (int x = 0; x < WARPS; x++)
+			m = fmaxf(m, w.max[x][g]);
+#pragma unroll
+		for (int x = 0; x < WARPS; x++) {
+			float by = attn_exp2(w.max[x][g] - m);
 
-			max[g] = -INFINITY;
-			widen8<T>(q[g], load8<T, VEC>(qr, g0 + g < group ? d - c : 0));
+			l += w.sum[x][g] * by;
+			o += w.acc[x][g][c] * by;
 		}
-		for (int b = 0; b < a.blocks && piece * span + b * BLOCK < end; b++)
-			pass<T, LPK, GH, VEC>::keys(s, sc, k, v, piece * span + b * BLOCK, first, end, q, max, sum, acc);
-#pragma unroll
-		for (int g = 0; g < GH; g++)
-#pragma unroll
-			for (int w = LPK; w < 32; w *= 2) {
-				sum[g] += __shfl_xor_sync(0xffffffffu, sum[g], w);
-#pragma unroll
-				for (int e = 0; e < 8; e++)
-					acc[g][e] += __shfl_xor_sync(0xffffffffu, acc[g][e], w);
-			}
-		__syncthreads(); /* the heads before are read */
-#pragma unroll
-		for (int g = 0; g < GH; g++) {
-			if (lane == 0) {
-				wmax[warp][g] = max[g];
-				wsum[warp][g] = sum[g];
-			}
-			if (lane < LPK)
-#pragma unroll
-				for (int e = 0; e < 8; e++)
-					wacc[warp][g][c + e] = acc[g][e];
+		if (p.n == 1) {
+			((T *)a.o)[p.row * s.ldo + (int64_t)h * d + c] = attn_num<T>::down(o / l);
+			continue;
 		}
-		__syncthreads();
-		for (int i = threadIdx.x; i < GH * d; i += 32 * WARPS) {
-			int g = i / d, col = i % d, h = kvh * group + g0 + g;
-			int64_t at = ((int64_t)row * s.n_heads + h) * a.pieces + piece;
-			float m = -INFINITY, l = 0, o = 0;
-
-			if (g0 + g >= group)
-				break;
-			for (int w = 0; w < WARPS; w++)
-				m = fmaxf(m, wmax[w][g]);
-			for (int w = 0; w < WARPS; w++) {
-				float by = attn_exp2(wmax[w][g] - m);
-
-				l += wsum[w][g] * by;
-				o += wacc[w][g][col] * by;
-			}
-			if (n == 1) {
-				((T *)a.o)[row * s.ldo + (int64_t)h * d + col] = attn_num<T>::down(o / l);
-				continue;
-			}
-			if (col == 0)
-				a.state[at] = make_float2(m, l);
-			a.part[at * d + col] = o;
-		}
+		if (c == 0)
+			a.state[at] = make_float2(m, l);
+		a.part[at * d + c] = o;
 	}
-	if (n == 1)
+	__syncthreads();
+}
+
+/* One head's pieces, by one warp: lane i has the weight of piece i. */
+template <typename T, int DP> static __device__ void merge_head(const struct attn_cuda &s, const struct decode &a, const struct piece &p, int h)
+{
+	int lane = threadIdx.x % 32, d = s.head_dim;
+	int64_t at = ((int64_t)p.row * s.n_heads + h) * a.pieces + p.base;
+	float2 st = lane < p.n ? __ldcg(&a.state[at + lane]) : make_float2(-INFINITY, 0);
+	float max = st.x, by, sum, o[DP / 32] = { 0 };
+
+#pragma unroll
+	for (int x = 16; x > 0; x /= 2)
+		max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, x));
+	by = attn_exp2(st.x - max);
+	sum = st.y * by;
+#pragma unroll
+	for (int x = 16; x > 0; x /= 2)
+		sum += __shfl_xor_sync(0xffffffffu, sum, x);
+#pragma unroll 4
+	for (int i = 0; i < p.n; i++) {
+		float w = __shfl_sync(0xffffffffu, by, i);
+
+#pragma unroll
+		for (int l = 0; l < DP / 32; l++)
+			if (lane + 32 * l < d)
+				o[l] += __ldcg(&a.part[(at + i) * d + lane + 32 * l]) * w;
+	}
+#pragma unroll
+	for (int l = 0; l < DP / 32; l++)
+		if (lane + 32 * l < d)
+			((T *)a.o)[p.row * s.ldo + (int64_t)h * d + lane + 32 * l] = attn_num<T>::down(o[l] / sum);
+}
+
+/* The last block of a row and key head merges its pieces. */
+template <typename T, int DP> static __device__ void finish_row(const struct attn_cuda &s, const struct decode &a, const struct piece &p)
+{
+	__shared__ bool last;
+
+	if (p.n == 1)
 		return;
 	__threadfence();
 	__syncthreads();
 	if (threadIdx.x == 0)
-		last = atomicInc(&a.count[row * s.n_kv + kvh], (unsigned)n - 1) == (unsigned)n - 1;
+		last = atomicInc(&a.count[p.row * s.n_kv + p.kvh], (unsigned)p.n - 1) == (unsigned)p.n - 1;
 	__syncthreads();
 	if (!last)
 		return;
 	__threadfence();
-	for (int h = kvh * group; h < (kvh + 1) * group; h++)
-		merge<T>(s, a, row, h, piece0, n);
+	for (int g = threadIdx.x / 32; g < p.group; g += WARPS)
+		merge_head<T, DP>(s, a, p, p.kvh * p.group + g);
+}
+
+/* --- by tensor cores: head sizes that are multiples of 8, everything 16-byte aligned --- */
+
+static __device__ __forceinline__ uint4 load16(const void *p, bool ok)
+{
+	return ok ? __ldg((const uint4 *)p) : make_uint4(0, 0, 0, 0);
+}
+
+/* Lane 4 g + t: scores are (head g) x (keys 2 t, 2 t + 1, and those + 8); o^T tiles of 16 columns x 8 heads. */
+template <typename T, int DP> struct heads8 {
+	uint4 q[DP / 32]; /* head g, columns 32 i + 8 t .. + 7 */
+	float max, sum;   /* of head g; the sum is this lane's keys' only */
+	float o[DP / 16][4];
+
+	__device__ __forceinline__ void scores(float x[2][4], const uint4 k[2][DP / 32]) const
+	{
+#pragma unroll
+		for (int n = 0; n < 2; n++)
+#pragma unroll
+			for (int i = 0; i < DP / 32; i++) {
+				const uint32_t a0[4] = { q[i].x, 0, q[i].y, 0 }, a1[4] = { q[i].z, 0, q[i].w, 0 };
+
+				mma(x[n], a0, k[n][i].x, k[n][i].y, T());
+				mma(x[n], a1, k[n][i].z, k[n][i].w, T());
+			}
+	}
+
+	/* v[l]: key 2 t + (l & 1) + 8 (l >> 1), columns 64 i + 8 g .. + 7 */
+	__device__ __forceinline__ void values(const uint32_t p[2], const uint4 v[4][DP / 64])
+	{
+#pragma unroll
+		for (int i = 0; i < DP / 64; i++)
+#pragma unroll
+			for (int e = 0; e < 4; e++) {
+				uint32_t w[4], a[4];
+
+#pragma unroll
+				for (int l = 0; l < 4; l++)
+					w[l] = e == 0 ? v[l][i].x : e == 1 ? v[l][i].y : e == 2 ? v[l][i].z : v[l][i].w;
+				a[0] = __byte_perm(w[0], w[1], 0x5410);
+				a[1] = __byte_perm(w[0], w[1], 0x7632);
+				a[2] = __byte_perm(w[2], w[3], 0x5410);
+				a[3] = __byte_perm(w[2], w[3], 0x7632);
+				mma(o[4 * i + e], a, p[0], p[1], T());
+			}
+	}
+
+	/* Sixteen keys from j0 on join. */
+	__device__ __forceinline__ void step(const struct attn_score &sc, const struct piece &p, int j0, const uint4 k[2][DP / 32], const uint4 v[4][DP / 64])
+	{
+		float x[2][4] = { 0 }, m = max, base, by;
+		uint32_t w[2];
+		int t = threadIdx.x % 4;
+
+		scores(x, k);
+#pragma unroll
+		for (int n = 0; n < 2; n++)
+#pragma unroll
+			for (int e = 0; e < 2; e++) {
+				int j = j0 + 8 * n + 2 * t + e;
+
+				x[n][e] = (sc.in != 0 ? attn_tanh(x[n][e] * sc.in) : x[n][e]) * sc.mul;
+				x[n][e] = j >= p.first && j < p.end ? x[n][e] : -INFINITY;
+				m = fmaxf(m, x[n][e]);
+			}
+		m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 1));
+		m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 2));
+		base = m == -INFINITY ? 0 : m;
+		by = attn_exp2(max - base);
+		max = m;
+		sum *= by;
+#pragma unroll
+		for (int n = 0; n < 2; n++) {
+			x[n][0] = attn_exp2(x[n][0] - base);
+			x[n][1] = attn_exp2(x[n][1] - base);
+			sum += x[n][0] + x[n][1];
+			w[n] = attn_num<T>::pack(x[n][0], x[n][1]);
+		}
+		/* the tiles' columns are heads 2 t, 2 t + 1: their factors are with lanes of other g */
+		m = __shfl_sync(0xffffffffu, by, 8 * t);
+		by = __shfl_sync(0xffffffffu, by, 8 * t + 4);
+#pragma unroll
+		for (int i = 0; i < DP / 16; i++) {
+			o[i][0] *= m;
+			o[i][1] *= by;
+			o[i][2] *= m;
+			o[i][3] *= by;
+		}
+		values(w, v);
+	}
+};
+
+template <typename T, int DP> __global__ void __launch_bounds__(32 * WARPS) attn_decode_kernel(const struct attn_cuda s, const struct decode a)
+{
+	__shared__ struct sums<8, DP> w;
+	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4, d = s.head_dim;
+	struct attn_score sc = attn_score_of(s);
+	struct piece p;
+
+	if (!take_piece(s, a, &p))
+		return;
+	for (int g0 = 0; g0 < p.group; g0 += 8) {
+		const T *qr = (const T *)a.q + p.row * s.ldq + (int64_t)(p.kvh * p.group + g0 + g) * d;
+		heads8<T, DP> h;
+
+#pragma unroll
+		for (int i = 0; i < DP / 32; i++)
+			h.q[i] = load16(qr + 32 * i + 8 * t, g0 + g < p.group && 32 * i + 8 * t < d);
+		h.max = -INFINITY;
+		h.sum = 0;
+#pragma unroll
+		for (int i = 0; i < DP / 16; i++)
+			h.o[i][0] = h.o[i][1] = h.o[i][2] = h.o[i][3] = 0;
+		for (int j0 = p.j0 + 16 * warp; j0 < p.j1; j0 += BLOCK) {
+			uint4 k[2][DP / 32], v[4][DP / 64];
+
+#pragma unroll
+			for (int n = 0; n < 2; n++)
+#pragma unroll
+				for (int i = 0; i < DP / 32; i++) {
+					int j = j0 + 8 * n + g, c = 32 * i + 8 * t;
+
+					k[n][i] = load16((const T *)a.k + p.k + j * s.ldk + c, j >= p.first && j < p.j1 && c < d);
+				}
+#pragma unroll
+			for (int l = 0; l < 4; l++)
+#pragma unroll
+				for (int i = 0; i < DP / 64; i++) {
+					int j = j0 + 2 * t + l % 2 + l / 2 * 8, c = 64 * i + 8 * g;
+
+					v[l][i] = load16((const T *)a.v + p.v + j * s.ldv + c, j >= p.first && j < p.j1 && c < d);
+				}
+			h.step(sc, p, j0, k, v);
+		}
+		h.sum += __shfl_xor_sync(0xffffffffu, h.sum, 1);
+		h.sum += __shfl_xor_sync(0xffffffffu, h.sum, 2);
+		if (t == 0) {
+			w.max[warp][g] = h.max;
+			w.sum[warp][g] = h.sum;
+		}
+#pragma unroll
+		for (int i = 0; i < DP / 16; i++)
+#pragma unroll
+			for (int e = 0; e < 4; e++) /* tile i: columns 64 (i / 4) + 8 g + 2 (i % 4), and the next */
+				w.acc[warp][2 * t + e % 2][i / 4 * 64 + 8 * g + i % 4 * 2 + e / 2] = h.o[i][e];
+		finish_heads<T, 8, DP>(s, a, p, w, g0);
+	}
+	finish_row<T, DP>(s, a, p);
+}
+
+/* --- any head size and alignment: a warp takes a key at a time, its lanes the columns --- */
+
+template <typename T> __global__ void __launch_bounds__(32 * WARPS) attn_decode_plain_kernel(const struct attn_cuda s, const struct decode a)
+{
+	enum { DP = 256, COLS = DP / 32 };
+	__shared__ struct sums<1, DP> w;
+	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, d = s.head_dim;
+	struct attn_score sc = attn_score_of(s);
+	struct piece p;
+
+	if (!take_piece(s, a, &p))
+		return;
+	for (int g = 0; g < p.group; g++) {
+		const T *qr = (const T *)a.q + p.row * s.ldq + (int64_t)(p.kvh * p.group + g) * d;
+		float q[COLS], o[COLS] = { 0 }, max = -INFINITY, sum = 0;
+
+#pragma unroll
+		for (int l = 0; l < COLS; l++)
+			q[l] = lane + 32 * l < d ? attn_num<T>::up(qr[lane + 32 * l]) : 0;
+		for (int j = p.j0 + warp; j < p.j1; j += WARPS) {
+			const T *k = (const T *)a.k + p.k + j * s.ldk, *v = (const T *)a.v + p.v + j * s.ldv;
+			float x = 0, m, by;
+
+			if (j < p.first)
+				continue;
+#pragma unroll
+			for (int l = 0; l < COLS; l++)
+				if (lane + 32 * l < d)
+					x += q[l] * attn_num<T>::up(k[lane + 32 * l]);
+#pragma unroll
+			for (int i = 16; i > 0; i /= 2)
+				x += __shfl_xor_sync(0xffffffffu, x, i);
+			x = (sc.in != 0 ? attn_tanh(x * sc.in) : x) * sc.mul;
+			m = fmaxf(max, x);
+			by = attn_exp2(max - m);
+			x = attn_exp2(x - m);
+			max = m;
+			sum = sum * by + x;
+#pragma unroll
+			for (int l = 0; l < COLS; l++)
+				o[l] = o[l] * by + (lane + 32 * l < d ? x * attn_num<T>::up(v[lane + 32 * l]) : 0);
+		}
+		w.max[warp][0] = max;
+		w.sum[warp][0] = sum;
+#pragma unroll
+		for (int l = 0; l < COLS; l++)
+			w.acc[warp][0][lane + 32 * l] = o[l];
+		finish_heads<T, 1, DP>(s, a, p, w, g);
+	}
+	finish_row<T, DP>(s, a, p);
 }
 
 /* --- host --- */
@@ -253,9 +357,12 @@ static int64_t n_pieces(const struct attn_cuda *s)
 	return (s->max_len + span - 1) / span;
 }
 
+/* At least 64 KiB, so that the counters lie in one place whatever the batch: one workspace serves batches that shrink and grow. */
 static int64_t count_bytes(const struct attn_cuda *s)
 {
-	return ((int64_t)s->n_seqs * s->n_kv * 4 + 255) & ~(int64_t)255;
+	int64_t n = (int64_t)s->n_seqs * s->n_kv * 4;
+
+	return n <= 65536 ? 65536 : (n + 255) & ~(int64_t)255;
 }
 
 int64_t attn_decode_workspace(const struct attn_cuda *s)
@@ -263,24 +370,29 @@ int64_t attn_decode_workspace(const struct attn_cuda *s)
 	return count_bytes(s) + (int64_t)s->n_seqs * s->n_heads * n_pieces(s) * (8 + 4 * (int64_t)s->head_dim);
 }
 
-template <typename T, int LPK, int GH> static void launch(cudaStream_t st, const struct attn_cuda *s, const struct decode *a, bool vec)
+template <typename T> static void launch(cudaStream_t st, const struct attn_cuda *s, const struct decode *a, bool vec)
 {
 	dim3 grid((unsigned)a->pieces, (unsigned)s->n_kv, (unsigned)s->n_seqs);
 
-	if (vec)
-		attn_decode_kernel<T, LPK, GH, true><<<grid, 32 * WARPS, 0, st>>>(*s, *a);
+	if (!vec)
+		attn_decode_plain_kernel<T><<<grid, 32 * WARPS, 0, st>>>(*s, *a);
+	else if (s->head_dim <= 64)
+		attn_decode_kernel<T, 64><<<grid, 32 * WARPS, 0, st>>>(*s, *a);
+	else if (s->head_dim <= 128)
+		attn_decode_kernel<T, 128><<<grid, 32 * WARPS, 0, st>>>(*s, *a);
 	else
-		attn_decode_kernel<T, LPK, GH, false><<<grid, 32 * WARPS, 0, st>>>(*s, *a);
+		attn_decode_kernel<T, 256><<<grid, 32 * WARPS, 0, st>>>(*s, *a);
 }
 
-template <typename T> static void launch_any(cudaStream_t st, const struct attn_cuda *s, const struct decode *a, bool vec)
+/* Tensor cores for the type, and rows of whole 16-byte pieces. */
+static bool fast(const struct attn_cuda *s, const void *q, const void *k, const void *v, int64_t slot_stride)
 {
-	if (s->head_dim <= 64)
-		launch<T, 8, 4>(st, s, a, vec);
-	else if (s->head_dim <= 128)
-		launch<T, 16, 4>(st, s, a, vec);
-	else
-		launch<T, 32, 2>(st, s, a, vec);
+	int dev = 0, major = 0;
+
+	cudaGetDevice(&dev);
+	cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, dev);
+	return (major >= 8 || s->dtype == ATTN_F16) && s->head_dim % 8 == 0 && ((s->ldq | s->ldk | s->ldv | slot_stride) & 7) == 0 &&
+	       (((uintptr_t)q | (uintptr_t)k | (uintptr_t)v) & 15) == 0;
 }
 
 int attn_decode_cuda(cudaStream_t st, const struct attn_cuda *s, const void *q, const void *k_cache, const void *v_cache, int64_t slot_stride,
@@ -290,14 +402,12 @@ int attn_decode_cuda(cudaStream_t st, const struct attn_cuda *s, const void *q, 
 	char *w = (char *)workspace;
 	struct decode a = { q, k_cache, v_cache, o, slot_stride, slot, len, (uint32_t *)w, (float2 *)(w + count_bytes(s)),
 		(float *)(w + count_bytes(s) + 8 * rows), (int)pieces, piece_blocks(s) };
-	bool vec = s->head_dim % 8 == 0 && ((s->ldq | s->ldk | s->ldv | slot_stride) & 7) == 0 &&
-	           (((uintptr_t)q | (uintptr_t)k_cache | (uintptr_t)v_cache) & 15) == 0;
 
 	if (s->n_seqs == 0)
 		return 0;
 	if (s->dtype == ATTN_BF16)
-		launch_any<bf16>(st, s, &a, vec);
+		launch<bf16>(st, s, &a, fast(s, q, k_cache, v_cache, slot_stride));
 	else
-		launch_any<__half>(st, s, &a, vec);
+		launch<__half>(st, s, &a, fast(s, q, k_cache, v_cache, slot_stride));
 	return cudaGetLastError();
 }
