@@ -1,0 +1,72 @@
+/* Causal grouped-query attention on CUDA: the mathematics of attn.h in bf16 or
+ * fp16, with fp32 accumulation. Sequences lie end to end and never see one
+ * another; nothing is padded.
+ *   S = scale q k^T, then softcap * tanh(S / softcap) when softcap > 0
+ * q (T, NH * D), k, v (T, NKV * D), o (T, NH * D), each with a row stride in
+ * elements; dq, dk, dv have the strides of q, k, v, and d_o that of o. lse
+ * (T, NH) fp32 without gaps. Results are overwritten, in every element of the
+ * tokens that a sequence owns, and nowhere else.
+ * Error: probabilities and their gradients are rounded to the 16-bit type before
+ * the second product, results once at the end; all else is fp32. That is what every
+ * flash attention does: against fp64 each result is within 2^-7 (bf16) or 2^-10
+ * (fp16) of its tensor's root mean square, in the root mean square.
+ * Determinism: no atomics on floats; every sum has an order fixed by its own
+ * sequence, so that a sequence's results do not depend on its neighbours.
+ * Rows that no sequence owns, up to n_tokens, and other sequences' must be finite
+ * (a product with a masked zero may read them).
+ * The launchers allocate nothing, wait for nothing, and may be captured in a
+ * graph. They return 0 or a cudaError_t. */
+#ifndef LP_KERNELS_ATTN_CUDA_H
+#define LP_KERNELS_ATTN_CUDA_H
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define ATTN_TILE 128
+
+enum attn_dtype { ATTN_BF16, ATTN_F16 };
+/* Kernels, best first; AUTO takes the first that the device and the shape allow. The others are for tests. */
+enum attn_path { ATTN_AUTO, ATTN_SM90, ATTN_MMA, ATTN_PLAIN };
+
+struct attn_cuda {
+	int n_heads, n_kv, head_dim; /* head_dim 1..256 */
+	int64_t ldq, ldk, ldv, ldo;  /* row strides in elements */
+	int window;                  /* 0: none */
+	float scale, softcap;        /* softcap 0: none */
+	int n_tokens, n_seqs, max_len;
+	const int32_t *seq_start;    /* (n_seqs + 1) token offsets, device memory */
+	const int32_t *tiles;        /* (n_tiles, 2): sequence, tile of ATTN_TILE tokens in it; longest work first; device memory */
+	int n_tiles;
+	enum attn_dtype dtype;
+	enum attn_path path;
+};
+
+struct CUstream_st; /* cudaStream_t is a pointer to it */
+
+/* Fills tiles (at most n_tokens / ATTN_TILE + n_seqs pairs) from token offsets in host memory; returns how many. A pair
+ * whose sequence is -1 is skipped, so a captured graph may keep n_tiles at the bound and fill the rest with -1. */
+int64_t attn_tiles(const int32_t *seq_start_host, int64_t n_seqs, int32_t *tiles_host);
+
+/* The path that a call takes on the current device. */
+enum attn_path attn_path(const struct attn_cuda *s);
+
+int attn_fwd_cuda(struct CUstream_st *stream, const struct attn_cuda *s, const void *q, const void *k, const void *v, void *o, float *lse);
+int64_t attn_bwd_workspace(const struct attn_cuda *s); /* bytes; 256-byte aligned memory, need not be cleared */
+int attn_bwd_cuda(struct CUstream_st *stream, const struct attn_cuda *s, const void *q, const void *k, const void *v, const void *o,
+                  const float *lse, const void *d_o, void *dq, void *dk, void *dv, void *workspace);
+
+/* One new token for each of n_seqs rows of q (n_seqs, NH * D), o likewise: row i attends to the first len[i] >= 1 entries
+ * (at most max_len) of k_cache + slot[i] * slot_stride, entry j at j * ldk, and so v_cache with ldv. slot NULL: slot i is row i.
+ * seq_start, tiles, n_tokens are not read. The keys are cut in fixed pieces whose results are merged in order: a row does not
+ * depend on the others. The workspace is cleared once, when it is allocated; every call leaves it fit for the next. */
+int64_t attn_decode_workspace(const struct attn_cuda *s); /* bytes */
+int attn_decode_cuda(struct CUstream_st *stream, const struct attn_cuda *s, const void *q, const void *k_cache, const void *v_cache,
+                     int64_t slot_stride, const int32_t *slot, const int32_t *len, void *o, void *workspace);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,308 @@
+/* Forward attention for Hopper, bf16, head sizes that are multiples of 8 up to
+ * 128. A block stays on its multiprocessor and takes item after item: 128
+ * queries of a head. One warp feeds keys and values through the copy engine; two
+ * warpgroups own 64 queries each and take turns, so that one's exponentials run
+ * under the other's products. Within a warpgroup the scores of the next keys are
+ * formed while the values of the last are summed. Probabilities never leave registers. */
+#include "kernels/attn_sm90.cuh"
+
+#define BM ATTN_TILE
+#define BN 128
+#define STAGES 2
+#define THREADS 384
+
+template <int DP> struct fwd_smem {
+	char q[BM * DP * 2], k[STAGES][BN * DP * 2], v[STAGES][BN * DP * 2];
+	uint64_t q_full, q_empty, k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
+};
+
+struct fwd_work {
+	struct attn_item it;
+	int h, kvh, first, last; /* key blocks */
+};
+
+static __device__ __forceinline__ bool take(const struct attn_cuda &s, int item, struct fwd_work *w)
+{
+	if (!attn_take(s, item / s.n_heads, false, &w->it))
+		return false;
+	w->h = item % s.n_heads;
+	w->kvh = w->h / (s.n_heads / s.n_kv);
+	w->first = s.window > 0 && w->it.m0 - s.window + 1 > 0 ? (w->it.m0 - s.window + 1) / BN : 0;
+	w->last = (min(w->it.m0 + BM, w->it.len) - 1) / BN;
+	return true;
+}
+
+#ifdef ATTN_SM90_CODE
+template <int DP> static __device__ __forceinline__ void
+feed(struct fwd_smem<DP> *m, const struct attn_cuda &s, const CUtensorMap *mq, const CUtensorMap *mk, const CUtensorMap *mv)
+{
+	ring<STAGES> at = { 0, 1 };
+	int q_phase = 1;
+	struct fwd_work w;
+
+	for (int round = 0, item; (item = item_of_round(round)) < s.n_tiles * s.n_heads; round++) {
+		if (!take(s, item, &w))
+			continue;
+		for (int b = w.last; b >= w.first; b--) {
+			bar_wait(&m->k_empty[at.at], at.phase);
+			bar_expect(&m->k_full[at.at], BN * DP * 2);
+			copy_rows<DP, BN>(m->k[at.at], mk, &m->k_full[at.at], w.kvh, w.it.t0 + b * BN);
+			if (b == w.last) {
+				bar_wait(&m->q_empty, q_phase);
+				bar_expect(&m->q_full, BM * DP * 2);
+				copy_rows<DP, BM>(m->q, mq, &m->q_full, w.h, w.it.t0 + w.it.m0);
+				q_phase ^= 1;
+			}
+			bar_wait(&m->v_empty[at.at], at.phase);
+			bar_expect(&m->v_full[at.at], BN * DP * 2);
+			copy_rows<DP, BN>(m->v[at.at], mv, &m->v_full[at.at], w.kvh, w.it.t0 + b * BN);
+			at.next();
+		}
+	}
+}
+
+/* Rows i and i + 8 of this lane against keys from j0 on. */
+static __device__ __forceinline__ void mask(float (&x)[BN / 2], const struct attn_cuda &s, int i, int j0)
+{
+	int up = i - j0 - threadIdx.x % 4 * 2, low = s.window > 0 ? up - s.window : -BN; /* low < column <= up for row i */
+
+#pragma unroll
+	for (int n = 0; n < BN / 2; n++) {
+		int c = n / 4 * 8 + n % 2 - n / 2 % 2 * 8;
+
+		x[n] = c <= up && c > low ? x[n] : -INFINITY;
+	}
+}
+
+struct rows2 {
+	float max[2], sum[2];
+};
+
+/* Scores become probabilities; by: the factors that bring earlier sums to the new maxima. Sums are this lane's. */
+static __device__ __forceinline__ void softmax(float (&x)[BN / 2], struct rows2 *r, float by[2], float mul)
+{
+#pragma unroll
+	for (int half = 0; half < 2; half++) {
+		float max = r->max[half], base;
+
+#pragma unroll
+		for (int n = 2 * half; n < BN / 2; n += 4)
+			max = fmaxf(max, fmaxf(x[n], x[n + 1]));
+		max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, 1));
+		max = fmaxf(max, __shfl_xor_sync(0xffffffffu, max, 2));
+		base = max == -INFINITY ? 0 : max * mul;
+		by[half] = attn_exp2(r->max[half] * mul - base);
+		r->max[half] = max;
+		r->sum[half] *= by[half];
+#pragma unroll
+		for (int n = 2 * half; n < BN / 2; n += 4) {
+			x[n] = attn_exp2(x[n] * mul - base);
+			x[n + 1] = attn_exp2(x[n + 1] * mul - base);
+			r->sum[half] += x[n] + x[n + 1];
+		}
+	}
+}
+
+static __device__ __forceinline__ void pack(uint32_t (&p)[BN / 4], const float (&x)[BN / 2])
+{
+#pragma unroll
+	for (int n = 0; n < BN / 4; n++)
+		p[n] = attn_num<bf16>::pack(x[2 * n], x[2 * n + 1]);
+}
+
+/* Capped and masked as block b of the keys asks. */
+template <bool CAP>
+static __device__ __forceinline__ void prepare(float (&x)[BN / 2], const struct attn_cuda &s, const struct attn_score &sc, int i0, int i, int b)
+{
+	if (CAP) {
+#pragma unroll
+		for (int n = 0; n < BN / 2; n++)
+			x[n] = attn_tanh(x[n] * sc.in);
+	}
+	if (b * BN + BN - 1 > i0 || (s.window > 0 && i0 + 63 - b * BN >= s.window))
+		mask(x, s, i, b * BN);
+}
+
+template <int DP, bool CAP> static __device__ __forceinline__ void consume(struct fwd_smem<DP> *m, const struct attn_cuda &s, bf16 *o, float *lse)
+{
+	int wg = threadIdx.x / 128 - 1, lane = threadIdx.x % 32, row = wg * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4;
+	ring<STAGES> kat = { 0, 0 }, vat = { 0, 0 };
+	struct attn_score sc = attn_score_of(s);
+	int q_phase = 0;
+	struct fwd_work w;
+
+	if (wg == 1)
+		pair_arrive(1);
+	for (int round = 0, item; (item = item_of_round(round)) < s.n_tiles * s.n_heads; round++) {
+		float acc[DP / 2], x[BN / 2], by[2];
+		uint32_t p[BN / 4];
+		struct rows2 r = { { -INFINITY, -INFINITY }, { 0, 0 } };
+
+		if (!take(s, item, &w))
+			continue;
+		const int i0 = w.it.m0 + wg * 64, i = w.it.m0 + row;
+
+		bar_wait(&m->q_full, q_phase);
+		q_phase ^= 1;
+		bar_wait(&m->k_full[kat.at], kat.phase);
+		mma_fence();
+		product_nt<DP, BM>(x, m->q + wg * 64 * 128, m->k[kat.at]);
+		mma_commit();
+		mma_wait<0>();
+		pin(x);
+		if (lane == 0)
+			bar_arrive(&m->k_empty[kat.at]);
+		if (lane == 0 && w.first == w.last)
+			bar_arrive(&m->q_empty);
+		kat.next();
+		prepare<CAP>(x, s, sc, i0, i, w.last);
+		softmax(x, &r, by, sc.mul);
+		pack(p, x);
+#pragma unroll
+		for (int n = 0; n < DP / 2; n++)
+			acc[n] = 0;
+		for (int b = w.last - 1; b >= w.first; b--) {
+			bar_wait(&m->k_full[kat.at], kat.phase);
+			pair_wait(1 + wg);
+			pin(x);
+			pin(acc);
+			mma_fence();
+			product_nt<DP, BM>(x, m->q + wg * 64 * 128, m->k[kat.at]);
+			mma_commit();
+			bar_wait(&m->v_full[vat.at], vat.phase);
+			mma_fence();
+			product_nn<BN>(acc, p, m->v[vat.at], true);
+			mma_commit();
+			pair_arrive(2 - wg);
+			mma_wait<1>();
+			pin(x);
+			if (lane == 0)
+				bar_arrive(&m->k_empty[kat.at]);
+			if (lane == 0 && b == w.first)
+				bar_arrive(&m->q_empty);
+			kat.next();
+			prepare<CAP>(x, s, sc, i0, i, b);
+			softmax(x, &r, by, sc.mul);
+			mma_wait<0>();
+			pin(acc);
+			if (lane == 0)
+				bar_arrive(&m->v_empty[vat.at]);
+			vat.next();
+			pack(p, x);
+#pragma unroll
+			for (int n = 0; n < DP / 2; n++)
+				acc[n] *= by[n / 2 % 2];
+		}
+		bar_wait(&m->v_full[vat.at], vat.phase);
+		pin(acc);
+		mma_fence();
+		product_nn<BN>(acc, p, m->v[vat.at], true);
+		mma_commit();
+#pragma unroll
+		for (int half = 0; half < 2; half++) {
+			r.sum[half] += __shfl_xor_sync(0xffffffffu, r.sum[half], 1);
+			r.sum[half] += __shfl_xor_sync(0xffffffffu, r.sum[half], 2);
+			if (lane % 4 == 0 && i + 8 * half < w.it.len)
+				lse[(int64_t)(w.it.t0 + i + 8 * half) * s.n_heads + w.h] = r.max[half] * sc.mul * ATTN_LN2 + logf(r.sum[half]);
+		}
+		mma_wait<0>();
+		pin(acc);
+		if (lane == 0)
+			bar_arrive(&m->v_empty[vat.at]);
+		vat.next();
+		store_rows(o + (int64_t)(w.it.t0 + i0) * s.ldo + (int64_t)w.h * s.head_dim, s.ldo, acc, 1.0f / r.sum[0], 1.0f / r.sum[1], w.it.len - i0, s.head_dim);
+	}
+}
+#endif
+
+template <int DP, bool CAP>
+__global__ void __launch_bounds__(THREADS, 1) attn_sm90_fwd_kernel(const __grid_constant__ CUtensorMap mq, const __grid_constant__ CUtensorMap mk,
+	const __grid_constant__ CUtensorMap mv, const struct attn_cuda s, bf16 *o, float *lse)
+{
+#ifdef ATTN_SM90_CODE
+	extern __shared__ char raw[];
+	struct fwd_smem<DP> *m = (struct fwd_smem<DP> *)(raw + (-shared_at(raw) & 1023));
+
+	if (threadIdx.x == 0) {
+		bar_init(&m->q_full, 1);
+		bar_init(&m->q_empty, 8);
+		for (int i = 0; i < STAGES; i++) {
+			bar_init(&m->k_full[i], 1);
+			bar_init(&m->k_empty[i], 8);
+			bar_init(&m->v_full[i], 1);
+			bar_init(&m->v_empty[i], 8);
+		}
+		asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+	}
+	__syncthreads();
+	if (threadIdx.x < 128) {
+		regs_give<24>();
+		if (threadIdx.x == 0)
+			feed<DP>(m, s, &mq, &mk, &mv);
+	} else {
+		regs_set<240>();
+		consume<DP, CAP>(m, s, o, lse);
+	}
+#endif
+}
+
+/* --- host --- */
+
+typedef CUresult encode_fn(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
+	const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+
+/* The driver's function, asked for at run time so that nothing links against the driver. */
+static encode_fn *encoder(void)
+{
+	static encode_fn *const fn = [] {
+		void *p = NULL;
+		enum cudaDriverEntryPointQueryResult found;
+
+		if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &p, 12000, cudaEnableDefault, &found) != cudaSuccess ||
+		    found != cudaDriverEntryPointSuccess)
+			p = NULL;
+		return (encode_fn *)p;
+	}();
+
+	return fn;
+}
+
+bool attn_sm90_map(CUtensorMap *m, const void *p, int64_t ld, int heads, int d, int rows, int box)
+{
+	cuuint64_t size[3] = { (cuuint64_t)d, (cuuint64_t)heads, (cuuint64_t)rows }, stride[2] = { (cuuint64_t)d * 2, (cuuint64_t)ld * 2 };
+	cuuint32_t boxes[3] = { PANEL, 1, (cuuint32_t)box }, step[3] = { 1, 1, 1 };
+
+	return encoder()(m, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, (void *)p, size, stride, boxes, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+	                 CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+bool attn_sm90_fits(const struct attn_cuda *s, int major, int minor)
+{
+	return major == 9 && minor == 0 && s->dtype == ATTN_BF16 && s->head_dim % 8 == 0 && s->head_dim <= 128 && s->ldq % 8 == 0 &&
+	       s->ldk % 8 == 0 && s->ldv % 8 == 0 && s->ldo % 8 == 0 && encoder();
+}
+
+template <int DP, bool CAP> static cudaError_t fwd(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p, bf16 *o, float *lse)
+{
+	int dev = 0, blocks = 0, smem = sizeof(struct fwd_smem<DP>) + 1024, items = s->n_tiles * s->n_heads;
+	CUtensorMap mq, mk, mv;
+	cudaError_t e = cudaFuncSetAttribute(attn_sm90_fwd_kernel<DP, CAP>, cudaFuncAttributeMaxDynamicSharedMemorySize, smem);
+
+	if (e != cudaSuccess)
+		return e;
+	if (!attn_sm90_map(&mq, p->q, s->ldq, s->n_heads, s->head_dim, s->n_tokens, BM) ||
+	    !attn_sm90_map(&mk, p->k, s->ldk, s->n_kv, s->head_dim, s->n_tokens, BN) ||
+	    !attn_sm90_map(&mv, p->v, s->ldv, s->n_kv, s->head_dim, s->n_tokens, BN))
+		return cudaErrorInvalidValue;
+	cudaGetDevice(&dev);
+	cudaDeviceGetAttribute(&blocks, cudaDevAttrMultiProcessorCount, dev);
+	attn_sm90_fwd_kernel<DP, CAP><<<(unsigned)(items < blocks ? items : blocks), THREADS, smem, st>>>(mq, mk, mv, *s, o, lse);
+	return cudaGetLastError();
+}
+
+cudaError_t attn_sm90_fwd(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p, void *o, float *lse)
+{
+	if (s->head_dim <= 64)
+		return s->softcap > 0 ? fwd<64, true>(st, s, p, (bf16 *)o, lse) : fwd<64, false>(st, s, p, (bf16 *)o, lse);
+	return s->softcap > 0 ? fwd<128, true>(st, s, p, (bf16 *)o, lse) : fwd<128, false>(st, s, p, (bf16 *)o, lse);
+}
