@@ -13,21 +13,25 @@
 #define QB 64 /* queries in a block */
 
 /* Of one thread: probabilities and their gradient for one block of queries, (QB, max_len) each. */
-uint64_t kn_attn_scratch_cpu(const struct device *d, int64_t max_tokens, int64_t max_seq, int64_t n_heads, int64_t head_dim, bool train)
+uint64_t kn_attn_scratch_cpu(const struct device *d, int64_t max_tokens, int64_t max_seq, int64_t n_heads, int64_t head_dim, bool train, int64_t decode)
 {
 	(void)max_tokens;
 	(void)n_heads;
 	(void)head_dim;
 	(void)train;
+	(void)decode;
 	return (uint64_t)d->threads * 2 * QB * (uint64_t)(max_seq + LANES) * sizeof(float);
 }
 
-uint64_t kn_attn_scratch_cuda(const struct device *d, int64_t max_tokens, int64_t max_seq, int64_t n_heads, int64_t head_dim, bool train)
+uint64_t kn_attn_scratch_cuda(const struct device *d, int64_t max_tokens, int64_t max_seq, int64_t n_heads, int64_t head_dim, bool train, int64_t decode)
 {
+	/* what attn_bwd_workspace and attn_decode_workspace can be at the most: as many sequences as tokens, 32 pieces of keys */
+	int64_t stats = 2 * n_heads * (5 * max_tokens + 2 * ATTN_TILE + 3) * 4;
+	int64_t pieces = decode ? 65536 + decode * n_heads * (4 + 32 * (8 + 4 * head_dim)) + 256 : 0;
+
 	(void)d;
 	(void)max_seq;
-	(void)head_dim;
-	return train ? (uint64_t)(max_tokens * n_heads) * sizeof(float) : 0;
+	return (uint64_t)((train ? (stats + 255) / 256 * 256 : 0) + pieces);
 }
 
 struct tile {
@@ -257,7 +261,7 @@ static void decode_head(const struct kn_attn_shape *s, const float *q, const flo
 }
 
 void kn_attn_decode_cpu(struct device *dev, const struct kn_attn_shape *s, const void *q, const struct kn_kv_cache *c,
-                        const int32_t *slot, const int32_t *pos, int64_t longest_len, void *o)
+                        const int32_t *slot, const int32_t *len, int64_t longest_len, void *o)
 {
 	int64_t items = s->n_tokens * s->n_heads, group = s->n_heads / s->n_kv;
 
@@ -266,7 +270,7 @@ void kn_attn_decode_cpu(struct device *dev, const struct kn_attn_shape *s, const
 		int64_t i = w / s->n_heads, h = w % s->n_heads, at = slot[i] * c->slot_stride + h / group * s->head_dim;
 
 		decode_head(s, (const float *)q + i * s->ldq + h * s->head_dim, (const float *)c->k + at, (const float *)c->v + at, c->width,
-		            pos[i] + 1, (float *)o + i * s->ldo + h * s->head_dim,
+		            len[i], (float *)o + i * s->ldo + h * s->head_dim,
 		            (float *)s->scratch + omp_get_thread_num() * 2 * QB * (longest_len + LANES));
 	}
 }

@@ -3,27 +3,6 @@
  * (Hopper), attn_mma.cu (tensor cores from sm_75 on), attn_plain.cu (the rest). */
 #include "kernels/attn_cuda.cuh"
 
-int64_t attn_tiles(const int32_t *seq_start, int64_t n_seqs, int32_t *tiles)
-{
-	int64_t n = 0;
-	int32_t most = 0;
-
-	for (int64_t i = 0; i < n_seqs; i++) {
-		int32_t of = (seq_start[i + 1] - seq_start[i] + ATTN_TILE - 1) / ATTN_TILE;
-
-		most = of > most ? of : most;
-	}
-	/* causal: the further a tile is from its start, the more keys it sees */
-	for (int32_t t = most - 1; t >= 0; t--)
-		for (int64_t i = 0; i < n_seqs; i++)
-			if (seq_start[i + 1] - seq_start[i] > t * ATTN_TILE) {
-				tiles[2 * n] = (int32_t)i;
-				tiles[2 * n + 1] = t;
-				n++;
-			}
-	return n;
-}
-
 static enum attn_path choose(const struct attn_cuda *s)
 {
 	int dev = 0, major = 0, minor = 0, smem = 0;

@@ -35,12 +35,13 @@ struct kn_attn_shape {
 /* Sequences cut into tiles of ATTN_TILE tokens, those with most keys before them
  * first, so that the longest work starts first: pairs (sequence, tile in it). The
  * most there can be: n_tokens / ATTN_TILE + n_seqs. Returns their number. */
-enum { ATTN_TILE = 128 };
+#define ATTN_TILE 128
 int64_t attn_tiles(const int32_t *seq_start, int64_t n_seqs, int32_t *tiles);
 
 struct device;
-/* Bytes of scratch for micro-batches of at most max_tokens, sequences of at most max_seq; train: backward too. */
-typedef uint64_t kn_attn_scratch_fn(const struct device *d, int64_t max_tokens, int64_t max_seq, int64_t n_heads, int64_t head_dim, bool train);
+/* Bytes of scratch for micro-batches of at most max_tokens, sequences of at most max_seq; train: backward too;
+ * decode: rows that are decoded at once, 0: none. */
+typedef uint64_t kn_attn_scratch_fn(const struct device *d, int64_t max_tokens, int64_t max_seq, int64_t n_heads, int64_t head_dim, bool train, int64_t decode);
 typedef void kn_attn_fwd_fn(struct device *d, const struct kn_attn_shape *s, const void *q, const void *k, const void *v, void *o, float *lse);
 typedef void kn_attn_bwd_fn(struct device *d, const struct kn_attn_shape *s, const void *q, const void *k, const void *v, const void *o,
                             const float *lse, const void *d_o, void *dq, void *dk, void *dv);
@@ -54,9 +55,9 @@ struct kn_kv_cache {
 typedef void kn_kv_append_fn(struct device *d, const struct kn_attn_shape *s, const struct kn_kv_cache *c, const void *k, const void *v,
                              const int32_t *slot, const int32_t *pos, int64_t t);
 /* One new token for each of n_tokens rows against its cache: row i attends to the first
- * pos[i] + 1 entries of slot[i]; longest: the most of these. */
+ * len[i] entries of slot[i]; longest: the most of these. */
 typedef void kn_attn_decode_fn(struct device *d, const struct kn_attn_shape *s, const void *q, const struct kn_kv_cache *c,
-                               const int32_t *slot, const int32_t *pos, int64_t longest, void *o);
+                               const int32_t *slot, const int32_t *len, int64_t longest, void *o);
 kn_attn_scratch_fn kn_attn_scratch_cpu, kn_attn_scratch_cuda; /* the latter is arithmetic, and needs no GPU */
 kn_attn_fwd_fn kn_attn_fwd_cpu;
 kn_attn_bwd_fn kn_attn_bwd_cpu;

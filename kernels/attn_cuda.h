@@ -38,17 +38,13 @@ struct attn_cuda {
 	float scale, softcap;        /* softcap 0: none */
 	int n_tokens, n_seqs, max_len;
 	const int32_t *seq_start;    /* (n_seqs + 1) token offsets, device memory */
-	const int32_t *tiles;        /* (n_tiles, 2): sequence, tile of ATTN_TILE tokens in it; longest work first; device memory */
+	const int32_t *tiles;        /* attn_tiles of attn.h, in device memory; pairs of sequence -1 are skipped */
 	int n_tiles;
 	enum attn_dtype dtype;
 	enum attn_path path;
 };
 
 struct CUstream_st; /* cudaStream_t is a pointer to it */
-
-/* Fills tiles (at most n_tokens / ATTN_TILE + n_seqs pairs) from token offsets in host memory; returns how many. A pair
- * whose sequence is -1 is skipped, so a captured graph may keep n_tiles at the bound and fill the rest with -1. */
-int64_t attn_tiles(const int32_t *seq_start_host, int64_t n_seqs, int32_t *tiles_host);
 
 /* The path that a call takes on the current device. */
 enum attn_path attn_path(const struct attn_cuda *s);

@@ -213,6 +213,6 @@ extern "C" __attribute__((visibility("default"))) int device_open_cuda(struct de
 	d->k.attn_scratch = attn_scratch;
 	cudaMemGetInfo(&avail, &total);
 	d->free_bytes = avail;
-	snprintf(d->name, sizeof(d->name), "cuda:%d, %s, compute capability %d.%d", index, p.name, p.major, p.minor);
+	snprintf(d->name, sizeof(d->name), "cuda:%d, %.40s, compute capability %d.%d", index, p.name, p.major, p.minor);
 	return 0;
 }

@@ -82,10 +82,6 @@ static __device__ __forceinline__ float as_float(const float *p)
 {
 	return *p;
 }
-static __device__ __forceinline__ float as_float(const bf16 *p)
-{
-	return __bfloat162float(*p);
-}
 static __device__ __forceinline__ float as_float(const __half *p)
 {
 	return __half2float(*p);

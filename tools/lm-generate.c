@@ -105,7 +105,7 @@ static int check_base(struct state *s, struct err *e)
 static int load_engine(struct state *s, struct model_source *src, struct err *e)
 {
 	int64_t context = o.context < s->desc.max_pos ? o.context : s->desc.max_pos;
-	struct engine_shape shape = { .max_tokens = context > o.batch ? context : o.batch, .max_seq = context };
+	struct engine_shape shape = { .max_tokens = context > o.batch ? context : o.batch, .max_seq = context, .decode = o.batch };
 	uint64_t cache, budget;
 
 	if (device_open(&s->dev, o.device, (int)o.threads, e) < 0)

@@ -39,6 +39,7 @@ struct engine_shape {
 	int64_t max_tokens; /* of a micro-batch */
 	int64_t max_seq;    /* longest sequence */
 	bool train;         /* backward too */
+	int64_t decode;     /* rows that are decoded at once, 0: none */
 	struct optim *optim; /* its states are part of the plan; NULL: none */
 	uint64_t budget;    /* bytes the whole plan may take; 0: no limit */
 };

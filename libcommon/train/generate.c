@@ -91,7 +91,7 @@ static void attn_next(void *ctx, struct engine *g, int64_t layer, struct acts *a
 
 	engine_attn_shape(g, layer, b, &s);
 	keep_keys(n, g, &s, &c, a);
-	g->dev->k.attn_decode(g->dev, &s, a->qkv, &c, g->in.rec, g->in.pos, n->longest, a->o);
+	g->dev->k.attn_decode(g->dev, &s, a->qkv, &c, g->in.rec, g->in.tgt_id, n->longest, a->o);
 }
 
 /* --- choosing a token --- */
@@ -217,6 +217,7 @@ static void end_sequence(struct generator *n, int32_t slot)
 
 	b->seq_start[++b->n_seqs] = (int32_t)b->n_tokens;
 	b->tgt_row[b->n_targets] = (int32_t)(b->n_tokens - 1);
+	b->tgt_id[b->n_targets] = b->pos[b->n_tokens - 1] + 1; /* no target: how many keys the slot will have */
 	n->slot[b->n_targets++] = slot;
 }
 

@@ -486,7 +486,7 @@ static void attn_put(struct on_device *x, struct device *d, const struct shape *
 	x->s.n_tiles = attn_tiles(s->start, s->n_seqs, tiles);
 	x->tiles = up_raw(d, tiles, sizeof(tiles));
 	x->s.tiles = x->tiles;
-	x->s.scratch = room(d, d->k.attn_scratch(d, nt, max, s->nh, s->d, true));
+	x->s.scratch = room(d, d->k.attn_scratch(d, nt, max, s->nh, s->d, true, s->n_seqs));
 	free(all);
 }
 
@@ -522,7 +522,7 @@ static void decode_near(struct on_device *x, const struct shape *s, const struct
 	int64_t cap = x->nt + 3;
 	struct kn_kv_cache c = { NULL, NULL, cap * x->wk, x->wk };
 	struct kn_attn_shape one = x->s;
-	int32_t slot[512], pos[512], last_slot[6], last_pos[6];
+	int32_t slot[512], pos[512], last_slot[6], last_len[6];
 	int64_t longest = 0;
 	void *ps, *pp, *q, *o;
 	float *got;
@@ -532,7 +532,8 @@ static void decode_near(struct on_device *x, const struct shape *s, const struct
 	for (int64_t b = 0; b < s->n_seqs; b++)
 		for (int64_t t = s->start[b]; t < s->start[b + 1]; t++) {
 			last_slot[b] = slot[t] = (int32_t)(s->n_seqs - 1 - b);
-			last_pos[b] = pos[t] = (int32_t)(t - s->start[b]);
+			pos[t] = (int32_t)(t - s->start[b]);
+			last_len[b] = pos[t] + 1;
 			longest = pos[t] + 1 > longest ? pos[t] + 1 : longest;
 		}
 	ps = up_raw(x->d, slot, sizeof(slot));
@@ -542,7 +543,7 @@ static void decode_near(struct on_device *x, const struct shape *s, const struct
 	for (int64_t b = 0; b < s->n_seqs; b++)
 		device_copy(x->d, act_at(x->d, q, b * x->ld), act_at(x->d, x->qkv, (s->start[b + 1] - 1) * x->ld), act_bytes(x->ld));
 	device_upload(x->d, ps, last_slot, sizeof(last_slot));
-	device_upload(x->d, pp, last_pos, sizeof(last_pos));
+	device_upload(x->d, pp, last_len, sizeof(last_len));
 	o = up(x->d, NULL, s->n_seqs, x->wq, x->ldo);
 	one.n_tokens = one.n_seqs = s->n_seqs;
 	x->d->k.attn_decode(x->d, &one, q, &c, ps, pp, longest, o);

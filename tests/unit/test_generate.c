@@ -71,7 +71,7 @@ static void setup(void)
 	struct err e = ERR_INIT;
 	struct model_desc m;
 	struct model_source *s;
-	struct engine_shape shape = { .max_tokens = 2 * CONTEXT, .max_seq = CONTEXT };
+	struct engine_shape shape = { .max_tokens = 2 * CONTEXT, .max_seq = CONTEXT, .decode = MAX };
 
 	load_golden();
 	must(device_open(&dev, "cpu", 2, &e) == 0, &e);
