@@ -13,25 +13,42 @@
 #define QB 64 /* queries in a block */
 
 /* Of one thread: probabilities and their gradient for one block of queries, (QB, max_len) each. */
-uint64_t kn_attn_scratch_cpu(const struct device *d, int64_t max_tokens, int64_t max_seq, int64_t n_heads, int64_t head_dim, bool train, int64_t decode)
+static uint64_t rows_of_scores(const struct device *d, int64_t max_seq)
+{
+	return (uint64_t)d->threads * 2 * QB * (uint64_t)(max_seq + LANES) * sizeof(float);
+}
+
+uint64_t kn_attn_scratch_cpu(const struct device *d, int64_t max_tokens, int64_t max_seq, int64_t n_heads, int64_t head_dim, bool train)
 {
 	(void)max_tokens;
 	(void)n_heads;
 	(void)head_dim;
 	(void)train;
-	(void)decode;
-	return (uint64_t)d->threads * 2 * QB * (uint64_t)(max_seq + LANES) * sizeof(float);
+	return rows_of_scores(d, max_seq);
 }
 
-uint64_t kn_attn_scratch_cuda(const struct device *d, int64_t max_tokens, int64_t max_seq, int64_t n_heads, int64_t head_dim, bool train, int64_t decode)
+uint64_t kn_decode_scratch_cpu(const struct device *d, int64_t rows, int64_t max_seq, int64_t n_heads, int64_t head_dim)
 {
-	/* what attn_bwd_workspace and attn_decode_workspace can be at the most: as many sequences as tokens, 32 pieces of keys */
-	int64_t stats = 2 * n_heads * (5 * max_tokens + 2 * ATTN_TILE + 3) * 4;
-	int64_t pieces = decode ? 65536 + decode * n_heads * (4 + 32 * (8 + 4 * head_dim)) + 256 : 0;
+	(void)n_heads;
+	(void)head_dim;
+	return rows ? rows_of_scores(d, max_seq) : 0;
+}
 
+/* What attn_bwd_workspace (attn_cuda.h) can be at the most: as many sequences as tokens. */
+uint64_t kn_attn_scratch_cuda(const struct device *d, int64_t max_tokens, int64_t max_seq, int64_t n_heads, int64_t head_dim, bool train)
+{
 	(void)d;
 	(void)max_seq;
-	return (uint64_t)((train ? (stats + 255) / 256 * 256 : 0) + pieces);
+	(void)head_dim;
+	return train ? (uint64_t)(2 * n_heads * (5 * max_tokens + 2 * ATTN_TILE + 3)) * sizeof(float) : 0;
+}
+
+/* And attn_decode_workspace: keys in 32 pieces. */
+uint64_t kn_decode_scratch_cuda(const struct device *d, int64_t rows, int64_t max_seq, int64_t n_heads, int64_t head_dim)
+{
+	(void)d;
+	(void)max_seq;
+	return rows ? (uint64_t)(65536 + rows * n_heads * (4 + 32 * (8 + 4 * head_dim)) + 256) : 0;
 }
 
 struct tile {
@@ -271,7 +288,7 @@ void kn_attn_decode_cpu(struct device *dev, const struct kn_attn_shape *s, const
 
 		decode_head(s, (const float *)q + i * s->ldq + h * s->head_dim, (const float *)c->k + at, (const float *)c->v + at, c->width,
 		            len[i], (float *)o + i * s->ldo + h * s->head_dim,
-		            (float *)s->scratch + omp_get_thread_num() * 2 * QB * (longest_len + LANES));
+		            (float *)s->decode_scratch + omp_get_thread_num() * 2 * QB * (longest_len + LANES));
 	}
 }
 

@@ -30,6 +30,7 @@ struct kn_attn_shape {
 	const int32_t *tiles;       /* (n_tiles, 2) sequence and tile in it, device memory; see attn_tiles */
 	int64_t n_tiles;
 	void *scratch;              /* kn_attn_scratch bytes */
+	void *decode_scratch;       /* kn_decode_scratch bytes */
 };
 
 /* Sequences cut into tiles of ATTN_TILE tokens, those with most keys before them
@@ -39,9 +40,10 @@ struct kn_attn_shape {
 int64_t attn_tiles(const int32_t *seq_start, int64_t n_seqs, int32_t *tiles);
 
 struct device;
-/* Bytes of scratch for micro-batches of at most max_tokens, sequences of at most max_seq; train: backward too;
- * decode: rows that are decoded at once, 0: none. */
-typedef uint64_t kn_attn_scratch_fn(const struct device *d, int64_t max_tokens, int64_t max_seq, int64_t n_heads, int64_t head_dim, bool train, int64_t decode);
+/* Bytes of scratch for micro-batches of at most max_tokens, sequences of at most max_seq; train: backward too. */
+typedef uint64_t kn_attn_scratch_fn(const struct device *d, int64_t max_tokens, int64_t max_seq, int64_t n_heads, int64_t head_dim, bool train);
+/* Bytes for decoding at most rows at once; cleared memory that nothing else uses. */
+typedef uint64_t kn_decode_scratch_fn(const struct device *d, int64_t rows, int64_t max_seq, int64_t n_heads, int64_t head_dim);
 typedef void kn_attn_fwd_fn(struct device *d, const struct kn_attn_shape *s, const void *q, const void *k, const void *v, void *o, float *lse);
 typedef void kn_attn_bwd_fn(struct device *d, const struct kn_attn_shape *s, const void *q, const void *k, const void *v, const void *o,
                             const float *lse, const void *d_o, void *dq, void *dk, void *dv);
@@ -58,7 +60,9 @@ typedef void kn_kv_append_fn(struct device *d, const struct kn_attn_shape *s, co
  * len[i] entries of slot[i]; longest: the most of these. */
 typedef void kn_attn_decode_fn(struct device *d, const struct kn_attn_shape *s, const void *q, const struct kn_kv_cache *c,
                                const int32_t *slot, const int32_t *len, int64_t longest, void *o);
-kn_attn_scratch_fn kn_attn_scratch_cpu, kn_attn_scratch_cuda; /* the latter is arithmetic, and needs no GPU */
+/* those of CUDA are arithmetic, and need no GPU */
+kn_attn_scratch_fn kn_attn_scratch_cpu, kn_attn_scratch_cuda;
+kn_decode_scratch_fn kn_decode_scratch_cpu, kn_decode_scratch_cuda;
 kn_attn_fwd_fn kn_attn_fwd_cpu;
 kn_attn_bwd_fn kn_attn_bwd_cpu;
 kn_kv_append_fn kn_kv_append_cpu;

@@ -65,7 +65,7 @@ void kn_attn_decode_cuda(struct device *d, const struct kn_attn_shape *s, const 
 
 	a.n_seqs = a.n_tokens;
 	a.ldk = a.ldv = c->width;
-	check(d, attn_decode_cuda(cuda_of(d)->stream, &a, q, c->k, c->v, c->slot_stride, slot, len, o, s->scratch), "attn_decode");
+	check(d, attn_decode_cuda(cuda_of(d)->stream, &a, q, c->k, c->v, c->slot_stride, slot, len, o, s->decode_scratch), "attn_decode");
 }
 
 static __global__ void append_kernel(bf16 *kc, bf16 *vc, int64_t slot_stride, int64_t width, const bf16 *k, const bf16 *v, int64_t ldk, int64_t ldv,

@@ -179,7 +179,7 @@ static int open_impl(struct device *d, int index, struct err *e)
 /* d comes described (kind, types, attention's scratch); this adds the functions and the device itself. */
 extern "C" __attribute__((visibility("default"))) int device_open_cuda(struct device *d, int index, struct err *e)
 {
-	kn_attn_scratch_fn *attn_scratch = d->k.attn_scratch;
+	struct kn_ops planned = d->k;
 	struct cudaDeviceProp p;
 	size_t avail = 0, total = 0;
 	int n = 0;
@@ -210,7 +210,8 @@ extern "C" __attribute__((visibility("default"))) int device_open_cuda(struct de
 		return -1;
 	}
 	d->k = cuda_ops();
-	d->k.attn_scratch = attn_scratch;
+	d->k.attn_scratch = planned.attn_scratch;
+	d->k.decode_scratch = planned.decode_scratch;
 	cudaMemGetInfo(&avail, &total);
 	d->free_bytes = avail;
 	snprintf(d->name, sizeof(d->name), "cuda:%d, %.40s, compute capability %d.%d", index, p.name, p.major, p.minor);

@@ -74,6 +74,7 @@ static const struct kn_ops cpu_ops = {
 	.rmsnorm_bwd = kn_rmsnorm_bwd_cpu,
 	.rope = kn_rope_cpu,
 	.attn_scratch = kn_attn_scratch_cpu,
+	.decode_scratch = kn_decode_scratch_cpu,
 	.attn_fwd = kn_attn_fwd_cpu,
 	.attn_bwd = kn_attn_bwd_cpu,
 	.kv_append = kn_kv_append_cpu,
@@ -104,6 +105,7 @@ static void describe_cuda(struct device *d)
 	d->row_pad = 64; /* 128 bytes: what the copy engine and the memory like */
 	d->logits = 1 << 28;
 	d->k.attn_scratch = kn_attn_scratch_cuda;
+	d->k.decode_scratch = kn_decode_scratch_cuda;
 }
 
 /* Cores that this process may run on (taskset and cgroup cpusets count). */

@@ -50,6 +50,7 @@ struct kn_ops {
 	kn_rmsnorm_bwd_fn *rmsnorm_bwd;
 	kn_rope_fn *rope;
 	kn_attn_scratch_fn *attn_scratch;
+	kn_decode_scratch_fn *decode_scratch;
 	kn_attn_fwd_fn *attn_fwd;
 	kn_attn_bwd_fn *attn_bwd;
 	kn_kv_append_fn *kv_append;

@@ -114,7 +114,8 @@ static cublasStatus_t set_layout(cublasLtMatrixLayout_t *l, cudaDataType_t t, in
 static cublasStatus_t choose(struct gemm_state *g, struct gemm_plan *p)
 {
 	const struct gemm_key *k = &p->key;
-	uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE; /* not in place, by atomics */
+	/* split sums are folded in fp32 through the workspace: neither in place by atomics, nor rounded to bf16 on the way */
+	uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
 	uint32_t al[3] = { 1u << (k->flags >> 8 & 15), 1u << (k->flags >> 12 & 15), 1u << (k->flags >> 16 & 15) };
 	uint64_t room = WORKSPACE;
 	cublasLtMatmulPreference_t pref;

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Usage: bundle.sh BUILD_DIR  Makes BUILD_DIR/bundle: programs, the shared
+# Usage: bundle.sh BUILD_DIR  Makes BUILD_DIR/bundle: programs, the kernel suites, the shared
 # libraries they need, manual pages, pipelines. It runs from any place, on any
 # machine with a glibc as new as this one's. glibc and the CUDA stack stay the
 # machine's own. Programs are linked anew with a search path relative to
@@ -9,8 +9,8 @@ build=${1:-build}
 cd "$(dirname "$0")/.."
 out=$build/bundle
 rm -rf "$out" "$out.tmp"
-mkdir -p "$out.tmp/bin" "$out.tmp/lib" "$out.tmp/share"
-make -s --no-print-directory BIN="$out.tmp/bin" LDFLAGS="${LDFLAGS:-} -Wl,--disable-new-dtags,-rpath,'\$\$ORIGIN/../lib'" all
+mkdir -p "$out.tmp/bin" "$out.tmp/tests" "$out.tmp/lib" "$out.tmp/share"
+make -s --no-print-directory BIN="$out.tmp/bin" TST="$out.tmp/tests" LDFLAGS="${LDFLAGS:-} -Wl,--disable-new-dtags,-rpath,'\$\$ORIGIN/../lib'" all bundled-tests
 
 system='linux-vdso|ld-linux[^/]*|libc|libm|libmvec|libpthread|librt|libdl|libresolv|libutil|libnsl|libanl|libcuda|libcudart|libcublas|libcublasLt|libnv[^/]*|libnccl|libcudnn[^/]*'
 # What ldd does not show: libraries that programs load by name.
@@ -18,7 +18,8 @@ loaded=$(ldconfig -p 2>/dev/null | sed -n 's/.*libarchive\.so\.13 .*=> //p' | he
 [ -n "$loaded" ] || loaded=$(find /usr/lib /lib -name libarchive.so.13 2>/dev/null | head -n 1)
 [ -n "$loaded" ] || { echo "bundle: libarchive.so.13 is not found; install libarchive13" >&2; exit 1; }
 # shellcheck disable=SC2086
-{ ldd "$out.tmp"/bin/*; ldd $loaded; echo "	x => $loaded (0)"; } | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
+rm -f "$out.tmp"/tests/*.d
+{ ldd "$out.tmp"/bin/* "$out.tmp"/tests/*; ldd $loaded; echo "	x => $loaded (0)"; } | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
 	grep -Ev "/($system)\.so" >"$out.tmp/libs"
 if ldd "$out.tmp"/bin/* | grep -q 'not found'; then
 	ldd "$out.tmp"/bin/* | grep 'not found' | sort -u >&2

@@ -356,6 +356,13 @@ static void fill_dense(struct device *d, const struct layer_weights *lw, enum li
 	}
 }
 
+void weights_fill_cache(struct weights *w, struct device *d)
+{
+	for (int64_t l = 0; l < w->cached_layers && !w->dense; l++)
+		for (int g = 0; g < GRP_N; g++)
+			fill_dense(d, &w->layers[l], g, w->layers[l].grp[g].dense);
+}
+
 int weights_load(struct weights *w, struct model_source *s, struct device *d, struct err *e)
 {
 	int64_t seen = 0;
@@ -374,9 +381,7 @@ int weights_load(struct weights *w, struct model_source *s, struct device *d, st
 		return -1;
 	if (seen != expected(&w->desc))
 		return missing(w, s, e);
-	for (int64_t l = 0; l < w->cached_layers && !w->dense; l++)
-		for (int g = 0; g < GRP_N; g++)
-			fill_dense(d, &w->layers[l], g, w->layers[l].grp[g].dense);
+	weights_fill_cache(w, d);
 	return model_source_identity(s, w->identity, e);
 }
 

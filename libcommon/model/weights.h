@@ -54,6 +54,8 @@ void weights_release(struct weights *w); /* the description; memory is the layou
 void weights_layout(struct weights *w, const struct device *d, struct layout *l, struct layout *cache);
 /* Fills them. Every tensor must be there, of its shape, 16/32-bit float. */
 int weights_load(struct weights *w, struct model_source *s, struct device *d, struct err *e) LP_MUST_USE;
+/* The dense copies from the weights as they are; weights_load does it. */
+void weights_fill_cache(struct weights *w, struct device *d);
 /* The group's dense form without its adapters: its own, or made in scratch. */
 void *weights_dense(struct device *d, const struct layer_weights *lw, enum linear_group g, void *scratch);
 /* The dtype of the source's projections. */

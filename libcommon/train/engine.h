@@ -74,7 +74,7 @@ struct engine {
 	void *logits;            /* (chunk, V) */
 	double *nll;             /* (max_tokens) on the device */
 	double *sums;            /* (2) on the device: losses since engine_begin; squares of the gradients */
-	void *attn_scratch;
+	void *attn_scratch, *decode_scratch;
 	float *cos_tab, *sin_tab; /* (max_seq, D/2) */
 	int64_t chunk;           /* rows of logits at a time */
 	int64_t head_rows;       /* vocabulary rows converted at a time */

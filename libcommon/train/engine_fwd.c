@@ -229,7 +229,7 @@ void engine_attn_shape(const struct engine *g, int64_t layer, const struct micro
 		.ldo = ld_in(g, GRP_O),
 		.window = model_window(m, layer), .scale = (float)(1 / sqrt((double)m->head_dim)), .n_seqs = b->n_seqs,
 		.n_tokens = b->n_tokens, .seq_start = b->seq_start, .seq_start_dev = g->in.seq_start, .tiles = g->in.tiles,
-		.n_tiles = g->in.n_tiles, .scratch = g->attn_scratch };
+		.n_tiles = g->in.n_tiles, .scratch = g->attn_scratch, .decode_scratch = g->decode_scratch };
 }
 
 void engine_attn_self(void *ctx, struct engine *g, int64_t layer, struct acts *a, const struct microbatch *b)

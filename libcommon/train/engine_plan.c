@@ -150,8 +150,8 @@ static void layout_scratch(struct engine *g, struct layout *l)
 	g->logits = acts(g, l, "logits of one chunk", g->chunk * m->vocab);
 	g->nll = layout_array(l, "loss", t, sizeof(double));
 	g->sums = layout_array(l, "loss", 2, sizeof(double));
-	g->attn_scratch = layout_take(l, "attention", g->dev->k.attn_scratch(g->dev, t, g->shape.max_seq, m->heads, m->head_dim, g->shape.train,
-	                                                                       g->shape.decode));
+	g->attn_scratch = layout_take(l, "attention", g->dev->k.attn_scratch(g->dev, t, g->shape.max_seq, m->heads, m->head_dim, g->shape.train));
+	g->decode_scratch = layout_take(l, "attention", g->dev->k.decode_scratch(g->dev, g->shape.decode, g->shape.max_seq, m->heads, m->head_dim));
 	g->cos_tab = floats(l, "rotary tables", g->shape.max_seq * (m->head_dim / 2));
 	g->sin_tab = floats(l, "rotary tables", g->shape.max_seq * (m->head_dim / 2));
 }

@@ -304,7 +304,8 @@ START_TEST(test_swiglu)
 
 		near(h[i], want, (1e-6 + ulp) * fmax(fabs(want), fabs(z * v) * 1e-3) + 1e-37, "h", i);
 		near(d[at + f], y * z * sig, (1e-6 + ulp) * (fabs(y * z * sig) + 1e-6), "du", i);
-		near(d[at], y * v * sig * (1 + z * (1 - sig)), (2e-6 + ulp) * (fabs(y * v) + 1e-6), "dg", i);
+		want = y * v * sig * (1 + z * (1 - sig));
+		near(d[at], want, 2e-6 * (fabs(y * v) + 1e-6) + ulp * fabs(want), "dg", i);
 	}
 	device_free(&dev, pg), device_free(&dev, ph), device_free(&dev, ph2), device_free(&dev, pd);
 	free(gu), free(dh), free(h), free(h2), free(d);
@@ -389,65 +390,122 @@ static const struct shape attn_shapes[] = {
 
 struct ref { /* fp64 */
 	double *o, *lse, *dq, *dk, *dv;
-	double score; /* largest absolute score */
+	double *e_o, *e_dq, *e_dk, *e_dv; /* sums of the terms' sizes: what one unit of rounding in each term can do */
+	double score;                     /* largest absolute score */
 };
+
+static double *cleared(int64_t n)
+{
+	return xcalloc((size_t)n + 1, sizeof(double));
+}
+
+static void ref_init(struct ref *r, int64_t nq, int64_t nk, int64_t n_lse)
+{
+	*r = (struct ref){ cleared(nq), cleared(n_lse), cleared(nq), cleared(nk), cleared(nk), cleared(nq), cleared(nq), cleared(nk), cleared(nk), 0 };
+}
+
+static void ref_drop(struct ref *r)
+{
+	double *all[] = { r->o, r->lse, r->dq, r->dk, r->dv, r->e_o, r->e_dq, r->e_dk, r->e_dv };
+
+	for (int i = 0; i < 9; i++)
+		free(all[i]);
+}
+
+/* One query of one head: rows of q, o, d_o at qi; keys j0..i at kj. */
+struct row_ref {
+	const struct shape *s;
+	const float *q, *k, *v, *d_o;
+	struct ref *r;
+	double *p;
+};
+
+static void row_fwd(const struct row_ref *x, int64_t qi, int64_t i, int64_t j0, int64_t kh, int64_t h)
+{
+	const struct shape *s = x->s;
+	int64_t wk = s->nkv * s->d;
+	double max = -INFINITY, sum = 0, *p = x->p;
+
+	for (int64_t j = j0; j <= i; j++) {
+		p[j] = 0;
+		for (int64_t c = 0; c < s->d; c++)
+			p[j] += (double)x->q[qi + c] * (double)x->k[j * wk + kh * s->d + c];
+		p[j] /= sqrt((double)s->d);
+		max = fmax(max, p[j]);
+		x->r->score = fmax(x->r->score, fabs(p[j]));
+	}
+	for (int64_t j = j0; j <= i; j++)
+		sum += exp(p[j] - max);
+	x->r->lse[i * s->nh + h] = max + log(sum);
+	for (int64_t j = j0; j <= i; j++) {
+		p[j] = exp(p[j] - max) / sum;
+		for (int64_t c = 0; c < s->d; c++) {
+			double t = p[j] * (double)x->v[j * wk + kh * s->d + c];
+
+			x->r->o[qi + c] += t;
+			x->r->e_o[qi + c] += fabs(t);
+		}
+	}
+}
+
+static void row_bwd(const struct row_ref *x, int64_t qi, int64_t i, int64_t j0, int64_t kh)
+{
+	const struct shape *s = x->s;
+	int64_t wk = s->nkv * s->d;
+	double dd = 0, e_dd = 0, *p = x->p, scale = 1 / sqrt((double)s->d);
+
+	for (int64_t c = 0; c < s->d; c++) {
+		dd += x->r->o[qi + c] * (double)x->d_o[qi + c];
+		e_dd += fabs(x->r->o[qi + c] * (double)x->d_o[qi + c]);
+	}
+	for (int64_t j = j0; j <= i; j++) {
+		double dp = 0, ds, e_ds;
+
+		for (int64_t c = 0; c < s->d; c++)
+			dp += (double)x->d_o[qi + c] * (double)x->v[j * wk + kh * s->d + c];
+		ds = p[j] * (dp - dd) * scale;
+		/* dS is rounded itself, P before it, and o before its sum with d_o */
+		e_ds = p[j] * (fabs(dp - dd) + e_dd) * scale;
+		for (int64_t c = 0; c < s->d; c++) {
+			int64_t kj = j * wk + kh * s->d + c;
+
+			x->r->dv[kj] += p[j] * (double)x->d_o[qi + c];
+			x->r->dq[qi + c] += ds * (double)x->k[kj];
+			x->r->dk[kj] += ds * (double)x->q[qi + c];
+			x->r->e_dv[kj] += fabs(p[j] * (double)x->d_o[qi + c]);
+			x->r->e_dq[qi + c] += e_ds * fabs((double)x->k[kj]);
+			x->r->e_dk[kj] += e_ds * fabs((double)x->q[qi + c]);
+		}
+	}
+}
 
 static void attn_reference(const struct shape *s, const float *q, const float *k, const float *v, const float *d_o, struct ref *r)
 {
-	int64_t nt = s->start[s->n_seqs], wq = s->nh * s->d, wk = s->nkv * s->d;
-	double scale = 1 / sqrt((double)s->d), *p = calloc((size_t)nt + 1, 8);
+	int64_t nt = s->start[s->n_seqs], wq = s->nh * s->d;
+	struct row_ref x = { s, q, k, v, d_o, r, cleared(nt) };
 
-	r->o = calloc((size_t)(nt * wq), 8), r->lse = calloc((size_t)(nt * s->nh), 8), r->dq = calloc((size_t)(nt * wq), 8);
-	r->dk = calloc((size_t)(nt * wk), 8), r->dv = calloc((size_t)(nt * wk), 8), r->score = 0;
+	ref_init(r, nt * wq, nt * s->nkv * s->d, nt * s->nh);
 	for (int64_t b = 0; b < s->n_seqs; b++)
 		for (int64_t h = 0; h < s->nh; h++)
 			for (int64_t i = s->start[b]; i < s->start[b + 1]; i++) {
 				int64_t kh = h / (s->nh / s->nkv), j0 = s->window && i - s->window + 1 > s->start[b] ? i - s->window + 1 : s->start[b];
-				double max = -INFINITY, sum = 0, dd = 0;
 
-				for (int64_t j = j0; j <= i; j++) {
-					p[j] = 0;
-					for (int64_t c = 0; c < s->d; c++)
-						p[j] += scale * (double)q[i * wq + h * s->d + c] * (double)k[j * wk + kh * s->d + c];
-					max = fmax(max, p[j]);
-					r->score = fmax(r->score, fabs(p[j]));
-				}
-				for (int64_t j = j0; j <= i; j++)
-					sum += exp(p[j] - max);
-				r->lse[i * s->nh + h] = max + log(sum);
-				for (int64_t j = j0; j <= i; j++) {
-					p[j] = exp(p[j] - max) / sum;
-					for (int64_t c = 0; c < s->d; c++)
-						r->o[i * wq + h * s->d + c] += p[j] * (double)v[j * wk + kh * s->d + c];
-				}
-				for (int64_t c = 0; c < s->d; c++)
-					dd += r->o[i * wq + h * s->d + c] * (double)d_o[i * wq + h * s->d + c];
-				for (int64_t j = j0; j <= i; j++) {
-					double dp = 0, ds;
-
-					for (int64_t c = 0; c < s->d; c++)
-						dp += (double)d_o[i * wq + h * s->d + c] * (double)v[j * wk + kh * s->d + c];
-					ds = p[j] * (dp - dd) * scale;
-					for (int64_t c = 0; c < s->d; c++) {
-						r->dv[j * wk + kh * s->d + c] += p[j] * (double)d_o[i * wq + h * s->d + c];
-						r->dq[i * wq + h * s->d + c] += ds * (double)k[j * wk + kh * s->d + c];
-						r->dk[j * wk + kh * s->d + c] += ds * (double)q[i * wq + h * s->d + c];
-					}
-				}
+				row_fwd(&x, i * wq + h * s->d, i, j0, kh, h);
+				row_bwd(&x, i * wq + h * s->d, i, j0, kh);
 			}
-	free(p);
+	free(x.p);
 }
 
-/* fp32: the header's bound. 16 bits: probabilities and dS are rounded before their products, so the
- * error of an element is that of its largest terms; 3 units of the tensor's largest value hold it. */
-static void all_near(const float *x, const double *want, int64_t n, double score, double units, const char *what)
+/* fp32: the header's bound. 16 bits: P, dS and o are rounded before their products, each term of a sum by
+ * half a unit; sizes NULL: none of that. And the result itself is rounded. */
+static void all_near(const float *x, const double *want, const double *sizes, int64_t n, double score, const char *what)
 {
 	double max = 0;
 
 	for (int64_t i = 0; i < n; i++)
 		max = fmax(max, fabs(want[i]));
 	for (int64_t i = 0; i < n; i++)
-		near(x[i], want[i], (2e-6 + score * 0x1p-23 + units * ulp) * max + 1e-30, what, i);
+		near(x[i], want[i], (2e-6 + score * 0x1p-23) * max + (sizes ? ulp * (sizes[i] + fabs(want[i])) : 0) + 1e-30, what, i);
 }
 
 /* Everything of one shape on one device: q, k, v are slices of one array, as the engine has them. */
@@ -486,7 +544,8 @@ static void attn_put(struct on_device *x, struct device *d, const struct shape *
 	x->s.n_tiles = attn_tiles(s->start, s->n_seqs, tiles);
 	x->tiles = up_raw(d, tiles, sizeof(tiles));
 	x->s.tiles = x->tiles;
-	x->s.scratch = room(d, d->k.attn_scratch(d, nt, max, s->nh, s->d, true, s->n_seqs));
+	x->s.scratch = room(d, d->k.attn_scratch(d, nt, max, s->nh, s->d, true));
+	x->s.decode_scratch = room(d, d->k.decode_scratch(d, s->n_seqs, max + 3, s->nh, s->d));
 	free(all);
 }
 
@@ -500,19 +559,20 @@ static void attn_run(struct on_device *x)
 
 static void attn_drop(struct on_device *x)
 {
-	void *all[] = { x->qkv, x->o, x->lse, x->d_o, x->d_qkv, x->start, x->tiles, x->s.scratch };
+	void *all[] = { x->qkv, x->o, x->lse, x->d_o, x->d_qkv, x->start, x->tiles, x->s.scratch, x->s.decode_scratch };
 
-	for (int i = 0; i < 8; i++)
+	for (int i = 0; i < 9; i++)
 		device_free(x->d, all[i]);
 }
 
-static void slice_near(const float *all, int64_t ld, int64_t at, int64_t w, int64_t t, const double *want, double score, const char *what)
+static void slice_near(const float *all, int64_t ld, int64_t at, int64_t w, int64_t t, const double *want, const double *sizes, double score,
+                       const char *what)
 {
 	float *x = xcalloc((size_t)(t * w), sizeof(*x));
 
 	for (int64_t i = 0; i < t; i++)
 		memcpy(x + i * w, all + i * ld + at, (size_t)w * 4);
-	all_near(x, want, t * w, score, 3, what);
+	all_near(x, want, sizes, t * w, score, what);
 	free(x);
 }
 
@@ -549,7 +609,7 @@ static void decode_near(struct on_device *x, const struct shape *s, const struct
 	x->d->k.attn_decode(x->d, &one, q, &c, ps, pp, longest, o);
 	got = down(x->d, o, s->n_seqs, x->wq, x->ldo);
 	for (int64_t b = 0; b < s->n_seqs; b++)
-		all_near(got + b * x->wq, r->o + (s->start[b + 1] - 1) * x->wq, x->wq, r->score, 3, "decoded");
+		all_near(got + b * x->wq, r->o + (s->start[b + 1] - 1) * x->wq, r->e_o + (s->start[b + 1] - 1) * x->wq, x->wq, r->score, "decoded");
 	device_free(x->d, c.k), device_free(x->d, c.v), device_free(x->d, ps), device_free(x->d, pp), device_free(x->d, q), device_free(x->d, o);
 	free(got);
 }
@@ -572,15 +632,16 @@ START_TEST(test_attention)
 	o = down(&dev, x.o, nt, x.wq, x.ldo);
 	lse = down_f32(&dev, x.lse, nt * s->nh);
 	d_qkv = down(&dev, x.d_qkv, nt, x.w, x.ld);
-	all_near(o, r.o, nq, r.score, 3, "o");
-	all_near(lse, r.lse, nt * s->nh, r.score, 0.01, "lse");
-	slice_near(d_qkv, x.w, 0, x.wq, nt, r.dq, r.score, "dq");
-	slice_near(d_qkv, x.w, x.wq, x.wk, nt, r.dk, r.score, "dk");
-	slice_near(d_qkv, x.w, x.wq + x.wk, x.wk, nt, r.dv, r.score, "dv");
+	all_near(o, r.o, r.e_o, nq, r.score, "o");
+	all_near(lse, r.lse, NULL, nt * s->nh, r.score, "lse");
+	slice_near(d_qkv, x.w, 0, x.wq, nt, r.dq, r.e_dq, r.score, "dq");
+	slice_near(d_qkv, x.w, x.wq, x.wk, nt, r.dk, r.e_dk, r.score, "dk");
+	slice_near(d_qkv, x.w, x.wq + x.wk, x.wk, nt, r.dv, r.e_dv, r.score, "dv");
 	decode_near(&x, s, &r);
 	attn_drop(&x);
 	attn_drop(&x2);
-	free(q), free(k), free(v), free(d_o), free(o), free(lse), free(d_qkv), free(r.o), free(r.lse), free(r.dq), free(r.dk), free(r.dv);
+	free(q), free(k), free(v), free(d_o), free(o), free(lse), free(d_qkv);
+	ref_drop(&r);
 }
 END_TEST
 

@@ -1,0 +1,432 @@
+/* One training step of a public shape on a device, with weights made at random on the machine: tokens/s, utilisation,
+ * memory forecast and measured, milliseconds by operation, and the hash of the adapter after the steps.
+ *
+ * usage: bench_qlora_step [name=value]...
+ *   device=cuda shape=8b|1b|3b|70b|tiny rank=16 alpha=16 batch=4 seq=2048 accumulate=1 base=nf4|bf16 memory=0 (MiB)
+ *   steps=10 warmup=3 parts=0|1 dropout=0 full=-1
+ * Every position is a target; token ids are random. MFU = tokens/s * (4 * P + 6 * S * C * L) / 798e12, P the parameters of the frozen
+ * products and the head: forward and input gradient, causal attention; and the same against the vendor's 989e12. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/num.h"
+#include "base/rng.h"
+#include "base/xalloc.h"
+#include "base/hash.h"
+#include "train/engine.h"
+
+struct conf {
+	const char *device, *shape, *base;
+	int64_t rank, alpha, batch, seq, accumulate, memory, steps, warmup, parts;
+	double dropout;
+};
+
+static struct err e = ERR_INIT;
+
+static void must(bool ok)
+{
+	if (ok)
+		return;
+	fprintf(stderr, "bench_qlora_step: %s\n", e.msg);
+	exit(e.code ? (int)e.code : 5);
+}
+
+static void usage(const char *what)
+{
+	fprintf(stderr, "bench_qlora_step: '%s' is not name=value of what the head of its source lists\n", what);
+	exit(2);
+}
+
+static bool set(struct conf *c, const char *arg)
+{
+	const struct {
+		const char *name;
+		int64_t *v;
+	} ints[] = { { "rank=", &c->rank }, { "alpha=", &c->alpha }, { "batch=", &c->batch }, { "seq=", &c->seq }, { "accumulate=", &c->accumulate },
+		     { "memory=", &c->memory }, { "steps=", &c->steps }, { "warmup=", &c->warmup }, { "parts=", &c->parts } };
+	const struct {
+		const char *name, **v;
+	} texts[] = { { "device=", &c->device }, { "shape=", &c->shape }, { "base=", &c->base } };
+
+	for (size_t i = 0; i < sizeof(ints) / sizeof(*ints); i++)
+		if (strncmp(arg, ints[i].name, strlen(ints[i].name)) == 0)
+			return parse_i64(arg + strlen(ints[i].name), ints[i].v);
+	for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++)
+		if (strncmp(arg, texts[i].name, strlen(texts[i].name)) == 0) {
+			*texts[i].v = arg + strlen(texts[i].name);
+			return true;
+		}
+	return strncmp(arg, "dropout=", 8) == 0 && parse_f64(arg + 8, &c->dropout);
+}
+
+static void describe(struct model_desc *m, const char *shape)
+{
+	static const struct {
+		const char *name;
+		int64_t layers, hidden, heads, kv, ffn, vocab;
+		bool tied;
+	} shapes[] = {
+		{ "tiny", 4, 512, 8, 2, 1536, 32000, false },
+		{ "1b", 16, 2048, 32, 8, 8192, 128256, true },
+		{ "3b", 28, 3072, 24, 8, 8192, 128256, true },
+		{ "8b", 32, 4096, 32, 8, 14336, 128256, false },
+		{ "70b", 80, 8192, 64, 8, 28672, 128256, false },
+	};
+
+	memset(m, 0, sizeof(*m));
+	for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++)
+		if (strcmp(shapes[i].name, shape) == 0)
+			*m = (struct model_desc){ .family = "llama", .layers = shapes[i].layers, .hidden = shapes[i].hidden, .heads = shapes[i].heads,
+				.kv_heads = shapes[i].kv, .head_dim = shapes[i].hidden / shapes[i].heads, .ffn = shapes[i].ffn, .vocab = shapes[i].vocab,
+				.max_pos = 1 << 20, .rms_eps = 1e-5, .tied = shapes[i].tied, .rope_theta = 500000, .dtype = DT_BF16 };
+	if (!m->layers)
+		usage(shape);
+}
+
+/* --- weights at random, made here and sent in pieces --- */
+
+#define PIECE (1 << 24)
+
+static uint16_t normal_bf16[PIECE]; /* N(0, 0.02) */
+static uint8_t bytes[PIECE];
+
+static void make_noise(void)
+{
+	for (int64_t i = 0; i < PIECE; i += 2) {
+		uint64_t r = rng_u64(1, 2, (uint64_t)i / 2);
+
+		memcpy(bytes + i, &r, 2);
+		/* a sum of four uniform numbers is near enough to a normal one for a benchmark */
+		for (int k = 0; k < 2; k++) {
+			uint64_t q = k ? rng_u64(1, 3, (uint64_t)i) : r;
+			double s = (double)(q & 0xffff) + (double)(q >> 16 & 0xffff) + (double)(q >> 32 & 0xffff) + (double)(q >> 48);
+
+			normal_bf16[i + k] = f32_to_bf16((float)((s / 65536 - 2) * 1.732 * 0.02));
+		}
+	}
+}
+
+static void send(struct device *d, void *to, const void *noise, uint64_t n)
+{
+	for (uint64_t at = 0; at < n; at += PIECE)
+		device_upload(d, (char *)to + at, noise, n - at < PIECE ? n - at : PIECE);
+}
+
+static void send_const(struct device *d, float *to, int64_t n, float v, float spread)
+{
+	float *x = xcalloc((size_t)n, sizeof(*x));
+
+	for (int64_t i = 0; i < n; i++)
+		x[i] = v + spread * (float)(bytes[i % PIECE] - 128) / 128;
+	device_upload(d, to, x, (uint64_t)n * sizeof(*x));
+	free(x);
+}
+
+/* NF4: random codes; scales about 0.045, the largest of 64 of N(0, 0.02). */
+static void fill_nf4(struct device *d, struct wmat *w)
+{
+	send(d, w->q.codes, bytes, (uint64_t)(w->q.n + 1) / 2);
+	send(d, w->q.qabsmax, bytes, (uint64_t)nf4_blocks(w->q.n));
+	send_const(d, w->q.absmax2, nf4_blocks2(w->q.n), 0.01f, 0.001f);
+	w->q.offset = 0.045f;
+}
+
+static void fill(struct engine *g)
+{
+	struct device *d = g->dev;
+	const struct model_desc *m = &g->w.desc;
+	uint64_t table = (uint64_t)(m->vocab * m->hidden) * 2;
+
+	make_noise();
+	send(d, g->w.embed.data, normal_bf16, table);
+	if (!m->tied)
+		send(d, g->w.head.data, normal_bf16, table);
+	send_const(d, g->w.norm, m->hidden, 1, 0.1f);
+	for (int64_t i = 0; i < m->layers; i++) {
+		struct layer_weights *lw = &g->w.layers[i];
+
+		send_const(d, lw->norm1, m->hidden, 1, 0.1f);
+		send_const(d, lw->norm2, m->hidden, 1, 0.1f);
+		for (int s = 0; s < LIN_N; s++)
+			if (g->w.nf4)
+				fill_nf4(d, &lw->lin[s]);
+		for (int k = 0; k < GRP_N; k++) {
+			struct wgroup *w = &lw->grp[k];
+
+			if (g->w.dense)
+				send(d, w->dense, normal_bf16, (uint64_t)(w->out * w->ld) * 2);
+		}
+	}
+	must(device_sync(d, &e) == 0);
+	weights_fill_cache(&g->w, d);
+	must(device_sync(d, &e) == 0);
+}
+
+/* --- milliseconds by operation: each one is waited for --- */
+
+static struct device *dev;
+static struct kn_ops real;
+static double spent[16];
+static const char *const part_names[] = { "gemm, large", "gemm, adapters", "attention", "dequantisation", "norms", "rotary", "activation", "loss",
+	                                  "optimiser", "rows and copies" };
+
+static double begin(void)
+{
+	must(device_sync(dev, &e) == 0);
+	return now_seconds();
+}
+
+static void end(int part, double from)
+{
+	must(device_sync(dev, &e) == 0);
+	spent[part] += now_seconds() - from;
+}
+
+#define TIMED(part, call)                \
+	do {                             \
+		double from = begin();   \
+		call;                    \
+		end(part, from);         \
+	} while (0)
+
+static void t_gemm(struct device *d, bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const void *a, int64_t lda, const void *b, int64_t ldb,
+                   float beta, void *c, int64_t ldc, bool f32_c)
+{
+	TIMED(m <= 256 || n <= 256 || k <= 256, real.gemm(d, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, f32_c));
+}
+static void t_attn_fwd(struct device *d, const struct kn_attn_shape *s, const void *q, const void *k, const void *v, void *o, float *lse)
+{
+	TIMED(2, real.attn_fwd(d, s, q, k, v, o, lse));
+}
+static void t_attn_bwd(struct device *d, const struct kn_attn_shape *s, const void *q, const void *k, const void *v, const void *o, const float *lse,
+                       const void *d_o, void *dq, void *dk, void *dv)
+{
+	TIMED(2, real.attn_bwd(d, s, q, k, v, o, lse, d_o, dq, dk, dv));
+}
+static void t_dequant(struct device *d, void *y, int64_t ldy, const struct nf4 *q, int64_t rows, int64_t cols)
+{
+	TIMED(3, real.nf4_dequant(d, y, ldy, q, rows, cols));
+}
+static void t_place(struct device *d, void *g, int64_t ldg, const struct kn_adapters *a)
+{
+	TIMED(9, real.adapter_place(d, g, ldg, a));
+}
+static void t_norm_fwd(struct device *d, void *xo, void *y, int64_t ldy, float *rstd, const void *x, const void *delta, const float *w, int64_t t, int64_t c, float eps)
+{
+	TIMED(4, real.rmsnorm_fwd(d, xo, y, ldy, rstd, x, delta, w, t, c, eps));
+}
+static void t_norm_bwd(struct device *d, void *dx, int64_t ld, const void *dy, const void *xo, const float *rstd, const float *w, int64_t t, int64_t c)
+{
+	TIMED(4, real.rmsnorm_bwd(d, dx, ld, dy, xo, rstd, w, t, c));
+}
+static void t_rope(struct device *d, void *x, int64_t ldx, const int32_t *pos, const float *ct, const float *st, int64_t t, int64_t h, int64_t hd, int64_t rot, bool inv)
+{
+	TIMED(5, real.rope(d, x, ldx, pos, ct, st, t, h, hd, rot, inv));
+}
+static void t_act_fwd(struct device *d, void *h, int64_t ldh, const void *gu, int64_t ldg, int64_t t, int64_t f)
+{
+	TIMED(6, real.swiglu_fwd(d, h, ldh, gu, ldg, t, f));
+}
+static void t_act_bwd(struct device *d, void *gu, int64_t ldg, const void *dh, void *h, int64_t ldh, int64_t t, int64_t f)
+{
+	TIMED(6, real.swiglu_bwd(d, gu, ldg, dh, h, ldh, t, f));
+}
+static void t_xent(struct device *d, void *z, const int32_t *target, double *loss, int64_t n, int64_t v, float scale, bool grad)
+{
+	TIMED(7, real.xent(d, z, target, loss, n, v, scale, grad));
+}
+static void t_adam8(struct device *d, float *p, const float *g, uint8_t *m8, uint8_t *v8, float *mm, float *vm, int64_t n, const struct kn_adam *a)
+{
+	TIMED(8, real.adam8(d, p, g, m8, v8, mm, vm, n, a));
+}
+static void t_rows(struct device *d, void *y, const void *x, const int32_t *idx, int64_t n, int64_t c)
+{
+	TIMED(9, real.gather_rows(d, y, x, idx, n, c));
+}
+static void t_scatter(struct device *d, void *y, const void *x, const int32_t *idx, int64_t n, int64_t c)
+{
+	TIMED(9, real.scatter_rows(d, y, x, idx, n, c));
+}
+static void t_copy_rows(struct device *d, void *y, int64_t ldy, const void *x, int64_t ldx, int64_t t, int64_t c)
+{
+	TIMED(9, real.copy_rows(d, y, ldy, x, ldx, t, c));
+}
+static void t_zero(struct device *d, void *p, uint64_t n)
+{
+	TIMED(9, real.zero(d, p, n));
+}
+
+static void watch_parts(struct device *d)
+{
+	dev = d;
+	real = d->k;
+	d->k.gemm = t_gemm;
+	d->k.attn_fwd = t_attn_fwd;
+	d->k.attn_bwd = t_attn_bwd;
+	d->k.nf4_dequant = t_dequant;
+	d->k.adapter_place = t_place;
+	d->k.rmsnorm_fwd = t_norm_fwd;
+	d->k.rmsnorm_bwd = t_norm_bwd;
+	d->k.rope = t_rope;
+	d->k.swiglu_fwd = t_act_fwd;
+	d->k.swiglu_bwd = t_act_bwd;
+	d->k.xent = t_xent;
+	d->k.adam8 = t_adam8;
+	d->k.gather_rows = t_rows;
+	d->k.scatter_rows = t_scatter;
+	d->k.copy_rows = t_copy_rows;
+	d->k.zero = t_zero;
+}
+
+/* --- steps --- */
+
+static int32_t random_id(int64_t row, int64_t i, int64_t vocab)
+{
+	return (int32_t)(rng_u64(7, (uint64_t)row, (uint64_t)i) % (uint64_t)vocab);
+}
+
+static void add_row(struct dataset *d, int64_t row, const struct conf *c, int64_t vocab)
+{
+	int32_t *ids = xcalloc((size_t)c->seq, sizeof(*ids));
+	uint8_t *mask = xmalloc((size_t)c->seq);
+	int64_t start[2] = { 0, c->seq };
+
+	for (int64_t i = 0; i < c->seq; i++)
+		ids[i] = random_id(row, i, vocab);
+	memset(mask, 1, (size_t)c->seq);
+	dataset_add_row(d, ids, mask, start, &row, 1);
+	free(ids);
+	free(mask);
+}
+
+struct bench {
+	struct conf c;
+	struct device dev;
+	struct model_desc m;
+	struct lora lora;
+	struct optim optim;
+	struct engine g;
+	struct dataset data;
+	struct microbatch *b; /* (accumulate) */
+};
+
+static double step(struct bench *x, double *seconds)
+{
+	double from = now_seconds(), loss, squares;
+	int64_t targets = 0;
+
+	engine_set_dropout(&x->g, true, 1, x->optim.step);
+	engine_begin(&x->g);
+	for (int64_t i = 0; i < x->c.accumulate; i++)
+		targets += x->b[i].n_targets;
+	for (int64_t i = 0; i < x->c.accumulate; i++)
+		engine_run(&x->g, &x->b[i], true, 1.0 / (double)targets);
+	x->dev.k.sum_squares(&x->dev, x->lora.grads, x->lora.n_params, x->g.sums + 1);
+	optim_step(&x->optim, &x->lora, &x->dev, 2e-4, x->g.sums + 1, 0.3);
+	must(engine_sums(&x->g, &loss, &squares, &e) == 0);
+	*seconds = now_seconds() - from;
+	return loss / (double)targets;
+}
+
+static int by_value(const void *a, const void *b)
+{
+	double x = *(const double *)a, y = *(const double *)b;
+
+	return x < y ? -1 : x > y;
+}
+
+static void setup(struct bench *x)
+{
+	struct engine_shape s = { .max_tokens = x->c.batch * x->c.seq, .max_seq = x->c.seq, .train = true, .optim = &x->optim };
+	uint64_t before;
+	double from = now_seconds();
+
+	describe(&x->m, x->c.shape);
+	must(device_open(&x->dev, x->c.device, 0, &e) == 0);
+	before = x->dev.free_bytes;
+	s.budget = x->c.memory ? (uint64_t)x->c.memory << 20 : x->dev.free_bytes / 100 * 97;
+	x->optim = (struct optim){ .kind = OPTIM_ADAMW8, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01 };
+	x->lora = (struct lora){ .rank = x->c.rank, .alpha = (double)x->c.alpha, .dropout = x->c.dropout };
+	must(lora_targets("all", x->lora.targets, &e) == 0);
+	lora_init(&x->lora, &x->m);
+	must(engine_plan(&x->g, &x->dev, &x->m, DT_BF16, strcmp(x->c.base, "nf4") == 0, &x->lora, &s, &e) == 0);
+	must(engine_alloc(&x->g, &e) == 0);
+	fill(&x->g);
+	lora_start(&x->lora, &x->dev, 3407);
+	x->b = xcalloc((size_t)x->c.accumulate, sizeof(*x->b));
+	for (int64_t r = 0; r < x->c.batch * x->c.accumulate; r++)
+		add_row(&x->data, r, &x->c, x->m.vocab);
+	for (int64_t i = 0; i < x->c.accumulate; i++) {
+		microbatch_init(&x->b[i], s.max_tokens);
+		microbatch_clear(&x->b[i]);
+		for (int64_t r = 0; r < x->c.batch; r++)
+			microbatch_add(&x->b[i], &x->data, i * x->c.batch + r);
+	}
+	printf("%s, %s, r %lld, %lld x %lld x %lld, %s, dropout %g\n", x->dev.name, x->c.shape, (long long)x->c.rank, (long long)x->c.batch,
+	       (long long)x->c.seq, (long long)x->c.accumulate, x->c.base, x->c.dropout);
+	printf("plan: %.1f MiB; %lld layers full, %lld lean, %lld again; %lld dense; set-up %.1f s; free before %.1f MiB\n", (double)engine_bytes(&x->g) / (1 << 20),
+	       (long long)x->g.full, (long long)x->g.lean, (long long)(x->m.layers - x->g.full - x->g.lean), (long long)x->g.w.cached_layers,
+	       now_seconds() - from, (double)before / (1 << 20));
+}
+
+static void adapter_hash(struct bench *x, char hex[65])
+{
+	uint64_t n = (uint64_t)x->lora.n_params * sizeof(float);
+	void *host = xmalloc(n);
+
+	device_download(&x->dev, host, x->lora.params, n);
+	sha_once(host, n, hex);
+	free(host);
+}
+
+static void report(struct bench *x, double *t, double loss, double first)
+{
+	const struct model_desc *m = &x->m;
+	double tokens = (double)(x->c.batch * x->c.seq * x->c.accumulate), flops, rate;
+	int64_t weights = m->vocab * m->hidden;
+	struct device now;
+	char hex[65];
+
+	for (int s = 0; s < LIN_N; s++)
+		weights += m->layers * linear_in(m, s) * linear_out(m, s);
+	qsort(t, (size_t)x->c.steps, sizeof(*t), by_value);
+	rate = tokens / t[x->c.steps / 2];
+	flops = 4 * (double)weights + 6 * (double)x->c.seq * (double)m->hidden * (double)m->layers;
+	adapter_hash(x, hex);
+	printf("step %.1f ms (%.1f to %.1f)  %.0f tok/s  MFU %.3f of 798, %.3f of 989 TFLOP/s  loss %.6f then %.6f  adapter %.16s\n", 1e3 * t[x->c.steps / 2],
+	       1e3 * t[0], 1e3 * t[x->c.steps - 1], rate, rate * flops / 798e12, rate * flops / 989e12, first, loss, hex);
+	if (device_open(&now, x->c.device, 0, &e) == 0) {
+		printf("free after: %.1f MiB\n", (double)now.free_bytes / (1 << 20));
+		device_close(&now);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	struct bench x = { .c = { "cuda", "8b", "nf4", 16, 16, 4, 2048, 1, 0, 10, 3, 0, 0 } };
+	double *t, loss = 0, first = 0, s;
+
+	for (int i = 1; i < argc; i++)
+		if (!set(&x.c, argv[i]))
+			usage(argv[i]);
+	setup(&x);
+	t = xcalloc((size_t)x.c.steps + 1, sizeof(*t));
+	for (int64_t i = 0; i < x.c.warmup + x.c.steps; i++) {
+		loss = step(&x, &s);
+		first = i ? first : loss;
+		if (i >= x.c.warmup)
+			t[i - x.c.warmup] = s;
+	}
+	report(&x, t, loss, first);
+	if (x.c.parts) {
+		watch_parts(&x.dev);
+		step(&x, &s);
+		for (size_t i = 0; i < sizeof(part_names) / sizeof(*part_names); i++)
+			printf("  %-20s %8.2f ms\n", part_names[i], 1e3 * spent[i]);
+		printf("  %-20s %8.2f ms (each operation waited for)\n", "whole step", 1e3 * s);
+	}
+	return 0;
+}

@@ -1,0 +1,11 @@
+#!/bin/sh
+# Usage: check_cuda.sh BUNDLE  The kernel suites of a bundle (make bundle) on this machine's GPU, from the root of
+# the tree: what make check-cuda does where nothing can be built.
+set -u
+cd "$(dirname "$0")/.." || exit 2
+export LP_DEVICE=cuda CK_FORK=no
+status=0
+for t in test_kn_ops test_kn_quant test_engine test_replay; do
+	"$1/tests/$t" || status=1
+done
+exit $status
