@@ -99,6 +99,15 @@ static int cuda_sync(struct device *d, struct err *e)
 	return -1;
 }
 
+static void cuda_memory(struct device *d, uint64_t *unused, uint64_t *total)
+{
+	size_t a = 0, b = 0;
+
+	check(d, cudaMemGetInfo(&a, &b), "memory");
+	*unused = a;
+	*total = b;
+}
+
 static void cuda_close(struct device *d)
 {
 	struct cuda_impl *x = cuda_of(d);
@@ -125,6 +134,7 @@ static const struct kn_ops cuda_ops(void)
 	k.copy = cuda_copy;
 	k.zero = cuda_zero;
 	k.sync = cuda_sync;
+	k.memory = cuda_memory;
 	k.close = cuda_close;
 	k.gemm = kn_gemm_cuda;
 	k.embed_fwd = kn_embed_fwd_cuda;

@@ -11,6 +11,25 @@
 #include "base/num.h"
 #include "base/xalloc.h"
 
+static uint64_t available_memory(void)
+{
+	long pages = sysconf(_SC_AVPHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+	uint64_t free_bytes = pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
+	FILE *f = fopen("/proc/meminfo", "r");
+	char line[128];
+
+	/* page cache counts as free: MemAvailable knows how much of it */
+	while (f && fgets(line, sizeof(line), f)) {
+		unsigned long long kib;
+
+		if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
+			free_bytes = (uint64_t)kib * 1024;
+	}
+	if (f)
+		fclose(f);
+	return free_bytes;
+}
+
 static void *cpu_alloc(struct device *d, uint64_t bytes, const char *what, struct err *e)
 {
 	void *p = lp_try_alloc(1, bytes ? bytes : 1, what, e);
@@ -53,6 +72,13 @@ static int cpu_sync(struct device *d, struct err *e)
 	return 0;
 }
 
+static void cpu_memory(struct device *d, uint64_t *unused, uint64_t *total)
+{
+	(void)d;
+	*unused = available_memory();
+	*total = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
 static void cpu_close(struct device *d)
 {
 	(void)d;
@@ -67,6 +93,7 @@ static const struct kn_ops cpu_ops = {
 	.copy = cpu_copy,
 	.zero = cpu_zero,
 	.sync = cpu_sync,
+	.memory = cpu_memory,
 	.close = cpu_close,
 	.gemm = kn_gemm_cpu,
 	.embed_fwd = kn_embed_fwd_cpu,
@@ -116,25 +143,6 @@ static int usable_cores(void)
 	if (sched_getaffinity(0, sizeof(set), &set) == 0 && CPU_COUNT(&set) > 0)
 		return CPU_COUNT(&set);
 	return 1;
-}
-
-static uint64_t available_memory(void)
-{
-	long pages = sysconf(_SC_AVPHYS_PAGES), size = sysconf(_SC_PAGESIZE);
-	uint64_t free_bytes = pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
-	FILE *f = fopen("/proc/meminfo", "r");
-	char line[128];
-
-	/* page cache counts as free: MemAvailable knows how much of it */
-	while (f && fgets(line, sizeof(line), f)) {
-		unsigned long long kib;
-
-		if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-			free_bytes = (uint64_t)kib * 1024;
-	}
-	if (f)
-		fclose(f);
-	return free_bytes;
 }
 
 static int open_cpu(struct device *d, int threads)

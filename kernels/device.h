@@ -42,6 +42,7 @@ struct kn_ops {
 	void (*copy)(struct device *d, void *dst, const void *src, uint64_t bytes);
 	void (*zero)(struct device *d, void *dst, uint64_t bytes);
 	int (*sync)(struct device *d, struct err *e);
+	void (*memory)(struct device *d, uint64_t *unused, uint64_t *total); /* bytes of the whole device */
 	void (*close)(struct device *d);
 	/* operations */
 	kn_gemm_fn *gemm;

@@ -341,12 +341,12 @@ static int by_value(const void *a, const void *b)
 static void setup(struct bench *x)
 {
 	struct engine_shape s = { .max_tokens = x->c.batch * x->c.seq, .max_seq = x->c.seq, .train = true, .optim = &x->optim };
-	uint64_t before;
+	uint64_t before, total;
 	double from = now_seconds();
 
 	describe(&x->m, x->c.shape);
 	must(device_open(&x->dev, x->c.device, 0, &e) == 0);
-	before = x->dev.free_bytes;
+	x->dev.k.memory(&x->dev, &before, &total);
 	s.budget = x->c.memory ? (uint64_t)x->c.memory << 20 : x->dev.free_bytes / 100 * 97;
 	x->optim = (struct optim){ .kind = OPTIM_ADAMW8, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01 };
 	x->lora = (struct lora){ .rank = x->c.rank, .alpha = (double)x->c.alpha, .dropout = x->c.dropout };
@@ -367,9 +367,9 @@ static void setup(struct bench *x)
 	}
 	printf("%s, %s, r %lld, %lld x %lld x %lld, %s, dropout %g\n", x->dev.name, x->c.shape, (long long)x->c.rank, (long long)x->c.batch,
 	       (long long)x->c.seq, (long long)x->c.accumulate, x->c.base, x->c.dropout);
-	printf("plan: %.1f MiB; %lld layers full, %lld lean, %lld again; %lld dense; set-up %.1f s; free before %.1f MiB\n", (double)engine_bytes(&x->g) / (1 << 20),
+	printf("plan: %.1f MiB; %lld layers full, %lld lean, %lld again; %lld dense; set-up %.1f s; in use before %.1f MiB\n", (double)engine_bytes(&x->g) / (1 << 20),
 	       (long long)x->g.full, (long long)x->g.lean, (long long)(x->m.layers - x->g.full - x->g.lean), (long long)x->g.w.cached_layers,
-	       now_seconds() - from, (double)before / (1 << 20));
+	       now_seconds() - from, (double)(total - before) / (1 << 20));
 }
 
 static void adapter_hash(struct bench *x, char hex[65])
@@ -387,7 +387,7 @@ static void report(struct bench *x, double *t, double loss, double first)
 	const struct model_desc *m = &x->m;
 	double tokens = (double)(x->c.batch * x->c.seq * x->c.accumulate), flops, rate;
 	int64_t weights = m->vocab * m->hidden;
-	struct device now;
+	uint64_t unused, total;
 	char hex[65];
 
 	for (int s = 0; s < LIN_N; s++)
@@ -398,10 +398,8 @@ static void report(struct bench *x, double *t, double loss, double first)
 	adapter_hash(x, hex);
 	printf("step %.1f ms (%.1f to %.1f)  %.0f tok/s  MFU %.3f of 798, %.3f of 989 TFLOP/s  loss %.6f then %.6f  adapter %.16s\n", 1e3 * t[x->c.steps / 2],
 	       1e3 * t[0], 1e3 * t[x->c.steps - 1], rate, rate * flops / 798e12, rate * flops / 989e12, first, loss, hex);
-	if (device_open(&now, x->c.device, 0, &e) == 0) {
-		printf("free after: %.1f MiB\n", (double)now.free_bytes / (1 << 20));
-		device_close(&now);
-	}
+	x->dev.k.memory(&x->dev, &unused, &total);
+	printf("memory: plan %.1f MiB, whole device %.1f MiB in use\n", (double)engine_bytes(&x->g) / (1 << 20), (double)(total - unused) / (1 << 20));
 }
 
 int main(int argc, char **argv)

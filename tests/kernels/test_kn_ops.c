@@ -861,6 +861,60 @@ START_TEST(test_sums)
 }
 END_TEST
 
+/* --- optimisers: a few steps beside the CPU's, with clipping; then gradients that are not finite --- */
+
+START_TEST(test_adam)
+{
+	enum { N = 5000, STEPS = 4 };
+	struct device cpu = { .threads = 1 };
+	int64_t blocks = (N + ADAM8_BLOCK - 1) / ADAM8_BLOCK, apart = 0;
+	float *p = noise(N, 1, 1), *g, *m = xcalloc(N, 4), *v = xcalloc(N, 4), *mm = xcalloc((size_t)blocks, 4), *vm = xcalloc((size_t)blocks, 4), *got;
+	uint8_t *m8 = xcalloc(N, 1), *v8 = xcalloc(N, 1), codes[N];
+	void *pp = up_raw(&dev, p, N * 4), *pm = room(&dev, N * 4), *pv = room(&dev, N * 4), *pmm = room(&dev, N * 4), *pvm = room(&dev, N * 4), *ps = room(&dev, 8), *pg;
+	double squares = 30, nan = NAN;
+
+	for (int t = 1; t <= STEPS; t++) {
+		struct kn_adam a = { 1e-3, 0.9, 0.999, 1e-8, 0.01, t, 1, &squares, 0.3 }, on = a;
+
+		g = noise(N, 0.01, (uint64_t)(10 + t));
+		pg = up_raw(&dev, g, N * 4);
+		on.squares = ps;
+		for (int bad = 1; bad >= 0; bad--) {
+			device_upload(&dev, ps, bad ? &nan : &squares, sizeof(squares));
+			if (_i)
+				dev.k.adam8(&dev, pp, pg, pm, pv, pmm, pvm, N, &on);
+			else
+				dev.k.adamw(&dev, pp, pg, pm, pv, N, &on);
+		}
+		if (_i)
+			kn_adam8_cpu(&cpu, p, g, m8, v8, mm, vm, N, &a);
+		else
+			kn_adamw_cpu(&cpu, p, g, m, v, N, &a);
+		device_free(&dev, pg);
+		free(g);
+	}
+	got = down_f32(&dev, pp, N);
+	for (int i = 0; i < N; i++)
+		near(got[i], p[i], 1e-6 * (1e-3 + fabs((double)p[i])), "p", i);
+	free(got);
+	if (_i) {
+		device_download(&dev, codes, pm, N);
+		for (int i = 0; i < N; i++) {
+			ck_assert_int_le(abs(codes[i] - m8[i]), 1);
+			apart += codes[i] != m8[i];
+		}
+		ck_assert_int_le(apart, N / 1000);
+	} else {
+		got = down_f32(&dev, pv, N);
+		for (int i = 0; i < N; i++)
+			near(got[i], v[i], 1e-6 * fabs((double)v[i]), "v", i);
+		free(got);
+	}
+	device_free(&dev, pp), device_free(&dev, pm), device_free(&dev, pv), device_free(&dev, pmm), device_free(&dev, pvm), device_free(&dev, ps);
+	free(p), free(m), free(v), free(mm), free(vm), free(m8), free(v8);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("kn_ops");
@@ -883,6 +937,7 @@ int main(void)
 	tcase_add_test(t, test_rows);
 	tcase_add_loop_test(t, test_convert, 0, 3);
 	tcase_add_loop_test(t, test_sums, 0, 4);
+	tcase_add_loop_test(t, test_adam, 0, 2);
 	suite_add_tcase(s, t);
 	srunner_run_all(r, CK_NORMAL);
 	failed = srunner_ntests_failed(r);

@@ -1,0 +1,248 @@
+/* Forward, loss and gradients on the device that LP_DEVICE names (cpu), 16-bit ones too: against the fp64 goldens,
+ * at most twice as far from them as PyTorch + PEFT in bf16 are (tests/conformance/model/bf16.json); and that
+ * neither the plan nor a second run changes a bit. */
+#include <check.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/num.h"
+#include "base/xalloc.h"
+#include "json/json.h"
+#include "train/engine.h"
+
+#define DIR_MODEL "tests/conformance/model/"
+static const char *const cases[] = { "llama", "llama3", "qwen2", "mistral" };
+
+static struct device dev; /* one for all: a CUDA context takes its time */
+static struct arena arena = ARENA_INIT;
+static struct json bounds;
+
+struct fix {
+	struct model_desc desc;
+	struct peft peft;
+	struct st_file gold;
+	struct lora lora;
+	struct engine g;
+	struct dataset data;
+	struct microbatch b;
+	const char *name;
+	struct err e;
+};
+
+static void must(struct fix *f, bool ok)
+{
+	if (!ok)
+		ck_abort_msg("%s: %s", f->e.path, f->e.msg);
+}
+
+static const struct tensor *gold(struct fix *f, const char *name)
+{
+	const struct tensor *t = st_find(&f->gold.blob, name);
+
+	ck_assert_msg(t != NULL, "no golden %s", name);
+	return t;
+}
+
+static double bound(struct fix *f, const char *what)
+{
+	const struct json *j = json_get(json_get(&bounds, f->name), what);
+	double v = 0;
+
+	ck_assert_msg(j && json_as_f64(j, &v), "bf16.json has no %s of %s", what, f->name);
+	return v;
+}
+
+static void open_device(void)
+{
+	struct err e = ERR_INIT;
+	const char *spec = getenv("LP_DEVICE") ? getenv("LP_DEVICE") : "cpu";
+
+	if (dev.k.alloc)
+		return;
+	ck_assert_msg(device_open(&dev, spec, 2, &e) == 0, "%s", e.msg);
+	ck_assert_msg(json_load(DIR_MODEL "bf16.json", &arena, &bounds, &e) == 0, "%s", e.msg);
+}
+
+static void setup(struct fix *f, const char *name, bool nf4, uint64_t budget)
+{
+	char path[256];
+	struct model_source *src;
+	struct engine_shape shape = { .max_tokens = 64, .max_seq = 40, .train = true, .budget = budget };
+	const int64_t *start, *rec;
+
+	memset(f, 0, sizeof(*f));
+	f->name = name;
+	snprintf(path, sizeof(path), DIR_MODEL "%s", name);
+	must(f, model_desc_load(path, &f->desc, &f->e) == 0);
+	must(f, (src = model_source_open(path, &f->e)) != NULL);
+	snprintf(path, sizeof(path), DIR_MODEL "%s/golden.safetensors", name);
+	must(f, st_file_open(&f->gold, path, &f->e) == 0);
+	snprintf(path, sizeof(path), DIR_MODEL "%s/adapter", name);
+	must(f, peft_load(&f->peft, path, &f->e) == 0);
+	must(f, lora_from_peft(&f->lora, &f->desc, &f->peft, &f->e) == 0);
+	must(f, engine_plan(&f->g, &dev, &f->desc, weights_source_dtype(src, DT_F32), nf4, &f->lora, &shape, &f->e) == 0);
+	must(f, engine_alloc(&f->g, &f->e) == 0);
+	must(f, weights_load(&f->g.w, src, &dev, &f->e) == 0);
+	lora_load(&f->lora, &dev, &f->peft);
+	model_source_close(src);
+	start = gold(f, "seq_start")->data;
+	rec = gold(f, "seq_record")->data;
+	dataset_add_row(&f->data, gold(f, "input_ids")->data, gold(f, "loss_mask")->data, start, rec, (int64_t)tensor_elems(gold(f, "seq_record")));
+	microbatch_init(&f->b, 64);
+	microbatch_clear(&f->b);
+	microbatch_add(&f->b, &f->data, 0);
+}
+
+static void teardown(struct fix *f)
+{
+	microbatch_release(&f->b);
+	dataset_release(&f->data);
+	engine_release(&f->g);
+	lora_release(&f->lora);
+	peft_release(&f->peft);
+	st_file_close(&f->gold);
+}
+
+static double value(const struct tensor *t, size_t i)
+{
+	return t->dtype == DT_F64 ? ((const double *)t->data)[i] : (double)((const float *)t->data)[i];
+}
+
+/* Runs once; the adapter's gradients and the losses come to the host. */
+static float *run(struct fix *f, double *nll)
+{
+	float *grads = xcalloc((size_t)f->lora.n_params, sizeof(*grads));
+	double loss;
+
+	engine_begin(&f->g);
+	engine_run(&f->g, &f->b, true, 1.0 / (double)f->b.n_targets);
+	must(f, engine_sums(&f->g, &loss, NULL, &f->e) == 0);
+	device_download(&dev, nll, f->g.nll, (uint64_t)f->b.n_targets * sizeof(*nll));
+	device_download(&dev, grads, f->lora.grads, (uint64_t)f->lora.n_params * sizeof(*grads));
+	must(f, device_sync(&dev, &f->e) == 0);
+	return grads;
+}
+
+static void check_losses(struct fix *f, const double *nll, const char *want)
+{
+	double sum = 0, truth = 0, worst = 0;
+
+	for (int64_t i = 0; i < f->b.n_targets; i++) {
+		double w = value(gold(f, want), (size_t)f->b.tgt_row[i] + 1);
+
+		worst = fmax(worst, fabs(nll[i] - w));
+		sum += nll[i];
+		truth += w;
+	}
+	ck_assert_msg(worst <= 2 * bound(f, "nll"), "%s: a loss is off by %g, PyTorch's worst by %g", f->name, worst, bound(f, "nll"));
+	/* the mean's error is the errors' own, averaged: PyTorch's may be near 0 by luck */
+	ck_assert_msg(fabs(sum - truth) / (double)f->b.n_targets <= 2 * fmax(bound(f, "loss"), bound(f, "nll") / sqrt((double)f->b.n_targets)),
+	              "%s: the loss is off by %g", f->name, (sum - truth) / (double)f->b.n_targets);
+	printf("%s%s: loss of a token off by %.2e (PyTorch bf16 %.2e), mean by %.2e (%.2e)\n", f->name, f->g.w.nf4 ? " nf4" : "", worst, bound(f, "nll"),
+	       fabs(sum - truth) / (double)f->b.n_targets, bound(f, "loss"));
+}
+
+static void check_grads(struct fix *f, const float *grads, const char *prefix)
+{
+	double off = 0, size = 0, worst = 0;
+
+	for (int64_t i = 0; i < f->lora.n_tensors; i++) {
+		const struct lora_tensor *t = &f->lora.tensors[i];
+		char name[160];
+		const struct tensor *want;
+		double d = 0, n = 0;
+
+		snprintf(name, sizeof(name), "%s%s", prefix, t->name);
+		want = gold(f, name);
+		for (int64_t j = 0; j < t->n; j++) {
+			double w = value(want, (size_t)j), x = (double)grads[t->offset + j] - w;
+
+			d += x * x;
+			n += w * w;
+		}
+		off += d;
+		size += n;
+		worst = fmax(worst, sqrt(d / n));
+	}
+	printf("%s%s: gradients off by %.2e (PyTorch bf16 %.2e), worst tensor %.2e (%.2e)\n", f->name, f->g.w.nf4 ? " nf4" : "", sqrt(off / size),
+	       bound(f, "grad"), worst, bound(f, "grad_worst"));
+	ck_assert_double_le(sqrt(off / size), 2 * bound(f, "grad"));
+	ck_assert_double_le(worst, 2 * bound(f, "grad_worst"));
+}
+
+START_TEST(test_against_goldens)
+{
+	struct fix f;
+	bool nf4 = _i >= 4;
+	double nll[64];
+	float *grads;
+
+	open_device();
+	setup(&f, cases[_i % 4], nf4, 0);
+	grads = run(&f, nll);
+	check_losses(&f, nll, nf4 ? "nf4.nll" : "nll");
+	check_grads(&f, grads, nf4 ? "nf4.grad." : "grad.");
+	free(grads);
+	teardown(&f);
+}
+END_TEST
+
+static uint64_t smallest(const char *name, bool nf4)
+{
+	struct fix f;
+	struct engine g;
+	struct engine_shape shape = { .max_tokens = 64, .max_seq = 40, .train = true, .budget = 1 };
+	uint64_t n;
+
+	setup(&f, name, nf4, 0);
+	ck_assert_int_eq(engine_plan(&g, &dev, &f.desc, f.g.w.dtype, nf4, &f.lora, &shape, &f.e), -1);
+	n = engine_bytes(&g);
+	engine_release(&g);
+	teardown(&f);
+	return n;
+}
+
+START_TEST(test_no_bit_changes)
+{
+	struct fix all, some;
+	bool nf4 = _i % 2;
+	double nll[64], nll2[64];
+	uint64_t least, most;
+	float *grads, *grads2;
+
+	open_device();
+	least = smallest(cases[_i / 2], nf4);
+	setup(&all, cases[_i / 2], nf4, 0);
+	most = engine_bytes(&all.g);
+	grads = run(&all, nll);
+	for (uint64_t k = 0; k <= 16; k++) {
+		setup(&some, cases[_i / 2], nf4, k < 16 ? least + (most - least) / 16 * k : 0);
+		grads2 = run(&some, nll2);
+		ck_assert_mem_eq(nll, nll2, (size_t)all.b.n_targets * sizeof(*nll));
+		ck_assert_mem_eq(grads, grads2, (size_t)all.lora.n_params * sizeof(*grads));
+		free(grads2);
+		teardown(&some);
+	}
+	free(grads);
+	teardown(&all);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *s = suite_create("engine_device");
+	TCase *t = tcase_create("engine_device");
+	SRunner *r = srunner_create(s);
+	int failed;
+
+	tcase_set_timeout(t, 120);
+	tcase_add_loop_test(t, test_against_goldens, 0, 8);
+	tcase_add_loop_test(t, test_no_bit_changes, 0, 8);
+	suite_add_tcase(s, t);
+	srunner_run_all(r, CK_NORMAL);
+	failed = srunner_ntests_failed(r);
+	srunner_free(r);
+	return failed ? 1 : 0;
+}
