@@ -2,6 +2,7 @@
 #include "kernels/gemm.h"
 
 #include <cblas.h>
+#include <string.h>
 
 #include "kernels/device.h"
 
@@ -21,8 +22,15 @@ static int64_t tile_cols(int64_t m, int64_t n)
 	return 256;
 }
 
+static void copy_matrix(struct device *d, float *c, const float *c0, int64_t m, int64_t n, int64_t ldc)
+{
+#pragma omp parallel for schedule(static) num_threads(d->threads) if (m * n > 32768)
+	for (int64_t i = 0; i < m; i++)
+		memcpy(c + i * ldc, c0 + i * ldc, (size_t)n * sizeof(*c));
+}
+
 void kn_gemm_cpu(struct device *d, bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const void *pa,
-                 int64_t lda, const void *pb, int64_t ldb, float beta, void *pc, int64_t ldc, bool f32_c)
+                 int64_t lda, const void *pb, int64_t ldb, float beta, const void *c0, void *pc, int64_t ldc, bool f32_c)
 {
 	const float *a = pa, *b = pb;
 	float *c = pc;
@@ -30,6 +38,8 @@ void kn_gemm_cpu(struct device *d, bool ta, bool tb, int64_t m, int64_t n, int64
 	int64_t n_m = (m + TILE_M - 1) / TILE_M, n_n = (n + tn - 1) / tn;
 
 	(void)f32_c; /* it is fp32 either way */
+	if (c0 && c0 != pc)
+		copy_matrix(d, c, c0, m, n, ldc);
 #pragma omp parallel for schedule(dynamic) num_threads(d->threads) if (n_m * n_n > 1)
 	for (int64_t t = 0; t < n_m * n_n; t++) {
 		int64_t i = t % n_m * TILE_M, j = t / n_m * tn;

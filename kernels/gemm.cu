@@ -80,13 +80,14 @@ void gemm_close(struct device *d)
 	cuda_of(d)->gemm = NULL;
 }
 
-/* The largest power of two up to 256 bytes that divides both, as an exponent. */
+/* The largest power of two up to 16 bytes that divides both, as an exponent. No more than that: every buffer has it, so
+ * that where the plan puts a buffer does not choose the algorithm. */
 static uint32_t alignment(const void *p, int64_t ld, int64_t size)
 {
 	uint64_t x = (uint64_t)(uintptr_t)p | (uint64_t)(ld * size);
 	uint32_t a = 0;
 
-	while (a < 8 && !(x >> a & 1))
+	while (a < 4 && !(x >> a & 1))
 		a++;
 	return a;
 }
@@ -182,7 +183,7 @@ static struct gemm_plan *find(struct gemm_state *g, const struct gemm_key *k, cu
 	return &g->plans[i];
 }
 
-static __global__ void scale_kernel(void *c, int64_t m, int64_t n, int64_t ldc, float beta, bool wide)
+static __global__ void scale_kernel(const void *c0, void *c, int64_t m, int64_t n, int64_t ldc, float beta, bool wide)
 {
 	int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, at;
 
@@ -190,13 +191,13 @@ static __global__ void scale_kernel(void *c, int64_t m, int64_t n, int64_t ldc, 
 		return;
 	at = i / n * ldc + i % n;
 	if (wide)
-		((float *)c)[at] = beta ? ((float *)c)[at] * beta : 0;
+		((float *)c)[at] = beta ? ((const float *)c0)[at] * beta : 0;
 	else
-		((bf16 *)c)[at] = __float2bfloat16_rn(beta ? __bfloat162float(((bf16 *)c)[at]) * beta : 0);
+		((bf16 *)c)[at] = __float2bfloat16_rn(beta ? __bfloat162float(((const bf16 *)c0)[at]) * beta : 0);
 }
 
 void kn_gemm_cuda(struct device *d, bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const void *a, int64_t lda,
-                  const void *b, int64_t ldb, float beta, void *c, int64_t ldc, bool f32_c)
+                  const void *b, int64_t ldb, float beta, const void *c0, void *c, int64_t ldc, bool f32_c)
 {
 	struct cuda_impl *x = cuda_of(d);
 	struct gemm_key key = { m, n, k, lda, ldb, ldc, 0, 0 };
@@ -205,8 +206,9 @@ void kn_gemm_cuda(struct device *d, bool ta, bool tb, int64_t m, int64_t n, int6
 
 	if (m == 0 || n == 0)
 		return;
+	c0 = c0 ? c0 : c;
 	if (k == 0) {
-		scale_kernel<<<(unsigned)((m * n + 255) / 256), 256, 0, x->stream>>>(c, m, n, ldc, beta, f32_c);
+		scale_kernel<<<(unsigned)((m * n + 255) / 256), 256, 0, x->stream>>>(c0, c, m, n, ldc, beta, f32_c);
 		cuda_launched(d, "gemm");
 		return;
 	}
@@ -214,7 +216,7 @@ void kn_gemm_cuda(struct device *d, bool ta, bool tb, int64_t m, int64_t n, int6
 	            alignment(b, ldb, 2) << 12 | alignment(c, ldc, f32_c ? 4 : 2) << 16;
 	p = find(x->gemm, &key, &s);
 	if (s == CUBLAS_STATUS_SUCCESS)
-		s = cublasLtMatmul(x->gemm->lt, p->op, &alpha, b, p->a, a, p->b, &beta, c, p->c, c, p->c, &p->algo, x->gemm->workspace, WORKSPACE, x->stream);
+		s = cublasLtMatmul(x->gemm->lt, p->op, &alpha, b, p->a, a, p->b, &beta, c0, p->c, c, p->c, &p->algo, x->gemm->workspace, WORKSPACE, x->stream);
 	if (s != CUBLAS_STATUS_SUCCESS && !x->failed[0])
 		snprintf(x->failed, sizeof(x->failed), "gemm (%lld, %lld, %lld)%s%s: %s", (long long)m, (long long)n, (long long)k, ta ? " ta" : "",
 		         tb ? " tb" : "", cublasLtGetStatusString(s));

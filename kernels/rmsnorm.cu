@@ -5,8 +5,7 @@
 
 /* EIGHTS: pieces of eight a thread holds. */
 template <int EIGHTS>
-static __global__ void __launch_bounds__(THREADS) fwd_eights(bf16 *xo, bf16 *y, int64_t ldy, float *rstd, const bf16 *x, const bf16 *delta,
-                                                             const float *w, int c, float eps)
+static __global__ void __launch_bounds__(THREADS) fwd_eights(bf16 *y, int64_t ldy, float *rstd, const bf16 *x, const float *w, int c, float eps)
 {
 	__shared__ float shared[33];
 	int64_t row = blockIdx.x;
@@ -21,16 +20,6 @@ static __global__ void __launch_bounds__(THREADS) fwd_eights(bf16 *xo, bf16 *y, 
 		if (j >= c)
 			continue;
 		v[i] = load8(x + j);
-		if (delta) {
-			f8 u = load8(delta + row * c + j);
-
-#pragma unroll
-			for (int l = 0; l < 8; l++)
-				v[i].v[l] += u.v[l];
-			v[i] = unpack8(pack8(v[i])); /* the norm is of what is kept */
-		}
-		if (xo)
-			store8(xo + row * c + j, v[i]);
 #pragma unroll
 		for (int l = 0; l < 8; l++)
 			sum += v[i].v[l] * v[i].v[l];
@@ -57,9 +46,8 @@ static __global__ void __launch_bounds__(THREADS) fwd_eights(bf16 *xo, bf16 *y, 
 	}
 }
 
-/* Any width. A thread comes back to the elements that it wrote itself. */
-static __global__ void __launch_bounds__(THREADS) fwd_any(bf16 *xo, bf16 *y, int64_t ldy, float *rstd, const bf16 *x, const bf16 *delta,
-                                                          const float *w, int64_t c, float eps)
+/* Any width. */
+static __global__ void __launch_bounds__(THREADS) fwd_any(bf16 *y, int64_t ldy, float *rstd, const bf16 *x, const float *w, int64_t c, float eps)
 {
 	__shared__ float shared[33];
 	int64_t row = blockIdx.x;
@@ -68,29 +56,24 @@ static __global__ void __launch_bounds__(THREADS) fwd_any(bf16 *xo, bf16 *y, int
 	for (int64_t j = threadIdx.x; j < c; j += THREADS) {
 		float v = __bfloat162float(x[row * c + j]);
 
-		if (delta)
-			v = __bfloat162float(__float2bfloat16_rn(v + __bfloat162float(delta[row * c + j])));
-		if (xo)
-			xo[row * c + j] = __float2bfloat16_rn(v);
 		sum += v * v;
 	}
 	r = rsqrtf(block_sum(sum, shared) / (float)c + eps);
 	if (rstd && threadIdx.x == 0)
 		rstd[row] = r;
 	for (int64_t j = threadIdx.x; j < c; j += THREADS)
-		y[row * ldy + j] = __float2bfloat16_rn(__bfloat162float(xo ? xo[row * c + j] : x[row * c + j]) * (r * w[j]));
+		y[row * ldy + j] = __float2bfloat16_rn(__bfloat162float(x[row * c + j]) * (r * w[j]));
 }
 
-void kn_rmsnorm_fwd_cuda(struct device *d, void *xo, void *y, int64_t ldy, float *rstd, const void *x, const void *delta, const float *w,
-                         int64_t t, int64_t c, float eps)
+void kn_rmsnorm_fwd_cuda(struct device *d, void *y, int64_t ldy, float *rstd, const void *x, const float *w, int64_t t, int64_t c, float eps)
 {
 	cudaStream_t st = cuda_of(d)->stream;
-	bool fast = c % 8 == 0 && c <= 8192 && eights(xo, c) && eights(y, ldy) && eights(x, c) && eights(delta, c) && ((uintptr_t)w & 15) == 0;
+	bool fast = c % 8 == 0 && c <= 8192 && eights(y, ldy) && eights(x, c) && ((uintptr_t)w & 15) == 0;
 	int pieces = (int)((c + 8 * THREADS - 1) / (8 * THREADS));
 
-#define FWD(N) fwd_eights<N><<<(unsigned)t, THREADS, 0, st>>>((bf16 *)xo, (bf16 *)y, ldy, rstd, (const bf16 *)x, (const bf16 *)delta, w, (int)c, eps)
+#define FWD(N) fwd_eights<N><<<(unsigned)t, THREADS, 0, st>>>((bf16 *)y, ldy, rstd, (const bf16 *)x, w, (int)c, eps)
 	if (!fast)
-		fwd_any<<<(unsigned)t, THREADS, 0, st>>>((bf16 *)xo, (bf16 *)y, ldy, rstd, (const bf16 *)x, (const bf16 *)delta, w, c, eps);
+		fwd_any<<<(unsigned)t, THREADS, 0, st>>>((bf16 *)y, ldy, rstd, (const bf16 *)x, w, c, eps);
 	else if (pieces == 1)
 		FWD(1);
 	else if (pieces == 2)

@@ -22,8 +22,7 @@ struct acts {
 	void *gu, *h;            /* (T, 2F + pad): backward puts the gradient there; (T, F + pad) */
 	float *rstd1, *rstd2;    /* (T) */
 	float *lse;              /* (T, NH) */
-	void *s[GRP_N];          /* x A^T of each group: at the end of its rows, or a copy */
-	int64_t ld_s[GRP_N];
+	void *s[GRP_N];          /* lean layers: a copy of x A^T (T, pad) of each group whose rows do not stay; NULL: none */
 };
 
 /* The micro-batch on the device. */
@@ -62,7 +61,6 @@ struct engine {
 	struct acts *acts;       /* (layers): own, or parts of the shared one */
 	void *x_final, *y_final; /* (T, C) */
 	float *rstd_final;
-	void *delta;             /* (T, C) what a sub-layer adds */
 	void *d_res;             /* (T, ld_res) gradient of the residual stream, room for adapters behind it */
 	int64_t ld_res;
 	void *d_y, *d_o, *d_h;   /* (T, C), (T, NH*D + pad), (T, F) */
@@ -139,7 +137,7 @@ void engine_head(struct engine *g, const void *hid, void *logits, int64_t n);
 const void *engine_head_rows(struct engine *g, int64_t first, int64_t *rows);
 /* The group's dense form with its adapters in place; adapters_only: the weights are not needed. */
 void *engine_dense(struct engine *g, int64_t layer, enum linear_group grp, bool adapters_only);
-/* The inputs of qkv and of gate/up once more, from the residual stream. */
+/* The inputs of qkv and of gate/up from the residual stream. */
 void engine_norm1(struct engine *g, int64_t layer, int64_t t);
 void engine_norm2(struct engine *g, int64_t layer, int64_t t);
 /* Rotary positions of q and k inside qkv (T, row stride ld). */

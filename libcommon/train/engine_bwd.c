@@ -32,18 +32,18 @@ static void through_masks(struct engine *g, const struct back *k, const struct l
 	for (int j = 0; j < l->n; j++) {
 		masked(g, k, l, j);
 		d->k.gemm(d, false, false, k->t, w->in, r, 1, act_at(d, k->dy, w->out + j * r), k->ldy, act_at(d, dense, (w->out + j * r) * w->ld), w->ld,
-		          0, g->xd, w->in, false);
+		          0, NULL, g->xd, w->in, false);
 		d->k.dropout(d, dx, ld_dx, g->xd, w->in, g->in.rec, g->in.pos, k->t, w->in, g->dropout, true);
 	}
 }
 
-/* From dy: d_s = dy scale B behind dy's rows, dB, and dx (T, in), row stride ld_dx, unless it is NULL. */
-static void linear_bwd(struct engine *g, const struct back *k, void *dx, int64_t ld_dx)
+/* From dy, and the inner values behind the rows of x: d_s = dy scale B behind dy's rows, dB, and dx (T, in), row stride
+ * ld_dx, unless it is NULL. */
+static void linear_bwd(struct engine *g, const struct back *k, const void *x, void *dx, int64_t ld_dx)
 {
 	struct device *d = g->dev;
 	const struct wgroup *w = &g->w.layers[k->layer].grp[k->grp];
 	const struct lora_group *l = adapters(g, k);
-	const struct acts *a = &g->acts[k->layer];
 	const void *dense;
 	int64_t r = l ? g->lora->rank : 0;
 
@@ -51,18 +51,18 @@ static void linear_bwd(struct engine *g, const struct back *k, void *dx, int64_t
 		return;
 	dense = engine_dense(g, k->layer, k->grp, !dx);
 	if (l)
-		d->k.gemm(d, false, false, k->t, l->n * r, w->out, 1, k->dy, k->ldy, act_at(d, dense, w->in), w->ld, 0, act_at(d, k->dy, w->out), k->ldy, false);
+		d->k.gemm(d, false, false, k->t, l->n * r, w->out, 1, k->dy, k->ldy, act_at(d, dense, w->in), w->ld, 0, NULL, act_at(d, k->dy, w->out), k->ldy, false);
 	if (dx && l && g->dropout_on) {
-		d->k.gemm(d, false, false, k->t, w->in, w->out, 1, k->dy, k->ldy, dense, w->ld, 0, dx, ld_dx, false);
+		d->k.gemm(d, false, false, k->t, w->in, w->out, 1, k->dy, k->ldy, dense, w->ld, 0, NULL, dx, ld_dx, false);
 		through_masks(g, k, l, dense, dx, ld_dx);
 	} else if (dx) {
-		d->k.gemm(d, false, false, k->t, w->in, w->out + (l ? w->pad : 0), 1, k->dy, k->ldy, dense, w->ld, 0, dx, ld_dx, false);
+		d->k.gemm(d, false, false, k->t, w->in, w->out + (l ? w->pad : 0), 1, k->dy, k->ldy, dense, w->ld, 0, NULL, dx, ld_dx, false);
 	}
 	for (int j = 0; l && j < l->n; j++) {
 		const struct lora_mat *m = &g->lora->mats[k->layer * LIN_N + (int)l->slot[j]];
 
 		d->k.gemm(d, true, false, g->w.layers[k->layer].lin[l->slot[j]].rows, r, k->t, g->lora->scale, act_at(d, k->dy, w->row[l->slot[j] - w->first]),
-		          k->ldy, act_at(d, a->s[k->grp], j * r), a->ld_s[k->grp], 1, g->lora->grads + m->b, r, true);
+		          k->ldy, act_at(d, x, w->in + j * r), w->ld, 1, NULL, g->lora->grads + m->b, r, true);
 	}
 }
 
@@ -79,20 +79,30 @@ static void linear_bwd_a(struct engine *g, const struct back *k, const void *x)
 		return;
 	r = g->lora->rank;
 	if (!g->dropout_on)
-		d->k.gemm(d, true, false, l->n * r, w->in, k->t, 1, ds, k->ldy, x, w->ld, 1, g->lora->grads + l->a, w->in, true);
+		d->k.gemm(d, true, false, l->n * r, w->in, k->t, 1, ds, k->ldy, x, w->ld, 1, NULL, g->lora->grads + l->a, w->in, true);
 	for (int j = 0; g->dropout_on && j < l->n; j++) {
 		masked(g, k, l, j);
 		d->k.dropout(d, g->xd, w->in, x, w->ld, g->in.rec, g->in.pos, k->t, w->in, g->dropout, false);
-		d->k.gemm(d, true, false, r, w->in, k->t, 1, act_at(d, ds, j * r), k->ldy, g->xd, w->in, 1, g->lora->grads + l->a + j * r * w->in, w->in, true);
+		d->k.gemm(d, true, false, r, w->in, k->t, 1, act_at(d, ds, j * r), k->ldy, g->xd, w->in, 1, NULL, g->lora->grads + l->a + j * r * w->in, w->in, true);
 	}
 }
 
-/* A lean layer's element-wise steps once more. */
 static bool is_lean(const struct engine *g, int64_t i)
 {
 	int64_t from_top = g->w.desc.layers - 1 - i;
 
 	return from_top >= g->full && from_top < g->full + g->lean;
+}
+
+/* A lean layer's inner values go back behind the rows that they came from, so that what reads them has the same
+ * strides, and so the same kernels, in every plan. */
+static void restore_inner(struct engine *g, int64_t i, enum linear_group k, void *x, int64_t t)
+{
+	const struct wgroup *w = &g->w.layers[i].grp[k];
+	const struct acts *a = &g->acts[i];
+
+	if (is_lean(g, i) && w->pad)
+		g->dev->k.copy_rows(g->dev, act_at(g->dev, x, w->in), w->ld, a->s[k], w->pad, t, w->pad);
 }
 
 static void mlp_bwd(struct engine *g, int64_t i, int64_t t)
@@ -103,10 +113,12 @@ static void mlp_bwd(struct engine *g, int64_t i, int64_t t)
 	struct layer_weights *lw = &g->w.layers[i];
 	struct back down = { i, GRP_DOWN, g->d_res, g->ld_res, t }, gu = { i, GRP_GU, a->gu, 2 * m->ffn + lw->grp[GRP_GU].pad, t };
 
-	linear_bwd(g, &down, g->d_h, m->ffn);
+	restore_inner(g, i, GRP_DOWN, a->h, t);
+	linear_bwd(g, &down, a->h, g->d_h, m->ffn);
 	d->k.swiglu_bwd(d, a->gu, gu.ldy, g->d_h, is_lean(g, i) ? a->h : NULL, lw->grp[GRP_DOWN].ld, t, m->ffn);
 	linear_bwd_a(g, &down, a->h);
-	linear_bwd(g, &gu, g->d_y, m->hidden);
+	restore_inner(g, i, GRP_GU, a->y2, t);
+	linear_bwd(g, &gu, a->y2, g->d_y, m->hidden);
 	if (is_lean(g, i))
 		engine_norm2(g, i, t);
 	linear_bwd_a(g, &gu, a->y2);
@@ -127,11 +139,12 @@ static void attn_bwd(struct engine *g, int64_t i, const struct microbatch *b)
 	engine_attn_shape(g, i, b, &s);
 	o = (struct back){ i, GRP_O, g->d_res, g->ld_res, t };
 	qkv = (struct back){ i, GRP_QKV, g->d_qkv, s.ldq, t };
-	linear_bwd(g, &o, g->d_o, lw->grp[GRP_O].ld);
+	linear_bwd(g, &o, a->o, g->d_o, lw->grp[GRP_O].ld);
 	linear_bwd_a(g, &o, a->o);
 	d->k.attn_bwd(d, &s, a->qkv, engine_k(g, a->qkv), engine_v(g, a->qkv), a->o, a->lse, g->d_o, g->d_qkv, engine_k(g, g->d_qkv), engine_v(g, g->d_qkv));
 	engine_rotate(g, g->d_qkv, s.ldq, t, true);
-	linear_bwd(g, &qkv, i > 0 ? g->d_y : NULL, m->hidden);
+	restore_inner(g, i, GRP_QKV, a->y1, t);
+	linear_bwd(g, &qkv, a->y1, i > 0 ? g->d_y : NULL, m->hidden);
 	if (is_lean(g, i))
 		engine_norm1(g, i, t);
 	linear_bwd_a(g, &qkv, a->y1);

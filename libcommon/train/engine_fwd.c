@@ -99,18 +99,19 @@ static void lora_down(struct engine *g, int64_t layer, enum linear_group grp, vo
 		return;
 	r = g->lora->rank;
 	if (!g->dropout_on)
-		d->k.gemm(d, false, true, t, l->n * r, w->in, 1, x, w->ld, a_rows, w->ld, 0, s, w->ld, false);
+		d->k.gemm(d, false, true, t, l->n * r, w->in, 1, x, w->ld, a_rows, w->ld, 0, NULL, s, w->ld, false);
 	for (int j = 0; g->dropout_on && j < l->n; j++) {
 		g->dropout.tensor = g->lora->mats[layer * LIN_N + (int)l->slot[j]].id;
 		d->k.dropout(d, g->xd, w->in, x, w->ld, g->in.rec, g->in.pos, t, w->in, g->dropout, false);
-		d->k.gemm(d, false, true, t, r, w->in, 1, g->xd, w->in, act_at(d, a_rows, j * r * w->ld), w->ld, 0, act_at(d, s, j * r), w->ld, false);
+		d->k.gemm(d, false, true, t, r, w->in, 1, g->xd, w->in, act_at(d, a_rows, j * r * w->ld), w->ld, 0, NULL, act_at(d, s, j * r), w->ld, false);
 	}
-	if (a->s[grp] != s)
-		d->k.copy_rows(d, a->s[grp], a->ld_s[grp], s, w->ld, t, l->n * r);
+	if (a->s[grp])
+		d->k.copy_rows(d, a->s[grp], w->pad, s, w->ld, t, w->pad);
 }
 
-/* y (T, out), row stride ldy, = x W^T + bias + scale * dropout(x) A^T B^T; the room behind x's rows is used. */
-static void linear(struct engine *g, int64_t layer, enum linear_group grp, void *x, void *y, int64_t ldy, int64_t t)
+/* y (T, out), row stride ldy, = add + x W^T + bias + scale * dropout(x) A^T B^T; add NULL: nothing. The room behind x's
+ * rows is used. */
+static void linear(struct engine *g, int64_t layer, enum linear_group grp, void *x, const void *add, void *y, int64_t ldy, int64_t t)
 {
 	struct device *d = g->dev;
 	const struct wgroup *w = &g->w.layers[layer].grp[grp];
@@ -118,7 +119,7 @@ static void linear(struct engine *g, int64_t layer, enum linear_group grp, void 
 	int64_t k = adapters_of(g, layer, grp) ? w->ld : w->in;
 
 	lora_down(g, layer, grp, x, dense, t);
-	d->k.gemm(d, false, true, t, w->out, k, 1, x, w->ld, dense, w->ld, 0, y, ldy, false);
+	d->k.gemm(d, false, true, t, w->out, k, 1, x, w->ld, dense, w->ld, add ? 1 : 0, add, y, ldy, false);
 	if (w->bias)
 		d->k.bias_add(d, y, ldy, w->bias, t, w->out);
 }
@@ -135,7 +136,7 @@ void engine_norm1(struct engine *g, int64_t i, int64_t t)
 	const struct model_desc *m = &g->w.desc;
 	struct acts *a = &g->acts[i];
 
-	g->dev->k.rmsnorm_fwd(g->dev, NULL, a->y1, ld_in(g, GRP_QKV), a->rstd1, g->x1[i], NULL, g->w.layers[i].norm1, t, m->hidden, (float)m->rms_eps);
+	g->dev->k.rmsnorm_fwd(g->dev, a->y1, ld_in(g, GRP_QKV), a->rstd1, g->x1[i], g->w.layers[i].norm1, t, m->hidden, (float)m->rms_eps);
 }
 
 void engine_norm2(struct engine *g, int64_t i, int64_t t)
@@ -143,7 +144,7 @@ void engine_norm2(struct engine *g, int64_t i, int64_t t)
 	const struct model_desc *m = &g->w.desc;
 	struct acts *a = &g->acts[i];
 
-	g->dev->k.rmsnorm_fwd(g->dev, NULL, a->y2, ld_in(g, GRP_GU), a->rstd2, a->x2, NULL, g->w.layers[i].norm2, t, m->hidden, (float)m->rms_eps);
+	g->dev->k.rmsnorm_fwd(g->dev, a->y2, ld_in(g, GRP_GU), a->rstd2, a->x2, g->w.layers[i].norm2, t, m->hidden, (float)m->rms_eps);
 }
 
 void engine_rotate(struct engine *g, void *qkv, int64_t ld, int64_t t, bool inverse)
@@ -161,23 +162,19 @@ void engine_layer(struct engine *g, int64_t i, const struct microbatch *b, engin
 	const struct layer_weights *lw = &g->w.layers[i];
 	struct acts *a = &g->acts[i];
 	int64_t t = b->n_tokens, c = m->hidden, ld_gu = lw->grp[GRP_GU].out + lw->grp[GRP_GU].pad, ld_qkv = lw->grp[GRP_QKV].out + lw->grp[GRP_QKV].pad;
-	float eps = (float)m->rms_eps;
 
-	if (i > 0 && !again)
-		d->k.rmsnorm_fwd(d, g->x1[i], a->y1, ld_in(g, GRP_QKV), a->rstd1, g->acts[i - 1].x2, g->delta, lw->norm1, t, c, eps);
-	else
-		engine_norm1(g, i, t);
-	linear(g, i, GRP_QKV, a->y1, a->qkv, ld_qkv, t);
+	engine_norm1(g, i, t);
+	linear(g, i, GRP_QKV, a->y1, NULL, a->qkv, ld_qkv, t);
 	engine_rotate(g, a->qkv, ld_qkv, t, false);
 	attn(ctx, g, i, a, b);
-	linear(g, i, GRP_O, a->o, g->delta, c, t);
-	d->k.rmsnorm_fwd(d, a->x2, a->y2, ld_in(g, GRP_GU), a->rstd2, g->x1[i], g->delta, lw->norm2, t, c, eps);
-	linear(g, i, GRP_GU, a->y2, a->gu, ld_gu, t);
+	linear(g, i, GRP_O, a->o, g->x1[i], a->x2, c, t);
+	engine_norm2(g, i, t);
+	linear(g, i, GRP_GU, a->y2, NULL, a->gu, ld_gu, t);
 	d->k.swiglu_fwd(d, a->h, ld_in(g, GRP_DOWN), a->gu, ld_gu, t, m->ffn);
 	if (again) /* backward wants no output of the layer, only what its last adapter saw */
 		lora_down(g, i, GRP_DOWN, a->h, engine_dense(g, i, GRP_DOWN, true), t);
 	else
-		linear(g, i, GRP_DOWN, a->h, g->delta, c, t);
+		linear(g, i, GRP_DOWN, a->h, a->x2, i + 1 < m->layers ? g->x1[i + 1] : g->x_final, c, t);
 }
 
 void engine_forward(struct engine *g, const struct microbatch *b, engine_attn_fn *attn, void *ctx)
@@ -188,8 +185,7 @@ void engine_forward(struct engine *g, const struct microbatch *b, engine_attn_fn
 	d->k.embed_fwd(d, g->x1[0], g->in.ids, g->w.embed.data, g->w.embed.dtype, b->n_tokens, m->hidden);
 	for (int64_t i = 0; i < m->layers; i++)
 		engine_layer(g, i, b, attn, ctx, false);
-	d->k.rmsnorm_fwd(d, g->x_final, g->y_final, m->hidden, g->rstd_final, g->acts[m->layers - 1].x2, g->delta, g->w.norm, b->n_tokens,
-	                 m->hidden, (float)m->rms_eps);
+	d->k.rmsnorm_fwd(d, g->y_final, m->hidden, g->rstd_final, g->x_final, g->w.norm, b->n_tokens, m->hidden, (float)m->rms_eps);
 }
 
 const void *engine_head_rows(struct engine *g, int64_t first, int64_t *rows)
@@ -214,7 +210,7 @@ void engine_head(struct engine *g, const void *hid, void *logits, int64_t n)
 	for (int64_t v = 0; v < vocab; v += rows) {
 		const void *w = engine_head_rows(g, v, &rows);
 
-		d->k.gemm(d, false, true, n, rows, c, 1, hid, c, w, c, 0, act_at(d, logits, v), vocab, false);
+		d->k.gemm(d, false, true, n, rows, c, 1, hid, c, w, c, 0, NULL, act_at(d, logits, v), vocab, false);
 	}
 }
 
@@ -263,7 +259,7 @@ static void loss_chunks(struct engine *g, const struct microbatch *b, bool grad,
 		for (int64_t v = 0; v < vocab; v += rows) {
 			const void *w = engine_head_rows(g, v, &rows);
 
-			d->k.gemm(d, false, false, n, c, rows, 1, act_at(d, g->logits, v), vocab, w, c, v ? 1 : 0, g->d_hid, c, false);
+			d->k.gemm(d, false, false, n, c, rows, 1, act_at(d, g->logits, v), vocab, w, c, v ? 1 : 0, NULL, g->d_hid, c, false);
 		}
 		d->k.scatter_rows(d, g->d_y, g->d_hid, g->in.tgt_row + i, n, c);
 	}

@@ -53,21 +53,13 @@ static void layout_far(struct engine *g, struct acts *a, struct layout *l, const
 	a->lse = floats(l, name, t * m->heads);
 }
 
-/* Inner values: behind the rows of x, which stay; lean layers keep a copy. */
-static void place_inner(struct engine *g, struct acts *a, bool copy, struct layout *l)
+/* Inner values lie behind the rows of x; where these do not stay, a lean layer keeps a copy. */
+static void layout_inner(struct engine *g, struct acts *a, struct layout *l)
 {
-	void *x[GRP_N] = { a->y1, a->o, a->y2, a->h };
+	static const enum linear_group near[] = { GRP_QKV, GRP_GU, GRP_DOWN };
 
-	for (int k = 0; k < GRP_N; k++) {
-		const struct wgroup *w = &g->w.layers[0].grp[k];
-
-		a->s[k] = x[k] ? act_at(g->dev, x[k], w->in) : NULL;
-		a->ld_s[k] = w->ld;
-		if (copy && k != GRP_O && w->pad) {
-			a->s[k] = acts(g, l, "activations, kept", g->shape.max_tokens * w->pad);
-			a->ld_s[k] = w->pad;
-		}
-	}
+	for (int i = 0; i < 3; i++)
+		a->s[near[i]] = pad(g, near[i]) ? acts(g, l, "activations, kept", g->shape.max_tokens * pad(g, near[i])) : NULL;
 }
 
 static void layout_activations(struct engine *g, struct layout *l)
@@ -81,7 +73,6 @@ static void layout_activations(struct engine *g, struct layout *l)
 		layout_near(g, &shared, l, "activations, shared");
 		if (g->full + g->lean < m->layers)
 			layout_far(g, &shared, l, "activations, shared");
-		place_inner(g, &shared, false, l);
 	}
 	for (int64_t i = 0; i < m->layers; i++) {
 		struct acts *a = &g->acts[i];
@@ -93,13 +84,13 @@ static void layout_activations(struct engine *g, struct layout *l)
 			layout_near(g, a, l, "activations, kept");
 		if (last - i < g->full + g->lean) {
 			layout_far(g, a, l, "activations, kept");
-			place_inner(g, a, last - i >= g->full, l);
+			if (last - i >= g->full)
+				layout_inner(g, a, l);
 		}
 	}
 	g->x_final = acts(g, l, "residual stream of each layer", t * c);
 	g->rstd_final = floats(l, "final norm", t);
 	g->y_final = acts(g, l, "final norm", t * c);
-	g->delta = acts(g, l, "sub-layer output", t * c);
 }
 
 static void layout_gradients(struct engine *g, struct layout *l)
