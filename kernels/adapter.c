@@ -26,3 +26,36 @@ void kn_adapter_place_cpu(struct device *d, void *pg, int64_t ldg, const struct 
 			memset(g + (a->out + i) * ldg, 0, (size_t)a->in * sizeof(*g));
 	}
 }
+
+void kn_adapter_grad_cpu(struct device *d, const struct kn_adapter_grad *a)
+{
+	const float *dy = a->dy;
+	int64_t r = a->rank;
+
+	kn_gemm_cpu(d, false, false, a->t, a->n * r, a->out, 1, dy, a->ldy, a->b, a->ldg, 0, NULL, (float *)a->dy + a->out, a->ldy, false);
+	for (int j = 0; j < a->n; j++)
+		kn_gemm_cpu(d, true, false, a->rows[j], r, a->t, a->scale, dy + a->row[j], a->ldy, (const float *)a->s + j * r, a->ld_s, 1, NULL,
+		            a->db[j], r, true);
+}
+
+uint64_t kn_adapter_scratch_cpu(const struct device *d, int64_t t, int64_t out, int n, int64_t rank)
+{
+	(void)d;
+	(void)t;
+	(void)out;
+	(void)n;
+	(void)rank;
+	return 0;
+}
+
+/* Partial sums of adapter.cu: db of each block of 512 tokens, dS of each piece of columns. */
+uint64_t kn_adapter_scratch_cuda(const struct device *d, int64_t t, int64_t out, int n, int64_t rank)
+{
+	int64_t blocks = (t + KN_ADAPTER_ROWS - 1) / KN_ADAPTER_ROWS;
+
+	(void)d;
+	(void)n;
+	if (rank != 16 && rank != 32)
+		return 0;
+	return (uint64_t)(blocks * out + blocks * KN_ADAPTER_ROWS * (KN_ADAPTER_PIECES + KN_PARTS)) * (uint64_t)rank * sizeof(float);
+}

@@ -12,6 +12,8 @@
 #include <stdint.h>
 
 enum { KN_PARTS = 3 }; /* projections in a group, at most */
+/* How adapter.cu cuts its one pass: tokens in a block, and pieces of columns at the most. */
+enum { KN_ADAPTER_ROWS = 512, KN_ADAPTER_PIECES = 64 };
 
 struct kn_adapters {
 	int64_t in, out, pad; /* pad >= n * rank */
@@ -22,8 +24,33 @@ struct kn_adapters {
 	const float *b[KN_PARTS];
 	int64_t row[KN_PARTS], rows[KN_PARTS];
 };
+/* Backward of the inner side. dy (T, out + pad), row stride ldy; b the right edge of G (out, n * r), row stride
+ * ldg, scale in it; s (T, n * r), row stride ld_s, the inner values x A^T:
+ *   dy[.., out + j r ..) = dy_j scale B_j          (T, r) each
+ *   db_j += scale * dy_j^T s_j                     (rows_j, r) fp32
+ * One pass over dy. Error: that of the two products. */
+struct kn_adapter_grad {
+	int64_t t, out;
+	int n;
+	int64_t rank;
+	float scale;
+	int64_t row[KN_PARTS], rows[KN_PARTS];
+	void *dy;
+	int64_t ldy;
+	const void *b;
+	int64_t ldg;
+	const void *s;
+	int64_t ld_s;
+	float *db[KN_PARTS];
+	void *scratch; /* kn_adapter_scratch bytes */
+};
 struct device;
+typedef void kn_adapter_grad_fn(struct device *d, const struct kn_adapter_grad *a);
+/* Bytes for groups of at most `out` rows, n adapters, t tokens. */
+typedef uint64_t kn_adapter_scratch_fn(const struct device *d, int64_t t, int64_t out, int n, int64_t rank);
 typedef void kn_adapter_place_fn(struct device *d, void *g, int64_t ldg, const struct kn_adapters *a);
 kn_adapter_place_fn kn_adapter_place_cpu;
+kn_adapter_grad_fn kn_adapter_grad_cpu;
+kn_adapter_scratch_fn kn_adapter_scratch_cpu, kn_adapter_scratch_cuda; /* the latter is arithmetic, and needs no GPU */
 
 #endif

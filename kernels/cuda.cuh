@@ -74,6 +74,7 @@ kn_adamw_fn kn_adamw_cuda;
 kn_adam8_fn kn_adam8_cuda;
 kn_nf4_dequant_fn kn_nf4_dequant_cuda;
 kn_adapter_place_fn kn_adapter_place_cuda;
+kn_adapter_grad_fn kn_adapter_grad_cuda;
 }
 
 /* --- eights: 16 bytes of bf16 --- */

@@ -161,6 +161,7 @@ static const struct kn_ops cuda_ops(void)
 	k.nf4_dequant = kn_nf4_dequant_cuda;
 	k.convert = kn_convert_cuda;
 	k.adapter_place = kn_adapter_place_cuda;
+	k.adapter_grad = kn_adapter_grad_cuda;
 	return k;
 }
 
@@ -222,6 +223,7 @@ extern "C" __attribute__((visibility("default"))) int device_open_cuda(struct de
 	d->k = cuda_ops();
 	d->k.attn_scratch = planned.attn_scratch;
 	d->k.decode_scratch = planned.decode_scratch;
+	d->k.adapter_scratch = planned.adapter_scratch;
 	cudaMemGetInfo(&avail, &total);
 	d->free_bytes = avail;
 	snprintf(d->name, sizeof(d->name), "cuda:%d, %.40s, compute capability %d.%d", index, p.name, p.major, p.minor);

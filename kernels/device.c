@@ -122,6 +122,8 @@ static const struct kn_ops cpu_ops = {
 	.nf4_dequant = kn_nf4_dequant_cpu,
 	.convert = kn_convert_cpu,
 	.adapter_place = kn_adapter_place_cpu,
+	.adapter_grad = kn_adapter_grad_cpu,
+	.adapter_scratch = kn_adapter_scratch_cpu,
 };
 
 /* What a CUDA device is planned with; kernels/cuda_device.cu takes the same. */
@@ -133,6 +135,7 @@ static void describe_cuda(struct device *d)
 	d->logits = 1 << 28;
 	d->k.attn_scratch = kn_attn_scratch_cuda;
 	d->k.decode_scratch = kn_decode_scratch_cuda;
+	d->k.adapter_scratch = kn_adapter_scratch_cuda;
 }
 
 /* Cores that this process may run on (taskset and cgroup cpusets count). */

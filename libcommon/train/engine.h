@@ -66,6 +66,7 @@ struct engine {
 	void *d_y, *d_o, *d_h;   /* (T, C), (T, NH*D + pad), (T, F) */
 	void *d_qkv;             /* (T, (NH + 2 NKV) * D + pad) */
 	void *xd;                /* (T, widest in) with dropout */
+	void *adapter_scratch;   /* of the widest group */
 	void *dense;             /* one group in dense form */
 	void *head_rows_at;      /* rows of the head in the activation type; NULL: the head is of it */
 	void *hid, *d_hid;       /* (chunk, C) rows that predict */

@@ -37,6 +37,22 @@ static void through_masks(struct engine *g, const struct back *k, const struct l
 	}
 }
 
+/* d_s behind dy's rows, and dB. */
+static void inner_bwd(struct engine *g, const struct back *k, const struct lora_group *l, const void *x, const void *dense)
+{
+	struct device *d = g->dev;
+	const struct wgroup *w = &g->w.layers[k->layer].grp[k->grp];
+	struct kn_adapter_grad a = { .t = k->t, .out = w->out, .n = l->n, .rank = g->lora->rank, .scale = g->lora->scale, .dy = k->dy, .ldy = k->ldy,
+		                     .b = act_at(d, dense, w->in), .ldg = w->ld, .s = act_at(d, x, w->in), .ld_s = w->ld, .scratch = g->adapter_scratch };
+
+	for (int j = 0; j < l->n; j++) {
+		a.row[j] = w->row[l->slot[j] - w->first];
+		a.rows[j] = g->w.layers[k->layer].lin[l->slot[j]].rows;
+		a.db[j] = g->lora->grads + g->lora->mats[k->layer * LIN_N + (int)l->slot[j]].b;
+	}
+	d->k.adapter_grad(d, &a);
+}
+
 /* From dy, and the inner values behind the rows of x: d_s = dy scale B behind dy's rows, dB, and dx (T, in), row stride
  * ld_dx, unless it is NULL. */
 static void linear_bwd(struct engine *g, const struct back *k, const void *x, void *dx, int64_t ld_dx)
@@ -45,24 +61,17 @@ static void linear_bwd(struct engine *g, const struct back *k, const void *x, vo
 	const struct wgroup *w = &g->w.layers[k->layer].grp[k->grp];
 	const struct lora_group *l = adapters(g, k);
 	const void *dense;
-	int64_t r = l ? g->lora->rank : 0;
 
 	if (!l && !dx)
 		return;
 	dense = engine_dense(g, k->layer, k->grp, !dx);
 	if (l)
-		d->k.gemm(d, false, false, k->t, l->n * r, w->out, 1, k->dy, k->ldy, act_at(d, dense, w->in), w->ld, 0, NULL, act_at(d, k->dy, w->out), k->ldy, false);
+		inner_bwd(g, k, l, x, dense);
 	if (dx && l && g->dropout_on) {
 		d->k.gemm(d, false, false, k->t, w->in, w->out, 1, k->dy, k->ldy, dense, w->ld, 0, NULL, dx, ld_dx, false);
 		through_masks(g, k, l, dense, dx, ld_dx);
 	} else if (dx) {
 		d->k.gemm(d, false, false, k->t, w->in, w->out + (l ? w->pad : 0), 1, k->dy, k->ldy, dense, w->ld, 0, NULL, dx, ld_dx, false);
-	}
-	for (int j = 0; l && j < l->n; j++) {
-		const struct lora_mat *m = &g->lora->mats[k->layer * LIN_N + (int)l->slot[j]];
-
-		d->k.gemm(d, true, false, g->w.layers[k->layer].lin[l->slot[j]].rows, r, k->t, g->lora->scale, act_at(d, k->dy, w->row[l->slot[j] - w->first]),
-		          k->ldy, act_at(d, x, w->in + j * r), w->ld, 1, NULL, g->lora->grads + m->b, r, true);
 	}
 }
 

@@ -124,6 +124,18 @@ static void layout_inputs(struct engine *g, struct layout *l)
 	}
 }
 
+static uint64_t adapter_scratch(const struct engine *g)
+{
+	uint64_t most = 0;
+
+	for (int k = 0; k < GRP_N; k++) {
+		uint64_t n = g->dev->k.adapter_scratch(g->dev, g->shape.max_tokens, g->w.layers[0].grp[k].out, g->lora->groups[k].n, g->lora->rank);
+
+		most = n > most ? n : most;
+	}
+	return most;
+}
+
 static void layout_scratch(struct engine *g, struct layout *l)
 {
 	const struct model_desc *m = &g->w.desc;
@@ -134,6 +146,7 @@ static void layout_scratch(struct engine *g, struct layout *l)
 	widest = m->heads * m->head_dim > widest ? m->heads * m->head_dim : widest;
 	layout_inputs(g, l);
 	g->xd = g->lora && g->lora->dropout > 0 ? acts(g, l, "dropout", t * widest) : NULL;
+	g->adapter_scratch = g->lora && g->shape.train ? layout_take(l, "inside the adapter", adapter_scratch(g)) : NULL;
 	g->dense = g->w.dense || g->w.cached_layers == m->layers ? NULL : acts(g, l, "one group of projections, dense", weights_largest(&g->w));
 	g->head_rows_at = convert ? acts(g, l, "converted rows of the head", g->head_rows * m->hidden) : NULL;
 	g->hid = acts(g, l, "loss", g->chunk * m->hidden);

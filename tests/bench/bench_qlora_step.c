@@ -214,6 +214,10 @@ static void t_place(struct device *d, void *g, int64_t ldg, const struct kn_adap
 {
 	TIMED(9, real.adapter_place(d, g, ldg, a));
 }
+static void t_adapter_grad(struct device *d, const struct kn_adapter_grad *a)
+{
+	TIMED(1, real.adapter_grad(d, a));
+}
 static void t_norm_fwd(struct device *d, void *y, int64_t ldy, float *rstd, const void *x, const float *w, int64_t t, int64_t c, float eps)
 {
 	TIMED(4, real.rmsnorm_fwd(d, y, ldy, rstd, x, w, t, c, eps));
@@ -268,6 +272,7 @@ static void watch_parts(struct device *d)
 	d->k.attn_bwd = t_attn_bwd;
 	d->k.nf4_dequant = t_dequant;
 	d->k.adapter_place = t_place;
+	d->k.adapter_grad = t_adapter_grad;
 	d->k.rmsnorm_fwd = t_norm_fwd;
 	d->k.rmsnorm_bwd = t_norm_bwd;
 	d->k.rope = t_rope;
