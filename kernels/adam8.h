@@ -19,8 +19,7 @@
 
 struct device;
 /* m8, v8 (n) codes; m_max, v_max (ceil(n / 256)). All zero bytes stand for a fresh state. */
-typedef void kn_adam8_fn(struct device *d, float *p, const float *g, uint8_t *m8, uint8_t *v8, float *m_max, float *v_max,
-                         int64_t n, const struct kn_adam *a);
-kn_adam8_fn kn_adam8_cpu;
+void kn_adam8_cpu(struct device *d, float *p, const float *g, uint8_t *m8, uint8_t *v8, float *m_max, float *v_max, int64_t n,
+                  const struct kn_adam *a);
 
 #endif

@@ -19,8 +19,7 @@ struct kn_adam {
 	double max_norm;       /* 0: no clipping */
 };
 struct device;
-typedef void kn_adamw_fn(struct device *d, float *p, const float *g, float *m, float *v, int64_t n, const struct kn_adam *a);
-kn_adamw_fn kn_adamw_cpu;
+void kn_adamw_cpu(struct device *d, float *p, const float *g, float *m, float *v, int64_t n, const struct kn_adam *a);
 
 /* The scale of the gradients; false: no update, they are not finite. CPU kernels only. */
 bool kn_adam_scale(const struct kn_adam *a, float *scale);

@@ -46,7 +46,7 @@ int gemm_open(struct device *d, struct err *e);
 void gemm_close(struct device *d);
 /* quantities that the host keeps as constants go to the device once */
 int nf4_open(struct device *d, struct err *e);
-int adam8_open(struct device *d, struct err *e);
+int adam_open(struct device *d, struct err *e);
 
 extern "C" {
 kn_gemm_fn kn_gemm_cuda;
@@ -70,8 +70,7 @@ kn_to_host_fn kn_to_host_cuda;
 kn_sum_squares_fn kn_sum_squares_cuda;
 kn_sum_fn kn_sum_cuda;
 kn_convert_fn kn_convert_cuda;
-kn_adamw_fn kn_adamw_cuda;
-kn_adam8_fn kn_adam8_cuda;
+kn_adam_fn kn_adam_cuda;
 kn_nf4_dequant_fn kn_nf4_dequant_cuda;
 kn_adapter_place_fn kn_adapter_place_cuda;
 kn_adapter_grad_fn kn_adapter_grad_cuda;

@@ -156,8 +156,7 @@ static const struct kn_ops cuda_ops(void)
 	k.to_host = kn_to_host_cuda;
 	k.sum_squares = kn_sum_squares_cuda;
 	k.sum = kn_sum_cuda;
-	k.adamw = kn_adamw_cuda;
-	k.adam8 = kn_adam8_cuda;
+	k.adam = kn_adam_cuda;
 	k.nf4_dequant = kn_nf4_dequant_cuda;
 	k.convert = kn_convert_cuda;
 	k.adapter_place = kn_adapter_place_cuda;
@@ -182,7 +181,7 @@ static int open_impl(struct device *d, int index, struct err *e)
 		c = cudaDeviceGetAttribute(&x->sms, cudaDevAttrMultiProcessorCount, index);
 	if (c != cudaSuccess)
 		return fail(e, "the device", c);
-	if (gemm_open(d, e) < 0 || nf4_open(d, e) < 0 || adam8_open(d, e) < 0)
+	if (gemm_open(d, e) < 0 || nf4_open(d, e) < 0 || adam_open(d, e) < 0)
 		return -1;
 	return cuda_sync(d, e);
 }

@@ -17,8 +17,7 @@
 
 #include "base/err.h"
 #include "fmt/dtype.h"
-#include "kernels/adam8.h"
-#include "kernels/adamw.h"
+#include "kernels/adam.h"
 #include "kernels/adapter.h"
 #include "kernels/attn.h"
 #include "kernels/dropout.h"
@@ -67,8 +66,7 @@ struct kn_ops {
 	kn_to_host_fn *to_host;
 	kn_sum_squares_fn *sum_squares;
 	kn_sum_fn *sum;
-	kn_adamw_fn *adamw;
-	kn_adam8_fn *adam8;
+	kn_adam_fn *adam;
 	kn_nf4_dequant_fn *nf4_dequant;
 	kn_convert_fn *convert;
 	kn_adapter_place_fn *adapter_place;

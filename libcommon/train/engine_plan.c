@@ -297,6 +297,8 @@ int engine_alloc(struct engine *g, struct err *e)
 	layout_all(g);
 	g->in_host = xcalloc((size_t)g->in_count, sizeof(*g->in_host));
 	fill_rotary(g);
+	if (g->lora && g->shape.optim)
+		optim_start(g->shape.optim, g->lora, g->dev);
 	return 0;
 }
 
@@ -308,6 +310,8 @@ void engine_release(struct engine *g)
 		g->memory[i] = NULL;
 	}
 	weights_release(&g->w);
+	if (g->shape.optim)
+		optim_release(g->shape.optim);
 	free(g->in_host);
 	free(g->x1);
 	free(g->acts);

@@ -1,6 +1,9 @@
 #include "train/optim.h"
 
+#include <stdlib.h>
 #include <string.h>
+
+#include "base/xalloc.h"
 
 int optim_parse(const char *name, enum optim_kind *k, struct err *e)
 {
@@ -49,25 +52,39 @@ void optim_layout(struct optim *o, const struct lora *l, struct layout *to)
 	o->v8 = layout_array(to, "optimiser", n8, 1);
 	o->m_max = layout_array(to, "optimiser", nb, sizeof(float));
 	o->v_max = layout_array(to, "optimiser", nb, sizeof(float));
+	o->segs_dev = layout_array(to, "optimiser", l->n_tensors, sizeof(*o->segs_dev));
+}
+
+void optim_start(struct optim *o, const struct lora *l, struct device *d)
+{
+	int64_t n32 = 0, n8 = 0, nb = 0;
+
+	o->segs = xcalloc((size_t)l->n_tensors, sizeof(*o->segs));
+	o->n_segs = l->n_tensors;
+	o->n_blocks = 0;
+	for (int64_t i = 0; i < l->n_tensors; i++) {
+		const struct lora_tensor *t = &l->tensors[i];
+		bool eight = is_8bit(o, t);
+
+		o->segs[i] = (struct kn_adam_seg){ t->offset, t->n, eight ? n8 : n32, nb, o->n_blocks, eight };
+		o->n_blocks += blocks(t->n);
+		n32 += eight ? 0 : t->n;
+		n8 += eight ? t->n : 0;
+		nb += eight ? blocks(t->n) : 0;
+	}
+	device_upload(d, o->segs_dev, o->segs, (uint64_t)o->n_segs * sizeof(*o->segs));
+}
+
+void optim_release(struct optim *o)
+{
+	free(o->segs);
+	o->segs = NULL;
 }
 
 void optim_step(struct optim *o, struct lora *l, struct device *d, double lr, const double *squares, double max_norm)
 {
 	struct kn_adam a = { lr, o->beta1, o->beta2, o->eps, o->weight_decay, ++o->step, 1, squares, max_norm };
-	int64_t n32 = 0, n8 = 0, nb = 0;
+	struct kn_adam_arrays x = { l->params, l->grads, o->m, o->v, o->m8, o->v8, o->m_max, o->v_max };
 
-	for (int64_t i = 0; i < l->n_tensors; i++) {
-		const struct lora_tensor *t = &l->tensors[i];
-		float *p = l->params + t->offset;
-		const float *g = l->grads + t->offset;
-
-		if (is_8bit(o, t)) {
-			d->k.adam8(d, p, g, o->m8 + n8, o->v8 + n8, o->m_max + nb, o->v_max + nb, t->n, &a);
-			n8 += t->n;
-			nb += blocks(t->n);
-		} else {
-			d->k.adamw(d, p, g, o->m + n32, o->v + n32, t->n, &a);
-			n32 += t->n;
-		}
-	}
+	d->k.adam(d, o->segs, o->segs_dev, o->n_segs, o->n_blocks, &x, &a);
 }

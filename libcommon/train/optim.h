@@ -16,12 +16,17 @@ struct optim {
 	float *m, *v;        /* fp32 states of the tensors that have them */
 	uint8_t *m8, *v8;    /* 8-bit codes of the others */
 	float *m_max, *v_max; /* their blocks' scales */
+	struct kn_adam_seg *segs, *segs_dev; /* (n_segs), host and device: the adapter's tensors */
+	int64_t n_segs, n_blocks;
 };
 
 int optim_parse(const char *name, enum optim_kind *k, struct err *e) LP_MUST_USE;
 /* Elements of m and v, of m8 and v8, of m_max and v_max. */
 void optim_sizes(const struct optim *o, const struct lora *l, int64_t *n32, int64_t *n8, int64_t *n_blocks);
 void optim_layout(struct optim *o, const struct lora *l, struct layout *to);
+/* After the memory is there: tells the device which tensor is where. */
+void optim_start(struct optim *o, const struct lora *l, struct device *d);
+void optim_release(struct optim *o);
 /* One step. squares (device memory, or NULL): the sum of the gradients' squares; they are scaled
  * down to max_norm (0: never), and when it is not finite nothing changes but the step's number. */
 void optim_step(struct optim *o, struct lora *l, struct device *d, double lr, const double *squares, double max_norm);

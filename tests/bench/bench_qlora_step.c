@@ -242,9 +242,10 @@ static void t_xent(struct device *d, void *z, const int32_t *target, double *los
 {
 	TIMED(7, real.xent(d, z, target, loss, n, v, scale, grad));
 }
-static void t_adam8(struct device *d, float *p, const float *g, uint8_t *m8, uint8_t *v8, float *mm, float *vm, int64_t n, const struct kn_adam *a)
+static void t_adam(struct device *d, const struct kn_adam_seg *s, const struct kn_adam_seg *sd, int64_t n, int64_t blocks, const struct kn_adam_arrays *x,
+                   const struct kn_adam *a)
 {
-	TIMED(8, real.adam8(d, p, g, m8, v8, mm, vm, n, a));
+	TIMED(8, real.adam(d, s, sd, n, blocks, x, a));
 }
 static void t_rows(struct device *d, void *y, const void *x, const int32_t *idx, int64_t n, int64_t c)
 {
@@ -279,7 +280,7 @@ static void watch_parts(struct device *d)
 	d->k.swiglu_fwd = t_act_fwd;
 	d->k.swiglu_bwd = t_act_bwd;
 	d->k.xent = t_xent;
-	d->k.adam8 = t_adam8;
+	d->k.adam = t_adam;
 	d->k.gather_rows = t_rows;
 	d->k.scatter_rows = t_scatter;
 	d->k.copy_rows = t_copy_rows;

@@ -866,12 +866,16 @@ END_TEST
 
 START_TEST(test_adam)
 {
-	enum { N = 5000, STEPS = 4 };
+	enum { N = 5000, FIRST = 700, STEPS = 4 };
 	struct device cpu = { .threads = 1 };
-	int64_t blocks = (N + ADAM8_BLOCK - 1) / ADAM8_BLOCK, apart = 0;
+	int64_t blocks = N / ADAM8_BLOCK + 2, apart = 0;
 	float *p = noise(N, 1, 1), *g, *m = xcalloc(N, 4), *v = xcalloc(N, 4), *mm = xcalloc((size_t)blocks, 4), *vm = xcalloc((size_t)blocks, 4), *got;
 	uint8_t *m8 = xcalloc(N, 1), *v8 = xcalloc(N, 1), codes[N];
 	void *pp = up_raw(&dev, p, N * 4), *pm = room(&dev, N * 4), *pv = room(&dev, N * 4), *pmm = room(&dev, N * 4), *pvm = room(&dev, N * 4), *ps = room(&dev, 8), *pg;
+	/* two tensors, the first ends within a block */
+	struct kn_adam_seg last = { FIRST, N - FIRST, FIRST, 3, 3, _i }, segs[2] = { { 0, FIRST, 0, 0, 0, _i }, last };
+	void *psegs = up_raw(&dev, segs, sizeof(segs));
+	struct kn_adam_arrays x = { pp, NULL, pm, pv, pm, pv, pmm, pvm }, x2 = { p, NULL, m, v, m8, v8, mm, vm };
 	double squares = 30, nan = NAN;
 
 	for (int t = 1; t <= STEPS; t++) {
@@ -879,18 +883,14 @@ START_TEST(test_adam)
 
 		g = noise(N, 0.01, (uint64_t)(10 + t));
 		pg = up_raw(&dev, g, N * 4);
+		x.g = pg;
 		on.squares = ps;
 		for (int bad = 1; bad >= 0; bad--) {
 			device_upload(&dev, ps, bad ? &nan : &squares, sizeof(squares));
-			if (_i)
-				dev.k.adam8(&dev, pp, pg, pm, pv, pmm, pvm, N, &on);
-			else
-				dev.k.adamw(&dev, pp, pg, pm, pv, N, &on);
+			dev.k.adam(&dev, segs, psegs, 2, last.block + (last.n + ADAM8_BLOCK - 1) / ADAM8_BLOCK, &x, &on);
 		}
-		if (_i)
-			kn_adam8_cpu(&cpu, p, g, m8, v8, mm, vm, N, &a);
-		else
-			kn_adamw_cpu(&cpu, p, g, m, v, N, &a);
+		x2.g = g;
+		kn_adam_cpu(&cpu, segs, NULL, 2, 0, &x2, &a);
 		device_free(&dev, pg);
 		free(g);
 	}
@@ -911,7 +911,7 @@ START_TEST(test_adam)
 			near(got[i], v[i], 1e-6 * fabs((double)v[i]), "v", i);
 		free(got);
 	}
-	device_free(&dev, pp), device_free(&dev, pm), device_free(&dev, pv), device_free(&dev, pmm), device_free(&dev, pvm), device_free(&dev, ps);
+	device_free(&dev, pp), device_free(&dev, pm), device_free(&dev, pv), device_free(&dev, pmm), device_free(&dev, pvm), device_free(&dev, ps), device_free(&dev, psegs);
 	free(p), free(m), free(v), free(mm), free(vm), free(m8), free(v8);
 }
 END_TEST

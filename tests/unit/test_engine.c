@@ -213,7 +213,7 @@ START_TEST(test_ten_steps)
 		ck_assert_double_eq_tol(norm, value(gold(&f, "step.grad_norm"), s), 1e-4 * norm);
 		a.grad_scale = (float)fmin(1, 1.0 / (norm + 1e-6));
 		rates += a.lr;
-		f.dev.k.adamw(&f.dev, f.lora.params, f.lora.grads, m, v, f.lora.n_params, &a);
+		kn_adamw_cpu(&f.dev, f.lora.params, f.lora.grads, m, v, f.lora.n_params, &a);
 	}
 	for (int64_t i = 0; i < f.lora.n_tensors; i++) {
 		struct lora_tensor *t = &f.lora.tensors[i];
