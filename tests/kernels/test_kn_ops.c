@@ -737,6 +737,85 @@ START_TEST(test_adapter_place)
 }
 END_TEST
 
+/* --- an adapter's inner gradients --- */
+
+static const struct {
+	int64_t t, rank;
+	int n;
+	int64_t rows[3];
+} grad_shapes[] = { { 1, 16, 1, { 64 } }, { 700, 16, 3, { 256, 64, 64 } }, { 513, 32, 2, { 192, 192 } }, { 130, 8, 2, { 40, 24 } },
+	            { 1100, 16, 1, { 4096 } }, { 300, 16, 2, { 100, 60 } } };
+
+START_TEST(test_adapter_grad)
+{
+	int64_t t = grad_shapes[_i].t, r = grad_shapes[_i].rank, out = 0, pad = 112, ld, ldg = 24, inner;
+	int n = grad_shapes[_i].n;
+	struct kn_adapter_grad a = { .t = t, .n = n, .rank = r, .scale = 0.5f }, b;
+	float *dy, *g, *s, *full, *db0, *db;
+
+	for (int j = 0; j < n; j++) {
+		a.row[j] = out;
+		a.rows[j] = grad_shapes[_i].rows[j];
+		out += a.rows[j];
+	}
+	inner = n * r;
+	ld = out + pad;
+	ldg += inner;
+	a.out = out, a.ldy = ld, a.ldg = ldg, a.ld_s = inner + 8;
+	dy = noise(t * out, 1, 1), s = noise(t * inner, 1, 2), g = noise(out * inner, 0.1, 3), db0 = noise(out * r, 1, 4);
+	for (int64_t i = 0; i < out; i++) /* off its own projection's columns G is zero */
+		for (int64_t k = 0; k < inner; k++)
+			if (i < a.row[k / r] || i >= a.row[k / r] + a.rows[k / r])
+				g[i * inner + k] = 0;
+	for (int again_too = 0; again_too < 2; again_too++) {
+		struct device *d = again_too ? &again : &dev;
+		struct kn_adapter_grad *x = again_too ? &b : &a;
+
+		if (again_too)
+			b = a;
+		x->dy = up(d, dy, t, out, ld);
+		x->b = up(d, g, out, inner, ldg);
+		x->s = up(d, s, t, inner, a.ld_s);
+		for (int j = 0; j < n; j++)
+			x->db[j] = up_raw(d, db0 + a.row[j] * r, (uint64_t)(a.rows[j] * r) * 4);
+		x->scratch = room(d, d->k.adapter_scratch(d, t, out, n, r));
+		d->k.adapter_grad(d, x);
+	}
+	same_bytes(&dev, a.dy, &again, b.dy, act_bytes(t * ld));
+	full = down(&dev, a.dy, t, out + inner, ld);
+	for (int64_t i = 0; i < t; i++)
+		for (int64_t k = 0; k < inner; k++) {
+			double want = 0, size = 0;
+			int j = (int)(k / r);
+
+			for (int64_t c = a.row[j]; c < a.row[j] + a.rows[j]; c++) {
+				want += (double)dy[i * out + c] * (double)g[c * inner + k];
+				size += fabs((double)dy[i * out + c] * (double)g[c * inner + k]);
+			}
+			near(full[i * (out + inner) + out + k], want, (double)(a.rows[j] + 2) * 0x1p-24 * size + ulp * fabs(want), "ds", i * inner + k);
+		}
+	for (int j = 0; j < n; j++) {
+		same_bytes(&dev, a.db[j], &again, b.db[j], (uint64_t)(a.rows[j] * r) * 4);
+		db = down_f32(&dev, a.db[j], a.rows[j] * r);
+		for (int64_t c = 0; c < a.rows[j]; c += c < 100 ? 1 : 97)
+			for (int64_t k = 0; k < r; k++) {
+				double want = db0[(a.row[j] + c) * r + k], size = fabs(want);
+
+				for (int64_t i = 0; i < t; i++) {
+					want += 0.5 * (double)dy[i * out + a.row[j] + c] * (double)s[i * inner + j * r + k];
+					size += fabs((double)dy[i * out + a.row[j] + c] * (double)s[i * inner + j * r + k]);
+				}
+				near(db[c * r + k], want, (double)(t + 2) * 0x1p-24 * size, "db", c * r + k);
+			}
+		free(db);
+		device_free(&dev, a.db[j]), device_free(&again, b.db[j]);
+	}
+	device_free(&dev, a.dy), device_free(&dev, (void *)(uintptr_t)a.b), device_free(&dev, (void *)(uintptr_t)a.s), device_free(&dev, a.scratch);
+	device_free(&again, b.dy), device_free(&again, (void *)(uintptr_t)b.b), device_free(&again, (void *)(uintptr_t)b.s), device_free(&again, b.scratch);
+	free(dy), free(g), free(s), free(full), free(db0);
+}
+END_TEST
+
 /* --- NF4 to dense rows --- */
 
 START_TEST(test_nf4_rows)
@@ -934,6 +1013,7 @@ int main(void)
 	tcase_add_loop_test(t, test_attention, 0, (int)(sizeof(attn_shapes) / sizeof(*attn_shapes)));
 	tcase_add_test(t, test_dropout);
 	tcase_add_test(t, test_adapter_place);
+	tcase_add_loop_test(t, test_adapter_grad, 0, (int)(sizeof(grad_shapes) / sizeof(*grad_shapes)));
 	tcase_add_loop_test(t, test_nf4_rows, 0, 6);
 	tcase_add_test(t, test_rows);
 	tcase_add_loop_test(t, test_convert, 0, 3);
