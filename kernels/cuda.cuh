@@ -71,6 +71,7 @@ kn_sum_squares_fn kn_sum_squares_cuda;
 kn_sum_fn kn_sum_cuda;
 kn_convert_fn kn_convert_cuda;
 kn_adam_fn kn_adam_cuda;
+kn_nf4_quant_fn kn_nf4_quant_cuda;
 kn_nf4_dequant_fn kn_nf4_dequant_cuda;
 kn_adapter_place_fn kn_adapter_place_cuda;
 kn_adapter_grad_fn kn_adapter_grad_cuda;

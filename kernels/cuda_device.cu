@@ -157,6 +157,7 @@ static const struct kn_ops cuda_ops(void)
 	k.sum_squares = kn_sum_squares_cuda;
 	k.sum = kn_sum_cuda;
 	k.adam = kn_adam_cuda;
+	k.nf4_quant = kn_nf4_quant_cuda;
 	k.nf4_dequant = kn_nf4_dequant_cuda;
 	k.convert = kn_convert_cuda;
 	k.adapter_place = kn_adapter_place_cuda;

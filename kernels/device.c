@@ -118,6 +118,7 @@ static const struct kn_ops cpu_ops = {
 	.sum_squares = kn_sum_squares_cpu,
 	.sum = kn_sum_cpu,
 	.adam = kn_adam_cpu,
+	.nf4_quant = kn_nf4_quant_cpu,
 	.nf4_dequant = kn_nf4_dequant_cpu,
 	.convert = kn_convert_cpu,
 	.adapter_place = kn_adapter_place_cpu,

@@ -67,6 +67,7 @@ struct kn_ops {
 	kn_sum_squares_fn *sum_squares;
 	kn_sum_fn *sum;
 	kn_adam_fn *adam;
+	kn_nf4_quant_fn *nf4_quant;
 	kn_nf4_dequant_fn *nf4_dequant;
 	kn_convert_fn *convert;
 	kn_adapter_place_fn *adapter_place;

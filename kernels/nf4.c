@@ -1,9 +1,11 @@
 #include "kernels/nf4.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/compiler.h"
+#include "base/xalloc.h"
 #include "kernels/device.h"
 #include "kernels/dynmap.h"
 
@@ -79,6 +81,22 @@ void nf4_quantize(const float *x, struct nf4 *q, float *absmax)
 		sum += (double)absmax[b];
 	q->offset = n_blocks ? (float)(sum / (double)n_blocks) : 0;
 	nf4_quantize_absmax(absmax, n_blocks, q->offset, q->qabsmax, q->absmax2);
+}
+
+int kn_nf4_quant_cpu(struct device *d, struct nf4 *q, const void *x, enum dtype dt, void *room, struct err *e)
+{
+	float *wide = lp_try_alloc((size_t)q->n, sizeof(*wide), "a weight to quantise", e);
+	float *absmax = wide ? lp_try_alloc((size_t)nf4_blocks(q->n), sizeof(*absmax), "its scales", e) : NULL;
+
+	(void)d;
+	(void)room;
+	if (absmax) {
+		to_f32(dt, x, wide, (size_t)q->n);
+		nf4_quantize(wide, q, absmax);
+	}
+	free(wide);
+	free(absmax);
+	return absmax ? 0 : -1;
 }
 
 LP_CLONES

@@ -18,6 +18,9 @@
 
 #include <stdint.h>
 
+#include "base/err.h"
+#include "fmt/dtype.h"
+
 #define NF4_BLOCK 64
 #define NF4_BLOCK2 256
 
@@ -44,6 +47,14 @@ void nf4_quantize(const float *x, struct nf4 *q, float *absmax);
 void nf4_quantize_absmax(const float *absmax, int64_t n_blocks, float offset, uint8_t *qabsmax, float *absmax2);
 
 struct device;
+/* q's arrays in device memory from x (q->n) of F32, BF16 or F16 in host memory; sets q->offset, and waits. room: device
+ * memory of nf4_quant_room bytes. LP_DEVICE without memory for it. */
+typedef int kn_nf4_quant_fn(struct device *d, struct nf4 *q, const void *x, enum dtype dt, void *room, struct err *e);
+kn_nf4_quant_fn kn_nf4_quant_cpu;
+static inline uint64_t nf4_quant_room(int64_t n)
+{
+	return (uint64_t)((n * 4 + 255) / 256 * 256 + nf4_blocks(n) * 4 + 256);
+}
 /* y (rows, cols) of the activation type, row stride ldy: the dequantised value, rounded once. */
 typedef void kn_nf4_dequant_fn(struct device *d, void *y, int64_t ldy, const struct nf4 *q, int64_t rows, int64_t cols);
 kn_nf4_dequant_fn kn_nf4_dequant_cpu;

@@ -54,6 +54,17 @@ void weights_release(struct weights *w)
 	w->layers = NULL;
 }
 
+/* Of a quantised matrix: its arrays at p; returns what they take. */
+static uint64_t point_nf4(struct nf4 *q, char *p)
+{
+	struct layout l = { .base = p };
+
+	q->codes = layout_array(&l, "", (q->n + 1) / 2, 1);
+	q->qabsmax = layout_array(&l, "", nf4_blocks(q->n), 1);
+	q->absmax2 = layout_array(&l, "", nf4_blocks2(q->n), sizeof(float));
+	return l.used;
+}
+
 static void place_nf4(struct wmat *m, struct layout *l)
 {
 	m->q.codes = layout_array(l, "NF4 codes", (m->q.n + 1) / 2, 1);
@@ -75,9 +86,9 @@ static void place_group(struct weights *w, const struct device *d, struct layer_
 
 		bias |= w->desc.bias[g->first + i];
 		m->data = NULL;
-		if (w->nf4)
+		if (w->nf4 && !cached) /* a dense copy holds all that the codes say */
 			place_nf4(m, l);
-		else if (!w->dense)
+		else if (!w->nf4 && !w->dense)
 			m->data = layout_array(l, "projections", m->rows * m->cols, dtype_bytes(w->dtype));
 	}
 	g->bias = bias ? layout_array(l, "norms and biases", g->out, sizeof(float)) : NULL;
@@ -136,6 +147,8 @@ struct slot {
 	int64_t rows, cols; /* cols 0: a vector */
 	void *dense;        /* a matrix that is part of a dense form: its first element there */
 	int64_t ld;
+	int64_t layer;      /* of a projection */
+	enum linear_slot lin;
 };
 
 static bool layer_slot(struct weights *w, const char *name, struct slot *s)
@@ -156,7 +169,7 @@ static bool layer_slot(struct weights *w, const char *name, struct slot *s)
 
 		arch_linear_name(want, l, i, "weight");
 		if (strcmp(name, want) == 0) {
-			*s = (struct slot){ m, NULL, m->rows, m->cols, w->dense ? (char *)g->dense + row * g->ld * (int64_t)dtype_bytes(w->dtype) : NULL, g->ld };
+			*s = (struct slot){ m, NULL, m->rows, m->cols, w->dense ? (char *)g->dense + row * g->ld * (int64_t)dtype_bytes(w->dtype) : NULL, g->ld, l, i };
 			return true;
 		}
 		arch_linear_name(want, l, i, "bias");
@@ -217,31 +230,37 @@ static int check_tensor(const struct tensor *t, const struct slot *s, struct err
 	return 0;
 }
 
-static int load_nf4(struct wmat *m, const struct tensor *t, struct device *d, struct err *e)
+uint64_t weights_room(const struct weights *w)
 {
-	int64_t n = m->q.n;
-	struct nf4 host = m->q;
-	float *x = lp_try_alloc((size_t)n, sizeof(*x), "a weight to quantise", e);
-	float *absmax = x ? lp_try_alloc((size_t)nf4_blocks(n), sizeof(*absmax), "its scales", e) : NULL;
-	char *buf = absmax ? lp_try_alloc(1, (size_t)((n + 1) / 2 + nf4_blocks(n) + nf4_blocks2(n) * 4 + 64), "its codes", e) : NULL;
-	int rc = -1;
+	uint64_t most = 0;
 
-	if (buf) {
-		host.absmax2 = (float *)(void *)buf;
-		host.qabsmax = (uint8_t *)(host.absmax2 + nf4_blocks2(n));
-		host.codes = host.qabsmax + nf4_blocks(n);
-		to_f32(t->dtype, t->data, x, (size_t)n);
-		nf4_quantize(x, &host, absmax);
-		device_upload(d, m->q.codes, host.codes, (uint64_t)(n + 1) / 2);
-		device_upload(d, m->q.qabsmax, host.qabsmax, (uint64_t)nf4_blocks(n));
-		device_upload(d, m->q.absmax2, host.absmax2, (uint64_t)nf4_blocks2(n) * 4);
-		m->q.offset = host.offset;
-		rc = 0;
+	for (int i = 0; w->nf4 && i < LIN_N; i++) {
+		struct nf4 q = w->layers[0].lin[i].q;
+		uint64_t n = nf4_quant_room(q.n) + point_nf4(&q, NULL);
+
+		most = n > most ? n : most;
 	}
-	free(buf);
-	free(absmax);
-	free(x);
-	return rc;
+	return most;
+}
+
+void weights_put(struct weights *w, struct device *d, int64_t layer, enum linear_slot s, const struct nf4 *q)
+{
+	struct wgroup *g = &w->layers[layer].grp[group_of(s)];
+	struct wmat *m = &w->layers[layer].lin[s];
+
+	m->q.offset = q->offset;
+	if (g->dense)
+		d->k.nf4_dequant(d, act_at(d, g->dense, g->row[s - g->first] * g->ld), g->ld, q, m->rows, m->cols);
+}
+
+/* Where the codes of a matrix go: to their place, or, for one that stays dense only, to the room for loading. */
+void weights_codes(struct weights *w, int64_t layer, enum linear_slot s, void *room, struct nf4 *q)
+{
+	const struct wmat *m = &w->layers[layer].lin[s];
+
+	*q = m->q;
+	if (w->layers[layer].grp[group_of(s)].dense)
+		point_nf4(q, (char *)room + nf4_quant_room(m->q.n));
 }
 
 /* Matrices that lie in a dense form are uploaded row by row. */
@@ -256,14 +275,23 @@ static void upload_mat(const struct slot *s, const void *src, struct device *d)
 	d->k.upload_rows(d, s->dense, (uint64_t)s->ld * dtype_bytes(s->mat->dtype), src, row, s->rows);
 }
 
+static int load_nf4(struct weights *w, const struct slot *s, const struct tensor *t, struct device *d, void *room, struct err *e)
+{
+	struct nf4 q;
+
+	weights_codes(w, s->layer, s->lin, room, &q);
+	if (d->k.nf4_quant(d, &q, t->data, t->dtype, room, e) < 0)
+		return -1;
+	weights_put(w, d, s->layer, s->lin, &q);
+	return 0;
+}
+
 static int load_mat(const struct slot *s, const struct tensor *t, struct device *d, struct err *e)
 {
 	struct wmat *m = s->mat;
 	float *x;
 	void *y;
 
-	if (m->nf4)
-		return load_nf4(m, t, d, e);
 	if (t->dtype == m->dtype) {
 		upload_mat(s, t->data, d);
 		return 0;
@@ -293,7 +321,7 @@ static int load_vec(float *v, const struct tensor *t, int64_t n, struct device *
 	return 0;
 }
 
-static int load_tensor(struct weights *w, const struct tensor *t, struct device *d, bool *used, struct err *e)
+static int load_tensor(struct weights *w, const struct tensor *t, struct device *d, void *room, bool *used, struct err *e)
 {
 	struct slot s;
 
@@ -303,6 +331,8 @@ static int load_tensor(struct weights *w, const struct tensor *t, struct device 
 		                                              t->name, w->desc.family);
 	if (check_tensor(t, &s, e) < 0)
 		return -1;
+	if (s.mat && s.mat->nf4)
+		return load_nf4(w, &s, t, d, room, e);
 	return s.mat ? load_mat(&s, t, d, e) : load_vec(s.vec, t, s.rows, d, e);
 }
 
@@ -356,14 +386,7 @@ static void fill_dense(struct device *d, const struct layer_weights *lw, enum li
 	}
 }
 
-void weights_fill_cache(struct weights *w, struct device *d)
-{
-	for (int64_t l = 0; l < w->cached_layers && !w->dense; l++)
-		for (int g = 0; g < GRP_N; g++)
-			fill_dense(d, &w->layers[l], g, w->layers[l].grp[g].dense);
-}
-
-int weights_load(struct weights *w, struct model_source *s, struct device *d, struct err *e)
+static int load_all(struct weights *w, struct model_source *s, struct device *d, void *room, struct err *e)
 {
 	int64_t seen = 0;
 	struct tensor t;
@@ -372,7 +395,7 @@ int weights_load(struct weights *w, struct model_source *s, struct device *d, st
 	while ((rc = model_source_next(s, &t, e)) == 1) {
 		bool used;
 
-		if (load_tensor(w, &t, d, &used, e) < 0)
+		if (load_tensor(w, &t, d, room, &used, e) < 0)
 			return -1;
 		seen += used;
 		model_source_dropped(s, &t);
@@ -381,8 +404,21 @@ int weights_load(struct weights *w, struct model_source *s, struct device *d, st
 		return -1;
 	if (seen != expected(&w->desc))
 		return missing(w, s, e);
-	weights_fill_cache(w, d);
+	/* what is not quantised, and not of the device's type, is made dense now where there is room for it */
+	for (int64_t l = 0; l < w->cached_layers && !w->dense && !w->nf4; l++)
+		for (int g = 0; g < GRP_N; g++)
+			fill_dense(d, &w->layers[l], g, w->layers[l].grp[g].dense);
 	return model_source_identity(s, w->identity, e);
+}
+
+int weights_load(struct weights *w, struct model_source *s, struct device *d, struct err *e)
+{
+	void *room = device_alloc(d, weights_room(w), "weights on their way", e);
+	int rc = room ? load_all(w, s, d, room, e) : -1;
+
+	if (room)
+		device_free(d, room);
+	return rc;
 }
 
 void *weights_dense(struct device *d, const struct layer_weights *lw, enum linear_group g, void *scratch)

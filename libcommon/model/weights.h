@@ -52,10 +52,13 @@ void weights_init(struct weights *w, const struct device *d, const struct model_
 void weights_release(struct weights *w); /* the description; memory is the layout's */
 /* Takes room for the weights, and for the dense copies of cached_layers. */
 void weights_layout(struct weights *w, const struct device *d, struct layout *l, struct layout *cache);
-/* Fills them. Every tensor must be there, of its shape, 16/32-bit float. */
+/* Fills them, with weights_room bytes of device memory for a time. Every tensor must be there, of its shape, 16/32-bit float. */
 int weights_load(struct weights *w, struct model_source *s, struct device *d, struct err *e) LP_MUST_USE;
-/* The dense copies from the weights as they are; weights_load does it. */
-void weights_fill_cache(struct weights *w, struct device *d);
+/* Device memory that loading needs beside the layout's, for a time. */
+uint64_t weights_room(const struct weights *w);
+/* Where a quantised matrix's codes go (room: weights_room bytes), and, when they are there, what follows from them. */
+void weights_codes(struct weights *w, int64_t layer, enum linear_slot s, void *room, struct nf4 *q);
+void weights_put(struct weights *w, struct device *d, int64_t layer, enum linear_slot s, const struct nf4 *q);
 /* The group's dense form without its adapters: its own, or made in scratch. */
 void *weights_dense(struct device *d, const struct layer_weights *lw, enum linear_group g, void *scratch);
 /* The dtype of the source's projections. */

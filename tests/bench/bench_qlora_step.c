@@ -126,12 +126,17 @@ static void send_const(struct device *d, float *to, int64_t n, float v, float sp
 }
 
 /* NF4: random codes; scales about 0.045, the largest of 64 of N(0, 0.02). */
-static void fill_nf4(struct device *d, struct wmat *w)
+static void fill_nf4(struct engine *g, int64_t layer, int slot, void *room)
 {
-	send(d, w->q.codes, bytes, (uint64_t)(w->q.n + 1) / 2);
-	send(d, w->q.qabsmax, bytes, (uint64_t)nf4_blocks(w->q.n));
-	send_const(d, w->q.absmax2, nf4_blocks2(w->q.n), 0.01f, 0.001f);
-	w->q.offset = 0.045f;
+	struct device *d = g->dev;
+	struct nf4 q;
+
+	weights_codes(&g->w, layer, slot, room, &q);
+	send(d, q.codes, bytes, (uint64_t)(q.n + 1) / 2);
+	send(d, q.qabsmax, bytes, (uint64_t)nf4_blocks(q.n));
+	send_const(d, q.absmax2, nf4_blocks2(q.n), 0.01f, 0.001f);
+	q.offset = 0.045f;
+	weights_put(&g->w, d, layer, slot, &q);
 }
 
 static void fill(struct engine *g)
@@ -139,6 +144,9 @@ static void fill(struct engine *g)
 	struct device *d = g->dev;
 	const struct model_desc *m = &g->w.desc;
 	uint64_t table = (uint64_t)(m->vocab * m->hidden) * 2;
+	void *room = device_alloc(d, weights_room(&g->w), "weights on their way", &e);
+
+	must(room != NULL);
 
 	make_noise();
 	send(d, g->w.embed.data, normal_bf16, table);
@@ -152,7 +160,7 @@ static void fill(struct engine *g)
 		send_const(d, lw->norm2, m->hidden, 1, 0.1f);
 		for (int s = 0; s < LIN_N; s++)
 			if (g->w.nf4)
-				fill_nf4(d, &lw->lin[s]);
+				fill_nf4(g, i, s, room);
 		for (int k = 0; k < GRP_N; k++) {
 			struct wgroup *w = &lw->grp[k];
 
@@ -161,8 +169,7 @@ static void fill(struct engine *g)
 		}
 	}
 	must(device_sync(d, &e) == 0);
-	weights_fill_cache(&g->w, d);
-	must(device_sync(d, &e) == 0);
+	device_free(d, room);
 }
 
 /* --- milliseconds by operation: each one is waited for --- */

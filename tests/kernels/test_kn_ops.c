@@ -132,6 +132,16 @@ static void same_bytes(struct device *d1, const void *p1, struct device *d2, con
 	free(b);
 }
 
+static void same_raw(struct device *d, const void *p, const void *want, uint64_t bytes)
+{
+	char *a = xmalloc(bytes + 1);
+
+	device_download(d, a, p, bytes);
+	must_sync(d);
+	ck_assert_mem_eq(a, want, bytes);
+	free(a);
+}
+
 static uint64_t act_bytes(int64_t n)
 {
 	return (uint64_t)n * dtype_bytes(dev.act);
@@ -824,14 +834,24 @@ START_TEST(test_nf4_rows)
 	int64_t rows = shapes[_i][0], cols = shapes[_i][1], n = rows * cols, ld = cols + 8;
 	float *x = noise(n, 1, 1), *absmax = xcalloc((size_t)nf4_blocks(n), 4), *want = xcalloc((size_t)n, 4), *got;
 	struct nf4 q = { n, xcalloc((size_t)n / 2 + 1, 1), xcalloc((size_t)nf4_blocks(n), 1), xcalloc((size_t)nf4_blocks2(n), 4), 0 }, on;
-	void *py = up(&dev, NULL, rows, cols, ld);
+	void *py = up(&dev, NULL, rows, cols, ld), *way;
+	struct err e = ERR_INIT;
 
 	nf4_quantize(x, &q, absmax);
-	kn_nf4_dequant_cpu(&(struct device){ .threads = 1 }, want, cols, &q, rows, cols);
 	on = q;
-	on.codes = up_raw(&dev, q.codes, (uint64_t)(n + 1) / 2);
-	on.qabsmax = up_raw(&dev, q.qabsmax, (uint64_t)nf4_blocks(n));
-	on.absmax2 = up_raw(&dev, q.absmax2, (uint64_t)nf4_blocks2(n) * 4);
+	on.codes = room(&dev, (uint64_t)(n + 1) / 2);
+	on.qabsmax = room(&dev, (uint64_t)nf4_blocks(n));
+	on.absmax2 = room(&dev, (uint64_t)nf4_blocks2(n) * 4);
+	way = room(&dev, nf4_quant_room(n));
+	ck_assert_int_eq(dev.k.nf4_quant(&dev, &on, x, DT_F32, way, &e), 0);
+	/* the mean's order is the device's own: one unit in the last place; then all else is the CPU's to the bit */
+	near(on.offset, q.offset, 1.2e-7 * fabs((double)q.offset), "offset", 0);
+	q.offset = on.offset;
+	nf4_quantize_absmax(absmax, nf4_blocks(n), q.offset, q.qabsmax, q.absmax2);
+	same_raw(&dev, on.codes, q.codes, (uint64_t)(n + 1) / 2);
+	same_raw(&dev, on.qabsmax, q.qabsmax, (uint64_t)nf4_blocks(n));
+	same_raw(&dev, on.absmax2, q.absmax2, (uint64_t)nf4_blocks2(n) * 4);
+	kn_nf4_dequant_cpu(&(struct device){ .threads = 1 }, want, cols, &q, rows, cols);
 	dev.k.nf4_dequant(&dev, py, ld, &on, rows, cols);
 	got = down(&dev, py, rows, cols, ld);
 	if (dev.act != DT_F32) {
@@ -843,7 +863,7 @@ START_TEST(test_nf4_rows)
 	}
 	for (int64_t i = 0; i < n; i++)
 		ck_assert_msg(got[i] == want[i], "element %lld: %g, not %g", (long long)i, (double)got[i], (double)want[i]);
-	device_free(&dev, py), device_free(&dev, on.codes), device_free(&dev, on.qabsmax), device_free(&dev, on.absmax2);
+	device_free(&dev, py), device_free(&dev, on.codes), device_free(&dev, on.qabsmax), device_free(&dev, on.absmax2), device_free(&dev, way);
 	free(x), free(absmax), free(want), free(got), free(q.codes), free(q.qabsmax), free(q.absmax2);
 }
 END_TEST
