@@ -1,6 +1,8 @@
 /* Products by cuBLASLt: bf16 in, fp32 sums, bf16 or fp32 out. Row-major C is
- * column-major C^T = op(B)^T op(A)^T. The algorithm follows from the shape alone
- * (the library's first choice), is asked for once, and never sums by atomics. */
+ * column-major C^T = op(B)^T op(A)^T. The library's first choice for a shape fixes the
+ * bits; it never sums by atomics. For large products the first call times the other
+ * candidates, and takes the fastest of those that give the same bits as the first on
+ * the matrices at hand: how C is cut into tiles changes no sum over K. */
 #include "kernels/cuda.cuh"
 
 #include <cublasLt.h>
@@ -10,6 +12,9 @@
 
 #define WORKSPACE (32 << 20)
 #define SLOTS 2048 /* a power of two */
+#define CANDIDATES 8
+#define LARGE 1e10  /* multiply-adds from which trying pays */
+#define CHOICES 256
 
 struct gemm_key {
 	int64_t m, n, k, lda, ldb, ldc;
@@ -22,10 +27,21 @@ struct gemm_plan {
 	cublasLtMatmulDesc_t op;
 	cublasLtMatrixLayout_t a, b, c;
 	cublasLtMatmulAlgo_t algo;
+	bool untried; /* the other candidates */
+};
+
+/* What was found fastest, for products whose m lies in one bucket of 512. */
+struct gemm_choice {
+	struct gemm_key key; /* m: the bucket's end */
+	cublasLtMatmulAlgo_t algo;
 };
 
 struct gemm_state {
 	cublasLtHandle_t lt;
+	struct gemm_choice *choices; /* (CHOICES) */
+	int n_choices;
+	unsigned long long *sum;     /* checksum of a result, device memory */
+	cudaEvent_t from, to;
 	void *workspace;
 	struct gemm_plan *plans; /* (SLOTS), open addressing */
 	int n_plans;
@@ -48,7 +64,9 @@ int gemm_open(struct device *d, struct err *e)
 	cuda_of(d)->gemm = g;
 	g->plans = (struct gemm_plan *)calloc(SLOTS, sizeof(*g->plans));
 	s = g->plans ? cublasLtCreate(&g->lt) : CUBLAS_STATUS_ALLOC_FAILED;
-	if (s == CUBLAS_STATUS_SUCCESS && cudaMalloc(&g->workspace, WORKSPACE) != cudaSuccess)
+	g->choices = (struct gemm_choice *)calloc(CHOICES, sizeof(*g->choices));
+	if (s == CUBLAS_STATUS_SUCCESS && (!g->choices || cudaMalloc(&g->workspace, WORKSPACE) != cudaSuccess || cudaMalloc((void **)&g->sum, 8) != cudaSuccess ||
+	                                   cudaEventCreate(&g->from) != cudaSuccess || cudaEventCreate(&g->to) != cudaSuccess))
 		s = CUBLAS_STATUS_ALLOC_FAILED;
 	return s == CUBLAS_STATUS_SUCCESS ? 0 : lt_fail(e, s);
 }
@@ -73,6 +91,12 @@ void gemm_close(struct device *d)
 	for (int i = 0; g->plans && i < SLOTS; i++)
 		drop(&g->plans[i]);
 	free(g->plans);
+	free(g->choices);
+	if (g->from)
+		cudaEventDestroy(g->from);
+	if (g->to)
+		cudaEventDestroy(g->to);
+	cudaFree(g->sum);
 	cudaFree(g->workspace);
 	if (g->lt)
 		cublasLtDestroy(g->lt);
@@ -112,7 +136,8 @@ static cublasStatus_t set_layout(cublasLtMatrixLayout_t *l, cudaDataType_t t, in
 	return cublasLtMatrixLayoutCreate(l, t, (uint64_t)rows, (uint64_t)cols, ld);
 }
 
-static cublasStatus_t choose(struct gemm_state *g, struct gemm_plan *p)
+/* The library's candidates for p, best guess first. */
+static cublasStatus_t candidates(struct gemm_state *g, const struct gemm_plan *p, cublasLtMatmulHeuristicResult_t *found, int most, int *n)
 {
 	const struct gemm_key *k = &p->key;
 	/* split sums are folded in fp32 through the workspace: neither in place by atomics, nor rounded to bf16 on the way */
@@ -120,8 +145,6 @@ static cublasStatus_t choose(struct gemm_state *g, struct gemm_plan *p)
 	uint32_t al[3] = { 1u << (k->flags >> 8 & 15), 1u << (k->flags >> 12 & 15), 1u << (k->flags >> 16 & 15) };
 	uint64_t room = WORKSPACE;
 	cublasLtMatmulPreference_t pref;
-	cublasLtMatmulHeuristicResult_t found;
-	int n = 0;
 	cublasStatus_t s = cublasLtMatmulPreferenceCreate(&pref);
 
 	if (s != CUBLAS_STATUS_SUCCESS)
@@ -133,12 +156,47 @@ static cublasStatus_t choose(struct gemm_state *g, struct gemm_plan *p)
 	cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, &al[0], sizeof(al[0]));
 	cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &al[2], sizeof(al[2]));
 	cublasLtMatmulPreferenceSetAttribute(pref, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &al[2], sizeof(al[2]));
-	s = cublasLtMatmulAlgoGetHeuristic(g->lt, p->op, p->a, p->b, p->c, p->c, pref, 1, &found, &n);
+	s = cublasLtMatmulAlgoGetHeuristic(g->lt, p->op, p->a, p->b, p->c, p->c, pref, most, found, n);
 	cublasLtMatmulPreferenceDestroy(pref);
-	if (s == CUBLAS_STATUS_SUCCESS && n == 0)
-		s = CUBLAS_STATUS_NOT_SUPPORTED;
+	return s == CUBLAS_STATUS_SUCCESS && *n == 0 ? CUBLAS_STATUS_NOT_SUPPORTED : s;
+}
+
+static bool large(const struct gemm_key *k)
+{
+	return (double)k->m * (double)k->n * (double)k->k >= LARGE && !(k->flags & 4);
+}
+
+static struct gemm_key bucket(struct gemm_key k)
+{
+	k.m = (k.m + 511) / 512 * 512;
+	return k;
+}
+
+static const struct gemm_choice *chosen(const struct gemm_state *g, const struct gemm_key *k)
+{
+	struct gemm_key b = bucket(*k);
+
+	for (int i = 0; i < g->n_choices; i++)
+		if (same(&g->choices[i].key, &b))
+			return &g->choices[i];
+	return NULL;
+}
+
+static cublasStatus_t choose(struct gemm_state *g, struct gemm_plan *p)
+{
+	const struct gemm_choice *c = large(&p->key) ? chosen(g, &p->key) : NULL;
+	cublasLtMatmulHeuristicResult_t found;
+	cublasStatus_t s;
+	int n = 0;
+
+	if (c && cublasLtMatmulAlgoCheck(g->lt, p->op, p->a, p->b, p->c, p->c, &c->algo, &found) == CUBLAS_STATUS_SUCCESS && found.workspaceSize <= WORKSPACE) {
+		p->algo = c->algo;
+		return CUBLAS_STATUS_SUCCESS;
+	}
+	s = candidates(g, p, &found, 1, &n);
 	if (s == CUBLAS_STATUS_SUCCESS)
 		p->algo = found.algo;
+	p->untried = s == CUBLAS_STATUS_SUCCESS && !c && large(&p->key) && g->n_choices < CHOICES;
 	return s;
 }
 
@@ -196,17 +254,88 @@ static __global__ void scale_kernel(const void *c0, void *c, int64_t m, int64_t 
 		((bf16 *)c)[at] = __float2bfloat16_rn(beta ? __bfloat162float(((const bf16 *)c0)[at]) * beta : 0);
 }
 
+/* --- trying the candidates --- */
+
+/* A sum of integers, so its order is nothing: every element's bits, weighted by its place. */
+static __global__ void checksum_kernel(const uint16_t *c, int64_t n, int64_t ldc, unsigned long long *out)
+{
+	unsigned long long s = 0;
+
+	for (int64_t j = threadIdx.x; j < n; j += blockDim.x)
+		s += (unsigned long long)(c[blockIdx.x * ldc + j] + 1) * (2 * (unsigned long long)(blockIdx.x * n + j) * 0x9e3779b97f4a7c15ULL + 1);
+	atomicAdd(out, s);
+}
+
+struct gemm_call {
+	const void *a, *b, *c0;
+	void *c;
+	float alpha, beta;
+};
+
+static cublasStatus_t launch(struct cuda_impl *x, const struct gemm_plan *p, const struct gemm_call *k, const cublasLtMatmulAlgo_t *algo)
+{
+	return cublasLtMatmul(x->gemm->lt, p->op, &k->alpha, k->b, p->a, k->a, p->b, &k->beta, k->c0, p->c, k->c, p->c, algo, x->gemm->workspace, WORKSPACE,
+	                      x->stream);
+}
+
+/* Milliseconds of the fastest of three runs, and the result's checksum; negative when it does not run. */
+static float time_algo(struct cuda_impl *x, const struct gemm_plan *p, const struct gemm_call *k, const cublasLtMatmulAlgo_t *algo, unsigned long long *sum)
+{
+	struct gemm_state *g = x->gemm;
+	float best = -1, ms;
+
+	for (int i = 0; i < 3; i++) {
+		cudaEventRecord(g->from, x->stream);
+		if (launch(x, p, k, algo) != CUBLAS_STATUS_SUCCESS)
+			return -1;
+		cudaEventRecord(g->to, x->stream);
+		if (cudaEventSynchronize(g->to) != cudaSuccess || cudaEventElapsedTime(&ms, g->from, g->to) != cudaSuccess)
+			return -1;
+		best = best < 0 || ms < best ? ms : best;
+	}
+	cudaMemsetAsync(g->sum, 0, sizeof(*sum), x->stream);
+	checksum_kernel<<<(unsigned)p->key.m, 256, 0, x->stream>>>((const uint16_t *)k->c, p->key.n, p->key.ldc, g->sum);
+	cudaMemcpyAsync(sum, g->sum, sizeof(*sum), cudaMemcpyDeviceToHost, x->stream);
+	return cudaStreamSynchronize(x->stream) == cudaSuccess ? best : -1;
+}
+
+static void try_others(struct cuda_impl *x, struct gemm_plan *p, const struct gemm_call *k)
+{
+	struct gemm_state *g = x->gemm;
+	cublasLtMatmulHeuristicResult_t found[CANDIDATES];
+	unsigned long long first = 0, sum;
+	float best = 0;
+	int n = 0;
+
+	p->untried = false;
+	if (candidates(g, p, found, CANDIDATES, &n) != CUBLAS_STATUS_SUCCESS)
+		return;
+	for (int i = 0; i < n; i++) {
+		float ms = time_algo(x, p, k, &found[i].algo, i ? &sum : &first);
+
+		if (i == 0 && ms < 0)
+			return;
+		if (i == 0 || (ms >= 0 && sum == first && ms < best)) {
+			best = ms;
+			p->algo = found[i].algo;
+		}
+	}
+	g->choices[g->n_choices].key = bucket(p->key);
+	g->choices[g->n_choices++].algo = p->algo;
+}
+
 void kn_gemm_cuda(struct device *d, bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const void *a, int64_t lda,
                   const void *b, int64_t ldb, float beta, const void *c0, void *c, int64_t ldc, bool f32_c)
 {
 	struct cuda_impl *x = cuda_of(d);
 	struct gemm_key key = { m, n, k, lda, ldb, ldc, 0, 0 };
+	struct gemm_call call = { a, b, c0 ? c0 : c, c, alpha, beta };
 	struct gemm_plan *p;
 	cublasStatus_t s;
 
 	if (m == 0 || n == 0)
 		return;
-	c0 = c0 ? c0 : c;
+	c0 = call.c0;
 	if (k == 0) {
 		scale_kernel<<<(unsigned)((m * n + 255) / 256), 256, 0, x->stream>>>(c0, c, m, n, ldc, beta, f32_c);
 		cuda_launched(d, "gemm");
@@ -215,8 +344,11 @@ void kn_gemm_cuda(struct device *d, bool ta, bool tb, int64_t m, int64_t n, int6
 	key.flags = (uint32_t)ta | (uint32_t)tb << 1 | (uint32_t)f32_c << 2 | (uint32_t)(beta != 0) << 3 | alignment(a, lda, 2) << 8 |
 	            alignment(b, ldb, 2) << 12 | alignment(c, ldc, f32_c ? 4 : 2) << 16;
 	p = find(x->gemm, &key, &s);
+	/* a product that adds to its own result cannot be tried */
+	if (s == CUBLAS_STATUS_SUCCESS && p->untried && (beta == 0 || c0 != c))
+		try_others(x, p, &call);
 	if (s == CUBLAS_STATUS_SUCCESS)
-		s = cublasLtMatmul(x->gemm->lt, p->op, &alpha, b, p->a, a, p->b, &beta, c0, p->c, c, p->c, &p->algo, x->gemm->workspace, WORKSPACE, x->stream);
+		s = launch(x, p, &call, &p->algo);
 	if (s != CUBLAS_STATUS_SUCCESS && !x->failed[0])
 		snprintf(x->failed, sizeof(x->failed), "gemm (%lld, %lld, %lld)%s%s: %s", (long long)m, (long long)n, (long long)k, ta ? " ta" : "",
 		         tb ? " tb" : "", cublasLtGetStatusString(s));
