@@ -796,6 +796,8 @@ int main(int argc, char **argv)
 	const char *what = argc > 1 ? argv[1] : "check";
 	int rc;
 
+	setvbuf(stdout, NULL, _IOLBF, 0);
+
 	if (!strcmp(what, "bench"))
 		rc = bench(argc > 2 ? atoi(argv[2]) : 6);
 	else
