@@ -10,6 +10,7 @@
 
 #define BLOCK 64  /* keys that a block reads at a time, 16 to a warp */
 #define WARPS 4
+#define ROOM 32768 /* bytes of a block's shared memory for its pieces' results */
 #define PIECES 32 /* of a row at most: a lane of the merging warp holds one's state */
 
 struct decode {
@@ -55,16 +56,16 @@ template <int GH, int DP> struct sums {
 	float max[WARPS][GH], sum[WARPS][GH], acc[WARPS][GH][DP];
 };
 
-/* The warps' results become the row's, or the piece's. */
+/* The warps' results become the row's, or the piece's: head g0 + g goes to state[g step] and the row of d columns from part[g step d] on. */
 template <typename T, int GH, int DP>
-static __device__ void finish_heads(const struct attn_cuda &s, const struct decode &a, const struct piece &p, const struct sums<GH, DP> &w, int g0)
+static __device__ __forceinline__ void finish_heads(const struct attn_cuda &s, const struct decode &a, const struct piece &p, const struct sums<GH, DP> &w, int g0,
+                                                    float2 *state, float *part, int step)
 {
 	int d = s.head_dim;
 
 	__syncthreads();
 	for (int i = threadIdx.x; i < GH * DP; i += 32 * WARPS) {
 		int g = i / DP, c = i % DP, h = p.kvh * p.group + g0 + g;
-		int64_t at = ((int64_t)p.row * s.n_heads + h) * a.pieces + p.index;
 		float m = -INFINITY, l = 0, o = 0;
 
 		if (g0 + g >= p.group || c >= d)
@@ -84,19 +85,19 @@ static __device__ void finish_heads(const struct attn_cuda &s, const struct deco
 			continue;
 		}
 		if (c == 0)
-			a.state[at] = make_float2(m, l);
-		a.part[at * d + c] = o;
+			state[g * step] = make_float2(m, l);
+		part[g * step * d + c] = o;
 	}
 	__syncthreads();
 }
 
-/* One head's pieces, by one warp: lane i has the weight of piece i. */
-template <typename T, int DP> static __device__ void merge_head(const struct attn_cuda &s, const struct decode &a, const struct piece &p, int h)
+/* Columns c0 + lane of one head from its pieces, by one warp: lane i has the weight of piece i. `get` finds a piece's state and column. */
+template <typename T, typename GET>
+static __device__ __forceinline__ void merge_columns(const struct attn_cuda &s, const struct decode &a, const struct piece &p, int h, int c0, GET get)
 {
-	int lane = threadIdx.x % 32, d = s.head_dim;
-	int64_t at = ((int64_t)p.row * s.n_heads + h) * a.pieces + p.base;
-	float2 st = lane < p.n ? __ldcg(&a.state[at + lane]) : make_float2(-INFINITY, 0);
-	float max = st.x, by, sum, o[DP / 32] = { 0 };
+	int lane = threadIdx.x % 32, c = c0 + lane;
+	float2 st = lane < p.n ? get.state(lane) : make_float2(-INFINITY, 0);
+	float max = st.x, by, sum, o = 0;
 
 #pragma unroll
 	for (int x = 16; x > 0; x /= 2)
@@ -106,23 +107,25 @@ template <typename T, int DP> static __device__ void merge_head(const struct att
 #pragma unroll
 	for (int x = 16; x > 0; x /= 2)
 		sum += __shfl_xor_sync(0xffffffffu, sum, x);
-#pragma unroll 4
-	for (int i = 0; i < p.n; i++) {
-		float w = __shfl_sync(0xffffffffu, by, i);
-
-#pragma unroll
-		for (int l = 0; l < DP / 32; l++)
-			if (lane + 32 * l < d)
-				o[l] += __ldcg(&a.part[(at + i) * d + lane + 32 * l]) * w;
-	}
-#pragma unroll
-	for (int l = 0; l < DP / 32; l++)
-		if (lane + 32 * l < d)
-			((T *)a.o)[p.row * s.ldo + (int64_t)h * d + lane + 32 * l] = attn_num<T>::down(o[l] / sum);
+#pragma unroll 8
+	for (int i = 0; i < p.n; i++)
+		o += (c < s.head_dim ? get.part(i, c) : 0) * __shfl_sync(0xffffffffu, by, i);
+	if (c < s.head_dim)
+		((T *)a.o)[p.row * s.ldo + (int64_t)h * s.head_dim + c] = attn_num<T>::down(o / sum);
 }
 
+/* Pieces of a head in global memory. */
+struct in_global {
+	const float2 *s;
+	const float *p;
+	int d;
+
+	__device__ __forceinline__ float2 state(int i) const { return __ldcg(s + i); }
+	__device__ __forceinline__ float part(int i, int c) const { return __ldcg(p + (int64_t)i * d + c); }
+};
+
 /* The last block of a row and key head merges its pieces. */
-template <typename T, int DP> static __device__ void finish_row(const struct attn_cuda &s, const struct decode &a, const struct piece &p)
+template <typename T> static __device__ void finish_row(const struct attn_cuda &s, const struct decode &a, const struct piece &p)
 {
 	__shared__ bool last;
 
@@ -136,8 +139,13 @@ template <typename T, int DP> static __device__ void finish_row(const struct att
 	if (!last)
 		return;
 	__threadfence();
-	for (int g = threadIdx.x / 32; g < p.group; g += WARPS)
-		merge_head<T, DP>(s, a, p, p.kvh * p.group + g);
+	for (int u = threadIdx.x / 32, strips = (s.head_dim + 31) / 32; u < p.group * strips; u += WARPS) {
+		int h = p.kvh * p.group + u / strips;
+		int64_t at = ((int64_t)p.row * s.n_heads + h) * a.pieces + p.base;
+		struct in_global get = { a.state + at, a.part + at * s.head_dim, s.head_dim };
+
+		merge_columns<T>(s, a, p, h, u % strips * 32, get);
+	}
 }
 
 /* --- by tensor cores: head sizes that are multiples of 8, everything 16-byte aligned --- */
@@ -231,62 +239,183 @@ template <typename T, int DP> struct heads8 {
 	}
 };
 
+/* Sixteen keys and values of this warp, in the order that heads8 wants. */
+template <typename T, int DP> struct keys16 {
+	uint4 k[2][DP / 32], v[4][DP / 64];
+
+	__device__ __forceinline__ void load(const struct attn_cuda &s, const struct decode &a, const struct piece &p, int j0)
+	{
+		int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+
+#pragma unroll
+		for (int n = 0; n < 2; n++)
+#pragma unroll
+			for (int i = 0; i < DP / 32; i++) {
+				int j = j0 + 8 * n + g, c = 32 * i + 8 * t;
+
+				k[n][i] = load16((const T *)a.k + p.k + j * s.ldk + c, j >= p.first && j < p.j1 && c < s.head_dim);
+			}
+#pragma unroll
+		for (int l = 0; l < 4; l++)
+#pragma unroll
+			for (int i = 0; i < DP / 64; i++) {
+				int j = j0 + 2 * t + l % 2 + l / 2 * 8, c = 64 * i + 8 * g;
+
+				v[l][i] = load16((const T *)a.v + p.v + j * s.ldv + c, j >= p.first && j < p.j1 && c < s.head_dim);
+			}
+	}
+};
+
+template <typename T, int DP>
+static __device__ __forceinline__ void begin(heads8<T, DP> *h, const struct attn_cuda &s, const struct decode &a, const struct piece &p, int g0)
+{
+	int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+	const T *qr = (const T *)a.q + p.row * s.ldq + (int64_t)(p.kvh * p.group + g0 + g) * s.head_dim;
+
+#pragma unroll
+	for (int i = 0; i < DP / 32; i++)
+		h->q[i] = load16(qr + 32 * i + 8 * t, g0 + g < p.group && 32 * i + 8 * t < s.head_dim);
+}
+
+template <typename T, int DP> static __device__ __forceinline__ void clear(heads8<T, DP> *h)
+{
+	h->max = -INFINITY;
+	h->sum = 0;
+#pragma unroll
+	for (int i = 0; i < DP / 16; i++)
+		h->o[i][0] = h->o[i][1] = h->o[i][2] = h->o[i][3] = 0;
+}
+
+/* This warp's results, for the others of the block. */
+template <typename T, int DP> static __device__ __forceinline__ void leave(heads8<T, DP> *h, struct sums<8, DP> *w)
+{
+	int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+
+	h->sum += __shfl_xor_sync(0xffffffffu, h->sum, 1);
+	h->sum += __shfl_xor_sync(0xffffffffu, h->sum, 2);
+	if (t == 0) {
+		w->max[warp][g] = h->max;
+		w->sum[warp][g] = h->sum;
+	}
+#pragma unroll
+	for (int i = 0; i < DP / 16; i++)
+#pragma unroll
+		for (int e = 0; e < 4; e++) /* tile i: columns 64 (i / 4) + 8 g + 2 (i % 4), and the next */
+			w->acc[warp][2 * t + e % 2][i / 4 * 64 + 8 * g + i % 4 * 2 + e / 2] = h->o[i][e];
+}
+
+/* A block to a piece; pieces meet in global memory. */
 template <typename T, int DP> __global__ void __launch_bounds__(32 * WARPS) attn_decode_kernel(const struct attn_cuda s, const struct decode a)
 {
 	__shared__ struct sums<8, DP> w;
-	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4, d = s.head_dim;
 	struct attn_score sc = attn_score_of(s);
 	struct piece p;
 
 	if (!take_piece(s, a, &p))
 		return;
 	for (int g0 = 0; g0 < p.group; g0 += 8) {
-		const T *qr = (const T *)a.q + p.row * s.ldq + (int64_t)(p.kvh * p.group + g0 + g) * d;
+		int64_t at = ((int64_t)p.row * s.n_heads + p.kvh * p.group + g0) * a.pieces + p.index;
 		heads8<T, DP> h;
+		keys16<T, DP> x;
 
-#pragma unroll
-		for (int i = 0; i < DP / 32; i++)
-			h.q[i] = load16(qr + 32 * i + 8 * t, g0 + g < p.group && 32 * i + 8 * t < d);
-		h.max = -INFINITY;
-		h.sum = 0;
-#pragma unroll
-		for (int i = 0; i < DP / 16; i++)
-			h.o[i][0] = h.o[i][1] = h.o[i][2] = h.o[i][3] = 0;
-		for (int j0 = p.j0 + 16 * warp; j0 < p.j1; j0 += BLOCK) {
-			uint4 k[2][DP / 32], v[4][DP / 64];
-
-#pragma unroll
-			for (int n = 0; n < 2; n++)
-#pragma unroll
-				for (int i = 0; i < DP / 32; i++) {
-					int j = j0 + 8 * n + g, c = 32 * i + 8 * t;
-
-					k[n][i] = load16((const T *)a.k + p.k + j * s.ldk + c, j >= p.first && j < p.j1 && c < d);
-				}
-#pragma unroll
-			for (int l = 0; l < 4; l++)
-#pragma unroll
-				for (int i = 0; i < DP / 64; i++) {
-					int j = j0 + 2 * t + l % 2 + l / 2 * 8, c = 64 * i + 8 * g;
-
-					v[l][i] = load16((const T *)a.v + p.v + j * s.ldv + c, j >= p.first && j < p.j1 && c < d);
-				}
-			h.step(sc, p, j0, k, v);
+		begin(&h, s, a, p, g0);
+		clear(&h);
+		for (int j0 = p.j0 + 16 * (threadIdx.x / 32); j0 < p.j1; j0 += BLOCK) {
+			x.load(s, a, p, j0);
+			h.step(sc, p, j0, x.k, x.v);
 		}
-		h.sum += __shfl_xor_sync(0xffffffffu, h.sum, 1);
-		h.sum += __shfl_xor_sync(0xffffffffu, h.sum, 2);
-		if (t == 0) {
-			w.max[warp][g] = h.max;
-			w.sum[warp][g] = h.sum;
-		}
-#pragma unroll
-		for (int i = 0; i < DP / 16; i++)
-#pragma unroll
-			for (int e = 0; e < 4; e++) /* tile i: columns 64 (i / 4) + 8 g + 2 (i % 4), and the next */
-				w.acc[warp][2 * t + e % 2][i / 4 * 64 + 8 * g + i % 4 * 2 + e / 2] = h.o[i][e];
-		finish_heads<T, 8, DP>(s, a, p, w, g0);
+		leave(&h, &w);
+		finish_heads<T, 8, DP>(s, a, p, w, g0, a.state + at, a.part + at * s.head_dim, a.pieces);
 	}
-	finish_row<T, DP>(s, a, p);
+	finish_row<T>(s, a, p);
+}
+
+/* --- Hopper: the blocks of a cluster share a row and key head; pieces meet in their shared memory --- */
+
+static __device__ __forceinline__ void cluster_sync()
+{
+#if __CUDA_ARCH__ >= 900
+	asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+
+/* Another block's shared memory at this block's address p. */
+static __device__ __forceinline__ float cluster_load(const float *p, int block)
+{
+	float x = 0;
+
+#if __CUDA_ARCH__ >= 900
+	uint32_t at;
+
+	asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(smem_at(p)), "r"(block));
+	asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(x) : "r"(at) : "memory");
+#endif
+	return x;
+}
+
+/* Piece i lies in place i / blocks of block i % blocks. */
+struct in_cluster {
+	const float2 *s;
+	const float *p;
+	int d, group, blocks;
+
+	__device__ __forceinline__ float2 state(int i) const
+	{
+		const float *at = &s[i / blocks * group].x;
+
+		return make_float2(cluster_load(at, i % blocks), cluster_load(at + 1, i % blocks));
+	}
+	__device__ __forceinline__ float part(int i, int c) const { return cluster_load(p + i / blocks * group * d + c, i % blocks); }
+};
+
+template <typename T, int DP> __global__ void __launch_bounds__(32 * WARPS) attn_decode_cluster_kernel(const struct attn_cuda s, const struct decode a)
+{
+	extern __shared__ float room[]; /* of this block's pieces: states (places, group), then parts (places, group, d) */
+	__shared__ struct sums<8, DP> w;
+	int rank = blockIdx.x, blocks = gridDim.x, span = BLOCK * a.blocks, warp = threadIdx.x / 32, d = s.head_dim;
+	int places = (a.pieces + blocks - 1) / blocks;
+	struct attn_score sc = attn_score_of(s);
+	struct piece p;
+	float2 *state = (float2 *)room;
+	float *part;
+
+	take_piece(s, a, &p);
+	part = room + 2 * places * p.group;
+	for (int g0 = 0; g0 < p.group; g0 += 8) {
+		heads8<T, DP> h;
+		keys16<T, DP> x;
+		int i = rank, j0 = (p.base + i) * span;
+
+		begin(&h, s, a, p, g0);
+		clear(&h);
+		p.j1 = i < p.n ? min(j0 + span, p.end) : 0;
+		x.load(s, a, p, j0 + 16 * warp);
+		while (i < p.n) {
+			int now = i;
+
+			h.step(sc, p, j0 + 16 * warp, x.k, x.v);
+			j0 += BLOCK;
+			if (j0 >= p.j1) {
+				i += blocks;
+				j0 = (p.base + i) * span;
+				p.j1 = i < p.n ? min(j0 + span, p.end) : 0;
+			}
+			/* the next keys are on their way while this piece is finished */
+			x.load(s, a, p, j0 + 16 * warp);
+			if (i == now)
+				continue;
+			leave(&h, &w);
+			clear(&h);
+			finish_heads<T, 8, DP>(s, a, p, w, g0, state + now / blocks * p.group + g0, part + (now / blocks * p.group + g0) * d, 1);
+		}
+	}
+	cluster_sync();
+	for (int u = rank + blocks * warp, strips = (d + 31) / 32; p.n > 1 && u < p.group * strips; u += blocks * WARPS) {
+		struct in_cluster get = { state + u / strips, part + u / strips * d, d, p.group, blocks };
+
+		merge_columns<T>(s, a, p, p.kvh * p.group + u / strips, u % strips * 32, get);
+	}
+	cluster_sync(); /* nobody leaves while others read from here */
 }
 
 /* --- any head size and alignment: a warp takes a key at a time, its lanes the columns --- */
@@ -304,6 +433,7 @@ template <typename T> __global__ void __launch_bounds__(32 * WARPS) attn_decode_
 	for (int g = 0; g < p.group; g++) {
 		const T *qr = (const T *)a.q + p.row * s.ldq + (int64_t)(p.kvh * p.group + g) * d;
 		float q[COLS], o[COLS] = { 0 }, max = -INFINITY, sum = 0;
+		int64_t at;
 
 #pragma unroll
 		for (int l = 0; l < COLS; l++)
@@ -336,9 +466,10 @@ template <typename T> __global__ void __launch_bounds__(32 * WARPS) attn_decode_
 #pragma unroll
 		for (int l = 0; l < COLS; l++)
 			w.acc[warp][0][lane + 32 * l] = o[l];
-		finish_heads<T, 1, DP>(s, a, p, w, g);
+		at = ((int64_t)p.row * s.n_heads + p.kvh * p.group + g) * a.pieces + p.index;
+		finish_heads<T, 1, DP>(s, a, p, w, g, a.state + at, a.part + at * d, a.pieces);
 	}
-	finish_row<T, DP>(s, a, p);
+	finish_row<T>(s, a, p);
 }
 
 /* --- host --- */
@@ -370,29 +501,65 @@ int64_t attn_decode_workspace(const struct attn_cuda *s)
 	return count_bytes(s) + (int64_t)s->n_seqs * s->n_heads * n_pieces(s) * (8 + 4 * (int64_t)s->head_dim);
 }
 
-template <typename T> static void launch(cudaStream_t st, const struct attn_cuda *s, const struct decode *a, bool vec)
-{
-	dim3 grid((unsigned)a->pieces, (unsigned)s->n_kv, (unsigned)s->n_seqs);
-
-	if (!vec)
-		attn_decode_plain_kernel<T><<<grid, 32 * WARPS, 0, st>>>(*s, *a);
-	else if (s->head_dim <= 64)
-		attn_decode_kernel<T, 64><<<grid, 32 * WARPS, 0, st>>>(*s, *a);
-	else if (s->head_dim <= 128)
-		attn_decode_kernel<T, 128><<<grid, 32 * WARPS, 0, st>>>(*s, *a);
-	else
-		attn_decode_kernel<T, 256><<<grid, 32 * WARPS, 0, st>>>(*s, *a);
-}
-
 /* Tensor cores for the type, and rows of whole 16-byte pieces. */
-static bool fast(const struct attn_cuda *s, const void *q, const void *k, const void *v, int64_t slot_stride)
+static bool fast(const struct attn_cuda *s, int major, const void *q, const void *k, const void *v, int64_t slot_stride)
 {
-	int dev = 0, major = 0;
-
-	cudaGetDevice(&dev);
-	cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, dev);
 	return (major >= 8 || s->dtype == ATTN_F16) && s->head_dim % 8 == 0 && ((s->ldq | s->ldk | s->ldv | slot_stride) & 7) == 0 &&
 	       (((uintptr_t)q | (uintptr_t)k | (uintptr_t)v) & 15) == 0;
+}
+
+static int room_bytes(const struct attn_cuda *s, const struct decode *a, int blocks)
+{
+	return (a->pieces + blocks - 1) / blocks * (s->n_heads / s->n_kv) * (8 + 4 * s->head_dim);
+}
+
+/* Blocks in a cluster: enough to fill the device a few times over, or 0 for the way through global memory. */
+static int cluster_blocks(const struct attn_cuda *s, const struct decode *a, int major, int sms)
+{
+	int64_t rows = (int64_t)s->n_seqs * s->n_kv;
+	int n = 8;
+
+	if (major < 9 || room_bytes(s, a, 8) > ROOM || (rows * 8 < sms && a->pieces > 16))
+		return 0;
+	while (n > 1 && (rows * n > 8 * sms || n / 2 >= a->pieces) && room_bytes(s, a, n / 2) <= ROOM)
+		n /= 2;
+	return n;
+}
+
+template <typename T, int DP> static cudaError_t launch_fast(cudaStream_t st, const struct attn_cuda *s, const struct decode *a, int cluster)
+{
+	cudaLaunchConfig_t c = {};
+	cudaLaunchAttribute dim;
+	cudaError_t e;
+
+	if (!cluster) {
+		attn_decode_kernel<T, DP><<<dim3((unsigned)a->pieces, (unsigned)s->n_kv, (unsigned)s->n_seqs), 32 * WARPS, 0, st>>>(*s, *a);
+		return cudaGetLastError();
+	}
+	dim.id = cudaLaunchAttributeClusterDimension;
+	dim.val.clusterDim.x = (unsigned)cluster;
+	dim.val.clusterDim.y = dim.val.clusterDim.z = 1;
+	c.gridDim = dim3((unsigned)cluster, (unsigned)s->n_kv, (unsigned)s->n_seqs);
+	c.blockDim = dim3(32 * WARPS);
+	c.dynamicSmemBytes = (size_t)room_bytes(s, a, cluster);
+	c.stream = st;
+	c.attrs = &dim;
+	c.numAttrs = 1;
+	e = cudaFuncSetAttribute(attn_decode_cluster_kernel<T, DP>, cudaFuncAttributeMaxDynamicSharedMemorySize, ROOM);
+	if (e != cudaSuccess)
+		return e;
+	return cudaLaunchKernelEx(&c, attn_decode_cluster_kernel<T, DP>, *s, *a);
+}
+
+template <typename T> static cudaError_t launch(cudaStream_t st, const struct attn_cuda *s, const struct decode *a, bool vec, int cluster)
+{
+	if (!vec) {
+		attn_decode_plain_kernel<T><<<dim3((unsigned)a->pieces, (unsigned)s->n_kv, (unsigned)s->n_seqs), 32 * WARPS, 0, st>>>(*s, *a);
+		return cudaGetLastError();
+	}
+	if (s->head_dim <= 64)
+		return launch_fast<T, 64>(st, s, a, cluster);
+	return s->head_dim <= 128 ? launch_fast<T, 128>(st, s, a, cluster) : launch_fast<T, 256>(st, s, a, cluster);
 }
 
 int attn_decode_cuda(cudaStream_t st, const struct attn_cuda *s, const void *q, const void *k_cache, const void *v_cache, int64_t slot_stride,
@@ -403,11 +570,15 @@ int attn_decode_cuda(cudaStream_t st, const struct attn_cuda *s, const void *q, 
 	struct decode a = { q, k_cache, v_cache, o, slot_stride, slot, len, (uint32_t *)w, (float2 *)(w + count_bytes(s)),
 		(float *)(w + count_bytes(s) + 8 * rows), (int)pieces, piece_blocks(s) };
 
+	int dev = 0, major = 0, sms = 0, cluster;
+	bool vec;
+
 	if (s->n_seqs == 0)
 		return 0;
-	if (s->dtype == ATTN_BF16)
-		launch<bf16>(st, s, &a, fast(s, q, k_cache, v_cache, slot_stride));
-	else
-		launch<__half>(st, s, &a, fast(s, q, k_cache, v_cache, slot_stride));
-	return cudaGetLastError();
+	cudaGetDevice(&dev);
+	cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, dev);
+	cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, dev);
+	vec = fast(s, major, q, k_cache, v_cache, slot_stride);
+	cluster = s->path <= ATTN_SM90 ? cluster_blocks(s, &a, major, sms) : 0;
+	return s->dtype == ATTN_BF16 ? launch<bf16>(st, s, &a, vec, cluster) : launch<__half>(st, s, &a, vec, cluster);
 }

@@ -3,7 +3,9 @@
  * registers, so that every sum has one owner and an order.
  *   dq      128 queries of a head; keys and values pass by
  *   dk, dv  128 keys of a key head; queries and do of every head of its group pass by
- * The second forms transposed scores, k q^T and v do^T. In both, probabilities and
+ * The second forms transposed scores, k q^T and v do^T, and walks the queries from
+ * the last one back: every tile of a sequence starts there, so that blocks at work at the
+ * same time read the same rows from the cache. In both, probabilities and
  * their gradients leave one product in the registers that the next one reads: scores are
  * formed twice, 7 products in place of 5, and nothing is ever added in memory. */
 #include "kernels/attn_sm90.cuh"
@@ -13,7 +15,7 @@
 
 struct pair_work {
 	struct attn_item it;
-	int h, kvh, first, n; /* blocks of the other side */
+	int h, kvh, first, n; /* head, -1: no more work; blocks of the other side */
 };
 
 #ifdef ATTN_SM90_CODE
@@ -36,6 +38,7 @@ static __device__ __forceinline__ void grad_of(float *x, float *dp, const struct
 
 template <int DP> struct dq_smem {
 	char q[BM * DP * 2], g[BM * DP * 2], k[QSTAGES][QK * DP * 2], v[QSTAGES][QK * DP * 2];
+	struct pair_work work;
 	uint64_t q_full, q_empty, full[QSTAGES], empty[QSTAGES];
 };
 
@@ -73,12 +76,16 @@ static __device__ __forceinline__ void feed_dq(struct dq_smem<DP> *m, const stru
 			if (b > 0)
 				continue;
 			bar_wait(&m->q_empty, q_phase);
+			m->work = w;
 			bar_expect(&m->q_full, 2 * BM * DP * 2);
 			copy_rows<DP, BM>(m->q, mq, &m->q_full, w.h, w.it.t0 + w.it.m0);
 			copy_rows<DP, BM>(m->g, mg, &m->q_full, w.h, w.it.t0 + w.it.m0);
 			q_phase ^= 1;
 		}
 	}
+	bar_wait(&m->q_empty, q_phase);
+	m->work.h = -1;
+	bar_arrive(&m->q_full);
 }
 
 /* Columns are keys from j0 on, rows are queries i and i + 8. */
@@ -112,11 +119,16 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume_dq(st
 	ring<QSTAGES> at = { 0, 0 };
 	struct pair_work w;
 
-	for (int round = 0, item; (item = item_of_round(round)) < s.n_tiles * s.n_heads; round++) {
+	if (wg == 1)
+		pair_arrive(1);
+	for (;;) {
 		float acc[DP / 2], lse2[2], dsum[2];
 
-		if (!take_dq(s, item, &w))
-			continue;
+		bar_wait(&m->q_full, q_phase);
+		q_phase ^= 1;
+		w = m->work;
+		if (w.h < 0)
+			break;
 		const int i0 = w.it.m0 + wg * 64, i = w.it.m0 + row;
 
 #pragma unroll
@@ -124,18 +136,18 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume_dq(st
 			lse2[half] = p.stat[w.h * ld + w.it.stat0 + i + 8 * half];
 			dsum[half] = p.stat[(s.n_heads + w.h) * ld + w.it.stat0 + i + 8 * half];
 		}
-		bar_wait(&m->q_full, q_phase);
-		q_phase ^= 1;
 		for (int b = 0; b < w.n; b++) {
 			float x[QK / 2], dp[QK / 2];
 			uint32_t ds[QK / 4];
 			int j0 = (w.first + b) * QK;
 
 			bar_wait(&m->full[at.at], at.phase);
+			pair_wait(1 + wg);
 			mma_fence();
 			product_nt<DP, BM>(x, m->q + wg * 64 * 128, m->k[at.at]);
 			product_nt<DP, BM>(dp, m->g + wg * 64 * 128, m->v[at.at]);
 			mma_commit();
+			pair_arrive(2 - wg);
 			mma_wait<0>();
 			pin(x);
 			pin(dp);
@@ -194,6 +206,7 @@ __global__ void __launch_bounds__(THREADS, 1) attn_sm90_dq_kernel(const __grid_c
 template <int DP> struct dkv_smem {
 	char k[BM * DP * 2], v[BM * DP * 2], q[KSTAGES][KQ * DP * 2], g[KSTAGES][KQ * DP * 2];
 	float lse2[KSTAGES][KQ], dsum[KSTAGES][KQ];
+	struct pair_work work;
 	uint64_t k_full, k_empty, full[KSTAGES], empty[KSTAGES];
 };
 
@@ -228,7 +241,7 @@ static __device__ __forceinline__ void feed_dkv(struct dkv_smem<DP> *m, const st
 		if (!take_dkv(s, item, &w))
 			continue;
 		for (int h = w.h; h < w.h + group; h++)
-			for (int b = 0; b < w.n; b++) {
+			for (int b = w.n - 1; b >= 0; b--) {
 				int q0 = (w.first + b) * KQ;
 				const float *stat = p.stat + h * ld + w.it.stat0 + q0;
 
@@ -239,15 +252,19 @@ static __device__ __forceinline__ void feed_dkv(struct dkv_smem<DP> *m, const st
 				copy_line(m->lse2[at.at], stat, KQ * 4, &m->full[at.at]);
 				copy_line(m->dsum[at.at], stat + s.n_heads * ld, KQ * 4, &m->full[at.at]);
 				at.next();
-				if (h > w.h || b > 0)
+				if (h > w.h || b < w.n - 1)
 					continue;
 				bar_wait(&m->k_empty, k_phase);
+				m->work = w;
 				bar_expect(&m->k_full, 2 * BM * DP * 2);
 				copy_rows<DP, BM>(m->k, mk, &m->k_full, w.kvh, w.it.t0 + w.it.m0);
 				copy_rows<DP, BM>(m->v, mv, &m->k_full, w.kvh, w.it.t0 + w.it.m0);
 				k_phase ^= 1;
 			}
 	}
+	bar_wait(&m->k_empty, k_phase);
+	m->work.h = -1;
+	bar_arrive(&m->k_full);
 }
 
 /* Columns are queries from q0 on, rows are keys j and j + 8. */
@@ -277,31 +294,36 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume_dkv(s
 	ring<KSTAGES> at = { 0, 0 };
 	struct pair_work w;
 
-	for (int round = 0, item; (item = item_of_round(round)) < s.n_tiles * s.n_kv; round++) {
+	if (wg == 1)
+		pair_arrive(1);
+	for (;;) {
 		float dk[DP / 2], dv[DP / 2];
 		int steps;
 
-		if (!take_dkv(s, item, &w))
-			continue;
+		bar_wait(&m->k_full, k_phase);
+		k_phase ^= 1;
+		w = m->work;
+		if (w.h < 0)
+			break;
 		const int j0 = w.it.m0 + wg * 64, j = w.it.m0 + row;
 
 		steps = w.n * (s.n_heads / s.n_kv);
-		bar_wait(&m->k_full, k_phase);
-		k_phase ^= 1;
-		for (int step = 0, b = 0; step < steps; step++) {
+		for (int step = 0, b = w.n - 1; step < steps; step++) {
 			float x[KQ / 2], dp[KQ / 2];
 			uint32_t pr[KQ / 4], ds[KQ / 4];
 			int q0 = (w.first + b) * KQ;
 			const float *lse2 = m->lse2[at.at] + lane % 4 * 2, *dsum = m->dsum[at.at] + lane % 4 * 2;
 			bool all = q0 >= j0 + 63 && q0 + KQ <= w.it.len && (s.window <= 0 || q0 + KQ - 1 - j0 < s.window);
 
-			b = b + 1 == w.n ? 0 : b + 1;
+			b = b == 0 ? w.n - 1 : b - 1;
 			bar_wait(&m->full[at.at], at.phase);
+			pair_wait(1 + wg);
 			mma_fence();
 			product_nt<DP, BM>(x, m->k + wg * 64 * 128, m->q[at.at]);
 			mma_commit();
 			product_nt<DP, BM>(dp, m->v + wg * 64 * 128, m->g[at.at]);
 			mma_commit();
+			pair_arrive(2 - wg);
 			mma_wait<1>();
 			pin(x);
 			if (CAP) {
@@ -371,11 +393,11 @@ __global__ void __launch_bounds__(THREADS, 1) attn_sm90_dkv_kernel(const __grid_
 	}
 	__syncthreads();
 	if (threadIdx.x < 128) {
-		regs_give<24>();
+		regs_give<40>();
 		if (threadIdx.x == 0)
 			feed_dkv<DP>(m, s, p, &mq, &mk, &mv, &mg);
 	} else {
-		regs_set<240>();
+		regs_set<232>();
 		consume_dkv<DP, CAP>(m, s, p);
 	}
 #endif
