@@ -1,40 +1,42 @@
 /* Attention of one new token against a cache of keys and values: bound by the
- * cache's bytes. A block reads a piece of the keys once for all query heads of
- * the group, every byte in flight before the first is used; the block that
- * finishes last of a row merges the pieces, in their order.
+ * cache's bytes. Sixteen keys at a time go to a warp, for all query heads of the
+ * group; the warps that share a row are as many as max_len asks for, whatever the batch,
+ * and run on their own: the next keys travel while the last are weighed. A block's
+ * warps meet in shared memory, a row's blocks in global memory, where the last one
+ * to finish merges them in their order.
  *
  * The products go to the tensor cores: a dot product does not care for the order
  * of its columns, so a lane's 16 bytes of a key serve as they are as the fragments of
  * two products of 16 columns, and nothing passes through shared memory. */
 #include "kernels/attn_mma.cuh"
 
-#define BLOCK 64  /* keys that a block reads at a time, 16 to a warp */
+#define STEP 16   /* keys of a warp at a time */
 #define WARPS 4
-#define ROOM 32768 /* bytes of a block's shared memory for its pieces' results */
-#define PIECES 32 /* of a row at most: a lane of the merging warp holds one's state */
+#define PIECES 32 /* blocks that share a row, at most: a lane of the merging warp holds one's state */
 
 struct decode {
 	const void *q, *k, *v;
 	void *o;
 	int64_t slot_stride;
 	const int32_t *slot, *len;
-	uint32_t *count; /* (B, NKV): pieces done; the last sets it back to 0 */
+	uint32_t *count; /* (B, NKV): blocks done; the last sets it back to 0 */
 	float2 *state;   /* (B, NH, pieces): maximum in base 2, sum */
 	float *part;     /* (B, NH, pieces, D): not yet divided */
-	int pieces, blocks; /* blocks of BLOCK keys in a piece */
+	int pieces;      /* blocks that share a row */
 };
 
-/* What a block works on. */
+/* What a block works on: of a row's steps of STEP keys, those that are its warps' turn. */
 struct piece {
 	int row, kvh, group, first, end; /* keys [first, end) are seen by the row */
-	int j0, j1, index, base, n;      /* keys [j0, j1) of the piece; pieces base..base + n - 1 see any */
-	int64_t k, v;                    /* offsets of the row's key 0 */
+	int index, n;                    /* blocks 0..n - 1 of the row have any step */
+	int j0, stride;                  /* this warp's first key, and how far to its next */
+	int64_t kv;                      /* offset of the row's key 0 */
 };
 
 static __device__ __forceinline__ bool take_piece(const struct attn_cuda &s, const struct decode &a, struct piece *p)
 {
-	int span = BLOCK * a.blocks;
 	int64_t slot;
+	int steps;
 
 	p->row = blockIdx.z;
 	p->kvh = blockIdx.y;
@@ -43,12 +45,12 @@ static __device__ __forceinline__ bool take_piece(const struct attn_cuda &s, con
 	p->end = a.len[p->row];
 	slot = a.slot ? a.slot[p->row] : p->row;
 	p->first = s.window > 0 && p->end - s.window > 0 ? p->end - s.window : 0;
-	p->base = p->first / span;
-	p->n = (p->end - 1) / span - p->base + 1;
-	p->j0 = p->index * span;
-	p->j1 = min(p->j0 + span, p->end);
-	p->k = p->v = slot * a.slot_stride + (int64_t)p->kvh * s.head_dim;
-	return p->index >= p->base && p->index < p->base + p->n;
+	steps = (p->end - 1) / STEP - p->first / STEP + 1;
+	p->n = min(a.pieces, (steps + WARPS - 1) / WARPS);
+	p->stride = p->n * WARPS * STEP;
+	p->j0 = p->first / STEP * STEP + (p->index * WARPS + (int)threadIdx.x / 32) * STEP;
+	p->kv = slot * a.slot_stride + (int64_t)p->kvh * s.head_dim;
+	return p->index < p->n;
 }
 
 /* The warps' running results for GH heads. */
@@ -56,16 +58,16 @@ template <int GH, int DP> struct sums {
 	float max[WARPS][GH], sum[WARPS][GH], acc[WARPS][GH][DP];
 };
 
-/* The warps' results become the row's, or the piece's: head g0 + g goes to state[g step] and the row of d columns from part[g step d] on. */
+/* The warps' results become the row's, or the block's. */
 template <typename T, int GH, int DP>
-static __device__ __forceinline__ void finish_heads(const struct attn_cuda &s, const struct decode &a, const struct piece &p, const struct sums<GH, DP> &w, int g0,
-                                                    float2 *state, float *part, int step)
+static __device__ __forceinline__ void finish_heads(const struct attn_cuda &s, const struct decode &a, const struct piece &p, const struct sums<GH, DP> &w, int g0)
 {
 	int d = s.head_dim;
 
 	__syncthreads();
 	for (int i = threadIdx.x; i < GH * DP; i += 32 * WARPS) {
 		int g = i / DP, c = i % DP, h = p.kvh * p.group + g0 + g;
+		int64_t at = ((int64_t)p.row * s.n_heads + h) * a.pieces + p.index;
 		float m = -INFINITY, l = 0, o = 0;
 
 		if (g0 + g >= p.group || c >= d)
@@ -85,18 +87,18 @@ static __device__ __forceinline__ void finish_heads(const struct attn_cuda &s, c
 			continue;
 		}
 		if (c == 0)
-			state[g * step] = make_float2(m, l);
-		part[g * step * d + c] = o;
+			a.state[at] = make_float2(m, l);
+		a.part[at * d + c] = o;
 	}
 	__syncthreads();
 }
 
-/* Columns c0 + lane of one head from its pieces, by one warp: lane i has the weight of piece i. `get` finds a piece's state and column. */
-template <typename T, typename GET>
-static __device__ __forceinline__ void merge_columns(const struct attn_cuda &s, const struct decode &a, const struct piece &p, int h, int c0, GET get)
+/* Columns c0 + lane of one head from its pieces, by one warp: lane i has the weight of piece i. */
+template <typename T> static __device__ __forceinline__ void merge_columns(const struct attn_cuda &s, const struct decode &a, const struct piece &p, int h, int c0)
 {
 	int lane = threadIdx.x % 32, c = c0 + lane;
-	float2 st = lane < p.n ? get.state(lane) : make_float2(-INFINITY, 0);
+	int64_t at = ((int64_t)p.row * s.n_heads + h) * a.pieces;
+	float2 st = lane < p.n ? __ldcg(&a.state[at + lane]) : make_float2(-INFINITY, 0);
 	float max = st.x, by, sum, o = 0;
 
 #pragma unroll
@@ -107,22 +109,12 @@ static __device__ __forceinline__ void merge_columns(const struct attn_cuda &s, 
 #pragma unroll
 	for (int x = 16; x > 0; x /= 2)
 		sum += __shfl_xor_sync(0xffffffffu, sum, x);
-#pragma unroll 8
+#pragma unroll 4
 	for (int i = 0; i < p.n; i++)
-		o += (c < s.head_dim ? get.part(i, c) : 0) * __shfl_sync(0xffffffffu, by, i);
+		o += (c < s.head_dim ? __ldcg(&a.part[(at + i) * s.head_dim + c]) : 0) * __shfl_sync(0xffffffffu, by, i);
 	if (c < s.head_dim)
 		((T *)a.o)[p.row * s.ldo + (int64_t)h * s.head_dim + c] = attn_num<T>::down(o / sum);
 }
-
-/* Pieces of a head in global memory. */
-struct in_global {
-	const float2 *s;
-	const float *p;
-	int d;
-
-	__device__ __forceinline__ float2 state(int i) const { return __ldcg(s + i); }
-	__device__ __forceinline__ float part(int i, int c) const { return __ldcg(p + (int64_t)i * d + c); }
-};
 
 /* The last block of a row and key head merges its pieces. */
 template <typename T> static __device__ void finish_row(const struct attn_cuda &s, const struct decode &a, const struct piece &p)
@@ -139,13 +131,8 @@ template <typename T> static __device__ void finish_row(const struct attn_cuda &
 	if (!last)
 		return;
 	__threadfence();
-	for (int u = threadIdx.x / 32, strips = (s.head_dim + 31) / 32; u < p.group * strips; u += WARPS) {
-		int h = p.kvh * p.group + u / strips;
-		int64_t at = ((int64_t)p.row * s.n_heads + h) * a.pieces + p.base;
-		struct in_global get = { a.state + at, a.part + at * s.head_dim, s.head_dim };
-
-		merge_columns<T>(s, a, p, h, u % strips * 32, get);
-	}
+	for (int u = threadIdx.x / 32, strips = (s.head_dim + 31) / 32; u < p.group * strips; u += WARPS)
+		merge_columns<T>(s, a, p, p.kvh * p.group + u / strips, u % strips * 32);
 }
 
 /* --- by tensor cores: head sizes that are multiples of 8, everything 16-byte aligned --- */
@@ -157,16 +144,61 @@ static __device__ __forceinline__ uint4 load16(const void *p, bool ok)
 
 /* Lane 4 g + t: scores are (head g) x (keys 2 t, 2 t + 1, and those + 8); o^T tiles of 16 columns x 8 heads. */
 template <typename T, int DP> struct heads8 {
-	uint4 q[DP / 32]; /* head g, columns 32 i + 8 t .. + 7 */
-	float max, sum;   /* of head g; the sum is this lane's keys' only */
+	uint4 q[DP / 32];                    /* head g, columns 32 i + 8 t .. + 7 */
+	uint4 k[2][DP / 32], v[4][DP / 64]; /* sixteen keys */
+	float max, sum;                      /* of head g; the sum is this lane's keys' only */
 	float o[DP / 16][4];
 
-	__device__ __forceinline__ void scores(float x[2][4], const uint4 k[2][DP / 32]) const
+	__device__ __forceinline__ void begin(const struct attn_cuda &s, const struct decode &a, const struct piece &p, int g0)
 	{
+		int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+		const T *qr = (const T *)a.q + p.row * s.ldq + (int64_t)(p.kvh * p.group + g0 + g) * s.head_dim;
+
+#pragma unroll
+		for (int i = 0; i < DP / 32; i++)
+			q[i] = load16(qr + 32 * i + 8 * t, g0 + g < p.group && 32 * i + 8 * t < s.head_dim);
+		max = -INFINITY;
+		sum = 0;
+#pragma unroll
+		for (int i = 0; i < DP / 16; i++)
+			o[i][0] = o[i][1] = o[i][2] = o[i][3] = 0;
+	}
+
+	/* Key g and g + 8 from j on, columns 32 i + 8 t .. + 7. */
+	__device__ __forceinline__ void load_k(const struct attn_cuda &s, const struct decode &a, const struct piece &p, int j)
+	{
+		int c = threadIdx.x % 4 * 8;
+		const T *at = (const T *)a.k + p.kv + (j += threadIdx.x % 32 / 4) * s.ldk + c;
+
 #pragma unroll
 		for (int n = 0; n < 2; n++)
 #pragma unroll
-			for (int i = 0; i < DP / 32; i++) {
+			for (int i = 0; i < DP / 32; i++)
+				k[n][i] = load16(at + 8 * n * s.ldk + 32 * i, j + 8 * n >= p.first && j + 8 * n < p.end && c + 32 * i < s.head_dim);
+	}
+
+	/* v[l]: key 2 t + (l & 1) + 8 (l >> 1) from j on, columns 64 i + 8 g .. + 7 */
+	__device__ __forceinline__ void load_v(const struct attn_cuda &s, const struct decode &a, const struct piece &p, int j)
+	{
+		int c = threadIdx.x % 32 / 4 * 8;
+		const T *at = (const T *)a.v + p.kv + (j += threadIdx.x % 4 * 2) * s.ldv + c;
+
+#pragma unroll
+		for (int l = 0; l < 4; l++) {
+			int u = l % 2 + l / 2 * 8;
+
+#pragma unroll
+			for (int i = 0; i < DP / 64; i++)
+				v[l][i] = load16(at + u * s.ldv + 64 * i, j + u >= p.first && j + u < p.end && c + 64 * i < s.head_dim);
+		}
+	}
+
+	__device__ __forceinline__ void scores(float x[2][4]) const
+	{
+#pragma unroll
+		for (int i = 0; i < DP / 32; i++)
+#pragma unroll
+			for (int n = 0; n < 2; n++) {
 				const uint32_t a0[4] = { q[i].x, 0, q[i].y, 0 }, a1[4] = { q[i].z, 0, q[i].w, 0 };
 
 				mma(x[n], a0, k[n][i].x, k[n][i].y, T());
@@ -174,42 +206,20 @@ template <typename T, int DP> struct heads8 {
 			}
 	}
 
-	/* v[l]: key 2 t + (l & 1) + 8 (l >> 1), columns 64 i + 8 g .. + 7 */
-	__device__ __forceinline__ void values(const uint32_t p[2], const uint4 v[4][DP / 64])
+	/* Scores of the keys from j on become weights, in 16 bits; the running sums follow the maximum. */
+	__device__ __forceinline__ void weights(uint32_t w[2], float x[2][4], const struct attn_score &sc, const struct piece &p, int j)
 	{
-#pragma unroll
-		for (int i = 0; i < DP / 64; i++)
-#pragma unroll
-			for (int e = 0; e < 4; e++) {
-				uint32_t w[4], a[4];
-
-#pragma unroll
-				for (int l = 0; l < 4; l++)
-					w[l] = e == 0 ? v[l][i].x : e == 1 ? v[l][i].y : e == 2 ? v[l][i].z : v[l][i].w;
-				a[0] = __byte_perm(w[0], w[1], 0x5410);
-				a[1] = __byte_perm(w[0], w[1], 0x7632);
-				a[2] = __byte_perm(w[2], w[3], 0x5410);
-				a[3] = __byte_perm(w[2], w[3], 0x7632);
-				mma(o[4 * i + e], a, p[0], p[1], T());
-			}
-	}
-
-	/* Sixteen keys from j0 on join. */
-	__device__ __forceinline__ void step(const struct attn_score &sc, const struct piece &p, int j0, const uint4 k[2][DP / 32], const uint4 v[4][DP / 64])
-	{
-		float x[2][4] = { 0 }, m = max, base, by;
-		uint32_t w[2];
+		float m = max, base, by, other;
 		int t = threadIdx.x % 4;
 
-		scores(x, k);
 #pragma unroll
 		for (int n = 0; n < 2; n++)
 #pragma unroll
 			for (int e = 0; e < 2; e++) {
-				int j = j0 + 8 * n + 2 * t + e;
+				int at = j + 8 * n + 2 * t + e;
 
 				x[n][e] = (sc.in != 0 ? attn_tanh(x[n][e] * sc.in) : x[n][e]) * sc.mul;
-				x[n][e] = j >= p.first && j < p.end ? x[n][e] : -INFINITY;
+				x[n][e] = at >= p.first && at < p.end ? x[n][e] : -INFINITY;
 				m = fmaxf(m, x[n][e]);
 			}
 		m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 1));
@@ -226,86 +236,56 @@ template <typename T, int DP> struct heads8 {
 			w[n] = attn_num<T>::pack(x[n][0], x[n][1]);
 		}
 		/* the tiles' columns are heads 2 t, 2 t + 1: their factors are with lanes of other g */
-		m = __shfl_sync(0xffffffffu, by, 8 * t);
-		by = __shfl_sync(0xffffffffu, by, 8 * t + 4);
+		other = __shfl_sync(0xffffffffu, by, 8 * t + 4);
+		by = __shfl_sync(0xffffffffu, by, 8 * t);
 #pragma unroll
 		for (int i = 0; i < DP / 16; i++) {
-			o[i][0] *= m;
-			o[i][1] *= by;
-			o[i][2] *= m;
-			o[i][3] *= by;
+			o[i][0] *= by;
+			o[i][1] *= other;
+			o[i][2] *= by;
+			o[i][3] *= other;
 		}
-		values(w, v);
 	}
-};
 
-/* Sixteen keys and values of this warp, in the order that heads8 wants. */
-template <typename T, int DP> struct keys16 {
-	uint4 k[2][DP / 32], v[4][DP / 64];
-
-	__device__ __forceinline__ void load(const struct attn_cuda &s, const struct decode &a, const struct piece &p, int j0)
+	__device__ __forceinline__ void weigh(const uint32_t w[2])
 	{
-		int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+		for (int i = 0; i < DP / 64; i++)
+#pragma unroll
+			for (int e = 0; e < 4; e++) {
+				uint32_t x[4], a[4];
 
 #pragma unroll
-		for (int n = 0; n < 2; n++)
-#pragma unroll
-			for (int i = 0; i < DP / 32; i++) {
-				int j = j0 + 8 * n + g, c = 32 * i + 8 * t;
-
-				k[n][i] = load16((const T *)a.k + p.k + j * s.ldk + c, j >= p.first && j < p.j1 && c < s.head_dim);
+				for (int l = 0; l < 4; l++)
+					x[l] = e == 0 ? v[l][i].x : e == 1 ? v[l][i].y : e == 2 ? v[l][i].z : v[l][i].w;
+				a[0] = __byte_perm(x[0], x[1], 0x5410);
+				a[1] = __byte_perm(x[0], x[1], 0x7632);
+				a[2] = __byte_perm(x[2], x[3], 0x5410);
+				a[3] = __byte_perm(x[2], x[3], 0x7632);
+				mma(o[4 * i + e], a, w[0], w[1], T());
 			}
-#pragma unroll
-		for (int l = 0; l < 4; l++)
-#pragma unroll
-			for (int i = 0; i < DP / 64; i++) {
-				int j = j0 + 2 * t + l % 2 + l / 2 * 8, c = 64 * i + 8 * g;
+	}
 
-				v[l][i] = load16((const T *)a.v + p.v + j * s.ldv + c, j >= p.first && j < p.j1 && c < s.head_dim);
-			}
+	/* This warp's results, for the others of the block. */
+	__device__ __forceinline__ void leave(struct sums<8, DP> *w)
+	{
+		int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+
+		sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+		sum += __shfl_xor_sync(0xffffffffu, sum, 2);
+		if (t == 0) {
+			w->max[warp][g] = max;
+			w->sum[warp][g] = sum;
+		}
+#pragma unroll
+		for (int i = 0; i < DP / 16; i++)
+#pragma unroll
+			for (int e = 0; e < 4; e++) /* tile i: columns 64 (i / 4) + 8 g + 2 (i % 4), and the next */
+				w->acc[warp][2 * t + e % 2][i / 4 * 64 + 8 * g + i % 4 * 2 + e / 2] = o[i][e];
 	}
 };
 
-template <typename T, int DP>
-static __device__ __forceinline__ void begin(heads8<T, DP> *h, const struct attn_cuda &s, const struct decode &a, const struct piece &p, int g0)
-{
-	int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-	const T *qr = (const T *)a.q + p.row * s.ldq + (int64_t)(p.kvh * p.group + g0 + g) * s.head_dim;
-
-#pragma unroll
-	for (int i = 0; i < DP / 32; i++)
-		h->q[i] = load16(qr + 32 * i + 8 * t, g0 + g < p.group && 32 * i + 8 * t < s.head_dim);
-}
-
-template <typename T, int DP> static __device__ __forceinline__ void clear(heads8<T, DP> *h)
-{
-	h->max = -INFINITY;
-	h->sum = 0;
-#pragma unroll
-	for (int i = 0; i < DP / 16; i++)
-		h->o[i][0] = h->o[i][1] = h->o[i][2] = h->o[i][3] = 0;
-}
-
-/* This warp's results, for the others of the block. */
-template <typename T, int DP> static __device__ __forceinline__ void leave(heads8<T, DP> *h, struct sums<8, DP> *w)
-{
-	int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-
-	h->sum += __shfl_xor_sync(0xffffffffu, h->sum, 1);
-	h->sum += __shfl_xor_sync(0xffffffffu, h->sum, 2);
-	if (t == 0) {
-		w->max[warp][g] = h->max;
-		w->sum[warp][g] = h->sum;
-	}
-#pragma unroll
-	for (int i = 0; i < DP / 16; i++)
-#pragma unroll
-		for (int e = 0; e < 4; e++) /* tile i: columns 64 (i / 4) + 8 g + 2 (i % 4), and the next */
-			w->acc[warp][2 * t + e % 2][i / 4 * 64 + 8 * g + i % 4 * 2 + e / 2] = h->o[i][e];
-}
-
-/* A block to a piece; pieces meet in global memory. */
-template <typename T, int DP> __global__ void __launch_bounds__(32 * WARPS) attn_decode_kernel(const struct attn_cuda s, const struct decode a)
+template <typename T, int DP> __global__ void __launch_bounds__(32 * WARPS, DP <= 128 ? 3 : 2) attn_decode_kernel(const struct attn_cuda s, const struct decode a)
 {
 	__shared__ struct sums<8, DP> w;
 	struct attn_score sc = attn_score_of(s);
@@ -314,108 +294,25 @@ template <typename T, int DP> __global__ void __launch_bounds__(32 * WARPS) attn
 	if (!take_piece(s, a, &p))
 		return;
 	for (int g0 = 0; g0 < p.group; g0 += 8) {
-		int64_t at = ((int64_t)p.row * s.n_heads + p.kvh * p.group + g0) * a.pieces + p.index;
 		heads8<T, DP> h;
-		keys16<T, DP> x;
 
-		begin(&h, s, a, p, g0);
-		clear(&h);
-		for (int j0 = p.j0 + 16 * (threadIdx.x / 32); j0 < p.j1; j0 += BLOCK) {
-			x.load(s, a, p, j0);
-			h.step(sc, p, j0, x.k, x.v);
+		h.begin(s, a, p, g0);
+		h.load_k(s, a, p, p.j0);
+		h.load_v(s, a, p, p.j0);
+		for (int j = p.j0; j < p.end; j += p.stride) {
+			float x[2][4] = { 0 };
+			uint32_t y[2];
+
+			h.scores(x);
+			h.load_k(s, a, p, j + p.stride);
+			h.weights(y, x, sc, p, j);
+			h.weigh(y);
+			h.load_v(s, a, p, j + p.stride);
 		}
-		leave(&h, &w);
-		finish_heads<T, 8, DP>(s, a, p, w, g0, a.state + at, a.part + at * s.head_dim, a.pieces);
+		h.leave(&w);
+		finish_heads<T, 8, DP>(s, a, p, w, g0);
 	}
 	finish_row<T>(s, a, p);
-}
-
-/* --- Hopper: the blocks of a cluster share a row and key head; pieces meet in their shared memory --- */
-
-static __device__ __forceinline__ void cluster_sync()
-{
-#if __CUDA_ARCH__ >= 900
-	asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-#endif
-}
-
-/* Another block's shared memory at this block's address p. */
-static __device__ __forceinline__ float cluster_load(const float *p, int block)
-{
-	float x = 0;
-
-#if __CUDA_ARCH__ >= 900
-	uint32_t at;
-
-	asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(smem_at(p)), "r"(block));
-	asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(x) : "r"(at) : "memory");
-#endif
-	return x;
-}
-
-/* Piece i lies in place i / blocks of block i % blocks. */
-struct in_cluster {
-	const float2 *s;
-	const float *p;
-	int d, group, blocks;
-
-	__device__ __forceinline__ float2 state(int i) const
-	{
-		const float *at = &s[i / blocks * group].x;
-
-		return make_float2(cluster_load(at, i % blocks), cluster_load(at + 1, i % blocks));
-	}
-	__device__ __forceinline__ float part(int i, int c) const { return cluster_load(p + i / blocks * group * d + c, i % blocks); }
-};
-
-template <typename T, int DP> __global__ void __launch_bounds__(32 * WARPS) attn_decode_cluster_kernel(const struct attn_cuda s, const struct decode a)
-{
-	extern __shared__ float room[]; /* of this block's pieces: states (places, group), then parts (places, group, d) */
-	__shared__ struct sums<8, DP> w;
-	int rank = blockIdx.x, blocks = gridDim.x, span = BLOCK * a.blocks, warp = threadIdx.x / 32, d = s.head_dim;
-	int places = (a.pieces + blocks - 1) / blocks;
-	struct attn_score sc = attn_score_of(s);
-	struct piece p;
-	float2 *state = (float2 *)room;
-	float *part;
-
-	take_piece(s, a, &p);
-	part = room + 2 * places * p.group;
-	for (int g0 = 0; g0 < p.group; g0 += 8) {
-		heads8<T, DP> h;
-		keys16<T, DP> x;
-		int i = rank, j0 = (p.base + i) * span;
-
-		begin(&h, s, a, p, g0);
-		clear(&h);
-		p.j1 = i < p.n ? min(j0 + span, p.end) : 0;
-		x.load(s, a, p, j0 + 16 * warp);
-		while (i < p.n) {
-			int now = i;
-
-			h.step(sc, p, j0 + 16 * warp, x.k, x.v);
-			j0 += BLOCK;
-			if (j0 >= p.j1) {
-				i += blocks;
-				j0 = (p.base + i) * span;
-				p.j1 = i < p.n ? min(j0 + span, p.end) : 0;
-			}
-			/* the next keys are on their way while this piece is finished */
-			x.load(s, a, p, j0 + 16 * warp);
-			if (i == now)
-				continue;
-			leave(&h, &w);
-			clear(&h);
-			finish_heads<T, 8, DP>(s, a, p, w, g0, state + now / blocks * p.group + g0, part + (now / blocks * p.group + g0) * d, 1);
-		}
-	}
-	cluster_sync();
-	for (int u = rank + blocks * warp, strips = (d + 31) / 32; p.n > 1 && u < p.group * strips; u += blocks * WARPS) {
-		struct in_cluster get = { state + u / strips, part + u / strips * d, d, p.group, blocks };
-
-		merge_columns<T>(s, a, p, p.kvh * p.group + u / strips, u % strips * 32, get);
-	}
-	cluster_sync(); /* nobody leaves while others read from here */
 }
 
 /* --- any head size and alignment: a warp takes a key at a time, its lanes the columns --- */
@@ -433,16 +330,15 @@ template <typename T> __global__ void __launch_bounds__(32 * WARPS) attn_decode_
 	for (int g = 0; g < p.group; g++) {
 		const T *qr = (const T *)a.q + p.row * s.ldq + (int64_t)(p.kvh * p.group + g) * d;
 		float q[COLS], o[COLS] = { 0 }, max = -INFINITY, sum = 0;
-		int64_t at;
 
 #pragma unroll
 		for (int l = 0; l < COLS; l++)
 			q[l] = lane + 32 * l < d ? attn_num<T>::up(qr[lane + 32 * l]) : 0;
-		for (int j = p.j0 + warp; j < p.j1; j += WARPS) {
-			const T *k = (const T *)a.k + p.k + j * s.ldk, *v = (const T *)a.v + p.v + j * s.ldv;
+		for (int j = p.j0, e = 0; j + e < p.end; e + 1 < STEP ? e++ : (e = 0, j += p.stride)) {
+			const T *k = (const T *)a.k + p.kv + (j + e) * s.ldk, *v = (const T *)a.v + p.kv + (j + e) * s.ldv;
 			float x = 0, m, by;
 
-			if (j < p.first)
+			if (j + e < p.first)
 				continue;
 #pragma unroll
 			for (int l = 0; l < COLS; l++)
@@ -466,26 +362,20 @@ template <typename T> __global__ void __launch_bounds__(32 * WARPS) attn_decode_
 #pragma unroll
 		for (int l = 0; l < COLS; l++)
 			w.acc[warp][0][lane + 32 * l] = o[l];
-		at = ((int64_t)p.row * s.n_heads + p.kvh * p.group + g) * a.pieces + p.index;
-		finish_heads<T, 1, DP>(s, a, p, w, g, a.state + at, a.part + at * d, a.pieces);
+		finish_heads<T, 1, DP>(s, a, p, w, g);
 	}
 	finish_row<T>(s, a, p);
 }
 
 /* --- host --- */
 
-static int piece_blocks(const struct attn_cuda *s)
+/* Four blocks do for 2048 keys: more would finish no sooner, and each costs a merge. */
+static int n_pieces(const struct attn_cuda *s)
 {
-	int most = BLOCK * PIECES;
+	int n = (s->max_len + 511) / 512, fewest = (s->max_len + WARPS * STEP - 1) / (WARPS * STEP);
 
-	return s->max_len <= most ? 1 : (s->max_len + most - 1) / most;
-}
-
-static int64_t n_pieces(const struct attn_cuda *s)
-{
-	int span = BLOCK * piece_blocks(s);
-
-	return (s->max_len + span - 1) / span;
+	n = n < 4 ? 4 : n > PIECES ? PIECES : n;
+	return n < fewest ? n : fewest;
 }
 
 /* At least 64 KiB, so that the counters lie in one place whatever the batch: one workspace serves batches that shrink and grow. */
@@ -502,83 +392,44 @@ int64_t attn_decode_workspace(const struct attn_cuda *s)
 }
 
 /* Tensor cores for the type, and rows of whole 16-byte pieces. */
-static bool fast(const struct attn_cuda *s, int major, const void *q, const void *k, const void *v, int64_t slot_stride)
+static bool fast(const struct attn_cuda *s, const void *q, const void *k, const void *v, int64_t slot_stride)
 {
+	int dev = 0, major = 0;
+
+	cudaGetDevice(&dev);
+	cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, dev);
 	return (major >= 8 || s->dtype == ATTN_F16) && s->head_dim % 8 == 0 && ((s->ldq | s->ldk | s->ldv | slot_stride) & 7) == 0 &&
 	       (((uintptr_t)q | (uintptr_t)k | (uintptr_t)v) & 15) == 0;
 }
 
-static int room_bytes(const struct attn_cuda *s, const struct decode *a, int blocks)
+template <typename T> static void launch(cudaStream_t st, const struct attn_cuda *s, const struct decode *a, bool vec)
 {
-	return (a->pieces + blocks - 1) / blocks * (s->n_heads / s->n_kv) * (8 + 4 * s->head_dim);
-}
+	dim3 grid((unsigned)a->pieces, (unsigned)s->n_kv, (unsigned)s->n_seqs);
 
-/* Blocks in a cluster: enough to fill the device a few times over, or 0 for the way through global memory. */
-static int cluster_blocks(const struct attn_cuda *s, const struct decode *a, int major, int sms)
-{
-	int64_t rows = (int64_t)s->n_seqs * s->n_kv;
-	int n = 8;
-
-	if (major < 9 || room_bytes(s, a, 8) > ROOM || (rows * 8 < sms && a->pieces > 16))
-		return 0;
-	while (n > 1 && (rows * n > 8 * sms || n / 2 >= a->pieces) && room_bytes(s, a, n / 2) <= ROOM)
-		n /= 2;
-	return n;
-}
-
-template <typename T, int DP> static cudaError_t launch_fast(cudaStream_t st, const struct attn_cuda *s, const struct decode *a, int cluster)
-{
-	cudaLaunchConfig_t c = {};
-	cudaLaunchAttribute dim;
-	cudaError_t e;
-
-	if (!cluster) {
-		attn_decode_kernel<T, DP><<<dim3((unsigned)a->pieces, (unsigned)s->n_kv, (unsigned)s->n_seqs), 32 * WARPS, 0, st>>>(*s, *a);
-		return cudaGetLastError();
-	}
-	dim.id = cudaLaunchAttributeClusterDimension;
-	dim.val.clusterDim.x = (unsigned)cluster;
-	dim.val.clusterDim.y = dim.val.clusterDim.z = 1;
-	c.gridDim = dim3((unsigned)cluster, (unsigned)s->n_kv, (unsigned)s->n_seqs);
-	c.blockDim = dim3(32 * WARPS);
-	c.dynamicSmemBytes = (size_t)room_bytes(s, a, cluster);
-	c.stream = st;
-	c.attrs = &dim;
-	c.numAttrs = 1;
-	e = cudaFuncSetAttribute(attn_decode_cluster_kernel<T, DP>, cudaFuncAttributeMaxDynamicSharedMemorySize, ROOM);
-	if (e != cudaSuccess)
-		return e;
-	return cudaLaunchKernelEx(&c, attn_decode_cluster_kernel<T, DP>, *s, *a);
-}
-
-template <typename T> static cudaError_t launch(cudaStream_t st, const struct attn_cuda *s, const struct decode *a, bool vec, int cluster)
-{
-	if (!vec) {
-		attn_decode_plain_kernel<T><<<dim3((unsigned)a->pieces, (unsigned)s->n_kv, (unsigned)s->n_seqs), 32 * WARPS, 0, st>>>(*s, *a);
-		return cudaGetLastError();
-	}
-	if (s->head_dim <= 64)
-		return launch_fast<T, 64>(st, s, a, cluster);
-	return s->head_dim <= 128 ? launch_fast<T, 128>(st, s, a, cluster) : launch_fast<T, 256>(st, s, a, cluster);
+	if (!vec)
+		attn_decode_plain_kernel<T><<<grid, 32 * WARPS, 0, st>>>(*s, *a);
+	else if (s->head_dim <= 64)
+		attn_decode_kernel<T, 64><<<grid, 32 * WARPS, 0, st>>>(*s, *a);
+	else if (s->head_dim <= 128)
+		attn_decode_kernel<T, 128><<<grid, 32 * WARPS, 0, st>>>(*s, *a);
+	else
+		attn_decode_kernel<T, 256><<<grid, 32 * WARPS, 0, st>>>(*s, *a);
 }
 
 int attn_decode_cuda(cudaStream_t st, const struct attn_cuda *s, const void *q, const void *k_cache, const void *v_cache, int64_t slot_stride,
                      const int32_t *slot, const int32_t *len, void *o, void *workspace)
 {
-	int64_t pieces = n_pieces(s), rows = (int64_t)s->n_seqs * s->n_heads * pieces;
+	int pieces = n_pieces(s);
+	int64_t rows = (int64_t)s->n_seqs * s->n_heads * pieces;
 	char *w = (char *)workspace;
 	struct decode a = { q, k_cache, v_cache, o, slot_stride, slot, len, (uint32_t *)w, (float2 *)(w + count_bytes(s)),
-		(float *)(w + count_bytes(s) + 8 * rows), (int)pieces, piece_blocks(s) };
-
-	int dev = 0, major = 0, sms = 0, cluster;
-	bool vec;
+		(float *)(w + count_bytes(s) + 8 * rows), pieces };
 
 	if (s->n_seqs == 0)
 		return 0;
-	cudaGetDevice(&dev);
-	cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, dev);
-	cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, dev);
-	vec = fast(s, major, q, k_cache, v_cache, slot_stride);
-	cluster = s->path <= ATTN_SM90 ? cluster_blocks(s, &a, major, sms) : 0;
-	return s->dtype == ATTN_BF16 ? launch<bf16>(st, s, &a, vec, cluster) : launch<__half>(st, s, &a, vec, cluster);
+	if (s->dtype == ATTN_BF16)
+		launch<bf16>(st, s, &a, fast(s, q, k_cache, v_cache, slot_stride));
+	else
+		launch<__half>(st, s, &a, fast(s, q, k_cache, v_cache, slot_stride));
+	return cudaGetLastError();
 }

@@ -38,18 +38,27 @@ static __device__ __forceinline__ bool take(const struct attn_cuda &s, int item,
 	return true;
 }
 
+static __device__ __forceinline__ bool next_work(const struct attn_cuda &s, int *round, struct fwd_work *w)
+{
+	for (int item; (item = item_of_round((*round)++)) < s.n_tiles * s.n_heads;)
+		if (take(s, item, w))
+			return true;
+	return false;
+}
+
 template <int DP> static __device__ __forceinline__ void
 feed(struct fwd_smem<DP> *m, const struct attn_cuda &s, const CUtensorMap *mq, const CUtensorMap *mk, const CUtensorMap *mv)
 {
 	ring<STAGES> at = { 0, 1 };
 	ring<2> q = { 0, 1 };
-	struct fwd_work w;
+	struct fwd_work w, after;
+	int round = 0;
 
-	for (int round = 0, item; (item = item_of_round(round)) < s.n_tiles * s.n_heads; round++) {
+	for (bool more = next_work(s, &round, &after); more;) {
 		int kvh;
 
-		if (!take(s, item, &w))
-			continue;
+		w = after;
+		more = next_work(s, &round, &after); /* on its way while the copies wait */
 		kvh = w.h / (s.n_heads / s.n_kv);
 		bar_wait(&m->q_empty[q.at], q.phase);
 		m->work[q.at] = w;
