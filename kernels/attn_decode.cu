@@ -1,13 +1,13 @@
 /* Attention of one new token against a cache of keys and values: bound by the
  * cache's bytes. Sixteen keys at a time go to a warp, for all query heads of the
  * group; the warps that share a row are as many as max_len asks for, whatever the batch,
- * and run on their own: the next keys travel while the last are weighed. A block's
- * warps meet in shared memory, a row's blocks in global memory, where the last one
- * to finish merges them in their order.
+ * and run on their own, each with its ring of keys and values on their way to shared
+ * memory. A block's warps meet in shared memory, a row's blocks in global memory, where
+ * the last one to finish merges them in their order.
  *
  * The products go to the tensor cores: a dot product does not care for the order
- * of its columns, so a lane's 16 bytes of a key serve as they are as the fragments of
- * two products of 16 columns, and nothing passes through shared memory. */
+ * of its columns, nor a sum for that of its keys, so 16 bytes of a key or a value serve as
+ * they are as the fragments of two products. */
 #include "kernels/attn_mma.cuh"
 
 #define STEP 16   /* keys of a warp at a time */
@@ -23,6 +23,7 @@ struct decode {
 	float2 *state;   /* (B, NH, pieces): maximum in base 2, sum */
 	float *part;     /* (B, NH, pieces, D): not yet divided */
 	int pieces;      /* blocks that share a row */
+	int stages;      /* of a warp's ring */
 };
 
 /* What a block works on: of a row's steps of STEP keys, those that are its warps' turn. */
@@ -137,16 +138,47 @@ template <typename T> static __device__ void finish_row(const struct attn_cuda &
 
 /* --- by tensor cores: head sizes that are multiples of 8, everything 16-byte aligned --- */
 
-static __device__ __forceinline__ uint4 load16(const void *p, bool ok)
+/* A stage of a warp's ring. Rows are padded so that the eight lanes that read together do so from different banks. */
+template <typename T, int DP> struct stage {
+	T k[STEP][DP + 8], v[STEP][DP + 16];
+};
+
+/* Keys and values from j on start to travel; zeros where there are none. */
+template <typename T, int DP>
+static __device__ __forceinline__ void fill(struct stage<T, DP> *m, const struct attn_cuda &s, const struct decode &a, const struct piece &p, int j)
 {
-	return ok ? __ldg((const uint4 *)p) : make_uint4(0, 0, 0, 0);
+	enum { PER_ROW = DP / 8 };
+	int lane = threadIdx.x % 32;
+
+	if (j < p.end)
+#pragma unroll
+		for (int i = 0; i < STEP * PER_ROW / 32; i++) {
+			int r = (lane + 32 * i) / PER_ROW, c = (lane + 32 * i) % PER_ROW * 8;
+			bool ok = j + r >= p.first && j + r < p.end && c < s.head_dim;
+			const T *k = (const T *)a.k + p.kv, *v = (const T *)a.v + p.kv;
+
+			copy16(&m->k[r][c], ok ? k + (int64_t)(j + r) * s.ldk + c : k, ok);
+			copy16(&m->v[r][c], ok ? v + (int64_t)(j + r) * s.ldv + c : v, ok);
+		}
+	copy_commit();
 }
 
-/* Lane 4 g + t: scores are (head g) x (keys 2 t, 2 t + 1, and those + 8); o^T tiles of 16 columns x 8 heads. */
+/* The oldest stage is there. */
+static __device__ __forceinline__ void arrived(int stages)
+{
+	if (stages == 3)
+		copy_wait<2>();
+	else if (stages == 2)
+		copy_wait<1>();
+	else
+		copy_wait<0>();
+	__syncwarp();
+}
+
+/* Lane 4 g + t: scores x[n][e] are of head g and key t + 4 (2 n + e); o^T tiles of 16 columns x 8 heads. */
 template <typename T, int DP> struct heads8 {
-	uint4 q[DP / 32];                    /* head g, columns 32 i + 8 t .. + 7 */
-	uint4 k[2][DP / 32], v[4][DP / 64]; /* sixteen keys */
-	float max, sum;                      /* of head g; the sum is this lane's keys' only */
+	uint4 q[DP / 32]; /* head g, columns 32 i + 8 t .. + 7 */
+	float max, sum;   /* of head g; the sum is this lane's keys' only */
 	float o[DP / 16][4];
 
 	__device__ __forceinline__ void begin(const struct attn_cuda &s, const struct decode &a, const struct piece &p, int g0)
@@ -156,7 +188,7 @@ template <typename T, int DP> struct heads8 {
 
 #pragma unroll
 		for (int i = 0; i < DP / 32; i++)
-			q[i] = load16(qr + 32 * i + 8 * t, g0 + g < p.group && 32 * i + 8 * t < s.head_dim);
+			q[i] = g0 + g < p.group && 32 * i + 8 * t < s.head_dim ? __ldg((const uint4 *)(qr + 32 * i + 8 * t)) : make_uint4(0, 0, 0, 0);
 		max = -INFINITY;
 		sum = 0;
 #pragma unroll
@@ -164,45 +196,19 @@ template <typename T, int DP> struct heads8 {
 			o[i][0] = o[i][1] = o[i][2] = o[i][3] = 0;
 	}
 
-	/* Key g and g + 8 from j on, columns 32 i + 8 t .. + 7. */
-	__device__ __forceinline__ void load_k(const struct attn_cuda &s, const struct decode &a, const struct piece &p, int j)
+	__device__ __forceinline__ void scores(float x[2][4], const struct stage<T, DP> *m) const
 	{
-		int c = threadIdx.x % 4 * 8;
-		const T *at = (const T *)a.k + p.kv + (j += threadIdx.x % 32 / 4) * s.ldk + c;
+		int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 
-#pragma unroll
-		for (int n = 0; n < 2; n++)
-#pragma unroll
-			for (int i = 0; i < DP / 32; i++)
-				k[n][i] = load16(at + 8 * n * s.ldk + 32 * i, j + 8 * n >= p.first && j + 8 * n < p.end && c + 32 * i < s.head_dim);
-	}
-
-	/* v[l]: key 2 t + (l & 1) + 8 (l >> 1) from j on, columns 64 i + 8 g .. + 7 */
-	__device__ __forceinline__ void load_v(const struct attn_cuda &s, const struct decode &a, const struct piece &p, int j)
-	{
-		int c = threadIdx.x % 32 / 4 * 8;
-		const T *at = (const T *)a.v + p.kv + (j += threadIdx.x % 4 * 2) * s.ldv + c;
-
-#pragma unroll
-		for (int l = 0; l < 4; l++) {
-			int u = l % 2 + l / 2 * 8;
-
-#pragma unroll
-			for (int i = 0; i < DP / 64; i++)
-				v[l][i] = load16(at + u * s.ldv + 64 * i, j + u >= p.first && j + u < p.end && c + 64 * i < s.head_dim);
-		}
-	}
-
-	__device__ __forceinline__ void scores(float x[2][4]) const
-	{
 #pragma unroll
 		for (int i = 0; i < DP / 32; i++)
 #pragma unroll
 			for (int n = 0; n < 2; n++) {
 				const uint32_t a0[4] = { q[i].x, 0, q[i].y, 0 }, a1[4] = { q[i].z, 0, q[i].w, 0 };
+				uint4 k = *(const uint4 *)&m->k[g / 2 + 4 * (2 * n + g % 2)][32 * i + 8 * t];
 
-				mma(x[n], a0, k[n][i].x, k[n][i].y, T());
-				mma(x[n], a1, k[n][i].z, k[n][i].w, T());
+				mma(x[n], a0, k.x, k.y, T());
+				mma(x[n], a1, k.z, k.w, T());
 			}
 	}
 
@@ -216,7 +222,7 @@ template <typename T, int DP> struct heads8 {
 		for (int n = 0; n < 2; n++)
 #pragma unroll
 			for (int e = 0; e < 2; e++) {
-				int at = j + 8 * n + 2 * t + e;
+				int at = j + t + 4 * (2 * n + e);
 
 				x[n][e] = (sc.in != 0 ? attn_tanh(x[n][e] * sc.in) : x[n][e]) * sc.mul;
 				x[n][e] = at >= p.first && at < p.end ? x[n][e] : -INFINITY;
@@ -247,23 +253,31 @@ template <typename T, int DP> struct heads8 {
 		}
 	}
 
-	__device__ __forceinline__ void weigh(const uint32_t w[2])
+	__device__ __forceinline__ void weigh(const uint32_t w[2], const struct stage<T, DP> *m)
 	{
+		int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+
 #pragma unroll
-		for (int i = 0; i < DP / 64; i++)
+		for (int i = 0; i < DP / 64; i++) {
+			uint4 v[4];
+
+#pragma unroll
+			for (int l = 0; l < 4; l++)
+				v[l] = *(const uint4 *)&m->v[t + 4 * l][64 * i + 8 * g];
 #pragma unroll
 			for (int e = 0; e < 4; e++) {
 				uint32_t x[4], a[4];
 
 #pragma unroll
 				for (int l = 0; l < 4; l++)
-					x[l] = e == 0 ? v[l][i].x : e == 1 ? v[l][i].y : e == 2 ? v[l][i].z : v[l][i].w;
+					x[l] = e == 0 ? v[l].x : e == 1 ? v[l].y : e == 2 ? v[l].z : v[l].w;
 				a[0] = __byte_perm(x[0], x[1], 0x5410);
 				a[1] = __byte_perm(x[0], x[1], 0x7632);
 				a[2] = __byte_perm(x[2], x[3], 0x5410);
 				a[3] = __byte_perm(x[2], x[3], 0x7632);
 				mma(o[4 * i + e], a, w[0], w[1], T());
 			}
+		}
 	}
 
 	/* This warp's results, for the others of the block. */
@@ -285,9 +299,11 @@ template <typename T, int DP> struct heads8 {
 	}
 };
 
-template <typename T, int DP> __global__ void __launch_bounds__(32 * WARPS, DP <= 128 ? 3 : 2) attn_decode_kernel(const struct attn_cuda s, const struct decode a)
+template <typename T, int DP> __global__ void __launch_bounds__(32 * WARPS) attn_decode_kernel(const struct attn_cuda s, const struct decode a)
 {
-	__shared__ struct sums<8, DP> w;
+	extern __shared__ __align__(16) unsigned char room[]; /* the warps' rings, then their results in the same place */
+	struct stage<T, DP> *ring = (struct stage<T, DP> *)room + threadIdx.x / 32 * a.stages;
+	struct sums<8, DP> *w = (struct sums<8, DP> *)room;
 	struct attn_score sc = attn_score_of(s);
 	struct piece p;
 
@@ -295,22 +311,26 @@ template <typename T, int DP> __global__ void __launch_bounds__(32 * WARPS, DP <
 		return;
 	for (int g0 = 0; g0 < p.group; g0 += 8) {
 		heads8<T, DP> h;
+		int at = 0;
 
+		for (int i = 0; i < a.stages; i++)
+			fill(&ring[i], s, a, p, p.j0 + i * p.stride);
 		h.begin(s, a, p, g0);
-		h.load_k(s, a, p, p.j0);
-		h.load_v(s, a, p, p.j0);
 		for (int j = p.j0; j < p.end; j += p.stride) {
 			float x[2][4] = { 0 };
 			uint32_t y[2];
 
-			h.scores(x);
-			h.load_k(s, a, p, j + p.stride);
+			arrived(a.stages);
+			h.scores(x, &ring[at]);
 			h.weights(y, x, sc, p, j);
-			h.weigh(y);
-			h.load_v(s, a, p, j + p.stride);
+			h.weigh(y, &ring[at]);
+			__syncwarp();
+			fill(&ring[at], s, a, p, j + a.stages * p.stride);
+			at = at + 1 == a.stages ? 0 : at + 1;
 		}
-		h.leave(&w);
-		finish_heads<T, 8, DP>(s, a, p, w, g0);
+		__syncthreads();
+		h.leave(w);
+		finish_heads<T, 8, DP>(s, a, p, *w, g0);
 	}
 	finish_row<T>(s, a, p);
 }
@@ -391,6 +411,45 @@ int64_t attn_decode_workspace(const struct attn_cuda *s)
 	return count_bytes(s) + (int64_t)s->n_seqs * s->n_heads * n_pieces(s) * (8 + 4 * (int64_t)s->head_dim);
 }
 
+/* Stages that leave room for two blocks, or at least fit; 0: none does. */
+static int n_stages(int stage_bytes, int block_room, int room)
+{
+	int n = room / 2 / (WARPS * stage_bytes + 512);
+
+	n = n < 1 && WARPS * stage_bytes <= block_room ? 1 : n;
+	return n > 3 ? 3 : n;
+}
+
+template <typename T, int DP> static cudaError_t launch(cudaStream_t st, const struct attn_cuda *s, struct decode *a, bool vec)
+{
+	dim3 grid((unsigned)a->pieces, (unsigned)s->n_kv, (unsigned)s->n_seqs);
+	int dev = 0, block_room = 0, room = 0, smem;
+	cudaError_t e;
+
+	cudaGetDevice(&dev);
+	cudaDeviceGetAttribute(&block_room, cudaDevAttrMaxSharedMemoryPerBlockOptin, dev);
+	cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerMultiprocessor, dev);
+	a->stages = n_stages(sizeof(struct stage<T, DP>), block_room, room);
+	if (!vec || !a->stages) {
+		attn_decode_plain_kernel<T><<<grid, 32 * WARPS, 0, st>>>(*s, *a);
+		return cudaGetLastError();
+	}
+	smem = WARPS * a->stages * (int)sizeof(struct stage<T, DP>);
+	smem = smem > (int)sizeof(struct sums<8, DP>) ? smem : (int)sizeof(struct sums<8, DP>);
+	e = cudaFuncSetAttribute(attn_decode_kernel<T, DP>, cudaFuncAttributeMaxDynamicSharedMemorySize, smem);
+	if (e != cudaSuccess)
+		return e;
+	attn_decode_kernel<T, DP><<<grid, 32 * WARPS, (size_t)smem, st>>>(*s, *a);
+	return cudaGetLastError();
+}
+
+template <typename T> static cudaError_t launch_any(cudaStream_t st, const struct attn_cuda *s, struct decode *a, bool vec)
+{
+	if (s->head_dim <= 64)
+		return launch<T, 64>(st, s, a, vec);
+	return s->head_dim <= 128 ? launch<T, 128>(st, s, a, vec) : launch<T, 256>(st, s, a, vec);
+}
+
 /* Tensor cores for the type, and rows of whole 16-byte pieces. */
 static bool fast(const struct attn_cuda *s, const void *q, const void *k, const void *v, int64_t slot_stride)
 {
@@ -399,21 +458,7 @@ static bool fast(const struct attn_cuda *s, const void *q, const void *k, const 
 	cudaGetDevice(&dev);
 	cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, dev);
 	return (major >= 8 || s->dtype == ATTN_F16) && s->head_dim % 8 == 0 && ((s->ldq | s->ldk | s->ldv | slot_stride) & 7) == 0 &&
-	       (((uintptr_t)q | (uintptr_t)k | (uintptr_t)v) & 15) == 0;
-}
-
-template <typename T> static void launch(cudaStream_t st, const struct attn_cuda *s, const struct decode *a, bool vec)
-{
-	dim3 grid((unsigned)a->pieces, (unsigned)s->n_kv, (unsigned)s->n_seqs);
-
-	if (!vec)
-		attn_decode_plain_kernel<T><<<grid, 32 * WARPS, 0, st>>>(*s, *a);
-	else if (s->head_dim <= 64)
-		attn_decode_kernel<T, 64><<<grid, 32 * WARPS, 0, st>>>(*s, *a);
-	else if (s->head_dim <= 128)
-		attn_decode_kernel<T, 128><<<grid, 32 * WARPS, 0, st>>>(*s, *a);
-	else
-		attn_decode_kernel<T, 256><<<grid, 32 * WARPS, 0, st>>>(*s, *a);
+	       (((uintptr_t)q | (uintptr_t)k | (uintptr_t)v) & 15) == 0 && s->path <= ATTN_MMA;
 }
 
 int attn_decode_cuda(cudaStream_t st, const struct attn_cuda *s, const void *q, const void *k_cache, const void *v_cache, int64_t slot_stride,
@@ -424,12 +469,9 @@ int attn_decode_cuda(cudaStream_t st, const struct attn_cuda *s, const void *q, 
 	char *w = (char *)workspace;
 	struct decode a = { q, k_cache, v_cache, o, slot_stride, slot, len, (uint32_t *)w, (float2 *)(w + count_bytes(s)),
 		(float *)(w + count_bytes(s) + 8 * rows), pieces };
+	bool vec = fast(s, q, k_cache, v_cache, slot_stride);
 
 	if (s->n_seqs == 0)
 		return 0;
-	if (s->dtype == ATTN_BF16)
-		launch<bf16>(st, s, &a, fast(s, q, k_cache, v_cache, slot_stride));
-	else
-		launch<__half>(st, s, &a, fast(s, q, k_cache, v_cache, slot_stride));
-	return cudaGetLastError();
+	return s->dtype == ATTN_BF16 ? launch_any<bf16>(st, s, &a, vec) : launch_any<__half>(st, s, &a, vec);
 }

@@ -76,6 +76,11 @@ static __device__ __forceinline__ void feed_dq(struct dq_smem<DP> *m, const stru
 	for (bool more = next_dq(s, &round, &next); more;) {
 		w = next;
 		more = next_dq(s, &round, &next); /* on its way while the copies wait */
+		if (more) {
+			prefetch_rows<DP>(&maps->q, next.h, next.it.t0 + next.it.m0);
+			prefetch_rows<DP>(&maps->g, next.h, next.it.t0 + next.it.m0);
+			prefetch_rows<DP>(&maps->o, next.h, next.it.t0 + next.it.m0);
+		}
 		for (int b = 0; b < w.n; b++) {
 			int row = w.it.t0 + (w.first + b) * QK;
 
@@ -185,7 +190,7 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume_dq(st
 
 #pragma unroll
 		for (int half = 0; half < 2; half++)
-			lse2[half] = i + 8 * half < w.it.len ? p.lse[(int64_t)(w.it.t0 + i + 8 * half) * s.n_heads + w.h] * ATTN_LOG2E : 0;
+			lse2[half] = i + 8 * half < w.it.len ? p.lse[(int64_t)(w.it.t0 + i + 8 * half) * s.n_heads + w.h] : 0;
 		for (int b = 0; b < w.n; b++) {
 			float x[QK / 2], dp[QK / 2];
 			uint32_t ds[QK / 4];
@@ -200,6 +205,8 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume_dq(st
 			pair_arrive(2 - wg);
 			if (b == 0) {
 				/* under the first products */
+				lse2[0] *= ATTN_LOG2E;
+				lse2[1] *= ATTN_LOG2E;
 				row_dots<DP>(dsum, m->o, m->g, row);
 				leave_stats(s, p, w, i, lse2, dsum);
 			}

@@ -229,6 +229,7 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume(struc
 		kat.next();
 		prepare<CAP>(x, s, sc, next.m0 + wg * 64, next.m0 + wg * 64 + row, b);
 		softmax(x, &r, by, sc.mul);
+		pin(x); /* the exponentials come before the wait */
 		mma_wait<0>();
 		pin(acc);
 		if (lane == 0)
