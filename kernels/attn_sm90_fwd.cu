@@ -122,6 +122,14 @@ static __device__ __forceinline__ void softmax(float (&x)[BN / 2], struct rows2 
 	}
 }
 
+/* What follows is not moved before x is known. The assembler would put a wait for the values' product in front of the
+ * exponentials, which are there to run under it; it moves nothing across a branch. x is no negative number. */
+static __device__ __forceinline__ void after(float x)
+{
+	if (x < 0)
+		__trap();
+}
+
 static __device__ __forceinline__ void pack(uint32_t (&p)[BN / 4], const float (&x)[BN / 2])
 {
 #pragma unroll
@@ -229,7 +237,7 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume(struc
 		kat.next();
 		prepare<CAP>(x, s, sc, next.m0 + wg * 64, next.m0 + wg * 64 + row, b);
 		softmax(x, &r, by, sc.mul);
-		pin(x); /* the exponentials come before the wait */
+		after(r.sum[0] + r.sum[1]);
 		mma_wait<0>();
 		pin(acc);
 		if (lane == 0)
