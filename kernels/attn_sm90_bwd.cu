@@ -180,6 +180,7 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume_dq(st
 		pair_arrive(1);
 	for (;;) {
 		float acc[DP / 2], lse2[2], dsum[2];
+		int was = 0;
 
 		bar_wait(&m->q_full, q_phase);
 		q_phase ^= 1;
@@ -200,6 +201,12 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume_dq(st
 			pair_wait(1 + wg);
 			mma_fence();
 			product_nt<DP, BM>(x, m->q + wg * 64 * 128, m->k[at.at]);
+			mma_commit();
+			mma_wait<1>(); /* the block before is summed */
+			pin(acc);
+			if (lane == 0 && b > 0)
+				bar_arrive(&m->empty[was]);
+			mma_fence();
 			product_nt<DP, BM>(dp, m->g + wg * 64 * 128, m->v[at.at]);
 			mma_commit();
 			pair_arrive(2 - wg);
@@ -220,12 +227,13 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume_dq(st
 			mma_fence();
 			product_nn<QK>(acc, ds, m->k[at.at], b > 0);
 			mma_commit();
-			mma_wait<0>();
-			pin(acc);
-			if (lane == 0)
-				bar_arrive(&m->empty[at.at]);
+			was = at.at;
 			at.next();
 		}
+		mma_wait<0>();
+		pin(acc);
+		if (lane == 0)
+			bar_arrive(&m->empty[was]);
 		store_rows((bf16 *)p.dq + (int64_t)(w.it.t0 + i0) * s.ldq + (int64_t)w.h * s.head_dim, s.ldq, acc, s.scale, s.scale, w.it.len - i0, s.head_dim);
 	}
 }

@@ -1,5 +1,6 @@
 /* Attention on CUDA against fp64, and its times.
  *   attn_check check    every path on odd shapes; poisoned outputs, two runs equal, neighbours without effect
+ *   attn_check quick    fewer of them; small: a few, for compute-sanitizer
  *   attn_check bench    medians, on data larger than the cache
  * The fp64 reference runs on the device, one block to a row, and is itself
  * compared with plain host loops on a small shape. */
@@ -449,9 +450,10 @@ static void check_path(struct prob *p, enum attn_path path, const char *name)
 	      touched(p->dqkv, n, p->wide, { { 0, qw }, { q_at(p, 1) / 2, q_at(p, 1) / 2 + kw }, { q_at(p, 2) / 2, q_at(p, 2) / 2 + kw } });
 	for (int i = 0; i < 5; i++) {
 		/* D comes from the rounded o: an error of 2^-9 |do| |o| in dP - D, which few keys or columns do not average away */
-		double bound = i == 1 ? 2e-5 : i == 0 ? 4e-3 * unit : (n < 16 || p->s.head_dim < 8 ? 2e-2 : 8e-3) * unit;
+		bool few = n < 16 || p->s.head_dim < 8;
+		double bound = i == 1 ? 2e-5 : i == 0 ? 4e-3 * unit : (few ? 6e-2 : 8e-3) * unit;
 
-		ok = ok && e[i] <= bound && row[i] <= (i == 0 ? 1e-2 : n < 16 || p->s.head_dim < 64 ? 0.25 : 5e-2) * unit;
+		ok = ok && e[i] <= bound && row[i] <= (i == 0 ? 1e-2 : few ? 0.6 : p->s.head_dim < 64 ? 0.25 : 5e-2) * unit;
 		worst[path - 1][t][i] = fmax(worst[path - 1][t][i], e[i]);
 	}
 	if (ok && out == 0 && !memcmp(h[0], h[1], sizeof(h[0])))
@@ -650,6 +652,18 @@ static void check_decode(int nh, int nkv, int d, int window, float cap, enum att
 	cudaFree(kc), cudaFree(vc), cudaFree(q), cudaFree(o), cudaFree(ws), cudaFree(ds), cudaFree(dl), cudaFree(want);
 }
 
+/* A few shapes of every kernel, for a memory checker. */
+static int check_small(void)
+{
+	for (int d : { 64, 128, 96, 256, 100 }) {
+		check_shape(4, 2, d, { 2, 1, 3, 130 }, 0, 0, ATTN_BF16);
+		check_shape(4, 1, d, { 129, 200 }, 70, 30, ATTN_BF16);
+		check_decode(8, 2, d, 0, 0, ATTN_BF16, { 1, 63, 300 }, 700);
+	}
+	printf("%d checks, %d bad\n", done, bad);
+	return bad != 0;
+}
+
 static int check(int quick)
 {
 	static const int heads[][2] = { { 4, 4 }, { 8, 2 }, { 8, 1 }, { 7, 1 } };
@@ -800,6 +814,8 @@ int main(int argc, char **argv)
 
 	if (!strcmp(what, "bench"))
 		rc = bench(argc > 2 ? atoi(argv[2]) : 6);
+	else if (!strcmp(what, "small"))
+		rc = check_small();
 	else
 		rc = check(!strcmp(what, "quick"));
 	CK(cudaDeviceSynchronize());
