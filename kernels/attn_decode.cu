@@ -5,9 +5,8 @@
  * memory. A block's warps meet in shared memory, a row's blocks in global memory, where
  * the last one to finish merges them in their order.
  *
- * The products go to the tensor cores: a dot product does not care for the order
- * of its columns, nor a sum for that of its keys, so 16 bytes of a key or a value serve as
- * they are as the fragments of two products. */
+ * The products go to the tensor cores transposed, so that the 16 rows of a product are
+ * keys (k q^T, for eight heads) and columns (v^T p^T), not heads, which are few. */
 #include "kernels/attn_mma.cuh"
 
 #define STEP 16   /* keys of a warp at a time */
@@ -23,7 +22,7 @@ struct decode {
 	float2 *state;   /* (B, NH, pieces): maximum in base 2, sum */
 	float *part;     /* (B, NH, pieces, D): not yet divided */
 	int pieces;      /* blocks that share a row */
-	int stages;      /* of a warp's ring */
+	int stages;      /* of a warp's ring; changes no bits */
 };
 
 /* What a block works on: of a row's steps of STEP keys, those that are its warps' turn. */
@@ -138,28 +137,31 @@ template <typename T> static __device__ void finish_row(const struct attn_cuda &
 
 /* --- by tensor cores: head sizes that are multiples of 8, everything 16-byte aligned --- */
 
-/* A stage of a warp's ring. Rows are padded so that the eight lanes that read together do so from different banks. */
+/* A stage of a warp's ring, padded as attn_mma.cuh says. */
 template <typename T, int DP> struct stage {
-	T k[STEP][DP + 8], v[STEP][DP + 16];
+	T k[STEP][DP + 8], v[STEP][DP + 8];
 };
 
 /* Keys and values from j on start to travel; zeros where there are none. */
 template <typename T, int DP>
 static __device__ __forceinline__ void fill(struct stage<T, DP> *m, const struct attn_cuda &s, const struct decode &a, const struct piece &p, int j)
 {
-	enum { PER_ROW = DP / 8 };
-	int lane = threadIdx.x % 32;
+	enum { PER_ROW = DP / 8, ROWS = 32 / PER_ROW }; /* pieces of 16 bytes; rows at a time */
+	int r = threadIdx.x % 32 / PER_ROW, c = threadIdx.x % PER_ROW * 8;
 
-	if (j < p.end)
+	if (j < p.end) {
+		const T *k = (const T *)a.k + p.kv + (int64_t)(j + r) * s.ldk + c, *v = (const T *)a.v + p.kv + (int64_t)(j + r) * s.ldv + c;
+
 #pragma unroll
-		for (int i = 0; i < STEP * PER_ROW / 32; i++) {
-			int r = (lane + 32 * i) / PER_ROW, c = (lane + 32 * i) % PER_ROW * 8;
-			bool ok = j + r >= p.first && j + r < p.end && c < s.head_dim;
-			const T *k = (const T *)a.k + p.kv, *v = (const T *)a.v + p.kv;
+		for (int i = 0; i < STEP; i += ROWS) {
+			bool ok = j + r + i >= p.first && j + r + i < p.end && c < s.head_dim;
 
-			copy16(&m->k[r][c], ok ? k + (int64_t)(j + r) * s.ldk + c : k, ok);
-			copy16(&m->v[r][c], ok ? v + (int64_t)(j + r) * s.ldv + c : v, ok);
+			copy16(&m->k[r + i][c], k, ok);
+			copy16(&m->v[r + i][c], v, ok);
+			k += ROWS * s.ldk;
+			v += ROWS * s.ldv;
 		}
+	}
 	copy_commit();
 }
 
@@ -175,10 +177,19 @@ static __device__ __forceinline__ void arrived(int stages)
 	__syncwarp();
 }
 
-/* Lane 4 g + t: scores x[n][e] are of head g and key t + 4 (2 n + e); o^T tiles of 16 columns x 8 heads. */
+/* The transpose of an 8 x 8 matrix of 16-bit numbers held by the warp: lane 4 g + t had (g, 2 t), (g, 2 t + 1). */
+static __device__ __forceinline__ uint32_t transposed(uint32_t x)
+{
+	uint32_t y;
+
+	asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+	return y;
+}
+
+/* Lane 4 g + t: x[e] is the score of key g + 8 (e / 2) and head 2 t + e % 2; o[i][e] column 16 i + g + 8 (e / 2) of head 2 t + e % 2. */
 template <typename T, int DP> struct heads8 {
-	uint4 q[DP / 32]; /* head g, columns 32 i + 8 t .. + 7 */
-	float max, sum;   /* of head g; the sum is this lane's keys' only */
+	uint32_t q[DP / 16][2];
+	float max[2], sum[2]; /* the sums are of this lane's keys only */
 	float o[DP / 16][4];
 
 	__device__ __forceinline__ void begin(const struct attn_cuda &s, const struct decode &a, const struct piece &p, int g0)
@@ -187,96 +198,81 @@ template <typename T, int DP> struct heads8 {
 		const T *qr = (const T *)a.q + p.row * s.ldq + (int64_t)(p.kvh * p.group + g0 + g) * s.head_dim;
 
 #pragma unroll
-		for (int i = 0; i < DP / 32; i++)
-			q[i] = g0 + g < p.group && 32 * i + 8 * t < s.head_dim ? __ldg((const uint4 *)(qr + 32 * i + 8 * t)) : make_uint4(0, 0, 0, 0);
-		max = -INFINITY;
-		sum = 0;
+		for (int i = 0; i < DP / 8; i++) {
+			int c = 8 * i + 2 * t;
+
+			q[i / 2][i % 2] = g0 + g < p.group && c < s.head_dim ? __ldg((const uint32_t *)(qr + c)) : 0;
+		}
+		max[0] = max[1] = -INFINITY;
+		sum[0] = sum[1] = 0;
 #pragma unroll
 		for (int i = 0; i < DP / 16; i++)
 			o[i][0] = o[i][1] = o[i][2] = o[i][3] = 0;
 	}
 
-	__device__ __forceinline__ void scores(float x[2][4], const struct stage<T, DP> *m) const
+	__device__ __forceinline__ void scores(float x[4], const struct stage<T, DP> *m) const
 	{
-		int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+		const T *k = &m->k[threadIdx.x % 16][threadIdx.x % 32 / 16 * 8];
+		float y[4] = { 0 }; /* two chains are half as long */
 
-#pragma unroll
-		for (int i = 0; i < DP / 32; i++)
-#pragma unroll
-			for (int n = 0; n < 2; n++) {
-				const uint32_t a0[4] = { q[i].x, 0, q[i].y, 0 }, a1[4] = { q[i].z, 0, q[i].w, 0 };
-				uint4 k = *(const uint4 *)&m->k[g / 2 + 4 * (2 * n + g % 2)][32 * i + 8 * t];
-
-				mma(x[n], a0, k.x, k.y, T());
-				mma(x[n], a1, k.z, k.w, T());
-			}
-	}
-
-	/* Scores of the keys from j on become weights, in 16 bits; the running sums follow the maximum. */
-	__device__ __forceinline__ void weights(uint32_t w[2], float x[2][4], const struct attn_score &sc, const struct piece &p, int j)
-	{
-		float m = max, base, by, other;
-		int t = threadIdx.x % 4;
-
-#pragma unroll
-		for (int n = 0; n < 2; n++)
-#pragma unroll
-			for (int e = 0; e < 2; e++) {
-				int at = j + t + 4 * (2 * n + e);
-
-				x[n][e] = (sc.in != 0 ? attn_tanh(x[n][e] * sc.in) : x[n][e]) * sc.mul;
-				x[n][e] = at >= p.first && at < p.end ? x[n][e] : -INFINITY;
-				m = fmaxf(m, x[n][e]);
-			}
-		m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 1));
-		m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 2));
-		base = m == -INFINITY ? 0 : m;
-		by = attn_exp2(max - base);
-		max = m;
-		sum *= by;
-#pragma unroll
-		for (int n = 0; n < 2; n++) {
-			x[n][0] = attn_exp2(x[n][0] - base);
-			x[n][1] = attn_exp2(x[n][1] - base);
-			sum += x[n][0] + x[n][1];
-			w[n] = attn_num<T>::pack(x[n][0], x[n][1]);
-		}
-		/* the tiles' columns are heads 2 t, 2 t + 1: their factors are with lanes of other g */
-		other = __shfl_sync(0xffffffffu, by, 8 * t + 4);
-		by = __shfl_sync(0xffffffffu, by, 8 * t);
 #pragma unroll
 		for (int i = 0; i < DP / 16; i++) {
-			o[i][0] *= by;
-			o[i][1] *= other;
-			o[i][2] *= by;
-			o[i][3] *= other;
+			uint32_t f[4];
+
+			ldsm4(f, k + 16 * i);
+			mma(i % 2 ? y : x, f, q[i][0], q[i][1], T());
 		}
+#pragma unroll
+		for (int e = 0; e < 4; e++)
+			x[e] += y[e];
+	}
+
+	/* Scores of the keys from j on become weights, in 16 bits, keys in pairs; the running sums follow the maxima. */
+	__device__ __forceinline__ void weights(uint32_t w[2], float x[4], const struct attn_score &sc, const struct piece &p, int j)
+	{
+		float by[2];
+
+		j += threadIdx.x % 32 / 4;
+#pragma unroll
+		for (int e = 0; e < 4; e++) {
+			int at = j + e / 2 * 8;
+
+			x[e] = (sc.in != 0 ? attn_tanh(x[e] * sc.in) : x[e]) * sc.mul;
+			x[e] = at >= p.first && at < p.end ? x[e] : -INFINITY;
+		}
+#pragma unroll
+		for (int h = 0; h < 2; h++) {
+			float m = fmaxf(max[h], fmaxf(x[h], x[h + 2])), base;
+
+#pragma unroll
+			for (int l = 4; l < 32; l *= 2)
+				m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, l));
+			base = m == -INFINITY ? 0 : m;
+			by[h] = attn_exp2(max[h] - base);
+			max[h] = m;
+			x[h] = attn_exp2(x[h] - base);
+			x[h + 2] = attn_exp2(x[h + 2] - base);
+			sum[h] = sum[h] * by[h] + x[h] + x[h + 2];
+		}
+		w[0] = transposed(attn_num<T>::pack(x[0], x[1]));
+		w[1] = transposed(attn_num<T>::pack(x[2], x[3]));
+#pragma unroll
+		for (int i = 0; i < DP / 16; i++)
+#pragma unroll
+			for (int e = 0; e < 4; e++)
+				o[i][e] *= by[e % 2];
 	}
 
 	__device__ __forceinline__ void weigh(const uint32_t w[2], const struct stage<T, DP> *m)
 	{
-		int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+		const T *v = &m->v[threadIdx.x % 8 + threadIdx.x % 32 / 16 * 8][threadIdx.x % 16 / 8 * 8];
 
 #pragma unroll
-		for (int i = 0; i < DP / 64; i++) {
-			uint4 v[4];
+		for (int i = 0; i < DP / 16; i++) {
+			uint32_t f[4];
 
-#pragma unroll
-			for (int l = 0; l < 4; l++)
-				v[l] = *(const uint4 *)&m->v[t + 4 * l][64 * i + 8 * g];
-#pragma unroll
-			for (int e = 0; e < 4; e++) {
-				uint32_t x[4], a[4];
-
-#pragma unroll
-				for (int l = 0; l < 4; l++)
-					x[l] = e == 0 ? v[l].x : e == 1 ? v[l].y : e == 2 ? v[l].z : v[l].w;
-				a[0] = __byte_perm(x[0], x[1], 0x5410);
-				a[1] = __byte_perm(x[0], x[1], 0x7632);
-				a[2] = __byte_perm(x[2], x[3], 0x5410);
-				a[3] = __byte_perm(x[2], x[3], 0x7632);
-				mma(o[4 * i + e], a, w[0], w[1], T());
-			}
+			ldsm4t(f, v + 16 * i);
+			mma(o[i], f, w[0], w[1], T());
 		}
 	}
 
@@ -285,17 +281,21 @@ template <typename T, int DP> struct heads8 {
 	{
 		int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 
-		sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-		sum += __shfl_xor_sync(0xffffffffu, sum, 2);
-		if (t == 0) {
-			w->max[warp][g] = max;
-			w->sum[warp][g] = sum;
+#pragma unroll
+		for (int h = 0; h < 2; h++) {
+#pragma unroll
+			for (int l = 4; l < 32; l *= 2)
+				sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], l);
+			if (g == 0) {
+				w->max[warp][2 * t + h] = max[h];
+				w->sum[warp][2 * t + h] = sum[h];
+			}
 		}
 #pragma unroll
 		for (int i = 0; i < DP / 16; i++)
 #pragma unroll
-			for (int e = 0; e < 4; e++) /* tile i: columns 64 (i / 4) + 8 g + 2 (i % 4), and the next */
-				w->acc[warp][2 * t + e % 2][i / 4 * 64 + 8 * g + i % 4 * 2 + e / 2] = o[i][e];
+			for (int e = 0; e < 4; e++)
+				w->acc[warp][2 * t + e % 2][16 * i + g + e / 2 * 8] = o[i][e];
 	}
 };
 
@@ -317,7 +317,7 @@ template <typename T, int DP> __global__ void __launch_bounds__(32 * WARPS) attn
 			fill(&ring[i], s, a, p, p.j0 + i * p.stride);
 		h.begin(s, a, p, g0);
 		for (int j = p.j0; j < p.end; j += p.stride) {
-			float x[2][4] = { 0 };
+			float x[4] = { 0 };
 			uint32_t y[2];
 
 			arrived(a.stages);
@@ -411,25 +411,27 @@ int64_t attn_decode_workspace(const struct attn_cuda *s)
 	return count_bytes(s) + (int64_t)s->n_seqs * s->n_heads * n_pieces(s) * (8 + 4 * (int64_t)s->head_dim);
 }
 
-/* Stages that leave room for two blocks, or at least fit; 0: none does. */
-static int n_stages(int stage_bytes, int block_room, int room)
+/* Stages of a ring: many when blocks are few, else few, so that many blocks are at work; 0: none fits. */
+static int n_stages(int stage_bytes, int64_t blocks)
 {
-	int n = room / 2 / (WARPS * stage_bytes + 512);
+	int dev = 0, sms = 0, room = 0, n;
 
-	n = n < 1 && WARPS * stage_bytes <= block_room ? 1 : n;
-	return n > 3 ? 3 : n;
+	cudaGetDevice(&dev);
+	cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerBlockOptin, dev);
+	cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, dev);
+	n = blocks <= 2 * sms ? 3 : blocks <= 6 * sms ? 2 : 1;
+	while (n > 1 && 2 * n * WARPS * stage_bytes > room)
+		n--;
+	return WARPS * stage_bytes <= room ? n : 0;
 }
 
 template <typename T, int DP> static cudaError_t launch(cudaStream_t st, const struct attn_cuda *s, struct decode *a, bool vec)
 {
 	dim3 grid((unsigned)a->pieces, (unsigned)s->n_kv, (unsigned)s->n_seqs);
-	int dev = 0, block_room = 0, room = 0, smem;
 	cudaError_t e;
+	int smem;
 
-	cudaGetDevice(&dev);
-	cudaDeviceGetAttribute(&block_room, cudaDevAttrMaxSharedMemoryPerBlockOptin, dev);
-	cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerMultiprocessor, dev);
-	a->stages = n_stages(sizeof(struct stage<T, DP>), block_room, room);
+	a->stages = n_stages(sizeof(struct stage<T, DP>), (int64_t)grid.x * grid.y * grid.z);
 	if (!vec || !a->stages) {
 		attn_decode_plain_kernel<T><<<grid, 32 * WARPS, 0, st>>>(*s, *a);
 		return cudaGetLastError();

@@ -390,6 +390,18 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume_dkv(s
 			bool all = q0 >= j0 + 63 && q0 + KQ <= w.it.len && (s.window <= 0 || q0 + KQ - 1 - j0 < s.window);
 
 			b = b == 0 ? w.n - 1 : b - 1;
+			if (q0 + KQ <= j0) {
+				/* on the diagonal: no query of the block sees a key of this warpgroup */
+				bar_wait(&m->full[at.at], at.phase);
+				pair_wait(1 + wg);
+				pair_arrive(2 - wg);
+				if (lane == 0)
+					bar_arrive(&m->empty[at.at]);
+				if (lane == 0 && step == steps - 1)
+					bar_arrive(&m->k_empty);
+				at.next();
+				continue;
+			}
 			bar_wait(&m->full[at.at], at.phase);
 			pair_wait(1 + wg);
 			mma_fence();
