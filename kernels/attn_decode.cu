@@ -1,7 +1,7 @@
 /* Attention of one new token against a cache of keys and values: bound by the
  * cache's bytes. Sixteen keys at a time go to a warp, for all query heads of the
- * group; the warps that share a row are as many as max_len asks for, whatever the batch,
- * and run on their own, each with its ring of keys and values on their way to shared
+ * group; the warps that share a row are as many as max_len and the planned batch ask for, and
+ * run on their own, each with its ring of keys and values on their way to shared
  * memory. A block's warps meet in shared memory, a row's blocks in global memory, where
  * the last one to finish merges them in their order.
  *
@@ -389,13 +389,15 @@ template <typename T> __global__ void __launch_bounds__(32 * WARPS) attn_decode_
 
 /* --- host --- */
 
-/* Four blocks do for 2048 keys: more would finish no sooner, and each costs a merge. */
+/* Blocks that share a row. Not planned for a batch, four do for 2048 keys: more would finish no sooner, and each costs a merge.
+ * Planned for one, about 512 blocks in all fill a large device. */
 static int n_pieces(const struct attn_cuda *s)
 {
-	int n = (s->max_len + 511) / 512, fewest = (s->max_len + WARPS * STEP - 1) / (WARPS * STEP);
+	int most = (s->max_len + WARPS * STEP - 1) / (WARPS * STEP), n = (s->max_len + 511) / 512;
 
-	n = n < 4 ? 4 : n > PIECES ? PIECES : n;
-	return n < fewest ? n : fewest;
+	n = s->n_tiles > 0 ? 512 / (s->n_tiles * s->n_kv) : n < 4 ? 4 : n;
+	n = n < 1 ? 1 : n > PIECES ? PIECES : n;
+	return n < most ? n : most;
 }
 
 /* At least 64 KiB, so that the counters lie in one place whatever the batch: one workspace serves batches that shrink and grow. */

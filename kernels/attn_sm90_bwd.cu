@@ -43,7 +43,7 @@ static __device__ __forceinline__ void grad_of(float *x, float *dp, const struct
 template <int DP> struct dq_smem {
 	char q[BM * DP * 2], g[BM * DP * 2], o[BM * DP * 2], k[QSTAGES][QK * DP * 2], v[QSTAGES][QK * DP * 2];
 	struct pair_work work;
-	uint64_t q_full, q_empty, full[QSTAGES], empty[QSTAGES];
+	uint64_t q_full, q_empty, o_full, o_empty, full[QSTAGES], empty[QSTAGES];
 };
 
 static __device__ __forceinline__ bool take_dq(const struct attn_cuda &s, int item, struct pair_work *w)
@@ -66,20 +66,31 @@ static __device__ __forceinline__ bool next_dq(const struct attn_cuda &s, int *r
 	return false;
 }
 
+template <int DP> static __device__ __forceinline__ void feed_o(struct dq_smem<DP> *m, const struct bwd_maps *maps, const struct pair_work &w, int phase)
+{
+	bar_wait(&m->o_empty, phase);
+	bar_expect(&m->o_full, BM * DP * 2);
+	copy_rows<DP, BM>(m->o, &maps->o, &m->o_full, w.h, w.it.t0 + w.it.m0);
+}
+
+/* o is needed once, at an item's start: the next item's is fetched as soon as its place is free. q and do are needed to the end, so
+ * the next item's wait in the second-level cache. */
 template <int DP>
 static __device__ __forceinline__ void feed_dq(struct dq_smem<DP> *m, const struct attn_cuda &s, const struct bwd_maps *maps)
 {
 	ring<QSTAGES> at = { 0, 1 };
 	struct pair_work w, next;
 	int q_phase = 1, round = 0;
+	bool more = next_dq(s, &round, &next);
 
-	for (bool more = next_dq(s, &round, &next); more;) {
+	if (more)
+		feed_o(m, maps, next, 1);
+	while (more) {
 		w = next;
-		more = next_dq(s, &round, &next); /* on its way while the copies wait */
+		more = next_dq(s, &round, &next);
 		if (more) {
 			prefetch_rows<DP>(&maps->q, next.h, next.it.t0 + next.it.m0);
 			prefetch_rows<DP>(&maps->g, next.h, next.it.t0 + next.it.m0);
-			prefetch_rows<DP>(&maps->o, next.h, next.it.t0 + next.it.m0);
 		}
 		for (int b = 0; b < w.n; b++) {
 			int row = w.it.t0 + (w.first + b) * QK;
@@ -89,15 +100,16 @@ static __device__ __forceinline__ void feed_dq(struct dq_smem<DP> *m, const stru
 			copy_rows<DP, QK>(m->k[at.at], &maps->k, &m->full[at.at], w.kvh, row);
 			copy_rows<DP, QK>(m->v[at.at], &maps->v, &m->full[at.at], w.kvh, row);
 			at.next();
-			if (b > 0)
-				continue;
-			bar_wait(&m->q_empty, q_phase);
-			m->work = w;
-			bar_expect(&m->q_full, 3 * BM * DP * 2);
-			copy_rows<DP, BM>(m->q, &maps->q, &m->q_full, w.h, w.it.t0 + w.it.m0);
-			copy_rows<DP, BM>(m->g, &maps->g, &m->q_full, w.h, w.it.t0 + w.it.m0);
-			copy_rows<DP, BM>(m->o, &maps->o, &m->q_full, w.h, w.it.t0 + w.it.m0);
-			q_phase ^= 1;
+			if (b == 0) {
+				bar_wait(&m->q_empty, q_phase);
+				m->work = w;
+				bar_expect(&m->q_full, 2 * BM * DP * 2);
+				copy_rows<DP, BM>(m->q, &maps->q, &m->q_full, w.h, w.it.t0 + w.it.m0);
+				copy_rows<DP, BM>(m->g, &maps->g, &m->q_full, w.h, w.it.t0 + w.it.m0);
+				q_phase ^= 1;
+			}
+			if (b == min(1, w.n - 1) && more)
+				feed_o(m, maps, next, q_phase); /* o's rounds are q's */
 		}
 	}
 	bar_wait(&m->q_empty, q_phase);
@@ -180,7 +192,6 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume_dq(st
 		pair_arrive(1);
 	for (;;) {
 		float acc[DP / 2], lse2[2], dsum[2];
-		int was = 0;
 
 		bar_wait(&m->q_full, q_phase);
 		q_phase ^= 1;
@@ -201,12 +212,6 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume_dq(st
 			pair_wait(1 + wg);
 			mma_fence();
 			product_nt<DP, BM>(x, m->q + wg * 64 * 128, m->k[at.at]);
-			mma_commit();
-			mma_wait<1>(); /* the block before is summed */
-			pin(acc);
-			if (lane == 0 && b > 0)
-				bar_arrive(&m->empty[was]);
-			mma_fence();
 			product_nt<DP, BM>(dp, m->g + wg * 64 * 128, m->v[at.at]);
 			mma_commit();
 			pair_arrive(2 - wg);
@@ -214,7 +219,11 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume_dq(st
 				/* under the first products */
 				lse2[0] *= ATTN_LOG2E;
 				lse2[1] *= ATTN_LOG2E;
+				bar_wait(&m->o_full, q_phase ^ 1);
 				row_dots<DP>(dsum, m->o, m->g, row);
+				__syncwarp();
+				if (lane == 0)
+					bar_arrive(&m->o_empty);
 				leave_stats(s, p, w, i, lse2, dsum);
 			}
 			mma_wait<0>();
@@ -227,13 +236,12 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume_dq(st
 			mma_fence();
 			product_nn<QK>(acc, ds, m->k[at.at], b > 0);
 			mma_commit();
-			was = at.at;
+			mma_wait<0>();
+			pin(acc);
+			if (lane == 0)
+				bar_arrive(&m->empty[at.at]);
 			at.next();
 		}
-		mma_wait<0>();
-		pin(acc);
-		if (lane == 0)
-			bar_arrive(&m->empty[was]);
 		store_rows((bf16 *)p.dq + (int64_t)(w.it.t0 + i0) * s.ldq + (int64_t)w.h * s.head_dim, s.ldq, acc, s.scale, s.scale, w.it.len - i0, s.head_dim);
 	}
 }
@@ -249,6 +257,8 @@ __global__ void __launch_bounds__(THREADS, 1) attn_sm90_dq_kernel(const __grid_c
 	if (threadIdx.x == 0) {
 		bar_init(&m->q_full, 1);
 		bar_init(&m->q_empty, 8);
+		bar_init(&m->o_full, 1);
+		bar_init(&m->o_empty, 8);
 		for (int i = 0; i < QSTAGES; i++) {
 			bar_init(&m->full[i], 1);
 			bar_init(&m->empty[i], 8);
@@ -390,18 +400,6 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume_dkv(s
 			bool all = q0 >= j0 + 63 && q0 + KQ <= w.it.len && (s.window <= 0 || q0 + KQ - 1 - j0 < s.window);
 
 			b = b == 0 ? w.n - 1 : b - 1;
-			if (q0 + KQ <= j0) {
-				/* on the diagonal: no query of the block sees a key of this warpgroup */
-				bar_wait(&m->full[at.at], at.phase);
-				pair_wait(1 + wg);
-				pair_arrive(2 - wg);
-				if (lane == 0)
-					bar_arrive(&m->empty[at.at]);
-				if (lane == 0 && step == steps - 1)
-					bar_arrive(&m->k_empty);
-				at.next();
-				continue;
-			}
 			bar_wait(&m->full[at.at], at.phase);
 			pair_wait(1 + wg);
 			mma_fence();

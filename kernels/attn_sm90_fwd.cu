@@ -1,10 +1,10 @@
 /* Forward attention for Hopper, bf16, head sizes that are multiples of 8 up to
  * 128. A block stays on its multiprocessor and takes item after item: 128
- * queries of a head. One warp feeds queries, keys and values through the copy engine;
- * two warpgroups own 64 queries each and take turns, so that one's exponentials
- * run under the other's products. Within a warpgroup the scores of the next keys are
- * formed while the values of the last are summed, across items as well: the first
- * scores of an item run with the last sum of the item before. Probabilities never leave registers. */
+ * queries of a head. One thread feeds queries, keys and values through the copy engine,
+ * and says what the items are; two warpgroups own 64 queries each and take turns, so that
+ * one's exponentials run under the other's products. Within a warpgroup the scores of
+ * the next keys are formed while the values of the last are summed. Probabilities never
+ * leave registers. */
 #include "kernels/attn_sm90.cuh"
 
 #define BM ATTN_TILE
@@ -122,14 +122,6 @@ static __device__ __forceinline__ void softmax(float (&x)[BN / 2], struct rows2 
 	}
 }
 
-/* What follows is not moved before x is known. The assembler would put a wait for the values' product in front of the
- * exponentials, which are there to run under it; it moves nothing across a branch. x is no negative number. */
-static __device__ __forceinline__ void after(float x)
-{
-	if (x < 0)
-		__trap();
-}
-
 static __device__ __forceinline__ void pack(uint32_t (&p)[BN / 4], const float (&x)[BN / 2])
 {
 #pragma unroll
@@ -168,100 +160,83 @@ static __device__ __forceinline__ void finish(const struct attn_cuda &s, const s
 
 template <int DP, bool CAP> static __device__ __forceinline__ void consume(struct fwd_smem<DP> *m, const struct attn_cuda &s, bf16 *o, float *lse)
 {
-	const struct rows2 fresh = { { -INFINITY, -INFINITY }, { 0, 0 } };
-	int wg = threadIdx.x / 128 - 1, lane = threadIdx.x % 32, row = threadIdx.x % 128 / 32 * 16 + lane / 4, b;
+	int wg = threadIdx.x / 128 - 1, lane = threadIdx.x % 32, row = threadIdx.x % 128 / 32 * 16 + lane / 4;
 	ring<STAGES> kat = { 0, 0 }, vat = { 0, 0 };
 	ring<2> qat = { 0, 0 };
 	struct attn_score sc = attn_score_of(s);
-	float acc[DP / 2], x[BN / 2], by[2];
-	uint32_t p[BN / 4];
-	struct rows2 r = fresh;
-	struct fwd_work w;
-	bool add = false; /* the item has sums already */
 
 	if (wg == 1)
 		pair_arrive(1);
-	bar_wait(&m->q_full[0], 0);
-	w = m->work[0];
-	if (w.h < 0)
-		return;
-	b = w.last;
-	bar_wait(&m->k_full[0], 0);
-	mma_fence();
-	product_nt<DP, BM>(x, m->q[0] + wg * 64 * 128, m->k[0]);
-	mma_commit();
-	mma_wait<0>();
-	pin(x);
-	if (lane == 0)
-		bar_arrive(&m->k_empty[0]);
-	if (lane == 0 && b == w.first)
-		bar_arrive(&m->q_empty[0]);
-	kat.next();
-	prepare<CAP>(x, s, sc, w.m0 + wg * 64, w.m0 + wg * 64 + row, b);
-	softmax(x, &r, by, sc.mul);
-	pack(p, x);
-	for (;;) {
-		struct fwd_work next = w;
-		struct rows2 done = r;
-		bool turn = b == w.first;
+	for (;; qat.next()) {
+		float acc[DP / 2], x[BN / 2], by[2];
+		uint32_t p[BN / 4];
+		struct rows2 r = { { -INFINITY, -INFINITY }, { 0, 0 } };
+		struct fwd_work w;
 
-		/* x: scores of the next block, which may be the next item's; p: probabilities of this one */
-		b--;
-		if (turn) {
-			qat.next();
-			bar_wait(&m->q_full[qat.at], qat.phase);
-			next = m->work[qat.at];
-			if (next.h < 0)
-				break;
-			b = next.last;
-			r = fresh;
-		}
+		bar_wait(&m->q_full[qat.at], qat.phase);
+		w = m->work[qat.at];
+		if (w.h < 0)
+			break;
+		const int i0 = w.m0 + wg * 64, i = i0 + row;
+
 		bar_wait(&m->k_full[kat.at], kat.phase);
-		pair_wait(1 + wg);
-		pin(x);
-		pin(acc);
 		mma_fence();
 		product_nt<DP, BM>(x, m->q[qat.at] + wg * 64 * 128, m->k[kat.at]);
 		mma_commit();
-		bar_wait(&m->v_full[vat.at], vat.phase);
-		mma_fence();
-		product_nn<BN>(acc, p, m->v[vat.at], add);
-		mma_commit();
-		pair_arrive(2 - wg);
-		mma_wait<1>();
+		mma_wait<0>();
 		pin(x);
 		if (lane == 0)
 			bar_arrive(&m->k_empty[kat.at]);
-		if (lane == 0 && b == next.first)
+		if (lane == 0 && w.first == w.last)
 			bar_arrive(&m->q_empty[qat.at]);
 		kat.next();
-		prepare<CAP>(x, s, sc, next.m0 + wg * 64, next.m0 + wg * 64 + row, b);
+		prepare<CAP>(x, s, sc, i0, i, w.last);
 		softmax(x, &r, by, sc.mul);
-		after(r.sum[0] + r.sum[1]);
+		pack(p, x);
+		for (int b = w.last - 1; b >= w.first; b--) {
+			bar_wait(&m->k_full[kat.at], kat.phase);
+			pair_wait(1 + wg);
+			pin(x);
+			pin(acc);
+			mma_fence();
+			product_nt<DP, BM>(x, m->q[qat.at] + wg * 64 * 128, m->k[kat.at]);
+			mma_commit();
+			bar_wait(&m->v_full[vat.at], vat.phase);
+			mma_fence();
+			product_nn<BN>(acc, p, m->v[vat.at], b < w.last - 1);
+			mma_commit();
+			pair_arrive(2 - wg);
+			mma_wait<1>();
+			pin(x);
+			if (lane == 0)
+				bar_arrive(&m->k_empty[kat.at]);
+			if (lane == 0 && b == w.first)
+				bar_arrive(&m->q_empty[qat.at]);
+			kat.next();
+			prepare<CAP>(x, s, sc, i0, i, b);
+			softmax(x, &r, by, sc.mul);
+			mma_wait<0>();
+			pin(acc);
+			if (lane == 0)
+				bar_arrive(&m->v_empty[vat.at]);
+			vat.next();
+			pack(p, x);
+#pragma unroll
+			for (int n = 0; n < DP / 2; n++)
+				acc[n] *= by[n / 2 % 2];
+		}
+		bar_wait(&m->v_full[vat.at], vat.phase);
+		pin(acc);
+		mma_fence();
+		product_nn<BN>(acc, p, m->v[vat.at], w.first < w.last);
+		mma_commit();
 		mma_wait<0>();
 		pin(acc);
 		if (lane == 0)
 			bar_arrive(&m->v_empty[vat.at]);
 		vat.next();
-		if (turn) {
-			finish<DP>(s, w, acc, done, sc.mul, o, lse);
-		} else {
-#pragma unroll
-			for (int n = 0; n < DP / 2; n++)
-				acc[n] *= by[n / 2 % 2];
-		}
-		add = !turn;
-		pack(p, x);
-		w = next;
+		finish<DP>(s, w, acc, r, sc.mul, o, lse);
 	}
-	bar_wait(&m->v_full[vat.at], vat.phase);
-	pin(acc);
-	mma_fence();
-	product_nn<BN>(acc, p, m->v[vat.at], add);
-	mma_commit();
-	mma_wait<0>();
-	pin(acc);
-	finish<DP>(s, w, acc, r, sc.mul, o, lse);
 }
 #endif
 
@@ -328,10 +303,18 @@ bool attn_sm90_map(CUtensorMap *m, const void *p, int64_t ld, int heads, int d, 
 	                 CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
+/* Code for sm_90a is in the binary: kernels of other targets are empty. */
+static bool built(void)
+{
+	struct cudaFuncAttributes a;
+
+	return cudaFuncGetAttributes(&a, attn_sm90_fwd_kernel<128, false>) == cudaSuccess && a.numRegs > 64;
+}
+
 bool attn_sm90_fits(const struct attn_cuda *s, int major, int minor)
 {
 	return major == 9 && minor == 0 && s->dtype == ATTN_BF16 && s->head_dim % 8 == 0 && s->head_dim <= 128 && s->ldq % 8 == 0 &&
-	       s->ldk % 8 == 0 && s->ldv % 8 == 0 && s->ldo % 8 == 0 && encoder();
+	       s->ldk % 8 == 0 && s->ldv % 8 == 0 && s->ldo % 8 == 0 && encoder() && built();
 }
 
 template <int DP, bool CAP> static cudaError_t fwd(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p, bf16 *o, float *lse)
