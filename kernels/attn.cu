@@ -1,5 +1,5 @@
 /* Attention on CUDA: the list of work, the choice of kernels, and the row
- * statistics that every backward pass starts from. The kernels: attn_sm90_*.cu
+ * statistics that a backward pass starts from. The kernels: attn_sm90_*.cu
  * (Hopper), attn_mma.cu (tensor cores from sm_75 on), attn_plain.cu (the rest). */
 #include "kernels/attn_cuda.cuh"
 
@@ -98,10 +98,14 @@ int attn_bwd_cuda(cudaStream_t st, const struct attn_cuda *s, const void *q, con
                   const void *d_o, void *dq, void *dk, void *dv, void *workspace)
 {
 	struct attn_ptrs p = { q, k, v, o, d_o, lse, dq, dk, dv, (float *)workspace };
+	enum attn_path path;
 	cudaError_t e;
 
 	if (s->n_tiles == 0)
 		return 0;
+	path = choose(s);
+	if (path == ATTN_SM90)
+		return attn_sm90_bwd(st, s, &p); /* forms the statistics on its way */
 	if (s->dtype == ATTN_BF16)
 		launch_stats<bf16>(st, s, &p);
 	else
@@ -109,9 +113,5 @@ int attn_bwd_cuda(cudaStream_t st, const struct attn_cuda *s, const void *q, con
 	e = cudaGetLastError();
 	if (e != cudaSuccess)
 		return e;
-	switch (choose(s)) {
-	case ATTN_SM90: return attn_sm90_bwd(st, s, &p);
-	case ATTN_MMA: return attn_mma_bwd(st, s, &p);
-	default: return attn_plain_bwd(st, s, &p);
-	}
+	return path == ATTN_MMA ? attn_mma_bwd(st, s, &p) : attn_plain_bwd(st, s, &p);
 }

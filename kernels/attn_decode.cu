@@ -1,39 +1,42 @@
 /* Attention of one new token against a cache of keys and values: bound by the
- * cache's bytes. A block reads a piece of the keys once for all query heads of
- * the group, every byte in flight before the first is used; the block that
- * finishes last of a row merges the pieces, in their order.
+ * cache's bytes. Sixteen keys at a time go to a warp, for all query heads of the
+ * group; the warps that share a row are as many as max_len and the planned batch ask for, and
+ * run on their own, each with its ring of keys and values on their way to shared
+ * memory. A block's warps meet in shared memory, a row's blocks in global memory, where
+ * the last one to finish merges them in their order.
  *
- * The products go to the tensor cores: a dot product does not care for the order
- * of its columns, so a lane's 16 bytes of a key serve as they are as the fragments of
- * two products of 16 columns, and nothing passes through shared memory. */
+ * The products go to the tensor cores transposed, so that the 16 rows of a product are
+ * keys (k q^T, for eight heads) and columns (v^T p^T), not heads, which are few. */
 #include "kernels/attn_mma.cuh"
 
-#define BLOCK 64  /* keys that a block reads at a time, 16 to a warp */
+#define STEP 16   /* keys of a warp at a time */
 #define WARPS 4
-#define PIECES 32 /* of a row at most: a lane of the merging warp holds one's state */
+#define PIECES 32 /* blocks that share a row, at most: a lane of the merging warp holds one's state */
 
 struct decode {
 	const void *q, *k, *v;
 	void *o;
 	int64_t slot_stride;
 	const int32_t *slot, *len;
-	uint32_t *count; /* (B, NKV): pieces done; the last sets it back to 0 */
+	uint32_t *count; /* (B, NKV): blocks done; the last sets it back to 0 */
 	float2 *state;   /* (B, NH, pieces): maximum in base 2, sum */
 	float *part;     /* (B, NH, pieces, D): not yet divided */
-	int pieces, blocks; /* blocks of BLOCK keys in a piece */
+	int pieces;      /* blocks that share a row */
+	int stages;      /* of a warp's ring; changes no bits */
 };
 
-/* What a block works on. */
+/* What a block works on: of a row's steps of STEP keys, those that are its warps' turn. */
 struct piece {
 	int row, kvh, group, first, end; /* keys [first, end) are seen by the row */
-	int j0, j1, index, base, n;      /* keys [j0, j1) of the piece; pieces base..base + n - 1 see any */
-	int64_t k, v;                    /* offsets of the row's key 0 */
+	int index, n;                    /* blocks 0..n - 1 of the row have any step */
+	int j0, stride;                  /* this warp's first key, and how far to its next */
+	int64_t kv;                      /* offset of the row's key 0 */
 };
 
 static __device__ __forceinline__ bool take_piece(const struct attn_cuda &s, const struct decode &a, struct piece *p)
 {
-	int span = BLOCK * a.blocks;
 	int64_t slot;
+	int steps;
 
 	p->row = blockIdx.z;
 	p->kvh = blockIdx.y;
@@ -42,12 +45,12 @@ static __device__ __forceinline__ bool take_piece(const struct attn_cuda &s, con
 	p->end = a.len[p->row];
 	slot = a.slot ? a.slot[p->row] : p->row;
 	p->first = s.window > 0 && p->end - s.window > 0 ? p->end - s.window : 0;
-	p->base = p->first / span;
-	p->n = (p->end - 1) / span - p->base + 1;
-	p->j0 = p->index * span;
-	p->j1 = min(p->j0 + span, p->end);
-	p->k = p->v = slot * a.slot_stride + (int64_t)p->kvh * s.head_dim;
-	return p->index >= p->base && p->index < p->base + p->n;
+	steps = (p->end - 1) / STEP - p->first / STEP + 1;
+	p->n = min(a.pieces, (steps + WARPS - 1) / WARPS);
+	p->stride = p->n * WARPS * STEP;
+	p->j0 = p->first / STEP * STEP + (p->index * WARPS + (int)threadIdx.x / 32) * STEP;
+	p->kv = slot * a.slot_stride + (int64_t)p->kvh * s.head_dim;
+	return p->index < p->n;
 }
 
 /* The warps' running results for GH heads. */
@@ -55,9 +58,9 @@ template <int GH, int DP> struct sums {
 	float max[WARPS][GH], sum[WARPS][GH], acc[WARPS][GH][DP];
 };
 
-/* The warps' results become the row's, or the piece's. */
+/* The warps' results become the row's, or the block's. */
 template <typename T, int GH, int DP>
-static __device__ void finish_heads(const struct attn_cuda &s, const struct decode &a, const struct piece &p, const struct sums<GH, DP> &w, int g0)
+static __device__ __forceinline__ void finish_heads(const struct attn_cuda &s, const struct decode &a, const struct piece &p, const struct sums<GH, DP> &w, int g0)
 {
 	int d = s.head_dim;
 
@@ -90,13 +93,13 @@ static __device__ void finish_heads(const struct attn_cuda &s, const struct deco
 	__syncthreads();
 }
 
-/* One head's pieces, by one warp: lane i has the weight of piece i. */
-template <typename T, int DP> static __device__ void merge_head(const struct attn_cuda &s, const struct decode &a, const struct piece &p, int h)
+/* Columns c0 + lane of one head from its pieces, by one warp: lane i has the weight of piece i. */
+template <typename T> static __device__ __forceinline__ void merge_columns(const struct attn_cuda &s, const struct decode &a, const struct piece &p, int h, int c0)
 {
-	int lane = threadIdx.x % 32, d = s.head_dim;
-	int64_t at = ((int64_t)p.row * s.n_heads + h) * a.pieces + p.base;
+	int lane = threadIdx.x % 32, c = c0 + lane;
+	int64_t at = ((int64_t)p.row * s.n_heads + h) * a.pieces;
 	float2 st = lane < p.n ? __ldcg(&a.state[at + lane]) : make_float2(-INFINITY, 0);
-	float max = st.x, by, sum, o[DP / 32] = { 0 };
+	float max = st.x, by, sum, o = 0;
 
 #pragma unroll
 	for (int x = 16; x > 0; x /= 2)
@@ -107,22 +110,14 @@ template <typename T, int DP> static __device__ void merge_head(const struct att
 	for (int x = 16; x > 0; x /= 2)
 		sum += __shfl_xor_sync(0xffffffffu, sum, x);
 #pragma unroll 4
-	for (int i = 0; i < p.n; i++) {
-		float w = __shfl_sync(0xffffffffu, by, i);
-
-#pragma unroll
-		for (int l = 0; l < DP / 32; l++)
-			if (lane + 32 * l < d)
-				o[l] += __ldcg(&a.part[(at + i) * d + lane + 32 * l]) * w;
-	}
-#pragma unroll
-	for (int l = 0; l < DP / 32; l++)
-		if (lane + 32 * l < d)
-			((T *)a.o)[p.row * s.ldo + (int64_t)h * d + lane + 32 * l] = attn_num<T>::down(o[l] / sum);
+	for (int i = 0; i < p.n; i++)
+		o += (c < s.head_dim ? __ldcg(&a.part[(at + i) * s.head_dim + c]) : 0) * __shfl_sync(0xffffffffu, by, i);
+	if (c < s.head_dim)
+		((T *)a.o)[p.row * s.ldo + (int64_t)h * s.head_dim + c] = attn_num<T>::down(o / sum);
 }
 
 /* The last block of a row and key head merges its pieces. */
-template <typename T, int DP> static __device__ void finish_row(const struct attn_cuda &s, const struct decode &a, const struct piece &p)
+template <typename T> static __device__ void finish_row(const struct attn_cuda &s, const struct decode &a, const struct piece &p)
 {
 	__shared__ bool last;
 
@@ -136,157 +131,208 @@ template <typename T, int DP> static __device__ void finish_row(const struct att
 	if (!last)
 		return;
 	__threadfence();
-	for (int g = threadIdx.x / 32; g < p.group; g += WARPS)
-		merge_head<T, DP>(s, a, p, p.kvh * p.group + g);
+	for (int u = threadIdx.x / 32, strips = (s.head_dim + 31) / 32; u < p.group * strips; u += WARPS)
+		merge_columns<T>(s, a, p, p.kvh * p.group + u / strips, u % strips * 32);
 }
 
 /* --- by tensor cores: head sizes that are multiples of 8, everything 16-byte aligned --- */
 
-static __device__ __forceinline__ uint4 load16(const void *p, bool ok)
+/* A stage of a warp's ring, padded as attn_mma.cuh says. */
+template <typename T, int DP> struct stage {
+	T k[STEP][DP + 8], v[STEP][DP + 8];
+};
+
+/* Keys and values from j on start to travel; zeros where there are none. */
+template <typename T, int DP>
+static __device__ __forceinline__ void fill(struct stage<T, DP> *m, const struct attn_cuda &s, const struct decode &a, const struct piece &p, int j)
 {
-	return ok ? __ldg((const uint4 *)p) : make_uint4(0, 0, 0, 0);
+	enum { PER_ROW = DP / 8, ROWS = 32 / PER_ROW }; /* pieces of 16 bytes; rows at a time */
+	int r = threadIdx.x % 32 / PER_ROW, c = threadIdx.x % PER_ROW * 8;
+
+	if (j < p.end) {
+		const T *k = (const T *)a.k + p.kv + (int64_t)(j + r) * s.ldk + c, *v = (const T *)a.v + p.kv + (int64_t)(j + r) * s.ldv + c;
+
+#pragma unroll
+		for (int i = 0; i < STEP; i += ROWS) {
+			bool ok = j + r + i >= p.first && j + r + i < p.end && c < s.head_dim;
+
+			copy16(&m->k[r + i][c], k, ok);
+			copy16(&m->v[r + i][c], v, ok);
+			k += ROWS * s.ldk;
+			v += ROWS * s.ldv;
+		}
+	}
+	copy_commit();
 }
 
-/* Lane 4 g + t: scores are (head g) x (keys 2 t, 2 t + 1, and those + 8); o^T tiles of 16 columns x 8 heads. */
+/* The oldest stage is there. */
+static __device__ __forceinline__ void arrived(int stages)
+{
+	if (stages == 3)
+		copy_wait<2>();
+	else if (stages == 2)
+		copy_wait<1>();
+	else
+		copy_wait<0>();
+	__syncwarp();
+}
+
+/* The transpose of an 8 x 8 matrix of 16-bit numbers held by the warp: lane 4 g + t had (g, 2 t), (g, 2 t + 1). */
+static __device__ __forceinline__ uint32_t transposed(uint32_t x)
+{
+	uint32_t y;
+
+	asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+	return y;
+}
+
+/* Lane 4 g + t: x[e] is the score of key g + 8 (e / 2) and head 2 t + e % 2; o[i][e] column 16 i + g + 8 (e / 2) of head 2 t + e % 2. */
 template <typename T, int DP> struct heads8 {
-	uint4 q[DP / 32]; /* head g, columns 32 i + 8 t .. + 7 */
-	float max, sum;   /* of head g; the sum is this lane's keys' only */
+	uint32_t q[DP / 16][2];
+	float max[2], sum[2]; /* the sums are of this lane's keys only */
 	float o[DP / 16][4];
 
-	__device__ __forceinline__ void scores(float x[2][4], const uint4 k[2][DP / 32]) const
+	__device__ __forceinline__ void begin(const struct attn_cuda &s, const struct decode &a, const struct piece &p, int g0)
 	{
-#pragma unroll
-		for (int n = 0; n < 2; n++)
-#pragma unroll
-			for (int i = 0; i < DP / 32; i++) {
-				const uint32_t a0[4] = { q[i].x, 0, q[i].y, 0 }, a1[4] = { q[i].z, 0, q[i].w, 0 };
-
-				mma(x[n], a0, k[n][i].x, k[n][i].y, T());
-				mma(x[n], a1, k[n][i].z, k[n][i].w, T());
-			}
-	}
-
-	/* v[l]: key 2 t + (l & 1) + 8 (l >> 1), columns 64 i + 8 g .. + 7 */
-	__device__ __forceinline__ void values(const uint32_t p[2], const uint4 v[4][DP / 64])
-	{
-#pragma unroll
-		for (int i = 0; i < DP / 64; i++)
-#pragma unroll
-			for (int e = 0; e < 4; e++) {
-				uint32_t w[4], a[4];
+		int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+		const T *qr = (const T *)a.q + p.row * s.ldq + (int64_t)(p.kvh * p.group + g0 + g) * s.head_dim;
 
 #pragma unroll
-				for (int l = 0; l < 4; l++)
-					w[l] = e == 0 ? v[l][i].x : e == 1 ? v[l][i].y : e == 2 ? v[l][i].z : v[l][i].w;
-				a[0] = __byte_perm(w[0], w[1], 0x5410);
-				a[1] = __byte_perm(w[0], w[1], 0x7632);
-				a[2] = __byte_perm(w[2], w[3], 0x5410);
-				a[3] = __byte_perm(w[2], w[3], 0x7632);
-				mma(o[4 * i + e], a, p[0], p[1], T());
-			}
-	}
+		for (int i = 0; i < DP / 8; i++) {
+			int c = 8 * i + 2 * t;
 
-	/* Sixteen keys from j0 on join. */
-	__device__ __forceinline__ void step(const struct attn_score &sc, const struct piece &p, int j0, const uint4 k[2][DP / 32], const uint4 v[4][DP / 64])
-	{
-		float x[2][4] = { 0 }, m = max, base, by;
-		uint32_t w[2];
-		int t = threadIdx.x % 4;
-
-		scores(x, k);
-#pragma unroll
-		for (int n = 0; n < 2; n++)
-#pragma unroll
-			for (int e = 0; e < 2; e++) {
-				int j = j0 + 8 * n + 2 * t + e;
-
-				x[n][e] = (sc.in != 0 ? attn_tanh(x[n][e] * sc.in) : x[n][e]) * sc.mul;
-				x[n][e] = j >= p.first && j < p.end ? x[n][e] : -INFINITY;
-				m = fmaxf(m, x[n][e]);
-			}
-		m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 1));
-		m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, 2));
-		base = m == -INFINITY ? 0 : m;
-		by = attn_exp2(max - base);
-		max = m;
-		sum *= by;
-#pragma unroll
-		for (int n = 0; n < 2; n++) {
-			x[n][0] = attn_exp2(x[n][0] - base);
-			x[n][1] = attn_exp2(x[n][1] - base);
-			sum += x[n][0] + x[n][1];
-			w[n] = attn_num<T>::pack(x[n][0], x[n][1]);
+			q[i / 2][i % 2] = g0 + g < p.group && c < s.head_dim ? __ldg((const uint32_t *)(qr + c)) : 0;
 		}
-		/* the tiles' columns are heads 2 t, 2 t + 1: their factors are with lanes of other g */
-		m = __shfl_sync(0xffffffffu, by, 8 * t);
-		by = __shfl_sync(0xffffffffu, by, 8 * t + 4);
+		max[0] = max[1] = -INFINITY;
+		sum[0] = sum[1] = 0;
+#pragma unroll
+		for (int i = 0; i < DP / 16; i++)
+			o[i][0] = o[i][1] = o[i][2] = o[i][3] = 0;
+	}
+
+	__device__ __forceinline__ void scores(float x[4], const struct stage<T, DP> *m) const
+	{
+		const T *k = &m->k[threadIdx.x % 16][threadIdx.x % 32 / 16 * 8];
+		float y[4] = { 0 }; /* two chains are half as long */
+
 #pragma unroll
 		for (int i = 0; i < DP / 16; i++) {
-			o[i][0] *= m;
-			o[i][1] *= by;
-			o[i][2] *= m;
-			o[i][3] *= by;
+			uint32_t f[4];
+
+			ldsm4(f, k + 16 * i);
+			mma(i % 2 ? y : x, f, q[i][0], q[i][1], T());
 		}
-		values(w, v);
+#pragma unroll
+		for (int e = 0; e < 4; e++)
+			x[e] += y[e];
+	}
+
+	/* Scores of the keys from j on become weights, in 16 bits, keys in pairs; the running sums follow the maxima. */
+	__device__ __forceinline__ void weights(uint32_t w[2], float x[4], const struct attn_score &sc, const struct piece &p, int j)
+	{
+		float by[2];
+
+		j += threadIdx.x % 32 / 4;
+#pragma unroll
+		for (int e = 0; e < 4; e++) {
+			int at = j + e / 2 * 8;
+
+			x[e] = (sc.in != 0 ? attn_tanh(x[e] * sc.in) : x[e]) * sc.mul;
+			x[e] = at >= p.first && at < p.end ? x[e] : -INFINITY;
+		}
+#pragma unroll
+		for (int h = 0; h < 2; h++) {
+			float m = fmaxf(max[h], fmaxf(x[h], x[h + 2])), base;
+
+#pragma unroll
+			for (int l = 4; l < 32; l *= 2)
+				m = fmaxf(m, __shfl_xor_sync(0xffffffffu, m, l));
+			base = m == -INFINITY ? 0 : m;
+			by[h] = attn_exp2(max[h] - base);
+			max[h] = m;
+			x[h] = attn_exp2(x[h] - base);
+			x[h + 2] = attn_exp2(x[h + 2] - base);
+			sum[h] = sum[h] * by[h] + x[h] + x[h + 2];
+		}
+		w[0] = transposed(attn_num<T>::pack(x[0], x[1]));
+		w[1] = transposed(attn_num<T>::pack(x[2], x[3]));
+#pragma unroll
+		for (int i = 0; i < DP / 16; i++)
+#pragma unroll
+			for (int e = 0; e < 4; e++)
+				o[i][e] *= by[e % 2];
+	}
+
+	__device__ __forceinline__ void weigh(const uint32_t w[2], const struct stage<T, DP> *m)
+	{
+		const T *v = &m->v[threadIdx.x % 8 + threadIdx.x % 32 / 16 * 8][threadIdx.x % 16 / 8 * 8];
+
+#pragma unroll
+		for (int i = 0; i < DP / 16; i++) {
+			uint32_t f[4];
+
+			ldsm4t(f, v + 16 * i);
+			mma(o[i], f, w[0], w[1], T());
+		}
+	}
+
+	/* This warp's results, for the others of the block. */
+	__device__ __forceinline__ void leave(struct sums<8, DP> *w)
+	{
+		int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+
+#pragma unroll
+		for (int h = 0; h < 2; h++) {
+#pragma unroll
+			for (int l = 4; l < 32; l *= 2)
+				sum[h] += __shfl_xor_sync(0xffffffffu, sum[h], l);
+			if (g == 0) {
+				w->max[warp][2 * t + h] = max[h];
+				w->sum[warp][2 * t + h] = sum[h];
+			}
+		}
+#pragma unroll
+		for (int i = 0; i < DP / 16; i++)
+#pragma unroll
+			for (int e = 0; e < 4; e++)
+				w->acc[warp][2 * t + e % 2][16 * i + g + e / 2 * 8] = o[i][e];
 	}
 };
 
 template <typename T, int DP> __global__ void __launch_bounds__(32 * WARPS) attn_decode_kernel(const struct attn_cuda s, const struct decode a)
 {
-	__shared__ struct sums<8, DP> w;
-	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4, d = s.head_dim;
+	extern __shared__ __align__(16) unsigned char room[]; /* the warps' rings, then their results in the same place */
+	struct stage<T, DP> *ring = (struct stage<T, DP> *)room + threadIdx.x / 32 * a.stages;
+	struct sums<8, DP> *w = (struct sums<8, DP> *)room;
 	struct attn_score sc = attn_score_of(s);
 	struct piece p;
 
 	if (!take_piece(s, a, &p))
 		return;
 	for (int g0 = 0; g0 < p.group; g0 += 8) {
-		const T *qr = (const T *)a.q + p.row * s.ldq + (int64_t)(p.kvh * p.group + g0 + g) * d;
 		heads8<T, DP> h;
+		int at = 0;
 
-#pragma unroll
-		for (int i = 0; i < DP / 32; i++)
-			h.q[i] = load16(qr + 32 * i + 8 * t, g0 + g < p.group && 32 * i + 8 * t < d);
-		h.max = -INFINITY;
-		h.sum = 0;
-#pragma unroll
-		for (int i = 0; i < DP / 16; i++)
-			h.o[i][0] = h.o[i][1] = h.o[i][2] = h.o[i][3] = 0;
-		for (int j0 = p.j0 + 16 * warp; j0 < p.j1; j0 += BLOCK) {
-			uint4 k[2][DP / 32], v[4][DP / 64];
+		for (int i = 0; i < a.stages; i++)
+			fill(&ring[i], s, a, p, p.j0 + i * p.stride);
+		h.begin(s, a, p, g0);
+		for (int j = p.j0; j < p.end; j += p.stride) {
+			float x[4] = { 0 };
+			uint32_t y[2];
 
-#pragma unroll
-			for (int n = 0; n < 2; n++)
-#pragma unroll
-				for (int i = 0; i < DP / 32; i++) {
-					int j = j0 + 8 * n + g, c = 32 * i + 8 * t;
-
-					k[n][i] = load16((const T *)a.k + p.k + j * s.ldk + c, j >= p.first && j < p.j1 && c < d);
-				}
-#pragma unroll
-			for (int l = 0; l < 4; l++)
-#pragma unroll
-				for (int i = 0; i < DP / 64; i++) {
-					int j = j0 + 2 * t + l % 2 + l / 2 * 8, c = 64 * i + 8 * g;
-
-					v[l][i] = load16((const T *)a.v + p.v + j * s.ldv + c, j >= p.first && j < p.j1 && c < d);
-				}
-			h.step(sc, p, j0, k, v);
+			arrived(a.stages);
+			h.scores(x, &ring[at]);
+			h.weights(y, x, sc, p, j);
+			h.weigh(y, &ring[at]);
+			__syncwarp();
+			fill(&ring[at], s, a, p, j + a.stages * p.stride);
+			at = at + 1 == a.stages ? 0 : at + 1;
 		}
-		h.sum += __shfl_xor_sync(0xffffffffu, h.sum, 1);
-		h.sum += __shfl_xor_sync(0xffffffffu, h.sum, 2);
-		if (t == 0) {
-			w.max[warp][g] = h.max;
-			w.sum[warp][g] = h.sum;
-		}
-#pragma unroll
-		for (int i = 0; i < DP / 16; i++)
-#pragma unroll
-			for (int e = 0; e < 4; e++) /* tile i: columns 64 (i / 4) + 8 g + 2 (i % 4), and the next */
-				w.acc[warp][2 * t + e % 2][i / 4 * 64 + 8 * g + i % 4 * 2 + e / 2] = h.o[i][e];
-		finish_heads<T, 8, DP>(s, a, p, w, g0);
+		__syncthreads();
+		h.leave(w);
+		finish_heads<T, 8, DP>(s, a, p, *w, g0);
 	}
-	finish_row<T, DP>(s, a, p);
+	finish_row<T>(s, a, p);
 }
 
 /* --- any head size and alignment: a warp takes a key at a time, its lanes the columns --- */
@@ -308,11 +354,11 @@ template <typename T> __global__ void __launch_bounds__(32 * WARPS) attn_decode_
 #pragma unroll
 		for (int l = 0; l < COLS; l++)
 			q[l] = lane + 32 * l < d ? attn_num<T>::up(qr[lane + 32 * l]) : 0;
-		for (int j = p.j0 + warp; j < p.j1; j += WARPS) {
-			const T *k = (const T *)a.k + p.k + j * s.ldk, *v = (const T *)a.v + p.v + j * s.ldv;
+		for (int j = p.j0, e = 0; j + e < p.end; e + 1 < STEP ? e++ : (e = 0, j += p.stride)) {
+			const T *k = (const T *)a.k + p.kv + (j + e) * s.ldk, *v = (const T *)a.v + p.kv + (j + e) * s.ldv;
 			float x = 0, m, by;
 
-			if (j < p.first)
+			if (j + e < p.first)
 				continue;
 #pragma unroll
 			for (int l = 0; l < COLS; l++)
@@ -338,23 +384,20 @@ template <typename T> __global__ void __launch_bounds__(32 * WARPS) attn_decode_
 			w.acc[warp][0][lane + 32 * l] = o[l];
 		finish_heads<T, 1, DP>(s, a, p, w, g);
 	}
-	finish_row<T, DP>(s, a, p);
+	finish_row<T>(s, a, p);
 }
 
 /* --- host --- */
 
-static int piece_blocks(const struct attn_cuda *s)
+/* Blocks that share a row. Not planned for a batch, four do for 2048 keys: more would finish no sooner, and each costs a merge.
+ * Planned for one, about 512 blocks in all fill a large device. */
+static int n_pieces(const struct attn_cuda *s)
 {
-	int most = BLOCK * PIECES;
+	int most = (s->max_len + WARPS * STEP - 1) / (WARPS * STEP), n = (s->max_len + 511) / 512;
 
-	return s->max_len <= most ? 1 : (s->max_len + most - 1) / most;
-}
-
-static int64_t n_pieces(const struct attn_cuda *s)
-{
-	int span = BLOCK * piece_blocks(s);
-
-	return (s->max_len + span - 1) / span;
+	n = s->n_tiles > 0 ? 512 / (s->n_tiles * s->n_kv) : n < 4 ? 4 : n;
+	n = n < 1 ? 1 : n > PIECES ? PIECES : n;
+	return n < most ? n : most;
 }
 
 /* At least 64 KiB, so that the counters lie in one place whatever the batch: one workspace serves batches that shrink and grow. */
@@ -370,18 +413,45 @@ int64_t attn_decode_workspace(const struct attn_cuda *s)
 	return count_bytes(s) + (int64_t)s->n_seqs * s->n_heads * n_pieces(s) * (8 + 4 * (int64_t)s->head_dim);
 }
 
-template <typename T> static void launch(cudaStream_t st, const struct attn_cuda *s, const struct decode *a, bool vec)
+/* Stages of a ring: many when blocks are few, else few, so that many blocks are at work; 0: none fits. */
+static int n_stages(int stage_bytes, int64_t blocks)
+{
+	int dev = 0, sms = 0, room = 0, n;
+
+	cudaGetDevice(&dev);
+	cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerBlockOptin, dev);
+	cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, dev);
+	n = blocks <= 2 * sms ? 3 : blocks <= 6 * sms ? 2 : 1;
+	while (n > 1 && 2 * n * WARPS * stage_bytes > room)
+		n--;
+	return WARPS * stage_bytes <= room ? n : 0;
+}
+
+template <typename T, int DP> static cudaError_t launch(cudaStream_t st, const struct attn_cuda *s, struct decode *a, bool vec)
 {
 	dim3 grid((unsigned)a->pieces, (unsigned)s->n_kv, (unsigned)s->n_seqs);
+	cudaError_t e;
+	int smem;
 
-	if (!vec)
+	a->stages = n_stages(sizeof(struct stage<T, DP>), (int64_t)grid.x * grid.y * grid.z);
+	if (!vec || !a->stages) {
 		attn_decode_plain_kernel<T><<<grid, 32 * WARPS, 0, st>>>(*s, *a);
-	else if (s->head_dim <= 64)
-		attn_decode_kernel<T, 64><<<grid, 32 * WARPS, 0, st>>>(*s, *a);
-	else if (s->head_dim <= 128)
-		attn_decode_kernel<T, 128><<<grid, 32 * WARPS, 0, st>>>(*s, *a);
-	else
-		attn_decode_kernel<T, 256><<<grid, 32 * WARPS, 0, st>>>(*s, *a);
+		return cudaGetLastError();
+	}
+	smem = WARPS * a->stages * (int)sizeof(struct stage<T, DP>);
+	smem = smem > (int)sizeof(struct sums<8, DP>) ? smem : (int)sizeof(struct sums<8, DP>);
+	e = cudaFuncSetAttribute(attn_decode_kernel<T, DP>, cudaFuncAttributeMaxDynamicSharedMemorySize, smem);
+	if (e != cudaSuccess)
+		return e;
+	attn_decode_kernel<T, DP><<<grid, 32 * WARPS, (size_t)smem, st>>>(*s, *a);
+	return cudaGetLastError();
+}
+
+template <typename T> static cudaError_t launch_any(cudaStream_t st, const struct attn_cuda *s, struct decode *a, bool vec)
+{
+	if (s->head_dim <= 64)
+		return launch<T, 64>(st, s, a, vec);
+	return s->head_dim <= 128 ? launch<T, 128>(st, s, a, vec) : launch<T, 256>(st, s, a, vec);
 }
 
 /* Tensor cores for the type, and rows of whole 16-byte pieces. */
@@ -392,22 +462,20 @@ static bool fast(const struct attn_cuda *s, const void *q, const void *k, const 
 	cudaGetDevice(&dev);
 	cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, dev);
 	return (major >= 8 || s->dtype == ATTN_F16) && s->head_dim % 8 == 0 && ((s->ldq | s->ldk | s->ldv | slot_stride) & 7) == 0 &&
-	       (((uintptr_t)q | (uintptr_t)k | (uintptr_t)v) & 15) == 0;
+	       (((uintptr_t)q | (uintptr_t)k | (uintptr_t)v) & 15) == 0 && s->path <= ATTN_MMA;
 }
 
 int attn_decode_cuda(cudaStream_t st, const struct attn_cuda *s, const void *q, const void *k_cache, const void *v_cache, int64_t slot_stride,
                      const int32_t *slot, const int32_t *len, void *o, void *workspace)
 {
-	int64_t pieces = n_pieces(s), rows = (int64_t)s->n_seqs * s->n_heads * pieces;
+	int pieces = n_pieces(s);
+	int64_t rows = (int64_t)s->n_seqs * s->n_heads * pieces;
 	char *w = (char *)workspace;
 	struct decode a = { q, k_cache, v_cache, o, slot_stride, slot, len, (uint32_t *)w, (float2 *)(w + count_bytes(s)),
-		(float *)(w + count_bytes(s) + 8 * rows), (int)pieces, piece_blocks(s) };
+		(float *)(w + count_bytes(s) + 8 * rows), pieces };
+	bool vec = fast(s, q, k_cache, v_cache, slot_stride);
 
 	if (s->n_seqs == 0)
 		return 0;
-	if (s->dtype == ATTN_BF16)
-		launch<bf16>(st, s, &a, fast(s, q, k_cache, v_cache, slot_stride));
-	else
-		launch<__half>(st, s, &a, fast(s, q, k_cache, v_cache, slot_stride));
-	return cudaGetLastError();
+	return s->dtype == ATTN_BF16 ? launch_any<bf16>(st, s, &a, vec) : launch_any<__half>(st, s, &a, vec);
 }

@@ -96,6 +96,14 @@ template <int DP, int ROWS> static __device__ __forceinline__ void copy_rows(cha
 		copy_panel(dst + c * ROWS * 2, m, bar, c, head, r);
 }
 
+/* The same rows to the second-level cache only. */
+template <int DP> static __device__ __forceinline__ void prefetch_rows(const CUtensorMap *m, int head, int r)
+{
+#pragma unroll
+	for (int c = 0; c < DP; c += PANEL)
+		asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(m), "r"(c), "r"(head), "r"(r) : "memory");
+}
+
 /* A multiple of 16 bytes, aligned to 16 on both sides. */
 static __device__ __forceinline__ void copy_line(void *dst, const void *src, int bytes, uint64_t *bar)
 {

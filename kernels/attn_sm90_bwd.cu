@@ -1,9 +1,11 @@
 /* Backward attention for Hopper, in two kernels of one shape: a warp feeds the
  * copy engine, two warpgroups own 64 rows each of the result and keep it in
  * registers, so that every sum has one owner and an order.
- *   dq      128 queries of a head; keys and values pass by
+ *   dq      128 queries of a head; keys and values pass by; rowsum(do o) on the way
  *   dk, dv  128 keys of a key head; queries and do of every head of its group pass by
- * The second forms transposed scores, k q^T and v do^T. In both, probabilities and
+ * The second forms transposed scores, k q^T and v do^T, and walks the queries from
+ * the last one back: every tile of a sequence starts there, so that blocks at work at the
+ * same time read the same rows from the cache. In both, probabilities and
  * their gradients leave one product in the registers that the next one reads: scores are
  * formed twice, 7 products in place of 5, and nothing is ever added in memory. */
 #include "kernels/attn_sm90.cuh"
@@ -13,7 +15,11 @@
 
 struct pair_work {
 	struct attn_item it;
-	int h, kvh, first, n; /* blocks of the other side */
+	int h, kvh, first, n; /* head, -1: no more work; blocks of the other side */
+};
+
+struct bwd_maps {
+	CUtensorMap q, k, v, g, o;
 };
 
 #ifdef ATTN_SM90_CODE
@@ -35,8 +41,9 @@ static __device__ __forceinline__ void grad_of(float *x, float *dp, const struct
 #define QSTAGES 2
 
 template <int DP> struct dq_smem {
-	char q[BM * DP * 2], g[BM * DP * 2], k[QSTAGES][QK * DP * 2], v[QSTAGES][QK * DP * 2];
-	uint64_t q_full, q_empty, full[QSTAGES], empty[QSTAGES];
+	char q[BM * DP * 2], g[BM * DP * 2], o[BM * DP * 2], k[QSTAGES][QK * DP * 2], v[QSTAGES][QK * DP * 2];
+	struct pair_work work;
+	uint64_t q_full, q_empty, o_full, o_empty, full[QSTAGES], empty[QSTAGES];
 };
 
 static __device__ __forceinline__ bool take_dq(const struct attn_cuda &s, int item, struct pair_work *w)
@@ -51,34 +58,63 @@ static __device__ __forceinline__ bool take_dq(const struct attn_cuda &s, int it
 }
 
 #ifdef ATTN_SM90_CODE
+static __device__ __forceinline__ bool next_dq(const struct attn_cuda &s, int *round, struct pair_work *w)
+{
+	for (int item; (item = item_of_round((*round)++)) < s.n_tiles * s.n_heads;)
+		if (take_dq(s, item, w))
+			return true;
+	return false;
+}
+
+template <int DP> static __device__ __forceinline__ void feed_o(struct dq_smem<DP> *m, const struct bwd_maps *maps, const struct pair_work &w, int phase)
+{
+	bar_wait(&m->o_empty, phase);
+	bar_expect(&m->o_full, BM * DP * 2);
+	copy_rows<DP, BM>(m->o, &maps->o, &m->o_full, w.h, w.it.t0 + w.it.m0);
+}
+
+/* o is needed once, at an item's start: the next item's is fetched as soon as its place is free. q and do are needed to the end, so
+ * the next item's wait in the second-level cache. */
 template <int DP>
-static __device__ __forceinline__ void feed_dq(struct dq_smem<DP> *m, const struct attn_cuda &s, const CUtensorMap *mq, const CUtensorMap *mk,
-                                               const CUtensorMap *mv, const CUtensorMap *mg)
+static __device__ __forceinline__ void feed_dq(struct dq_smem<DP> *m, const struct attn_cuda &s, const struct bwd_maps *maps)
 {
 	ring<QSTAGES> at = { 0, 1 };
-	struct pair_work w;
-	int q_phase = 1;
+	struct pair_work w, next;
+	int q_phase = 1, round = 0;
+	bool more = next_dq(s, &round, &next);
 
-	for (int round = 0, item; (item = item_of_round(round)) < s.n_tiles * s.n_heads; round++) {
-		if (!take_dq(s, item, &w))
-			continue;
+	if (more)
+		feed_o(m, maps, next, 1);
+	while (more) {
+		w = next;
+		more = next_dq(s, &round, &next);
+		if (more) {
+			prefetch_rows<DP>(&maps->q, next.h, next.it.t0 + next.it.m0);
+			prefetch_rows<DP>(&maps->g, next.h, next.it.t0 + next.it.m0);
+		}
 		for (int b = 0; b < w.n; b++) {
 			int row = w.it.t0 + (w.first + b) * QK;
 
 			bar_wait(&m->empty[at.at], at.phase);
 			bar_expect(&m->full[at.at], 2 * QK * DP * 2);
-			copy_rows<DP, QK>(m->k[at.at], mk, &m->full[at.at], w.kvh, row);
-			copy_rows<DP, QK>(m->v[at.at], mv, &m->full[at.at], w.kvh, row);
+			copy_rows<DP, QK>(m->k[at.at], &maps->k, &m->full[at.at], w.kvh, row);
+			copy_rows<DP, QK>(m->v[at.at], &maps->v, &m->full[at.at], w.kvh, row);
 			at.next();
-			if (b > 0)
-				continue;
-			bar_wait(&m->q_empty, q_phase);
-			bar_expect(&m->q_full, 2 * BM * DP * 2);
-			copy_rows<DP, BM>(m->q, mq, &m->q_full, w.h, w.it.t0 + w.it.m0);
-			copy_rows<DP, BM>(m->g, mg, &m->q_full, w.h, w.it.t0 + w.it.m0);
-			q_phase ^= 1;
+			if (b == 0) {
+				bar_wait(&m->q_empty, q_phase);
+				m->work = w;
+				bar_expect(&m->q_full, 2 * BM * DP * 2);
+				copy_rows<DP, BM>(m->q, &maps->q, &m->q_full, w.h, w.it.t0 + w.it.m0);
+				copy_rows<DP, BM>(m->g, &maps->g, &m->q_full, w.h, w.it.t0 + w.it.m0);
+				q_phase ^= 1;
+			}
+			if (b == min(1, w.n - 1) && more)
+				feed_o(m, maps, next, q_phase); /* o's rounds are q's */
 		}
 	}
+	bar_wait(&m->q_empty, q_phase);
+	m->work.h = -1;
+	bar_arrive(&m->q_full);
 }
 
 /* Columns are keys from j0 on, rows are queries i and i + 8. */
@@ -104,38 +140,92 @@ static __device__ __forceinline__ void grad_dq(uint32_t (&out)[QK / 4], float (&
 		out[n] = attn_num<bf16>::pack(dp[2 * n], dp[2 * n + 1]);
 }
 
+/* rowsum(do o) of rows `row` and `row` + 8, from the swizzled tiles: a row's 16-byte piece c lies at c ^ (row & 7). */
+template <int DP> static __device__ __forceinline__ void row_dots(float dsum[2], const char *o, const char *g, int row)
+{
+#pragma unroll
+	for (int half = 0; half < 2; half++) {
+		int r = row + 8 * half;
+		float sum = 0;
+
+#pragma unroll
+		for (int i = 0; i < DP / 32; i++) {
+			int at = i / 2 * BM * 128 + r * 128 + ((i % 2 * 4 + threadIdx.x % 4) ^ (r & 7)) * 16;
+			uint4 a = *(const uint4 *)(o + at), b = *(const uint4 *)(g + at);
+			const uint32_t x[4] = { a.x, a.y, a.z, a.w }, y[4] = { b.x, b.y, b.z, b.w };
+
+#pragma unroll
+			for (int l = 0; l < 4; l++) {
+				float2 u = attn_num<bf16>::unpack(x[l]), v = attn_num<bf16>::unpack(y[l]);
+
+				sum += u.x * v.x + u.y * v.y;
+			}
+		}
+		sum += __shfl_xor_sync(0xffffffffu, sum, 1);
+		dsum[half] = sum + __shfl_xor_sync(0xffffffffu, sum, 2);
+	}
+}
+
+/* For the pass over keys. */
+static __device__ __forceinline__ void leave_stats(const struct attn_cuda &s, const struct attn_ptrs &p, const struct pair_work &w, int i,
+                                                   const float lse2[2], const float dsum[2])
+{
+	int64_t ld = attn_stat_ld(s);
+	float *stat = p.stat + w.h * ld + w.it.stat0 + i;
+
+#pragma unroll
+	for (int half = 0; half < 2; half++)
+		if (threadIdx.x % 4 == 0 && i + 8 * half < w.it.len) {
+			stat[8 * half] = lse2[half];
+			stat[8 * half + s.n_heads * ld] = dsum[half];
+		}
+}
+
 template <int DP, bool CAP> static __device__ __forceinline__ void consume_dq(struct dq_smem<DP> *m, const struct attn_cuda &s, const struct attn_ptrs &p)
 {
 	int wg = threadIdx.x / 128 - 1, lane = threadIdx.x % 32, row = wg * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4, q_phase = 0;
-	int64_t ld = attn_stat_ld(s);
 	struct attn_score sc = attn_score_of(s);
 	ring<QSTAGES> at = { 0, 0 };
 	struct pair_work w;
 
-	for (int round = 0, item; (item = item_of_round(round)) < s.n_tiles * s.n_heads; round++) {
+	if (wg == 1)
+		pair_arrive(1);
+	for (;;) {
 		float acc[DP / 2], lse2[2], dsum[2];
 
-		if (!take_dq(s, item, &w))
-			continue;
+		bar_wait(&m->q_full, q_phase);
+		q_phase ^= 1;
+		w = m->work;
+		if (w.h < 0)
+			break;
 		const int i0 = w.it.m0 + wg * 64, i = w.it.m0 + row;
 
 #pragma unroll
-		for (int half = 0; half < 2; half++) {
-			lse2[half] = p.stat[w.h * ld + w.it.stat0 + i + 8 * half];
-			dsum[half] = p.stat[(s.n_heads + w.h) * ld + w.it.stat0 + i + 8 * half];
-		}
-		bar_wait(&m->q_full, q_phase);
-		q_phase ^= 1;
+		for (int half = 0; half < 2; half++)
+			lse2[half] = i + 8 * half < w.it.len ? p.lse[(int64_t)(w.it.t0 + i + 8 * half) * s.n_heads + w.h] : 0;
 		for (int b = 0; b < w.n; b++) {
 			float x[QK / 2], dp[QK / 2];
 			uint32_t ds[QK / 4];
 			int j0 = (w.first + b) * QK;
 
 			bar_wait(&m->full[at.at], at.phase);
+			pair_wait(1 + wg);
 			mma_fence();
 			product_nt<DP, BM>(x, m->q + wg * 64 * 128, m->k[at.at]);
 			product_nt<DP, BM>(dp, m->g + wg * 64 * 128, m->v[at.at]);
 			mma_commit();
+			pair_arrive(2 - wg);
+			if (b == 0) {
+				/* under the first products */
+				lse2[0] *= ATTN_LOG2E;
+				lse2[1] *= ATTN_LOG2E;
+				bar_wait(&m->o_full, q_phase ^ 1);
+				row_dots<DP>(dsum, m->o, m->g, row);
+				__syncwarp();
+				if (lane == 0)
+					bar_arrive(&m->o_empty);
+				leave_stats(s, p, w, i, lse2, dsum);
+			}
 			mma_wait<0>();
 			pin(x);
 			pin(dp);
@@ -158,8 +248,7 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume_dq(st
 #endif
 
 template <int DP, bool CAP>
-__global__ void __launch_bounds__(THREADS, 1) attn_sm90_dq_kernel(const __grid_constant__ CUtensorMap mq, const __grid_constant__ CUtensorMap mk,
-	const __grid_constant__ CUtensorMap mv, const __grid_constant__ CUtensorMap mg, const struct attn_cuda s, const struct attn_ptrs p)
+__global__ void __launch_bounds__(THREADS, 1) attn_sm90_dq_kernel(const __grid_constant__ struct bwd_maps maps, const struct attn_cuda s, const struct attn_ptrs p)
 {
 #ifdef ATTN_SM90_CODE
 	extern __shared__ char raw[];
@@ -168,6 +257,8 @@ __global__ void __launch_bounds__(THREADS, 1) attn_sm90_dq_kernel(const __grid_c
 	if (threadIdx.x == 0) {
 		bar_init(&m->q_full, 1);
 		bar_init(&m->q_empty, 8);
+		bar_init(&m->o_full, 1);
+		bar_init(&m->o_empty, 8);
 		for (int i = 0; i < QSTAGES; i++) {
 			bar_init(&m->full[i], 1);
 			bar_init(&m->empty[i], 8);
@@ -178,7 +269,7 @@ __global__ void __launch_bounds__(THREADS, 1) attn_sm90_dq_kernel(const __grid_c
 	if (threadIdx.x < 128) {
 		regs_give<24>();
 		if (threadIdx.x == 0)
-			feed_dq<DP>(m, s, &mq, &mk, &mv, &mg);
+			feed_dq<DP>(m, s, &maps);
 	} else {
 		regs_set<240>();
 		consume_dq<DP, CAP>(m, s, p);
@@ -194,6 +285,7 @@ __global__ void __launch_bounds__(THREADS, 1) attn_sm90_dq_kernel(const __grid_c
 template <int DP> struct dkv_smem {
 	char k[BM * DP * 2], v[BM * DP * 2], q[KSTAGES][KQ * DP * 2], g[KSTAGES][KQ * DP * 2];
 	float lse2[KSTAGES][KQ], dsum[KSTAGES][KQ];
+	struct pair_work work;
 	uint64_t k_full, k_empty, full[KSTAGES], empty[KSTAGES];
 };
 
@@ -215,39 +307,48 @@ static __device__ __forceinline__ bool take_dkv(const struct attn_cuda &s, int i
 }
 
 #ifdef ATTN_SM90_CODE
+static __device__ __forceinline__ bool next_dkv(const struct attn_cuda &s, int *round, struct pair_work *w)
+{
+	for (int item; (item = item_of_round((*round)++)) < s.n_tiles * s.n_kv;)
+		if (take_dkv(s, item, w))
+			return true;
+	return false;
+}
+
 template <int DP>
-static __device__ __forceinline__ void feed_dkv(struct dkv_smem<DP> *m, const struct attn_cuda &s, const struct attn_ptrs &p, const CUtensorMap *mq,
-                                                const CUtensorMap *mk, const CUtensorMap *mv, const CUtensorMap *mg)
+static __device__ __forceinline__ void feed_dkv(struct dkv_smem<DP> *m, const struct attn_cuda &s, const struct attn_ptrs &p, const struct bwd_maps *maps)
 {
 	ring<KSTAGES> at = { 0, 1 };
 	struct pair_work w;
-	int k_phase = 1, group = s.n_heads / s.n_kv;
+	int k_phase = 1, group = s.n_heads / s.n_kv, round = 0;
 	int64_t ld = attn_stat_ld(s);
 
-	for (int round = 0, item; (item = item_of_round(round)) < s.n_tiles * s.n_kv; round++) {
-		if (!take_dkv(s, item, &w))
-			continue;
+	while (next_dkv(s, &round, &w)) {
 		for (int h = w.h; h < w.h + group; h++)
-			for (int b = 0; b < w.n; b++) {
+			for (int b = w.n - 1; b >= 0; b--) {
 				int q0 = (w.first + b) * KQ;
 				const float *stat = p.stat + h * ld + w.it.stat0 + q0;
 
 				bar_wait(&m->empty[at.at], at.phase);
 				bar_expect(&m->full[at.at], 2 * KQ * DP * 2 + 2 * KQ * 4);
-				copy_rows<DP, KQ>(m->q[at.at], mq, &m->full[at.at], h, w.it.t0 + q0);
-				copy_rows<DP, KQ>(m->g[at.at], mg, &m->full[at.at], h, w.it.t0 + q0);
+				copy_rows<DP, KQ>(m->q[at.at], &maps->q, &m->full[at.at], h, w.it.t0 + q0);
+				copy_rows<DP, KQ>(m->g[at.at], &maps->g, &m->full[at.at], h, w.it.t0 + q0);
 				copy_line(m->lse2[at.at], stat, KQ * 4, &m->full[at.at]);
 				copy_line(m->dsum[at.at], stat + s.n_heads * ld, KQ * 4, &m->full[at.at]);
 				at.next();
-				if (h > w.h || b > 0)
+				if (h > w.h || b < w.n - 1)
 					continue;
 				bar_wait(&m->k_empty, k_phase);
+				m->work = w;
 				bar_expect(&m->k_full, 2 * BM * DP * 2);
-				copy_rows<DP, BM>(m->k, mk, &m->k_full, w.kvh, w.it.t0 + w.it.m0);
-				copy_rows<DP, BM>(m->v, mv, &m->k_full, w.kvh, w.it.t0 + w.it.m0);
+				copy_rows<DP, BM>(m->k, &maps->k, &m->k_full, w.kvh, w.it.t0 + w.it.m0);
+				copy_rows<DP, BM>(m->v, &maps->v, &m->k_full, w.kvh, w.it.t0 + w.it.m0);
 				k_phase ^= 1;
 			}
 	}
+	bar_wait(&m->k_empty, k_phase);
+	m->work.h = -1;
+	bar_arrive(&m->k_full);
 }
 
 /* Columns are queries from q0 on, rows are keys j and j + 8. */
@@ -277,31 +378,36 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume_dkv(s
 	ring<KSTAGES> at = { 0, 0 };
 	struct pair_work w;
 
-	for (int round = 0, item; (item = item_of_round(round)) < s.n_tiles * s.n_kv; round++) {
+	if (wg == 1)
+		pair_arrive(1);
+	for (;;) {
 		float dk[DP / 2], dv[DP / 2];
 		int steps;
 
-		if (!take_dkv(s, item, &w))
-			continue;
+		bar_wait(&m->k_full, k_phase);
+		k_phase ^= 1;
+		w = m->work;
+		if (w.h < 0)
+			break;
 		const int j0 = w.it.m0 + wg * 64, j = w.it.m0 + row;
 
 		steps = w.n * (s.n_heads / s.n_kv);
-		bar_wait(&m->k_full, k_phase);
-		k_phase ^= 1;
-		for (int step = 0, b = 0; step < steps; step++) {
+		for (int step = 0, b = w.n - 1; step < steps; step++) {
 			float x[KQ / 2], dp[KQ / 2];
 			uint32_t pr[KQ / 4], ds[KQ / 4];
 			int q0 = (w.first + b) * KQ;
 			const float *lse2 = m->lse2[at.at] + lane % 4 * 2, *dsum = m->dsum[at.at] + lane % 4 * 2;
 			bool all = q0 >= j0 + 63 && q0 + KQ <= w.it.len && (s.window <= 0 || q0 + KQ - 1 - j0 < s.window);
 
-			b = b + 1 == w.n ? 0 : b + 1;
+			b = b == 0 ? w.n - 1 : b - 1;
 			bar_wait(&m->full[at.at], at.phase);
+			pair_wait(1 + wg);
 			mma_fence();
 			product_nt<DP, BM>(x, m->k + wg * 64 * 128, m->q[at.at]);
 			mma_commit();
 			product_nt<DP, BM>(dp, m->v + wg * 64 * 128, m->g[at.at]);
 			mma_commit();
+			pair_arrive(2 - wg);
 			mma_wait<1>();
 			pin(x);
 			if (CAP) {
@@ -353,8 +459,7 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume_dkv(s
 #endif
 
 template <int DP, bool CAP>
-__global__ void __launch_bounds__(THREADS, 1) attn_sm90_dkv_kernel(const __grid_constant__ CUtensorMap mq, const __grid_constant__ CUtensorMap mk,
-	const __grid_constant__ CUtensorMap mv, const __grid_constant__ CUtensorMap mg, const struct attn_cuda s, const struct attn_ptrs p)
+__global__ void __launch_bounds__(THREADS, 1) attn_sm90_dkv_kernel(const __grid_constant__ struct bwd_maps maps, const struct attn_cuda s, const struct attn_ptrs p)
 {
 #ifdef ATTN_SM90_CODE
 	extern __shared__ char raw[];
@@ -371,11 +476,11 @@ __global__ void __launch_bounds__(THREADS, 1) attn_sm90_dkv_kernel(const __grid_
 	}
 	__syncthreads();
 	if (threadIdx.x < 128) {
-		regs_give<24>();
+		regs_give<DP == 128 ? 24 : 40>();
 		if (threadIdx.x == 0)
-			feed_dkv<DP>(m, s, p, &mq, &mk, &mv, &mg);
+			feed_dkv<DP>(m, s, p, &maps);
 	} else {
-		regs_set<240>();
+		regs_set<DP == 128 ? 240 : 232>();
 		consume_dkv<DP, CAP>(m, s, p);
 	}
 #endif
@@ -383,33 +488,33 @@ __global__ void __launch_bounds__(THREADS, 1) attn_sm90_dkv_kernel(const __grid_
 
 /* --- host --- */
 
-typedef void pass_kernel(const CUtensorMap, const CUtensorMap, const CUtensorMap, const CUtensorMap, const struct attn_cuda, const struct attn_ptrs);
+typedef void pass_kernel(const struct bwd_maps, const struct attn_cuda, const struct attn_ptrs);
 
-/* mine: rows of the tile that a block owns; other: of what passes by. */
+/* q_box, k_box: rows that the kernel copies at a time. */
 static cudaError_t launch(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p, pass_kernel *kernel, int smem, int heads, int q_box, int k_box)
 {
-	int dev = 0, blocks = 0, items = s->n_tiles * heads;
-	CUtensorMap mq, mk, mv, mg;
+	int dev = 0, blocks = 0, items = s->n_tiles * heads, d = s->head_dim, n = s->n_tokens;
+	struct bwd_maps maps;
 	cudaError_t e = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem);
 
 	if (e != cudaSuccess)
 		return e;
-	if (!attn_sm90_map(&mq, p->q, s->ldq, s->n_heads, s->head_dim, s->n_tokens, q_box) ||
-	    !attn_sm90_map(&mk, p->k, s->ldk, s->n_kv, s->head_dim, s->n_tokens, k_box) ||
-	    !attn_sm90_map(&mv, p->v, s->ldv, s->n_kv, s->head_dim, s->n_tokens, k_box) ||
-	    !attn_sm90_map(&mg, p->d_o, s->ldo, s->n_heads, s->head_dim, s->n_tokens, q_box))
+	if (!attn_sm90_map(&maps.q, p->q, s->ldq, s->n_heads, d, n, q_box) || !attn_sm90_map(&maps.k, p->k, s->ldk, s->n_kv, d, n, k_box) ||
+	    !attn_sm90_map(&maps.v, p->v, s->ldv, s->n_kv, d, n, k_box) || !attn_sm90_map(&maps.g, p->d_o, s->ldo, s->n_heads, d, n, q_box) ||
+	    !attn_sm90_map(&maps.o, p->o, s->ldo, s->n_heads, d, n, q_box))
 		return cudaErrorInvalidValue;
 	cudaGetDevice(&dev);
 	cudaDeviceGetAttribute(&blocks, cudaDevAttrMultiProcessorCount, dev);
-	kernel<<<(unsigned)(items < blocks ? items : blocks), THREADS, smem, st>>>(mq, mk, mv, mg, *s, *p);
+	kernel<<<(unsigned)(items < blocks ? items : blocks), THREADS, smem, st>>>(maps, *s, *p);
 	return cudaGetLastError();
 }
 
+/* dq first: it leaves the row statistics for the other. */
 template <int DP, bool CAP> static cudaError_t bwd(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p)
 {
-	cudaError_t e = launch(st, s, p, attn_sm90_dkv_kernel<DP, CAP>, sizeof(struct dkv_smem<DP>) + 1024, s->n_kv, KQ, BM);
+	cudaError_t e = launch(st, s, p, attn_sm90_dq_kernel<DP, CAP>, sizeof(struct dq_smem<DP>) + 1024, s->n_heads, BM, QK);
 
-	return e != cudaSuccess ? e : launch(st, s, p, attn_sm90_dq_kernel<DP, CAP>, sizeof(struct dq_smem<DP>) + 1024, s->n_heads, BM, QK);
+	return e != cudaSuccess ? e : launch(st, s, p, attn_sm90_dkv_kernel<DP, CAP>, sizeof(struct dkv_smem<DP>) + 1024, s->n_kv, KQ, BM);
 }
 
 cudaError_t attn_sm90_bwd(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p)

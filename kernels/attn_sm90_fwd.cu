@@ -1,9 +1,10 @@
 /* Forward attention for Hopper, bf16, head sizes that are multiples of 8 up to
  * 128. A block stays on its multiprocessor and takes item after item: 128
- * queries of a head. One warp feeds keys and values through the copy engine; two
- * warpgroups own 64 queries each and take turns, so that one's exponentials run
- * under the other's products. Within a warpgroup the scores of the next keys are
- * formed while the values of the last are summed. Probabilities never leave registers. */
+ * queries of a head. One thread feeds queries, keys and values through the copy engine,
+ * and says what the items are; two warpgroups own 64 queries each and take turns, so that
+ * one's exponentials run under the other's products. Within a warpgroup the scores of
+ * the next keys are formed while the values of the last are summed. Probabilities never
+ * leave registers. */
 #include "kernels/attn_sm90.cuh"
 
 #define BM ATTN_TILE
@@ -11,54 +12,72 @@
 #define STAGES 2
 #define THREADS 384
 
-template <int DP> struct fwd_smem {
-	char q[BM * DP * 2], k[STAGES][BN * DP * 2], v[STAGES][BN * DP * 2];
-	uint64_t q_full, q_empty, k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
-};
-
 struct fwd_work {
-	struct attn_item it;
-	int h, kvh, first, last; /* key blocks */
+	int t0, len, m0, h, first, last; /* key blocks; h -1: no more work */
 };
 
+template <int DP> struct fwd_smem {
+	char q[2][BM * DP * 2], k[STAGES][BN * DP * 2], v[STAGES][BN * DP * 2];
+	struct fwd_work work[2];
+	uint64_t q_full[2], q_empty[2], k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
+};
+
+#ifdef ATTN_SM90_CODE
 static __device__ __forceinline__ bool take(const struct attn_cuda &s, int item, struct fwd_work *w)
 {
-	if (!attn_take(s, item / s.n_heads, false, &w->it))
+	struct attn_item it;
+
+	if (!attn_take(s, item / s.n_heads, false, &it))
 		return false;
+	w->t0 = it.t0;
+	w->len = it.len;
+	w->m0 = it.m0;
 	w->h = item % s.n_heads;
-	w->kvh = w->h / (s.n_heads / s.n_kv);
-	w->first = s.window > 0 && w->it.m0 - s.window + 1 > 0 ? (w->it.m0 - s.window + 1) / BN : 0;
-	w->last = (min(w->it.m0 + BM, w->it.len) - 1) / BN;
+	w->first = s.window > 0 && it.m0 - s.window + 1 > 0 ? (it.m0 - s.window + 1) / BN : 0;
+	w->last = (min(it.m0 + BM, it.len) - 1) / BN;
 	return true;
 }
 
-#ifdef ATTN_SM90_CODE
+static __device__ __forceinline__ bool next_work(const struct attn_cuda &s, int *round, struct fwd_work *w)
+{
+	for (int item; (item = item_of_round((*round)++)) < s.n_tiles * s.n_heads;)
+		if (take(s, item, w))
+			return true;
+	return false;
+}
+
 template <int DP> static __device__ __forceinline__ void
 feed(struct fwd_smem<DP> *m, const struct attn_cuda &s, const CUtensorMap *mq, const CUtensorMap *mk, const CUtensorMap *mv)
 {
 	ring<STAGES> at = { 0, 1 };
-	int q_phase = 1;
-	struct fwd_work w;
+	ring<2> q = { 0, 1 };
+	struct fwd_work w, after;
+	int round = 0;
 
-	for (int round = 0, item; (item = item_of_round(round)) < s.n_tiles * s.n_heads; round++) {
-		if (!take(s, item, &w))
-			continue;
+	for (bool more = next_work(s, &round, &after); more;) {
+		int kvh;
+
+		w = after;
+		more = next_work(s, &round, &after); /* on its way while the copies wait */
+		kvh = w.h / (s.n_heads / s.n_kv);
+		bar_wait(&m->q_empty[q.at], q.phase);
+		m->work[q.at] = w;
+		bar_expect(&m->q_full[q.at], BM * DP * 2);
+		copy_rows<DP, BM>(m->q[q.at], mq, &m->q_full[q.at], w.h, w.t0 + w.m0);
+		q.next();
 		for (int b = w.last; b >= w.first; b--) {
 			bar_wait(&m->k_empty[at.at], at.phase);
 			bar_expect(&m->k_full[at.at], BN * DP * 2);
-			copy_rows<DP, BN>(m->k[at.at], mk, &m->k_full[at.at], w.kvh, w.it.t0 + b * BN);
-			if (b == w.last) {
-				bar_wait(&m->q_empty, q_phase);
-				bar_expect(&m->q_full, BM * DP * 2);
-				copy_rows<DP, BM>(m->q, mq, &m->q_full, w.h, w.it.t0 + w.it.m0);
-				q_phase ^= 1;
-			}
+			copy_rows<DP, BN>(m->k[at.at], mk, &m->k_full[at.at], kvh, w.t0 + b * BN);
 			bar_wait(&m->v_empty[at.at], at.phase);
 			bar_expect(&m->v_full[at.at], BN * DP * 2);
-			copy_rows<DP, BN>(m->v[at.at], mv, &m->v_full[at.at], w.kvh, w.it.t0 + b * BN);
+			copy_rows<DP, BN>(m->v[at.at], mv, &m->v_full[at.at], kvh, w.t0 + b * BN);
 			at.next();
 		}
 	}
+	bar_wait(&m->q_empty[q.at], q.phase);
+	m->work[q.at].h = -1;
+	bar_arrive(&m->q_full[q.at]);
 }
 
 /* Rows i and i + 8 of this lane against keys from j0 on. */
@@ -123,55 +142,68 @@ static __device__ __forceinline__ void prepare(float (&x)[BN / 2], const struct 
 		mask(x, s, i, b * BN);
 }
 
+/* An item's rows: divided, and their lse. */
+template <int DP>
+static __device__ __forceinline__ void finish(const struct attn_cuda &s, const struct fwd_work &w, float (&acc)[DP / 2], struct rows2 r, float mul, bf16 *o, float *lse)
+{
+	int wg = threadIdx.x / 128 - 1, lane = threadIdx.x % 32, i = w.m0 + wg * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4, i0 = w.m0 + wg * 64;
+
+#pragma unroll
+	for (int half = 0; half < 2; half++) {
+		r.sum[half] += __shfl_xor_sync(0xffffffffu, r.sum[half], 1);
+		r.sum[half] += __shfl_xor_sync(0xffffffffu, r.sum[half], 2);
+		if (lane % 4 == 0 && i + 8 * half < w.len)
+			lse[(int64_t)(w.t0 + i + 8 * half) * s.n_heads + w.h] = r.max[half] * mul * ATTN_LN2 + logf(r.sum[half]);
+	}
+	store_rows(o + (int64_t)(w.t0 + i0) * s.ldo + (int64_t)w.h * s.head_dim, s.ldo, acc, 1.0f / r.sum[0], 1.0f / r.sum[1], w.len - i0, s.head_dim);
+}
+
 template <int DP, bool CAP> static __device__ __forceinline__ void consume(struct fwd_smem<DP> *m, const struct attn_cuda &s, bf16 *o, float *lse)
 {
-	int wg = threadIdx.x / 128 - 1, lane = threadIdx.x % 32, row = wg * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4;
+	int wg = threadIdx.x / 128 - 1, lane = threadIdx.x % 32, row = threadIdx.x % 128 / 32 * 16 + lane / 4;
 	ring<STAGES> kat = { 0, 0 }, vat = { 0, 0 };
+	ring<2> qat = { 0, 0 };
 	struct attn_score sc = attn_score_of(s);
-	int q_phase = 0;
-	struct fwd_work w;
 
 	if (wg == 1)
 		pair_arrive(1);
-	for (int round = 0, item; (item = item_of_round(round)) < s.n_tiles * s.n_heads; round++) {
+	for (;; qat.next()) {
 		float acc[DP / 2], x[BN / 2], by[2];
 		uint32_t p[BN / 4];
 		struct rows2 r = { { -INFINITY, -INFINITY }, { 0, 0 } };
+		struct fwd_work w;
 
-		if (!take(s, item, &w))
-			continue;
-		const int i0 = w.it.m0 + wg * 64, i = w.it.m0 + row;
+		bar_wait(&m->q_full[qat.at], qat.phase);
+		w = m->work[qat.at];
+		if (w.h < 0)
+			break;
+		const int i0 = w.m0 + wg * 64, i = i0 + row;
 
-		bar_wait(&m->q_full, q_phase);
-		q_phase ^= 1;
 		bar_wait(&m->k_full[kat.at], kat.phase);
 		mma_fence();
-		product_nt<DP, BM>(x, m->q + wg * 64 * 128, m->k[kat.at]);
+		product_nt<DP, BM>(x, m->q[qat.at] + wg * 64 * 128, m->k[kat.at]);
 		mma_commit();
 		mma_wait<0>();
 		pin(x);
 		if (lane == 0)
 			bar_arrive(&m->k_empty[kat.at]);
 		if (lane == 0 && w.first == w.last)
-			bar_arrive(&m->q_empty);
+			bar_arrive(&m->q_empty[qat.at]);
 		kat.next();
 		prepare<CAP>(x, s, sc, i0, i, w.last);
 		softmax(x, &r, by, sc.mul);
 		pack(p, x);
-#pragma unroll
-		for (int n = 0; n < DP / 2; n++)
-			acc[n] = 0;
 		for (int b = w.last - 1; b >= w.first; b--) {
 			bar_wait(&m->k_full[kat.at], kat.phase);
 			pair_wait(1 + wg);
 			pin(x);
 			pin(acc);
 			mma_fence();
-			product_nt<DP, BM>(x, m->q + wg * 64 * 128, m->k[kat.at]);
+			product_nt<DP, BM>(x, m->q[qat.at] + wg * 64 * 128, m->k[kat.at]);
 			mma_commit();
 			bar_wait(&m->v_full[vat.at], vat.phase);
 			mma_fence();
-			product_nn<BN>(acc, p, m->v[vat.at], true);
+			product_nn<BN>(acc, p, m->v[vat.at], b < w.last - 1);
 			mma_commit();
 			pair_arrive(2 - wg);
 			mma_wait<1>();
@@ -179,7 +211,7 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume(struc
 			if (lane == 0)
 				bar_arrive(&m->k_empty[kat.at]);
 			if (lane == 0 && b == w.first)
-				bar_arrive(&m->q_empty);
+				bar_arrive(&m->q_empty[qat.at]);
 			kat.next();
 			prepare<CAP>(x, s, sc, i0, i, b);
 			softmax(x, &r, by, sc.mul);
@@ -196,21 +228,14 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume(struc
 		bar_wait(&m->v_full[vat.at], vat.phase);
 		pin(acc);
 		mma_fence();
-		product_nn<BN>(acc, p, m->v[vat.at], true);
+		product_nn<BN>(acc, p, m->v[vat.at], w.first < w.last);
 		mma_commit();
-#pragma unroll
-		for (int half = 0; half < 2; half++) {
-			r.sum[half] += __shfl_xor_sync(0xffffffffu, r.sum[half], 1);
-			r.sum[half] += __shfl_xor_sync(0xffffffffu, r.sum[half], 2);
-			if (lane % 4 == 0 && i + 8 * half < w.it.len)
-				lse[(int64_t)(w.it.t0 + i + 8 * half) * s.n_heads + w.h] = r.max[half] * sc.mul * ATTN_LN2 + logf(r.sum[half]);
-		}
 		mma_wait<0>();
 		pin(acc);
 		if (lane == 0)
 			bar_arrive(&m->v_empty[vat.at]);
 		vat.next();
-		store_rows(o + (int64_t)(w.it.t0 + i0) * s.ldo + (int64_t)w.h * s.head_dim, s.ldo, acc, 1.0f / r.sum[0], 1.0f / r.sum[1], w.it.len - i0, s.head_dim);
+		finish<DP>(s, w, acc, r, sc.mul, o, lse);
 	}
 }
 #endif
@@ -224,8 +249,10 @@ __global__ void __launch_bounds__(THREADS, 1) attn_sm90_fwd_kernel(const __grid_
 	struct fwd_smem<DP> *m = (struct fwd_smem<DP> *)(raw + (-shared_at(raw) & 1023));
 
 	if (threadIdx.x == 0) {
-		bar_init(&m->q_full, 1);
-		bar_init(&m->q_empty, 8);
+		for (int i = 0; i < 2; i++) {
+			bar_init(&m->q_full[i], 1);
+			bar_init(&m->q_empty[i], 8);
+		}
 		for (int i = 0; i < STAGES; i++) {
 			bar_init(&m->k_full[i], 1);
 			bar_init(&m->k_empty[i], 8);
@@ -276,10 +303,18 @@ bool attn_sm90_map(CUtensorMap *m, const void *p, int64_t ld, int heads, int d, 
 	                 CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
+/* Code for sm_90a is in the binary: kernels of other targets are empty. */
+static bool built(void)
+{
+	struct cudaFuncAttributes a;
+
+	return cudaFuncGetAttributes(&a, attn_sm90_fwd_kernel<128, false>) == cudaSuccess && a.numRegs > 64;
+}
+
 bool attn_sm90_fits(const struct attn_cuda *s, int major, int minor)
 {
 	return major == 9 && minor == 0 && s->dtype == ATTN_BF16 && s->head_dim % 8 == 0 && s->head_dim <= 128 && s->ldq % 8 == 0 &&
-	       s->ldk % 8 == 0 && s->ldv % 8 == 0 && s->ldo % 8 == 0 && encoder();
+	       s->ldk % 8 == 0 && s->ldv % 8 == 0 && s->ldo % 8 == 0 && encoder() && built();
 }
 
 template <int DP, bool CAP> static cudaError_t fwd(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p, bf16 *o, float *lse)

@@ -1,5 +1,6 @@
 /* Attention on CUDA against fp64, and its times.
  *   attn_check check    every path on odd shapes; poisoned outputs, two runs equal, neighbours without effect
+ *   attn_check quick    fewer of them; small: a few, for compute-sanitizer
  *   attn_check bench    medians, on data larger than the cache
  * The fp64 reference runs on the device, one block to a row, and is itself
  * compared with plain host loops on a small shape. */
@@ -374,6 +375,7 @@ static uint64_t hash_of(const void *p, int64_t bytes)
 }
 
 static int bad, done;
+static bool tell; /* print every path's errors */
 static double worst[3][2][6]; /* by path, type: o, lse, dq, dk, dv */
 
 /* Elements between the rows still hold poison. */
@@ -449,11 +451,15 @@ static void check_path(struct prob *p, enum attn_path path, const char *name)
 	      touched(p->dqkv, n, p->wide, { { 0, qw }, { q_at(p, 1) / 2, q_at(p, 1) / 2 + kw }, { q_at(p, 2) / 2, q_at(p, 2) / 2 + kw } });
 	for (int i = 0; i < 5; i++) {
 		/* D comes from the rounded o: an error of 2^-9 |do| |o| in dP - D, which few keys or columns do not average away */
-		double bound = i == 1 ? 2e-5 : i == 0 ? 4e-3 * unit : (n < 16 || p->s.head_dim < 8 ? 2e-2 : 8e-3) * unit;
+		bool few = n < 16 || p->s.head_dim < 8;
+		double bound = i == 1 ? 2e-5 : i == 0 ? 4e-3 * unit : (few ? 6e-2 : 8e-3) * unit;
 
-		ok = ok && e[i] <= bound && row[i] <= (i == 0 ? 1e-2 : n < 16 || p->s.head_dim < 64 ? 0.25 : 5e-2) * unit;
+		ok = ok && e[i] <= bound && row[i] <= (i == 0 ? 1e-2 : few ? 0.6 : p->s.head_dim < 64 ? 0.25 : 5e-2) * unit;
 		worst[path - 1][t][i] = fmax(worst[path - 1][t][i], e[i]);
 	}
+	if (tell)
+		printf("%s %s d %d tokens %d scale %.3f: o %.2e dq %.2e dk %.2e dv %.2e\n", name, t == ATTN_BF16 ? "bf16" : "f16", p->s.head_dim, (int)n,
+			(double)p->s.scale, e[0], e[2], e[3], e[4]);
 	if (ok && out == 0 && !memcmp(h[0], h[1], sizeof(h[0])))
 		return;
 	if (bad++ >= 40)
@@ -620,7 +626,7 @@ static void check_decode(int nh, int nkv, int d, int window, float cap, enum att
 	int32_t *ds = (int32_t *)dev(b * 4), *dl = (int32_t *)dev(b * 4);
 	CK(cudaMemcpy(ds, slot.data(), b * 4, cudaMemcpyHostToDevice));
 	CK(cudaMemcpy(dl, l.data(), b * 4, cudaMemcpyHostToDevice));
-	s.n_seqs = b, s.ldq = s.ldo = qw, s.ldk = s.ldv = kw, s.max_len = std::max(cap_len, most);
+	s.n_seqs = b, s.ldq = s.ldo = qw, s.ldk = s.ldv = kw, s.max_len = std::max(cap_len, most), s.n_tiles = d % 3 ? 0 : 1 << d % 8;
 	wb = attn_decode_workspace(&s);
 	ws = (char *)dev(wb);
 	CK(cudaMemset(ws, 0, wb));
@@ -650,6 +656,18 @@ static void check_decode(int nh, int nkv, int d, int window, float cap, enum att
 	cudaFree(kc), cudaFree(vc), cudaFree(q), cudaFree(o), cudaFree(ws), cudaFree(ds), cudaFree(dl), cudaFree(want);
 }
 
+/* A few shapes of every kernel, for a memory checker. */
+static int check_small(void)
+{
+	for (int d : { 64, 128, 96, 256, 100 }) {
+		check_shape(4, 2, d, { 2, 1, 3, 130 }, 0, 0, ATTN_BF16);
+		check_shape(4, 1, d, { 129, 200 }, 70, 30, ATTN_BF16);
+		check_decode(8, 2, d, 0, 0, ATTN_BF16, { 1, 63, 300 }, 700);
+	}
+	printf("%d checks, %d bad\n", done, bad);
+	return bad != 0;
+}
+
 static int check(int quick)
 {
 	static const int heads[][2] = { { 4, 4 }, { 8, 2 }, { 8, 1 }, { 7, 1 } };
@@ -662,6 +680,11 @@ static int check(int quick)
 	for (int i = 0; i < 60; i++)
 		lens[4].push_back(1 + i * 37 % 41);
 	check_reference();
+	tell = true; /* to be compared with a framework's */
+	check_shape(8, 2, 128, { 1037 }, 0, 0, ATTN_BF16);
+	check_shape(8, 2, 64, { 1037 }, 0, 0, ATTN_BF16);
+	check_shape(8, 2, 64, { 1037 }, 0, 0, ATTN_F16);
+	tell = false;
 	for (int d : dims)
 		for (size_t l = 0; l < lens.size(); l++) {
 			for (int r = 0; r < (quick ? 1 : d == 64 || d == 128 ? 6 : 2); r++, n++)
@@ -730,13 +753,13 @@ static void bench_shape(const char *name, int nh, int nkv, int d, const std::vec
 	prob_close(&p[1]);
 }
 
-static void bench_decode(int b, int keys, int nh, int nkv, int d)
+static void bench_decode(int b, int keys, int nh, int nkv, int d, int planned)
 {
 	int sets = std::max(2, 512 / b + 1), cap = keys + 40; /* slots enough that the cache holds none of them */
 	int64_t stride = (int64_t)cap * nkv * d, kw = (int64_t)nkv * d;
 	char *kc = (char *)dev(sets * (int64_t)b * stride * 2), *vc = (char *)dev(sets * (int64_t)b * stride * 2);
 	char *q = (char *)dev((int64_t)b * nh * d * 2), *o = (char *)dev((int64_t)b * nh * d * 2), *ws;
-	struct attn_cuda s = { nh, nkv, d, (int64_t)nh * d, kw, kw, (int64_t)nh * d, 0, (float)(1 / sqrt((double)d)), 0, 0, b, cap };
+	struct attn_cuda s = { nh, nkv, d, (int64_t)nh * d, kw, kw, (int64_t)nh * d, 0, (float)(1 / sqrt((double)d)), 0, 0, b, cap, NULL, NULL, planned };
 	std::vector<int32_t> len(b, keys), slot(sets * b);
 	int32_t *dl = (int32_t *)dev(b * 4), *ds = (int32_t *)dev(sets * b * 4);
 	double t;
@@ -759,7 +782,7 @@ static void bench_decode(int b, int keys, int nh, int nkv, int d)
 	CK(cudaStreamEndCapture(st, &g));
 	CK(cudaGraphInstantiate(&x, g, 0));
 	t = median_ms([&](int) { CK(cudaGraphLaunch(x, 0)); }, 11) / 20;
-	printf("decode batch %2d, %d keys, %d/%d heads of %d: %.2f us, %.0f GB/s\n", b, keys, nh, nkv, d, t * 1e3, 4.0 * b * keys * kw / t / 1e6);
+	printf("decode batch %2d%s, %d keys, %d/%d heads of %d: %.2f us, %.0f GB/s\n", b, planned ? " planned" : "", keys, nh, nkv, d, t * 1e3, 4.0 * b * keys * kw / t / 1e6);
 	cudaFree(kc), cudaFree(vc), cudaFree(q), cudaFree(o), cudaFree(ws), cudaFree(dl), cudaFree(ds);
 }
 
@@ -784,10 +807,12 @@ static int bench(int paths)
 	bench_shape("4x2048 32/32 96", 32, 32, 96, { 2048, 2048, 2048, 2048 }, 0, paths);
 	bench_shape("4x2048 32/32 80", 32, 32, 80, { 2048, 2048, 2048, 2048 }, 0, paths);
 	bench_shape("4x2048 16/8 256", 16, 8, 256, { 2048, 2048, 2048, 2048 }, 0, paths);
-	for (int b : { 1, 8, 64 })
-		bench_decode(b, 600, 32, 8, 128);
-	bench_decode(1, 8000, 32, 8, 128);
-	bench_decode(64, 600, 32, 8, 64);
+	for (int planned = 0; planned < 2; planned++) {
+		for (int b : { 1, 8, 64 })
+			bench_decode(b, 600, 32, 8, 128, planned * b);
+		bench_decode(1, 8000, 32, 8, 128, planned);
+		bench_decode(64, 600, 32, 8, 64, planned * 64);
+	}
 	return 0;
 }
 
@@ -796,8 +821,12 @@ int main(int argc, char **argv)
 	const char *what = argc > 1 ? argv[1] : "check";
 	int rc;
 
+	setvbuf(stdout, NULL, _IOLBF, 0);
+
 	if (!strcmp(what, "bench"))
 		rc = bench(argc > 2 ? atoi(argv[2]) : 6);
+	else if (!strcmp(what, "small"))
+		rc = check_small();
 	else
 		rc = check(!strcmp(what, "quick"));
 	CK(cudaDeviceSynchronize());
