@@ -37,7 +37,7 @@ struct attn_cuda {
 	int64_t ldq, ldk, ldv, ldo;  /* row strides in elements */
 	int window;                  /* 0: none */
 	float scale, softcap;        /* softcap 0: none */
-	int n_tokens, n_seqs, max_len;
+	int n_tokens, n_seqs, max_len; /* rows of q; no sequence is longer than max_len */
 	const int32_t *seq_start;    /* (n_seqs + 1) token offsets, device memory */
 	const int32_t *tiles;        /* (n_tiles, 2): sequence, tile of ATTN_TILE tokens in it; longest work first; device memory */
 	int n_tiles;
