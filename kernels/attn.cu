@@ -23,9 +23,20 @@ enum attn_path attn_path(const struct attn_cuda *s)
 	return choose(s);
 }
 
-int attn_fwd_cuda(cudaStream_t st, const struct attn_cuda *s, const void *q, const void *k, const void *v, void *o, float *lse)
+/* A window that hides nothing is none. */
+static struct attn_cuda tidy(const struct attn_cuda *s)
+{
+	struct attn_cuda t = *s;
+
+	if (t.window >= t.max_len)
+		t.window = 0;
+	return t;
+}
+
+int attn_fwd_cuda(cudaStream_t st, const struct attn_cuda *shape, const void *q, const void *k, const void *v, void *o, float *lse)
 {
 	struct attn_ptrs p = { q, k, v, o };
+	struct attn_cuda t = tidy(shape), *s = &t;
 
 	if (s->n_tiles == 0)
 		return 0;
@@ -94,10 +105,12 @@ template <typename T> static void launch_stats(cudaStream_t st, const struct att
 		attn_stats<T, false><<<blocks, 256, 0, st>>>(*s, (const T *)p->o, (const T *)p->d_o, p->lse, p->stat);
 }
 
-int attn_bwd_cuda(cudaStream_t st, const struct attn_cuda *s, const void *q, const void *k, const void *v, const void *o, const float *lse,
+int attn_bwd_cuda(cudaStream_t st, const struct attn_cuda *shape, const void *q, const void *k, const void *v, const void *o,
+	const float *lse,
                   const void *d_o, void *dq, void *dk, void *dv, void *workspace)
 {
 	struct attn_ptrs p = { q, k, v, o, d_o, lse, dq, dk, dv, (float *)workspace };
+	struct attn_cuda t = tidy(shape), *s = &t;
 	enum attn_path path;
 	cudaError_t e;
 

@@ -37,7 +37,7 @@ struct attn_cuda {
 	int64_t ldq, ldk, ldv, ldo;  /* row strides in elements */
 	int window;                  /* 0: none */
 	float scale, softcap;        /* softcap 0: none */
-	int n_tokens, n_seqs, max_len;
+	int n_tokens, n_seqs, max_len; /* rows of q; no sequence is longer than max_len */
 	const int32_t *seq_start;    /* (n_seqs + 1) token offsets, device memory */
 	const int32_t *tiles;        /* attn_tiles of attn.h, in device memory; pairs of sequence -1 are skipped */
 	int n_tiles;

@@ -60,7 +60,8 @@ template <int GH, int DP> struct sums {
 
 /* The warps' results become the row's, or the block's. */
 template <typename T, int GH, int DP>
-static __device__ __forceinline__ void finish_heads(const struct attn_cuda &s, const struct decode &a, const struct piece &p, const struct sums<GH, DP> &w, int g0)
+static __device__ __forceinline__ void finish_heads(const struct attn_cuda &s, const struct decode &a, const struct piece &p,
+	const struct sums<GH, DP> &w, int g0)
 {
 	int d = s.head_dim;
 
@@ -94,7 +95,8 @@ static __device__ __forceinline__ void finish_heads(const struct attn_cuda &s, c
 }
 
 /* Columns c0 + lane of one head from its pieces, by one warp: lane i has the weight of piece i. */
-template <typename T> static __device__ __forceinline__ void merge_columns(const struct attn_cuda &s, const struct decode &a, const struct piece &p, int h, int c0)
+template <typename T> static __device__ __forceinline__ void merge_columns(const struct attn_cuda &s, const struct decode &a,
+	const struct piece &p, int h, int c0)
 {
 	int lane = threadIdx.x % 32, c = c0 + lane;
 	int64_t at = ((int64_t)p.row * s.n_heads + h) * a.pieces;
@@ -144,7 +146,8 @@ template <typename T, int DP> struct stage {
 
 /* Keys and values from j on start to travel; zeros where there are none. */
 template <typename T, int DP>
-static __device__ __forceinline__ void fill(struct stage<T, DP> *m, const struct attn_cuda &s, const struct decode &a, const struct piece &p, int j)
+static __device__ __forceinline__ void fill(struct stage<T, DP> *m, const struct attn_cuda &s, const struct decode &a,
+	const struct piece &p, int j)
 {
 	enum { PER_ROW = DP / 8, ROWS = 32 / PER_ROW }; /* pieces of 16 bytes; rows at a time */
 	int r = threadIdx.x % 32 / PER_ROW, c = threadIdx.x % PER_ROW * 8;
@@ -299,7 +302,8 @@ template <typename T, int DP> struct heads8 {
 	}
 };
 
-template <typename T, int DP> __global__ void __launch_bounds__(32 * WARPS) attn_decode_kernel(const struct attn_cuda s, const struct decode a)
+template <typename T, int DP> __global__ void __launch_bounds__(32 * WARPS) attn_decode_kernel(const struct attn_cuda s,
+	const struct decode a)
 {
 	extern __shared__ __align__(16) unsigned char room[]; /* the warps' rings, then their results in the same place */
 	struct stage<T, DP> *ring = (struct stage<T, DP> *)room + threadIdx.x / 32 * a.stages;
@@ -389,14 +393,15 @@ template <typename T> __global__ void __launch_bounds__(32 * WARPS) attn_decode_
 
 /* --- host --- */
 
-/* Blocks that share a row. Not planned for a batch, four do for 2048 keys: more would finish no sooner, and each costs a merge.
- * Planned for one, about 512 blocks in all fill a large device. */
+/* Blocks that share a row: four for 2048 keys, since more finish no sooner and each costs a merge; fewer when the rows of the planned
+ * batch alone make the 512 blocks or so that fill a large device. */
 static int n_pieces(const struct attn_cuda *s)
 {
-	int most = (s->max_len + WARPS * STEP - 1) / (WARPS * STEP), n = (s->max_len + 511) / 512;
+	int most = (s->max_len + WARPS * STEP - 1) / (WARPS * STEP), n = (s->max_len + 511) / 512, planned = s->n_tiles * s->n_kv;
 
-	n = s->n_tiles > 0 ? 512 / (s->n_tiles * s->n_kv) : n < 4 ? 4 : n;
-	n = n < 1 ? 1 : n > PIECES ? PIECES : n;
+	n = n < 4 ? 4 : n > PIECES ? PIECES : n;
+	if (planned > 0 && n > 512 / planned)
+		n = 512 / planned > 0 ? 512 / planned : 1;
 	return n < most ? n : most;
 }
 
@@ -465,9 +470,11 @@ static bool fast(const struct attn_cuda *s, const void *q, const void *k, const 
 	       (((uintptr_t)q | (uintptr_t)k | (uintptr_t)v) & 15) == 0 && s->path <= ATTN_MMA;
 }
 
-int attn_decode_cuda(cudaStream_t st, const struct attn_cuda *s, const void *q, const void *k_cache, const void *v_cache, int64_t slot_stride,
+int attn_decode_cuda(cudaStream_t st, const struct attn_cuda *shape, const void *q, const void *k_cache, const void *v_cache,
+	int64_t slot_stride,
                      const int32_t *slot, const int32_t *len, void *o, void *workspace)
 {
+	struct attn_cuda t = *shape, *s = &t;
 	int pieces = n_pieces(s);
 	int64_t rows = (int64_t)s->n_seqs * s->n_heads * pieces;
 	char *w = (char *)workspace;
@@ -477,5 +484,7 @@ int attn_decode_cuda(cudaStream_t st, const struct attn_cuda *s, const void *q, 
 
 	if (s->n_seqs == 0)
 		return 0;
+	if (s->window >= s->max_len) /* it hides nothing */
+		s->window = 0;
 	return s->dtype == ATTN_BF16 ? launch_any<bf16>(st, s, &a, vec) : launch_any<__half>(st, s, &a, vec);
 }

@@ -39,7 +39,8 @@ template <int DP> static constexpr int bwd_smem()
 
 /* Scores of rows i, i + 8 against keys from j0 on: capped, masked with -inf. `all`: every pair of the block is visible. */
 template <int NB>
-static __device__ __forceinline__ void mask_scores(float x[][4], const struct attn_cuda &s, const struct attn_score &sc, int i, int j0, bool all)
+static __device__ __forceinline__ void mask_scores(float x[][4], const struct attn_cuda &s, const struct attn_score &sc, int i,
+	int j0, bool all)
 {
 	if (sc.in != 0) {
 #pragma unroll
@@ -98,7 +99,8 @@ static __device__ __forceinline__ void softmax_step(float x[][4], float o[][4], 
 }
 
 template <typename T, int DP>
-static __device__ __forceinline__ void finish_rows(const struct attn_cuda &s, const struct attn_item &it, int i, int h, T *o, float *lse, float acc[][4],
+static __device__ __forceinline__ void finish_rows(const struct attn_cuda &s, const struct attn_item &it, int i, int h, T *o,
+	float *lse, float acc[][4],
                                                    struct row_state *r, float mul)
 {
 	int lane = threadIdx.x % 32;
@@ -112,7 +114,8 @@ static __device__ __forceinline__ void finish_rows(const struct attn_cuda &s, co
 		if (lane % 4 == 0 && row < it.len)
 			lse[(int64_t)(it.t0 + row) * s.n_heads + h] = r->max[half] * mul * ATTN_LN2 + logf(r->sum[half]);
 	}
-	store16<T, DP>(o + (int64_t)(it.t0 + i) * s.ldo + (int64_t)h * s.head_dim, s.ldo, acc, 1.0f / r->sum[0], 1.0f / r->sum[1], it.len - i, s.head_dim);
+	store16<T, DP>(o + (int64_t)(it.t0 + i) * s.ldo + (int64_t)h * s.head_dim, s.ldo, acc, 1.0f / r->sum[0],
+		1.0f / r->sum[1], it.len - i, s.head_dim);
 }
 
 /* A block of keys is wholly visible to rows [i, i + n). */
@@ -199,7 +202,8 @@ static __device__ __forceinline__ bool sees(const struct attn_cuda &s, const str
 	return j <= i && i < it.len && (s.window <= 0 || i - j < s.window);
 }
 
-template <typename T, int DP> __global__ void __launch_bounds__(BWD_THREADS) attn_mma_dq_kernel(const struct attn_cuda s, const struct attn_ptrs p)
+template <typename T, int DP> __global__ void __launch_bounds__(BWD_THREADS) attn_mma_dq_kernel(const struct attn_cuda s,
+	const struct attn_ptrs p)
 {
 	enum { BN = bwd_cfg<DP>::BN, LD = DP + 8 };
 	extern __shared__ __align__(16) unsigned char smem[];
@@ -255,7 +259,8 @@ template <typename T, int DP> __global__ void __launch_bounds__(BWD_THREADS) att
 		product_nn<T, DP, BN>(acc, dp, was);
 		__syncthreads();
 	}
-	store16<T, DP>((T *)p.dq + (int64_t)(it.t0 + it.m0 + row) * s.ldq + (int64_t)h * d, s.ldq, acc, s.scale, s.scale, it.len - it.m0 - row, d);
+	store16<T, DP>((T *)p.dq + (int64_t)(it.t0 + it.m0 + row) * s.ldq + (int64_t)h * d, s.ldq, acc, s.scale, s.scale,
+		it.len - it.m0 - row, d);
 }
 
 /* WANT: bit 0 dv, bit 1 dk. Steps run over the heads of the group and, in each, over the blocks of queries from the diagonal on. */
@@ -265,7 +270,8 @@ __global__ void __launch_bounds__(BWD_THREADS) attn_mma_dkv_kernel(const struct 
 	enum { BN = bwd_cfg<DP>::BN, LD = DP + 8, DV = WANT & 1, DK = WANT / 2 };
 	extern __shared__ __align__(16) unsigned char smem[];
 	T *ks = (T *)smem, *vs = ks + BM * LD, *qg = vs + BM * LD;
-	int kvh = blockIdx.x % s.n_kv, group = s.n_heads / s.n_kv, d = s.head_dim, lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16, first, n, j0;
+	int kvh = blockIdx.x % s.n_kv, group = s.n_heads / s.n_kv, d = s.head_dim, lane = threadIdx.x % 32,
+		row = threadIdx.x / 32 * 16, first, n, j0;
 	float dk[DK ? DP / 8 : 1][4] = { 0 }, dv[DV ? DP / 8 : 1][4] = { 0 };
 	int64_t ld = attn_stat_ld(s), ko, vo;
 	struct attn_score sc = attn_score_of(s);
@@ -291,8 +297,10 @@ __global__ void __launch_bounds__(BWD_THREADS) attn_mma_dkv_kernel(const struct 
 		int h = kvh * group + step / n, q0 = (first + step % n) * BN;
 
 		if (step < n * group) {
-			copy_tile<T, DP, BN, BWD_THREADS>(qs, (const T *)p.q + (int64_t)(it.t0 + q0) * s.ldq + (int64_t)h * d, s.ldq, it.len - q0, d);
-			copy_tile<T, DP, BN, BWD_THREADS>(qs + BN * LD, (const T *)p.d_o + (int64_t)(it.t0 + q0) * s.ldo + (int64_t)h * d, s.ldo,
+			copy_tile<T, DP, BN, BWD_THREADS>(qs, (const T *)p.q + (int64_t)(it.t0 + q0) * s.ldq + (int64_t)h * d,
+				s.ldq, it.len - q0, d);
+			copy_tile<T, DP, BN, BWD_THREADS>(qs + BN * LD,
+				(const T *)p.d_o + (int64_t)(it.t0 + q0) * s.ldo + (int64_t)h * d, s.ldo,
 				it.len - q0, d);
 		}
 		copy_commit();
@@ -350,7 +358,8 @@ template <typename K> static cudaError_t room(K *kernel, int smem)
 	return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, smem);
 }
 
-template <typename T, int DP> static cudaError_t fwd(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p, void *o, float *lse)
+template <typename T, int DP> static cudaError_t fwd(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p,
+	void *o, float *lse)
 {
 	cudaError_t e = room(attn_mma_fwd_kernel<T, DP>, fwd_smem<DP>());
 

@@ -60,7 +60,8 @@ static __device__ int first_key(const struct attn_cuda &s, int i)
 
 /* The rows of a tile are dealt to the warps of a block; a block is (pair, head). */
 template <typename T>
-__global__ void __launch_bounds__(32 * WARPS) attn_plain_fwd_kernel(const struct attn_cuda s, const T *q, const T *k, const T *v, T *o, float *lse)
+__global__ void __launch_bounds__(32 * WARPS) attn_plain_fwd_kernel(const struct attn_cuda s, const T *q, const T *k,
+	const T *v, T *o, float *lse)
 {
 	__shared__ float row[WARPS][256];
 	int h = blockIdx.x % s.n_heads, kvh = h / (s.n_heads / s.n_kv), d = s.head_dim, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -76,7 +77,8 @@ __global__ void __launch_bounds__(32 * WARPS) attn_plain_fwd_kernel(const struct
 		load_row(row[warp], q + (int64_t)(it.t0 + i) * s.ldq + (int64_t)h * d, d, lane);
 		__syncwarp();
 		for (int j0 = first_key(s, i); j0 <= i; j0 += 32) {
-			const T *kr = k + (int64_t)(it.t0 + j0) * s.ldk + (int64_t)kvh * d, *vr = v + (int64_t)(it.t0 + j0) * s.ldv + (int64_t)kvh * d;
+			const T *kr = k + (int64_t)(it.t0 + j0) * s.ldk + (int64_t)kvh * d,
+				*vr = v + (int64_t)(it.t0 + j0) * s.ldv + (int64_t)kvh * d;
 			float x = -INFINITY, was = max, p, by;
 
 			if (j0 + lane <= i) {
@@ -129,7 +131,8 @@ template <typename T> __global__ void __launch_bounds__(32 * WARPS) attn_plain_d
 			float ds = 0;
 
 			if (j0 + lane <= i)
-				ds = grad_of(sc, dot_row(qrow[warp], kr + lane * s.ldk, d), dot_row(grow[warp], vr + lane * s.ldv, d), lse2, dsum).y;
+				ds = grad_of(sc, dot_row(qrow[warp], kr + lane * s.ldk, d), dot_row(grow[warp],
+					vr + lane * s.ldv, d), lse2, dsum).y;
 			for (int j = 0; j < 32 && j0 + j <= i; j++)
 				axpy_row(acc, __shfl_sync(0xffffffffu, ds, j), kr + j * s.ldk, d, lane);
 		}
@@ -163,7 +166,8 @@ template <typename T> __global__ void __launch_bounds__(32 * WARPS) attn_plain_d
 
 				if (i0 + lane < end)
 					g = grad_of(sc, dot_row(krow[warp], qr + lane * s.ldq, d), dot_row(vrow[warp], gr + lane * s.ldo, d),
-					            p.stat[h * ld + it.stat0 + i0 + lane], p.stat[(s.n_heads + h) * ld + it.stat0 + i0 + lane]);
+					            p.stat[h * ld + it.stat0 + i0 + lane],
+						p.stat[(s.n_heads + h) * ld + it.stat0 + i0 + lane]);
 				for (int i = 0; i < 32 && i0 + i < end; i++) {
 					axpy_row(dv, __shfl_sync(0xffffffffu, g.x, i), gr + i * s.ldo, d, lane);
 					axpy_row(dk, __shfl_sync(0xffffffffu, g.y, i), qr + i * s.ldq, d, lane);
@@ -176,7 +180,8 @@ template <typename T> __global__ void __launch_bounds__(32 * WARPS) attn_plain_d
 
 template <typename T> static cudaError_t fwd(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p, void *o, float *lse)
 {
-	attn_plain_fwd_kernel<T><<<(unsigned)(s->n_tiles * s->n_heads), 32 * WARPS, 0, st>>>(*s, (const T *)p->q, (const T *)p->k, (const T *)p->v, (T *)o, lse);
+	attn_plain_fwd_kernel<T><<<(unsigned)(s->n_tiles * s->n_heads), 32 * WARPS, 0, st>>>(*s, (const T *)p->q,
+		(const T *)p->k, (const T *)p->v, (T *)o, lse);
 	return cudaGetLastError();
 }
 

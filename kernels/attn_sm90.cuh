@@ -229,7 +229,8 @@ template <int DP, int AR, int NR> static __device__ __forceinline__ void product
 }
 
 /* acc (64 x 2 NR) += p b over ROWS rows of the tile b; p in registers, in bf16 pairs. */
-template <int ROWS, int NR> static __device__ __forceinline__ void product_nn(float (&acc)[NR], const uint32_t (&p)[ROWS / 4], const char *b, bool add)
+template <int ROWS, int NR> static __device__ __forceinline__ void product_nn(float (&acc)[NR], const uint32_t (&p)[ROWS / 4],
+	const char *b, bool add)
 {
 #pragma unroll
 	for (int k = 0; k < ROWS / 16; k++)
@@ -260,7 +261,8 @@ static __device__ __forceinline__ void transpose4(uint32_t r[4])
 }
 
 /* A lane's rows (r, r + 8) of a warpgroup's 64 x 2 N result, scaled, in 16-byte pieces. valid: rows that exist, of the 64. */
-template <int N> static __device__ __forceinline__ void store_rows(bf16 *dst, int64_t ld, const float (&acc)[N], float by0, float by1, int valid, int d)
+template <int N> static __device__ __forceinline__ void store_rows(bf16 *dst, int64_t ld, const float (&acc)[N], float by0,
+	float by1, int valid, int d)
 {
 	int r = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 

@@ -46,6 +46,7 @@ template <int DP> struct dq_smem {
 	uint64_t q_full, q_empty, o_full, o_empty, full[QSTAGES], empty[QSTAGES];
 };
 
+#ifdef ATTN_SM90_CODE
 static __device__ __forceinline__ bool take_dq(const struct attn_cuda &s, int item, struct pair_work *w)
 {
 	if (!attn_take(s, item / s.n_heads, false, &w->it))
@@ -57,7 +58,6 @@ static __device__ __forceinline__ bool take_dq(const struct attn_cuda &s, int it
 	return true;
 }
 
-#ifdef ATTN_SM90_CODE
 static __device__ __forceinline__ bool next_dq(const struct attn_cuda &s, int *round, struct pair_work *w)
 {
 	for (int item; (item = item_of_round((*round)++)) < s.n_tiles * s.n_heads;)
@@ -66,7 +66,8 @@ static __device__ __forceinline__ bool next_dq(const struct attn_cuda &s, int *r
 	return false;
 }
 
-template <int DP> static __device__ __forceinline__ void feed_o(struct dq_smem<DP> *m, const struct bwd_maps *maps, const struct pair_work &w, int phase)
+template <int DP> static __device__ __forceinline__ void feed_o(struct dq_smem<DP> *m, const struct bwd_maps *maps,
+	const struct pair_work &w, int phase)
 {
 	bar_wait(&m->o_empty, phase);
 	bar_expect(&m->o_full, BM * DP * 2);
@@ -181,7 +182,8 @@ static __device__ __forceinline__ void leave_stats(const struct attn_cuda &s, co
 		}
 }
 
-template <int DP, bool CAP> static __device__ __forceinline__ void consume_dq(struct dq_smem<DP> *m, const struct attn_cuda &s, const struct attn_ptrs &p)
+template <int DP, bool CAP> static __device__ __forceinline__ void consume_dq(struct dq_smem<DP> *m, const struct attn_cuda &s,
+	const struct attn_ptrs &p)
 {
 	int wg = threadIdx.x / 128 - 1, lane = threadIdx.x % 32, row = wg * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4, q_phase = 0;
 	struct attn_score sc = attn_score_of(s);
@@ -242,13 +244,15 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume_dq(st
 				bar_arrive(&m->empty[at.at]);
 			at.next();
 		}
-		store_rows((bf16 *)p.dq + (int64_t)(w.it.t0 + i0) * s.ldq + (int64_t)w.h * s.head_dim, s.ldq, acc, s.scale, s.scale, w.it.len - i0, s.head_dim);
+		store_rows((bf16 *)p.dq + (int64_t)(w.it.t0 + i0) * s.ldq + (int64_t)w.h * s.head_dim, s.ldq, acc, s.scale,
+			s.scale, w.it.len - i0, s.head_dim);
 	}
 }
 #endif
 
 template <int DP, bool CAP>
-__global__ void __launch_bounds__(THREADS, 1) attn_sm90_dq_kernel(const __grid_constant__ struct bwd_maps maps, const struct attn_cuda s, const struct attn_ptrs p)
+__global__ void __launch_bounds__(THREADS, 1) attn_sm90_dq_kernel(const __grid_constant__ struct bwd_maps maps,
+	const struct attn_cuda s, const struct attn_ptrs p)
 {
 #ifdef ATTN_SM90_CODE
 	extern __shared__ char raw[];
@@ -289,6 +293,7 @@ template <int DP> struct dkv_smem {
 	uint64_t k_full, k_empty, full[KSTAGES], empty[KSTAGES];
 };
 
+#ifdef ATTN_SM90_CODE
 static __device__ __forceinline__ bool take_dkv(const struct attn_cuda &s, int item, struct pair_work *w)
 {
 	int most;
@@ -306,7 +311,6 @@ static __device__ __forceinline__ bool take_dkv(const struct attn_cuda &s, int i
 	return true;
 }
 
-#ifdef ATTN_SM90_CODE
 static __device__ __forceinline__ bool next_dkv(const struct attn_cuda &s, int *round, struct pair_work *w)
 {
 	for (int item; (item = item_of_round((*round)++)) < s.n_tiles * s.n_kv;)
@@ -316,7 +320,8 @@ static __device__ __forceinline__ bool next_dkv(const struct attn_cuda &s, int *
 }
 
 template <int DP>
-static __device__ __forceinline__ void feed_dkv(struct dkv_smem<DP> *m, const struct attn_cuda &s, const struct attn_ptrs &p, const struct bwd_maps *maps)
+static __device__ __forceinline__ void feed_dkv(struct dkv_smem<DP> *m, const struct attn_cuda &s, const struct attn_ptrs &p,
+	const struct bwd_maps *maps)
 {
 	ring<KSTAGES> at = { 0, 1 };
 	struct pair_work w;
@@ -371,7 +376,8 @@ static __device__ __forceinline__ void pack(uint32_t (&p)[KQ / 4], const float (
 		p[n] = attn_num<bf16>::pack(x[2 * n], x[2 * n + 1]);
 }
 
-template <int DP, bool CAP> static __device__ __forceinline__ void consume_dkv(struct dkv_smem<DP> *m, const struct attn_cuda &s, const struct attn_ptrs &p)
+template <int DP, bool CAP> static __device__ __forceinline__ void consume_dkv(struct dkv_smem<DP> *m,
+	const struct attn_cuda &s, const struct attn_ptrs &p)
 {
 	int wg = threadIdx.x / 128 - 1, lane = threadIdx.x % 32, row = wg * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4, k_phase = 0;
 	struct attn_score sc = attn_score_of(s);
@@ -452,14 +458,17 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume_dkv(s
 				bar_arrive(&m->empty[at.at]);
 			at.next();
 		}
-		store_rows((bf16 *)p.dv + (int64_t)(w.it.t0 + j0) * s.ldv + (int64_t)w.kvh * s.head_dim, s.ldv, dv, 1, 1, w.it.len - j0, s.head_dim);
-		store_rows((bf16 *)p.dk + (int64_t)(w.it.t0 + j0) * s.ldk + (int64_t)w.kvh * s.head_dim, s.ldk, dk, s.scale, s.scale, w.it.len - j0, s.head_dim);
+		store_rows((bf16 *)p.dv + (int64_t)(w.it.t0 + j0) * s.ldv + (int64_t)w.kvh * s.head_dim, s.ldv, dv, 1, 1,
+			w.it.len - j0, s.head_dim);
+		store_rows((bf16 *)p.dk + (int64_t)(w.it.t0 + j0) * s.ldk + (int64_t)w.kvh * s.head_dim, s.ldk, dk, s.scale,
+			s.scale, w.it.len - j0, s.head_dim);
 	}
 }
 #endif
 
 template <int DP, bool CAP>
-__global__ void __launch_bounds__(THREADS, 1) attn_sm90_dkv_kernel(const __grid_constant__ struct bwd_maps maps, const struct attn_cuda s, const struct attn_ptrs p)
+__global__ void __launch_bounds__(THREADS, 1) attn_sm90_dkv_kernel(const __grid_constant__ struct bwd_maps maps,
+	const struct attn_cuda s, const struct attn_ptrs p)
 {
 #ifdef ATTN_SM90_CODE
 	extern __shared__ char raw[];
@@ -491,7 +500,8 @@ __global__ void __launch_bounds__(THREADS, 1) attn_sm90_dkv_kernel(const __grid_
 typedef void pass_kernel(const struct bwd_maps, const struct attn_cuda, const struct attn_ptrs);
 
 /* q_box, k_box: rows that the kernel copies at a time. */
-static cudaError_t launch(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p, pass_kernel *kernel, int smem, int heads, int q_box, int k_box)
+static cudaError_t launch(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p, pass_kernel *kernel, int smem,
+	int heads, int q_box, int k_box)
 {
 	int dev = 0, blocks = 0, items = s->n_tiles * heads, d = s->head_dim, n = s->n_tokens;
 	struct bwd_maps maps;

@@ -131,7 +131,8 @@ static __device__ __forceinline__ void pack(uint32_t (&p)[BN / 4], const float (
 
 /* Capped and masked as block b of the keys asks. */
 template <bool CAP>
-static __device__ __forceinline__ void prepare(float (&x)[BN / 2], const struct attn_cuda &s, const struct attn_score &sc, int i0, int i, int b)
+static __device__ __forceinline__ void prepare(float (&x)[BN / 2], const struct attn_cuda &s, const struct attn_score &sc,
+	int i0, int i, int b)
 {
 	if (CAP) {
 #pragma unroll
@@ -144,9 +145,11 @@ static __device__ __forceinline__ void prepare(float (&x)[BN / 2], const struct 
 
 /* An item's rows: divided, and their lse. */
 template <int DP>
-static __device__ __forceinline__ void finish(const struct attn_cuda &s, const struct fwd_work &w, float (&acc)[DP / 2], struct rows2 r, float mul, bf16 *o, float *lse)
+static __device__ __forceinline__ void finish(const struct attn_cuda &s, const struct fwd_work &w, float (&acc)[DP / 2],
+	struct rows2 r, float mul, bf16 *o, float *lse)
 {
-	int wg = threadIdx.x / 128 - 1, lane = threadIdx.x % 32, i = w.m0 + wg * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4, i0 = w.m0 + wg * 64;
+	int wg = threadIdx.x / 128 - 1, lane = threadIdx.x % 32, i = w.m0 + wg * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4,
+		i0 = w.m0 + wg * 64;
 
 #pragma unroll
 	for (int half = 0; half < 2; half++) {
@@ -155,10 +158,12 @@ static __device__ __forceinline__ void finish(const struct attn_cuda &s, const s
 		if (lane % 4 == 0 && i + 8 * half < w.len)
 			lse[(int64_t)(w.t0 + i + 8 * half) * s.n_heads + w.h] = r.max[half] * mul * ATTN_LN2 + logf(r.sum[half]);
 	}
-	store_rows(o + (int64_t)(w.t0 + i0) * s.ldo + (int64_t)w.h * s.head_dim, s.ldo, acc, 1.0f / r.sum[0], 1.0f / r.sum[1], w.len - i0, s.head_dim);
+	store_rows(o + (int64_t)(w.t0 + i0) * s.ldo + (int64_t)w.h * s.head_dim, s.ldo, acc, 1.0f / r.sum[0], 1.0f / r.sum[1],
+		w.len - i0, s.head_dim);
 }
 
-template <int DP, bool CAP> static __device__ __forceinline__ void consume(struct fwd_smem<DP> *m, const struct attn_cuda &s, bf16 *o, float *lse)
+template <int DP, bool CAP> static __device__ __forceinline__ void consume(struct fwd_smem<DP> *m, const struct attn_cuda &s,
+	bf16 *o, float *lse)
 {
 	int wg = threadIdx.x / 128 - 1, lane = threadIdx.x % 32, row = threadIdx.x % 128 / 32 * 16 + lane / 4;
 	ring<STAGES> kat = { 0, 0 }, vat = { 0, 0 };
@@ -241,7 +246,8 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume(struc
 #endif
 
 template <int DP, bool CAP>
-__global__ void __launch_bounds__(THREADS, 1) attn_sm90_fwd_kernel(const __grid_constant__ CUtensorMap mq, const __grid_constant__ CUtensorMap mk,
+__global__ void __launch_bounds__(THREADS, 1) attn_sm90_fwd_kernel(const __grid_constant__ CUtensorMap mq,
+	const __grid_constant__ CUtensorMap mk,
 	const __grid_constant__ CUtensorMap mv, const struct attn_cuda s, bf16 *o, float *lse)
 {
 #ifdef ATTN_SM90_CODE

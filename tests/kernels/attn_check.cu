@@ -212,7 +212,8 @@ static int64_t q_at(const struct prob *p, int which)
 	return 2 * (which == 0 ? 0 : which == 1 ? q : q + k);
 }
 
-static void prob_open(struct prob *p, int nh, int nkv, int d, const std::vector<int> &len, int window, float cap, enum attn_dtype t, bool dense)
+static void prob_open(struct prob *p, int nh, int nkv, int d, const std::vector<int> &len, int window, float cap,
+	enum attn_dtype t, bool dense)
 {
 	int64_t q, k, tok;
 	std::vector<int32_t> tiles, seq_of;
@@ -439,7 +440,8 @@ static void check_path(struct prob *p, enum attn_path path, const char *name)
 	done++;
 	for (int i = 0; i < 2; i++) {
 		run_poisoned(p);
-		h[i][0] = hash_of(p->o, n * p->s.ldo * 2), h[i][1] = hash_of(p->dqkv, n * p->wide * 2), h[i][2] = hash_of(p->lse, n * p->s.n_heads * 4);
+		h[i][0] = hash_of(p->o, n * p->s.ldo * 2), h[i][1] = hash_of(p->dqkv, n * p->wide * 2),
+			h[i][2] = hash_of(p->lse, n * p->s.n_heads * 4);
 	}
 	x[0] = compare(p->o, p->s.ldo, p->r.o, n, p->s.n_heads, p->s.head_dim, t);
 	x[1] = compare(p->dqkv, p->wide, p->r.dq, n, p->s.n_heads, p->s.head_dim, t);
@@ -603,7 +605,8 @@ static void check_decode(int nh, int nkv, int d, int window, float cap, enum att
 	struct attn_cuda s;
 	int64_t kw = (int64_t)nkv * d, layer = (int64_t)cap_len * kw, stride = (2 * layer + 7) / 8 * 8, qw = (int64_t)nh * d;
 	int slots = b + 2;
-	char *kc = (char *)dev(slots * stride * 2), *vc = (char *)dev(slots * stride * 2), *q = (char *)dev(b * qw * 2), *o = (char *)dev(b * qw * 2), *ws;
+	char *kc = (char *)dev(slots * stride * 2), *vc = (char *)dev(slots * stride * 2), *q = (char *)dev(b * qw * 2),
+		*o = (char *)dev(b * qw * 2), *ws;
 	std::vector<int32_t> slot(b), l(b);
 	double *want = (double *)dev(b * qw * 8);
 	struct err_of e;
@@ -618,8 +621,10 @@ static void check_decode(int nh, int nkv, int d, int window, float cap, enum att
 		int64_t first = p.start[i], last = p.start[i + 1] - 1;
 
 		slot[i] = slots - 1 - i, l[i] = len[i];
-		CK(cudaMemcpy2D(kc + (slot[i] * stride + layer) * 2, kw * 2, p.qkv + q_at(&p, 1) + first * p.wide * 2, p.wide * 2, kw * 2, len[i], cudaMemcpyDeviceToDevice));
-		CK(cudaMemcpy2D(vc + (slot[i] * stride + layer) * 2, kw * 2, p.qkv + q_at(&p, 2) + first * p.wide * 2, p.wide * 2, kw * 2, len[i], cudaMemcpyDeviceToDevice));
+		CK(cudaMemcpy2D(kc + (slot[i] * stride + layer) * 2, kw * 2, p.qkv + q_at(&p, 1) + first * p.wide * 2,
+			p.wide * 2, kw * 2, len[i], cudaMemcpyDeviceToDevice));
+		CK(cudaMemcpy2D(vc + (slot[i] * stride + layer) * 2, kw * 2, p.qkv + q_at(&p, 2) + first * p.wide * 2,
+			p.wide * 2, kw * 2, len[i], cudaMemcpyDeviceToDevice));
 		CK(cudaMemcpy(q + i * qw * 2, p.qkv + last * p.wide * 2, qw * 2, cudaMemcpyDeviceToDevice));
 		CK(cudaMemcpy(want + i * qw, p.r.o + last * qw, qw * 8, cudaMemcpyDeviceToDevice));
 	}
@@ -674,7 +679,8 @@ static int check(int quick)
 	static const int windows[] = { 0, 5, 0, 128, 0, 1, 1000 };
 	static const float caps[] = { 0, 0, 30, 0, 50 };
 	static const int dims[] = { 64, 128, 80, 96, 256, 8, 16, 40, 72, 100, 136, 1, 3, 112 };
-	std::vector<std::vector<int>> lens = { { 1 }, { 2, 1, 3 }, { 127, 128, 129 }, { 1037 }, {}, { 513, 64, 65, 1, 255, 300 }, { 700, 40 } };
+	std::vector<std::vector<int>> lens = { { 1 }, { 2, 1, 3 }, { 127, 128, 129 }, { 1037 }, {}, { 513, 64, 65, 1, 255,
+		300 }, { 700, 40 } };
 	int n = 0;
 
 	for (int i = 0; i < 60; i++)
@@ -688,7 +694,8 @@ static int check(int quick)
 	for (int d : dims)
 		for (size_t l = 0; l < lens.size(); l++) {
 			for (int r = 0; r < (quick ? 1 : d == 64 || d == 128 ? 6 : 2); r++, n++)
-				check_shape(heads[n % 4][0], heads[n % 4][1], d, lens[l], windows[n % 7], caps[n % 5], n % 4 == 3 && r ? ATTN_F16 : ATTN_BF16);
+				check_shape(heads[n % 4][0], heads[n % 4][1], d, lens[l], windows[n % 7], caps[n % 5],
+					n % 4 == 3 && r ? ATTN_F16 : ATTN_BF16);
 		}
 	for (int path = ATTN_SM90; path <= ATTN_PLAIN; path++)
 		for (int d : { 64, 128, 80, 256 })
@@ -759,7 +766,8 @@ static void bench_decode(int b, int keys, int nh, int nkv, int d, int planned)
 	int64_t stride = (int64_t)cap * nkv * d, kw = (int64_t)nkv * d;
 	char *kc = (char *)dev(sets * (int64_t)b * stride * 2), *vc = (char *)dev(sets * (int64_t)b * stride * 2);
 	char *q = (char *)dev((int64_t)b * nh * d * 2), *o = (char *)dev((int64_t)b * nh * d * 2), *ws;
-	struct attn_cuda s = { nh, nkv, d, (int64_t)nh * d, kw, kw, (int64_t)nh * d, 0, (float)(1 / sqrt((double)d)), 0, 0, b, cap, NULL, NULL, planned };
+	struct attn_cuda s = { nh, nkv, d, (int64_t)nh * d, kw, kw, (int64_t)nh * d, 0, (float)(1 / sqrt((double)d)), 0, 0, b,
+		cap, NULL, NULL, planned };
 	std::vector<int32_t> len(b, keys), slot(sets * b);
 	int32_t *dl = (int32_t *)dev(b * 4), *ds = (int32_t *)dev(sets * b * 4);
 	double t;
@@ -768,7 +776,8 @@ static void bench_decode(int b, int keys, int nh, int nkv, int d, int planned)
 		slot[i] = (int)i;
 	CK(cudaMemcpy(dl, len.data(), b * 4, cudaMemcpyHostToDevice));
 	CK(cudaMemcpy(ds, slot.data(), slot.size() * 4, cudaMemcpyHostToDevice));
-	fill(kc, sets * (int64_t)b * stride, 1, ATTN_BF16), fill(vc, sets * (int64_t)b * stride, 2, ATTN_BF16), fill(q, (int64_t)b * nh * d, 3, ATTN_BF16);
+	fill(kc, sets * (int64_t)b * stride, 1, ATTN_BF16), fill(vc, sets * (int64_t)b * stride, 2, ATTN_BF16), fill(q,
+		(int64_t)b * nh * d, 3, ATTN_BF16);
 	ws = (char *)dev(attn_decode_workspace(&s));
 	CK(cudaMemset(ws, 0, attn_decode_workspace(&s)));
 	/* in a graph of 20, as an engine would run it: a launch costs more than the work at batch 1 */
