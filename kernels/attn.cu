@@ -105,8 +105,7 @@ template <typename T> static void launch_stats(cudaStream_t st, const struct att
 		attn_stats<T, false><<<blocks, 256, 0, st>>>(*s, (const T *)p->o, (const T *)p->d_o, p->lse, p->stat);
 }
 
-int attn_bwd_cuda(cudaStream_t st, const struct attn_cuda *shape, const void *q, const void *k, const void *v, const void *o,
-	const float *lse,
+int attn_bwd_cuda(cudaStream_t st, const struct attn_cuda *shape, const void *q, const void *k, const void *v, const void *o, const float *lse,
                   const void *d_o, void *dq, void *dk, void *dv, void *workspace)
 {
 	struct attn_ptrs p = { q, k, v, o, d_o, lse, dq, dk, dv, (float *)workspace };

@@ -64,6 +64,7 @@ void kn_attn_decode_cuda(struct device *d, const struct kn_attn_shape *s, const 
 	struct attn_cuda a = shape_of(s, most);
 
 	a.n_seqs = a.n_tokens;
+	a.n_tiles = 0; /* who shares a row's keys does not follow from the batch */
 	a.ldk = a.ldv = c->width;
 	check(d, attn_decode_cuda(cuda_of(d)->stream, &a, q, c->k, c->v, c->slot_stride, slot, len, o, s->decode_scratch), "attn_decode");
 }

@@ -18,6 +18,9 @@ struct gemm_state; /* gemm.cu */
 
 struct cuda_impl {
 	cudaStream_t stream;
+	cudaStream_t out, in;            /* copies to and from the host */
+	cudaEvent_t sent;                /* the last rows of a table that stays with the host */
+	cudaEvent_t now, slot[COPY_SLOTS]; /* the stream so far; a slot's last copy */
 	struct gemm_state *gemm;
 	double *partials;  /* (SUM_BLOCKS) of sums */
 	int sms;
@@ -51,6 +54,7 @@ int adam_open(struct device *d, struct err *e);
 extern "C" {
 kn_gemm_fn kn_gemm_cuda;
 kn_embed_fwd_fn kn_embed_fwd_cuda;
+kn_embed_host_fn kn_embed_host_cuda;
 kn_rmsnorm_fwd_fn kn_rmsnorm_fwd_cuda;
 kn_rmsnorm_bwd_fn kn_rmsnorm_bwd_cuda;
 kn_rope_fn kn_rope_cuda;

@@ -86,6 +86,56 @@ static void cuda_zero(struct device *d, void *dst, uint64_t bytes)
 	check(d, cudaMemsetAsync(dst, 0, bytes, cuda_of(d)->stream), "zero");
 }
 
+static void *cuda_host_alloc(struct device *d, uint64_t bytes, const char *what, struct err *e)
+{
+	void *p = NULL;
+	cudaError_t c = cudaMallocHost(&p, bytes ? bytes : 1);
+
+	(void)d;
+	if (c == cudaSuccess)
+		return p;
+	cudaGetLastError();
+	e->code = LP_DEVICE;
+	snprintf(e->msg, sizeof(e->msg), "the host has no %.1f MiB of page-locked memory for %s; give the device more with --memory", (double)bytes / (1 << 20), what);
+	return NULL;
+}
+
+static void cuda_host_free(struct device *d, void *p)
+{
+	check(d, cudaFreeHost(p), "free");
+}
+
+/* Makes a copy stream wait for all operations so far. */
+static void follow(struct device *d, cudaStream_t copies)
+{
+	check(d, cudaEventRecord(cuda_of(d)->now, cuda_of(d)->stream), "copies");
+	check(d, cudaStreamWaitEvent(copies, cuda_of(d)->now, 0), "copies");
+}
+
+static void cuda_away(struct device *d, int slot, void *host, const void *dev, uint64_t bytes)
+{
+	struct cuda_impl *x = cuda_of(d);
+
+	follow(d, x->out);
+	check(d, cudaMemcpyAsync(host, dev, bytes, cudaMemcpyDeviceToHost, x->out), "copies to the host");
+	check(d, cudaEventRecord(x->slot[slot], x->out), "copies");
+}
+
+static void cuda_back(struct device *d, int slot, void *dev, const void *host, uint64_t bytes)
+{
+	struct cuda_impl *x = cuda_of(d);
+
+	follow(d, x->in);
+	check(d, cudaStreamWaitEvent(x->in, x->slot[slot], 0), "copies");
+	check(d, cudaMemcpyAsync(dev, host, bytes, cudaMemcpyHostToDevice, x->in), "copies from the host");
+	check(d, cudaEventRecord(x->slot[slot], x->in), "copies");
+}
+
+static void cuda_await(struct device *d, int slot)
+{
+	check(d, cudaStreamWaitEvent(cuda_of(d)->stream, cuda_of(d)->slot[slot], 0), "copies");
+}
+
 static int cuda_sync(struct device *d, struct err *e)
 {
 	struct cuda_impl *x = cuda_of(d);
@@ -116,7 +166,19 @@ static void cuda_close(struct device *d)
 		return;
 	gemm_close(d);
 	cudaFree(x->partials);
-	cudaStreamDestroy(x->stream);
+	for (int i = 0; i < COPY_SLOTS; i++)
+		if (x->slot[i])
+			cudaEventDestroy(x->slot[i]);
+	if (x->now)
+		cudaEventDestroy(x->now);
+	if (x->sent)
+		cudaEventDestroy(x->sent);
+	if (x->out)
+		cudaStreamDestroy(x->out);
+	if (x->in)
+		cudaStreamDestroy(x->in);
+	if (x->stream)
+		cudaStreamDestroy(x->stream);
 	free(x);
 	d->impl = NULL;
 }
@@ -133,11 +195,17 @@ static const struct kn_ops cuda_ops(void)
 	k.download = cuda_download;
 	k.copy = cuda_copy;
 	k.zero = cuda_zero;
+	k.host_alloc = cuda_host_alloc;
+	k.host_free = cuda_host_free;
+	k.away = cuda_away;
+	k.back = cuda_back;
+	k.await = cuda_await;
 	k.sync = cuda_sync;
 	k.memory = cuda_memory;
 	k.close = cuda_close;
 	k.gemm = kn_gemm_cuda;
 	k.embed_fwd = kn_embed_fwd_cuda;
+	k.embed_host = kn_embed_host_cuda;
 	k.rmsnorm_fwd = kn_rmsnorm_fwd_cuda;
 	k.rmsnorm_bwd = kn_rmsnorm_bwd_cuda;
 	k.rope = kn_rope_cuda;
@@ -165,6 +233,21 @@ static const struct kn_ops cuda_ops(void)
 	return k;
 }
 
+static cudaError_t open_copies(struct cuda_impl *x)
+{
+	cudaError_t c = cudaStreamCreateWithFlags(&x->out, cudaStreamNonBlocking);
+
+	if (c == cudaSuccess)
+		c = cudaStreamCreateWithFlags(&x->in, cudaStreamNonBlocking);
+	if (c == cudaSuccess)
+		c = cudaEventCreateWithFlags(&x->now, cudaEventDisableTiming);
+	if (c == cudaSuccess)
+		c = cudaEventCreateWithFlags(&x->sent, cudaEventDisableTiming);
+	for (int i = 0; i < COPY_SLOTS && c == cudaSuccess; i++)
+		c = cudaEventCreateWithFlags(&x->slot[i], cudaEventDisableTiming);
+	return c;
+}
+
 static int open_impl(struct device *d, int index, struct err *e)
 {
 	struct cuda_impl *x = (struct cuda_impl *)calloc(1, sizeof(*x));
@@ -176,6 +259,8 @@ static int open_impl(struct device *d, int index, struct err *e)
 	c = cudaSetDevice(index);
 	if (c == cudaSuccess)
 		c = cudaStreamCreateWithFlags(&x->stream, cudaStreamNonBlocking);
+	if (c == cudaSuccess)
+		c = open_copies(x);
 	if (c == cudaSuccess)
 		c = cudaMalloc((void **)&x->partials, SUM_BLOCKS * sizeof(double));
 	if (c == cudaSuccess)

@@ -65,6 +65,18 @@ static void cpu_zero(struct device *d, void *dst, uint64_t bytes)
 	memset(dst, 0, bytes);
 }
 
+static void cpu_away(struct device *d, int slot, void *host, const void *dev, uint64_t bytes)
+{
+	(void)slot;
+	cpu_copy(d, host, dev, bytes);
+}
+
+static void cpu_await(struct device *d, int slot)
+{
+	(void)d;
+	(void)slot;
+}
+
 static int cpu_sync(struct device *d, struct err *e)
 {
 	(void)d;
@@ -92,11 +104,17 @@ static const struct kn_ops cpu_ops = {
 	.download = cpu_copy,
 	.copy = cpu_copy,
 	.zero = cpu_zero,
+	.host_alloc = cpu_alloc,
+	.host_free = cpu_free,
+	.away = cpu_away,
+	.back = cpu_away,
+	.await = cpu_await,
 	.sync = cpu_sync,
 	.memory = cpu_memory,
 	.close = cpu_close,
 	.gemm = kn_gemm_cpu,
 	.embed_fwd = kn_embed_fwd_cpu,
+	.embed_host = kn_embed_host_cpu,
 	.rmsnorm_fwd = kn_rmsnorm_fwd_cpu,
 	.rmsnorm_bwd = kn_rmsnorm_bwd_cpu,
 	.rope = kn_rope_cpu,
@@ -132,7 +150,7 @@ static void describe_cuda(struct device *d)
 	d->kind = DEVICE_CUDA;
 	d->act = DT_BF16;
 	d->row_pad = 64; /* 128 bytes: what the copy engine and the memory like */
-	d->logits = 1 << 28;
+	d->logits = 1 << 27;
 	d->k.attn_scratch = kn_attn_scratch_cuda;
 	d->k.decode_scratch = kn_decode_scratch_cuda;
 	d->k.adapter_scratch = kn_adapter_scratch_cuda;

@@ -30,6 +30,8 @@
 #include "kernels/vec.h"
 #include "kernels/xent.h"
 
+enum { COPY_SLOTS = 4 };
+
 struct kn_ops {
 	/* memory: 256-byte aligned, cleared; uploads read src before they return */
 	void *(*alloc)(struct device *d, uint64_t bytes, const char *what, struct err *e);
@@ -40,12 +42,21 @@ struct kn_ops {
 	void (*download)(struct device *d, void *dst, const void *src, uint64_t bytes);
 	void (*copy)(struct device *d, void *dst, const void *src, uint64_t bytes);
 	void (*zero)(struct device *d, void *dst, uint64_t bytes);
+	/* host memory that travels fast, and copies that travel while operations run. A slot (0 .. COPY_SLOTS - 1) is a device
+	 * buffer's name: away copies it to the host after all operations so far; back copies from the host, after all operations so
+	 * far and what the slot did before; await: operations from now on wait for the slot. */
+	void *(*host_alloc)(struct device *d, uint64_t bytes, const char *what, struct err *e);
+	void (*host_free)(struct device *d, void *p);
+	void (*away)(struct device *d, int slot, void *host, const void *dev, uint64_t bytes);
+	void (*back)(struct device *d, int slot, void *dev, const void *host, uint64_t bytes);
+	void (*await)(struct device *d, int slot);
 	int (*sync)(struct device *d, struct err *e);
 	void (*memory)(struct device *d, uint64_t *unused, uint64_t *total); /* bytes of the whole device */
 	void (*close)(struct device *d);
 	/* operations */
 	kn_gemm_fn *gemm;
 	kn_embed_fwd_fn *embed_fwd;
+	kn_embed_host_fn *embed_host;
 	kn_rmsnorm_fwd_fn *rmsnorm_fwd;
 	kn_rmsnorm_bwd_fn *rmsnorm_bwd;
 	kn_rope_fn *rope;

@@ -121,6 +121,20 @@ void kn_embed_fwd_cuda(struct device *d, void *x, const int32_t *ids, const void
 	convert(d, x, c, table, dt, ids, t, c);
 }
 
+/* The table is of the activation type: rows are gathered by the host's threads, and sent. */
+void kn_embed_host_cuda(struct device *d, void *x, const int32_t *ids, const void *table, enum dtype dt, int64_t t, int64_t c, void *way)
+{
+	struct cuda_impl *m = cuda_of(d);
+	size_t row = (size_t)c * sizeof(bf16);
+
+	(void)dt;
+	cudaEventSynchronize(m->sent); /* way is free again */
+	for (int64_t i = 0; i < t; i++)
+		memcpy((char *)way + (size_t)i * row, (const char *)table + (size_t)ids[i] * row, row);
+	if (cudaMemcpyAsync(x, way, (size_t)t * row, cudaMemcpyHostToDevice, m->stream) != cudaSuccess || cudaEventRecord(m->sent, m->stream) != cudaSuccess)
+		cuda_launched(d, "embed_host");
+}
+
 /* --- sums in fp64: each block its contiguous part, then one block the parts --- */
 
 template <typename S, bool SQUARE>

@@ -94,11 +94,11 @@ static void place_group(struct weights *w, const struct device *d, struct layer_
 	g->bias = bias ? layout_array(l, "norms and biases", g->out, sizeof(float)) : NULL;
 }
 
-void weights_layout(struct weights *w, const struct device *d, struct layout *l, struct layout *cache)
+void weights_layout(struct weights *w, const struct device *d, struct layout *l, struct layout *cache, struct layout *host)
 {
 	const struct model_desc *m = &w->desc;
 
-	w->embed.data = layout_array(l, "embeddings and head", m->vocab * m->hidden, dtype_bytes(w->dtype));
+	w->embed.data = layout_array(w->host_embed ? host : l, w->host_embed ? "embeddings" : "embeddings and head", m->vocab * m->hidden, dtype_bytes(w->dtype));
 	w->head.data = m->tied ? w->embed.data : layout_array(l, "embeddings and head", m->vocab * m->hidden, dtype_bytes(w->dtype));
 	w->norm = layout_array(l, "norms and biases", m->hidden, sizeof(float));
 	for (int64_t i = 0; i < m->layers; i++) {
@@ -148,6 +148,7 @@ struct slot {
 	void *dense;        /* a matrix that is part of a dense form: its first element there */
 	int64_t ld;
 	int64_t layer;      /* of a projection */
+	bool on_host;       /* data is host memory */
 	enum linear_slot lin;
 };
 
@@ -169,7 +170,7 @@ static bool layer_slot(struct weights *w, const char *name, struct slot *s)
 
 		arch_linear_name(want, l, i, "weight");
 		if (strcmp(name, want) == 0) {
-			*s = (struct slot){ m, NULL, m->rows, m->cols, w->dense ? (char *)g->dense + row * g->ld * (int64_t)dtype_bytes(w->dtype) : NULL, g->ld, l, i };
+			*s = (struct slot){ m, NULL, m->rows, m->cols, w->dense ? (char *)g->dense + row * g->ld * (int64_t)dtype_bytes(w->dtype) : NULL, g->ld, l, false, i };
 			return true;
 		}
 		arch_linear_name(want, l, i, "bias");
@@ -193,7 +194,7 @@ static bool find_slot(struct weights *w, const char *name, struct slot *s)
 	char want[ARCH_NAME];
 
 	if (strcmp(name, arch_embed_name) == 0) {
-		*s = (struct slot){ .mat = &w->embed, .rows = w->desc.vocab, .cols = w->desc.hidden };
+		*s = (struct slot){ .mat = &w->embed, .rows = w->desc.vocab, .cols = w->desc.hidden, .on_host = w->host_embed };
 		return true;
 	}
 	if (!w->desc.tied && strcmp(name, arch_head_name) == 0) {
@@ -268,10 +269,12 @@ static void upload_mat(const struct slot *s, const void *src, struct device *d)
 {
 	uint64_t row = (uint64_t)s->cols * dtype_bytes(s->mat->dtype);
 
-	if (!s->dense) {
+	if (s->on_host)
+		memcpy(s->mat->data, src, (size_t)s->rows * row);
+	else if (!s->dense)
 		device_upload(d, s->mat->data, src, (uint64_t)s->rows * row);
+	if (!s->dense)
 		return;
-	}
 	d->k.upload_rows(d, s->dense, (uint64_t)s->ld * dtype_bytes(s->mat->dtype), src, row, s->rows);
 }
 

@@ -41,6 +41,7 @@ struct weights {
 	enum dtype dtype;     /* of the matrices on the device */
 	bool dense;           /* they live in dense form */
 	int64_t cached_layers; /* the first of them keep a dense copy */
+	bool host_embed;      /* the embedding stays in host memory; never with tied weights */
 	struct wmat embed, head; /* head.data is embed.data when tied */
 	float *norm;          /* (hidden), the final norm */
 	struct layer_weights *layers;
@@ -50,8 +51,8 @@ struct weights {
 /* Describes (no memory yet). dtype: what the source's matrices are; pad: what each group's adapters add. */
 void weights_init(struct weights *w, const struct device *d, const struct model_desc *m, enum dtype dtype, bool nf4, const int64_t pad[GRP_N]);
 void weights_release(struct weights *w); /* the description; memory is the layout's */
-/* Takes room for the weights, and for the dense copies of cached_layers. */
-void weights_layout(struct weights *w, const struct device *d, struct layout *l, struct layout *cache);
+/* Takes room for the weights, for the dense copies of cached_layers, and in host memory for what stays there. */
+void weights_layout(struct weights *w, const struct device *d, struct layout *l, struct layout *cache, struct layout *host);
 /* Fills them, with weights_room bytes of device memory for a time. Every tensor must be there, of its shape, 16/32-bit float. */
 int weights_load(struct weights *w, struct model_source *s, struct device *d, struct err *e) LP_MUST_USE;
 /* Device memory that loading needs beside the layout's, for a time. */

@@ -34,6 +34,8 @@ struct inputs {
 	int64_t n_tiles;
 };
 
+enum { X1_RING = 3 };
+
 struct engine_shape {
 	int64_t max_tokens; /* of a micro-batch */
 	int64_t max_seq;    /* longest sequence */
@@ -51,13 +53,19 @@ struct engine {
 	/* Of the layers from the top: full keep all their activations, lean ones all that is not an
 	 * element-wise step away from the rest; the others run forward again in backward. */
 	int64_t full, lean;
+	bool offload;            /* the residual stream of each layer waits for its backward pass in host memory */
 	struct layout plan[ARENA_N];
 	void *memory[ARENA_N];
+	struct layout host_plan; /* page-locked host memory */
+	void *host_memory;
 
 	struct inputs in;
 	int32_t *in_host;        /* the same in host memory, to be sent at once */
 	int64_t in_count;        /* int32 of in */
-	void **x1;               /* (layers) x (T, C): the residual stream at each layer; not training: all one buffer */
+	void **x1;               /* (layers) x (T, C): the residual stream at each layer; not training: all one buffer; offloaded:
+	                            X1_RING buffers in turn */
+	void **x1_host;          /* (layers), NULL: stays */
+	void *embed_way;         /* (T, C) rows of an embedding in host memory, on their way */
 	struct acts *acts;       /* (layers): own, or parts of the shared one */
 	void *x_final, *y_final; /* (T, C) */
 	float *rstd_final;
@@ -88,7 +96,7 @@ struct engine {
  * (lora_init) or NULL. */
 int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m, enum dtype base, bool nf4,
                 struct lora *lora, const struct engine_shape *shape, struct err *e) LP_MUST_USE;
-uint64_t engine_bytes(const struct engine *g);
+uint64_t engine_bytes(const struct engine *g); /* of the device; host_plan.used of the host */
 int engine_alloc(struct engine *g, struct err *e) LP_MUST_USE;
 void engine_release(struct engine *g);
 

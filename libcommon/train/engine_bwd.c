@@ -161,6 +161,20 @@ static void attn_bwd(struct engine *g, int64_t i, const struct microbatch *b)
 		d->k.rmsnorm_bwd(d, g->d_res, g->ld_res, g->d_y, g->x1[i], a->rstd1, lw->norm1, t, m->hidden);
 }
 
+/* The residual stream of layer i is there when it is wanted, and one that will be soon starts to travel: into the buffer that the
+ * layer above i is done with. */
+static void bring_back(struct engine *g, int64_t i, int64_t t)
+{
+	struct device *d = g->dev;
+	int64_t next = i - X1_RING + 1;
+
+	if (!g->offload)
+		return;
+	d->k.await(d, (int)(i % X1_RING));
+	if (i < g->w.desc.layers - 1 && next >= 0 && g->x1_host[next])
+		d->k.back(d, (int)(next % X1_RING), g->x1[next], g->x1_host[next], (uint64_t)(t * g->w.desc.hidden) * dtype_bytes(d->act));
+}
+
 void engine_backward(struct engine *g, const struct microbatch *b)
 {
 	struct device *d = g->dev;
@@ -170,6 +184,7 @@ void engine_backward(struct engine *g, const struct microbatch *b)
 	device_zero(d, g->d_res, (uint64_t)(b->n_tokens * g->ld_res) * dtype_bytes(d->act));
 	d->k.rmsnorm_bwd(d, g->d_res, g->ld_res, g->d_y, g->x_final, g->rstd_final, g->w.norm, b->n_tokens, m->hidden);
 	for (int64_t i = m->layers - 1; i >= 0; i--) {
+		bring_back(g, i, b->n_tokens);
 		/* what shares its activations runs again, but for the top layer, whose are still there */
 		if (m->layers - 1 - i >= keeping && i < m->layers - 1)
 			engine_layer(g, i, b, engine_attn_self, NULL, true);

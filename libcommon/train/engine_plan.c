@@ -77,7 +77,14 @@ static void layout_activations(struct engine *g, struct layout *l)
 	for (int64_t i = 0; i < m->layers; i++) {
 		struct acts *a = &g->acts[i];
 
-		g->x1[i] = i > 0 && !g->shape.train ? g->x1[0] : acts(g, l, "residual stream of each layer", t * c);
+		if (i > 0 && !g->shape.train)
+			g->x1[i] = g->x1[0];
+		else if (g->offload && i >= X1_RING)
+			g->x1[i] = g->x1[i - X1_RING];
+		else
+			g->x1[i] = acts(g, l, "residual stream of each layer", t * c);
+		/* the last are still there when backward comes */
+		g->x1_host[i] = g->offload && i < m->layers - X1_RING ? acts(g, &g->host_plan, "residual stream of each layer", t * c) : NULL;
 		*a = shared;
 		/* the last layers keep: backward needs them first */
 		if (last - i < g->full)
@@ -162,7 +169,8 @@ static void layout_scratch(struct engine *g, struct layout *l)
 
 static void layout_all(struct engine *g)
 {
-	weights_layout(&g->w, g->dev, &g->plan[ARENA_WEIGHTS], &g->plan[ARENA_CACHE]);
+	weights_layout(&g->w, g->dev, &g->plan[ARENA_WEIGHTS], &g->plan[ARENA_CACHE], &g->host_plan);
+	g->embed_way = g->w.host_embed ? acts(g, &g->host_plan, "embeddings", g->shape.max_tokens * g->w.desc.hidden) : NULL;
 	if (g->lora)
 		lora_layout(g->lora, &g->plan[ARENA_ADAPTER], g->shape.train);
 	if (g->lora && g->shape.optim)
@@ -175,6 +183,7 @@ static void layout_all(struct engine *g)
 
 struct choice {
 	int64_t full, lean, cached;
+	bool offload, host_embed;
 };
 
 static void plan_with(struct engine *g, struct choice c)
@@ -184,6 +193,10 @@ static void plan_with(struct engine *g, struct choice c)
 	memset(g->plan, 0, sizeof(g->plan));
 	for (int i = 0; i < ARENA_N; i++)
 		g->plan[i].title = titles[i];
+	memset(&g->host_plan, 0, sizeof(g->host_plan));
+	g->host_plan.title = "host";
+	g->offload = c.offload;
+	g->w.host_embed = c.host_embed;
 	g->full = c.full;
 	g->lean = c.lean;
 	g->w.cached_layers = c.cached;
@@ -224,24 +237,42 @@ static void raise_to_most(struct engine *g, struct choice *c, int64_t *what, int
 		c->lean = all - c->full;
 }
 
-/* In the order of what a byte saves: a lean layer saves a forward pass, a third
- * of the step; a dense copy of a layer's weights two dequantisations; a full layer the
- * element-wise steps. All leave every bit unchanged. */
+/* The fastest for the device memory that there is, given what goes to the host; false: it does not fit. In the order of what a
+ * byte saves: a lean layer saves a forward pass, a third of the step; a dense copy of a layer's weights two dequantisations; a
+ * full layer the element-wise steps. All leave every bit unchanged. */
+static bool fill_up(struct engine *g, struct choice *c)
+{
+	int64_t layers = g->w.desc.layers;
+
+	if (!fits(g, *c))
+		return false;
+	if (g->shape.train)
+		raise_to_most(g, c, &c->lean, layers);
+	if (!g->w.dense)
+		raise_to_most(g, c, &c->cached, layers);
+	if (g->shape.train && c->lean > 0)
+		raise_to_most(g, c, &c->full, c->lean);
+	return true;
+}
+
+/* Copies to the host and back travel under the work, but for nothing they are not worth it; an embedding in host memory
+ * makes the device wait at each micro-batch, and is the last resort. */
 static int decide(struct engine *g, struct err *e)
 {
 	struct choice c = { 0 };
 	int64_t layers = g->w.desc.layers;
+	bool device_has_host = g->dev->kind != DEVICE_CPU && g->shape.train && layers > X1_RING;
 
+	if ((!fill_up(g, &c) || c.lean + c.full < layers || (!g->w.dense && c.cached < layers)) && device_has_host) {
+		c = (struct choice){ .offload = true };
+		if (!fill_up(g, &c)) {
+			c = (struct choice){ .offload = true, .host_embed = !g->w.desc.tied };
+			fill_up(g, &c);
+		}
+	}
 	if (!fits(g, c))
 		return err_set(e, LP_DEVICE, "the smallest plan needs %.1f MiB and %.1f MiB may be used; lower --batch or --max-len, "
 		               "or raise --memory", (double)engine_bytes(g) / (1 << 20), (double)g->shape.budget / (1 << 20));
-	if (g->shape.train)
-		raise_to_most(g, &c, &c.lean, layers);
-	if (!g->w.dense)
-		raise_to_most(g, &c, &c.cached, layers);
-	if (g->shape.train && c.lean > 0)
-		raise_to_most(g, &c, &c.full, c.lean);
-	plan_with(g, c);
 	return 0;
 }
 
@@ -258,8 +289,10 @@ int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m
 		pads[k] = lora_pad(lora, dev, k);
 	weights_init(&g->w, dev, m, base, nf4, pads);
 	g->x1 = xcalloc((size_t)m->layers, sizeof(*g->x1));
+	g->x1_host = xcalloc((size_t)m->layers, sizeof(*g->x1_host));
 	g->acts = xcalloc((size_t)m->layers, sizeof(*g->acts));
 	g->chunk = clamp(dev->logits / m->vocab, 16, 4096);
+	g->chunk -= g->chunk > 256 ? g->chunk % 256 : 0; /* whole tiles of any product */
 	if (g->chunk > shape->max_tokens)
 		g->chunk = shape->max_tokens;
 	g->head_rows = clamp(HEAD_ELEMENTS / m->hidden, 16, m->vocab);
@@ -294,6 +327,10 @@ int engine_alloc(struct engine *g, struct err *e)
 			return -1;
 		layout_place(&g->plan[i], g->memory[i]);
 	}
+	g->host_memory = g->host_plan.used ? g->dev->k.host_alloc(g->dev, g->host_plan.used, "what waits there", e) : NULL;
+	if (g->host_plan.used && !g->host_memory)
+		return -1;
+	layout_place(&g->host_plan, g->host_memory);
 	layout_all(g);
 	g->in_host = xcalloc((size_t)g->in_count, sizeof(*g->in_host));
 	fill_rotary(g);
@@ -309,11 +346,15 @@ void engine_release(struct engine *g)
 			device_free(g->dev, g->memory[i]);
 		g->memory[i] = NULL;
 	}
+	if (g->host_memory)
+		g->dev->k.host_free(g->dev, g->host_memory);
+	g->host_memory = NULL;
 	weights_release(&g->w);
 	if (g->shape.optim)
 		optim_release(g->shape.optim);
 	free(g->in_host);
 	free(g->x1);
+	free(g->x1_host);
 	free(g->acts);
 	g->in_host = NULL;
 	g->x1 = NULL;

@@ -91,7 +91,7 @@ static void attn_next(void *ctx, struct engine *g, int64_t layer, struct acts *a
 
 	engine_attn_shape(g, layer, b, &s);
 	keep_keys(n, g, &s, &c, a);
-	g->dev->k.attn_decode(g->dev, &s, a->qkv, &c, g->in.rec, g->in.tgt_id, n->longest, a->o);
+	g->dev->k.attn_decode(g->dev, &s, a->qkv, &c, g->in.rec, g->in.tgt_id, n->context, a->o);
 }
 
 /* --- choosing a token --- */
@@ -243,14 +243,12 @@ static int64_t read_prompts(struct generator *n, struct gen_seq *s, int64_t coun
 static int64_t next_token(struct generator *n, struct gen_seq *s, int32_t *live, int64_t n_live, const struct gen_options *o)
 {
 	microbatch_clear(&n->mb);
-	n->longest = 0;
 	for (int64_t i = 0; i < n_live; i++) {
 		const struct gen_seq *q = &s[live[i]];
 		int64_t len = q->n_prompt + q->n_new;
 
 		add_token(&n->mb, q->out[q->n_new - 1], len - 1, live[i]);
 		end_sequence(n, live[i]);
-		n->longest = len > n->longest ? len : n->longest;
 	}
 	engine_send(n->g, &n->mb);
 	engine_forward(n->g, &n->mb, attn_next, n);

@@ -35,7 +35,6 @@ struct generator {
 	struct kn_kv_cache cache; /* slots of (layers, context, NKV * D) */
 	void *memory;
 	struct microbatch mb; /* its rec: which slot each token belongs to */
-	int64_t longest;      /* cached tokens of the longest row of the micro-batch */
 	int32_t *slot;        /* (batch): the sequence of each row that predicts */
 	float *logits;        /* (chunk, V) host copy */
 	uint32_t *idx;        /* (V) sampling scratch */

@@ -58,6 +58,8 @@ static void describe(const struct run *r, struct sb *out)
 		for (int j = 0; j < g->plan[i].n_items; j++)
 			add_bytes(out, g->plan[i].items[j].name, g->plan[i].items[j].bytes);
 	add_bytes(out, "total", engine_bytes(g));
+	if (g->host_plan.used)
+		add_bytes(out, "page-locked host memory", g->host_plan.used);
 }
 
 int train_dry_run(const struct train_config *c, struct sb *text, struct err *e)

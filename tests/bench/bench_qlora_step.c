@@ -149,7 +149,10 @@ static void fill(struct engine *g)
 	must(room != NULL);
 
 	make_noise();
-	send(d, g->w.embed.data, normal_bf16, table);
+	for (uint64_t at = 0; g->w.host_embed && at < table; at += PIECE)
+		memcpy((char *)g->w.embed.data + at, normal_bf16, table - at < PIECE ? table - at : PIECE);
+	if (!g->w.host_embed)
+		send(d, g->w.embed.data, normal_bf16, table);
 	if (!m->tied)
 		send(d, g->w.head.data, normal_bf16, table);
 	send_const(d, g->w.norm, m->hidden, 1, 0.1f);
@@ -380,9 +383,9 @@ static void setup(struct bench *x)
 	}
 	printf("%s, %s, r %lld, %lld x %lld x %lld, %s, dropout %g\n", x->dev.name, x->c.shape, (long long)x->c.rank, (long long)x->c.batch,
 	       (long long)x->c.seq, (long long)x->c.accumulate, x->c.base, x->c.dropout);
-	printf("plan: %.1f MiB; %lld layers full, %lld lean, %lld again; %lld dense; set-up %.1f s; in use before %.1f MiB\n", (double)engine_bytes(&x->g) / (1 << 20),
-	       (long long)x->g.full, (long long)x->g.lean, (long long)(x->m.layers - x->g.full - x->g.lean), (long long)x->g.w.cached_layers,
-	       now_seconds() - from, (double)(total - before) / (1 << 20));
+	printf("plan: %.1f MiB; %lld layers full, %lld lean, %lld again; %lld dense%s%s; set-up %.1f s; in use before %.1f MiB\n", (double)engine_bytes(&x->g) / (1 << 20),
+	       (long long)x->g.full, (long long)x->g.lean, (long long)(x->m.layers - x->g.full - x->g.lean), (long long)x->g.w.cached_layers, x->g.offload ? ", stream offloaded" : "",
+	       x->g.w.host_embed ? ", embedding on the host" : "",	       now_seconds() - from, (double)(total - before) / (1 << 20));
 }
 
 static void adapter_hash(struct bench *x, char hex[65])
