@@ -10,6 +10,7 @@
 
 #include "base/num.h"
 #include "base/xalloc.h"
+#include "kernels/gemm_pack.h"
 
 static const struct kn_ops cpu_ops = {
 	.gemm = kn_gemm_cpu,
@@ -71,6 +72,7 @@ static int open_cpu(struct device *d, int threads)
 	d->k = cpu_ops;
 	/* tiles are ours to spread over threads: each product stays on one */
 	openblas_set_num_threads(1);
+	d->impl = gemm_room_new(16);
 	snprintf(d->name, sizeof(d->name), "cpu, %d threads, OpenBLAS %s", d->threads, openblas_get_corename());
 	return 0;
 }
@@ -127,7 +129,9 @@ int device_open(struct device *d, const char *spec, int threads, struct err *e)
 
 void device_close(struct device *d)
 {
-	(void)d;
+	if (d->kind == DEVICE_CPU)
+		gemm_room_free(d->impl);
+	d->impl = NULL;
 }
 
 void *device_alloc(struct device *d, uint64_t bytes, const char *what, struct err *e)

@@ -1,9 +1,11 @@
-/* The CPU product: OpenBLAS on fixed tiles of C. */
+/* The CPU product: large ones by kernels/gemm_pack.h, the others by OpenBLAS on
+ * fixed tiles of C. */
 #include "kernels/gemm.h"
 
 #include <cblas.h>
 
 #include "kernels/device.h"
+#include "kernels/gemm_pack.h"
 
 #define TILE_M 256
 #define TILE_N 768
@@ -26,6 +28,9 @@ void kn_gemm_cpu(struct device *d, bool ta, bool tb, int64_t m, int64_t n, int64
 {
 	int64_t tn = tile_cols(m, n);
 	int64_t n_m = (m + TILE_M - 1) / TILE_M, n_n = (n + tn - 1) / tn;
+
+	if (kn_gemm_packed(d->impl, d->threads, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc))
+		return;
 
 #pragma omp parallel for schedule(dynamic) num_threads(d->threads) if (n_m * n_n > 1)
 	for (int64_t t = 0; t < n_m * n_n; t++) {
