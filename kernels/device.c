@@ -10,6 +10,7 @@
 
 #include "base/num.h"
 #include "base/xalloc.h"
+#include "kernels/gemm_pack.h"
 
 static uint64_t available_memory(void)
 {
@@ -93,7 +94,8 @@ static void cpu_memory(struct device *d, uint64_t *unused, uint64_t *total)
 
 static void cpu_close(struct device *d)
 {
-	(void)d;
+	gemm_room_free(d->impl);
+	d->impl = NULL;
 }
 
 static const struct kn_ops cpu_ops = {
@@ -177,6 +179,7 @@ static int open_cpu(struct device *d, int threads)
 	d->k = cpu_ops;
 	/* tiles are ours to spread over threads: each product stays on one */
 	openblas_set_num_threads(1);
+	d->impl = gemm_room_new(16);
 	snprintf(d->name, sizeof(d->name), "cpu, %d threads, OpenBLAS %s", d->threads, openblas_get_corename());
 	return 0;
 }

@@ -1,10 +1,12 @@
-/* The CPU product: OpenBLAS on fixed tiles of C. */
+/* The CPU product: large ones by kernels/gemm_pack.h, the others by OpenBLAS on
+ * fixed tiles of C. */
 #include "kernels/gemm.h"
 
 #include <cblas.h>
 #include <string.h>
 
 #include "kernels/device.h"
+#include "kernels/gemm_pack.h"
 
 #define TILE_M 256
 #define TILE_N 768
@@ -40,6 +42,9 @@ void kn_gemm_cpu(struct device *d, bool ta, bool tb, int64_t m, int64_t n, int64
 	(void)f32_c; /* it is fp32 either way */
 	if (c0 && c0 != pc)
 		copy_matrix(d, c, c0, m, n, ldc);
+	if (kn_gemm_packed(d->impl, d->threads, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc))
+		return;
+
 #pragma omp parallel for schedule(dynamic) num_threads(d->threads) if (n_m * n_n > 1)
 	for (int64_t t = 0; t < n_m * n_n; t++) {
 		int64_t i = t % n_m * TILE_M, j = t / n_m * tn;

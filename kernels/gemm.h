@@ -8,9 +8,9 @@
  * Error: each element is a sum of K products accumulated in fp32; against fp64
  * |err| <= K * 2^-24 * sum |a b| (Higham, Accuracy and Stability, 3.5), and one
  * rounding to C's type; tests allow that bound for the element's own terms.
- * The CPU cuts C into fixed tiles (by shape alone), so that a result does not
- * depend on the number of threads; each tile is OpenBLAS's product. CUDA: cuBLASLt,
- * fp32 accumulation, an algorithm chosen by shape alone. */
+ * The CPU takes large products itself (gemm_pack.h); of the others it cuts C into
+ * fixed tiles (by shape alone), each OpenBLAS's product. Neither depends on the
+ * number of threads. CUDA: cuBLASLt, fp32 accumulation; the shape alone fixes the bits. */
 #ifndef LP_KERNELS_GEMM_H
 #define LP_KERNELS_GEMM_H
 

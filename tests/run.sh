@@ -7,6 +7,7 @@ build=$1
 shift
 # waiting threads leave the processor to those that work: machines that test are shared
 export BUILD="$build" PATH="$PWD/$build/bin:$PATH" LC_ALL=C OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}"
+export LSAN_OPTIONS="${LSAN_OPTIONS:-suppressions=$PWD/tests/lsan.supp:print_suppressions=0}"
 tmp=$(mktemp -d)
 trap 'rm -rf "$tmp"' EXIT
 pass=0 fail=0 skip=0

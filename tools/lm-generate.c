@@ -1,4 +1,5 @@
 /* lm-generate: chat or {"prompt"} records in, completion records out. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -180,6 +181,15 @@ static int load(struct state *s, struct err *e)
 
 /* --- completions --- */
 
+/* Tokens chosen among logits that are no numbers are no answer. */
+static int check_number(const struct prompt *p, double logprob, struct err *e)
+{
+	if (isfinite(logprob))
+		return 0;
+	return err_set(e, LP_DATA, "record %s: the model's logits are not finite: its weights are too large for this computation, or the adapter diverged",
+	               p->id);
+}
+
 static int write_completion(struct state *s, const struct prompt *p, const struct gen_seq *q, struct out *out, struct err *e)
 {
 	static const char *const finish[] = { "stop", "length", "context" };
@@ -228,6 +238,8 @@ static int score_one(struct state *s, const struct prompt *p, struct out *out, s
 	engine_begin(&s->g);
 	engine_run(&s->g, &s->gen.mb, false, 1);
 	rc = engine_sums(&s->g, &nll, NULL, e);
+	if (rc == 0)
+		rc = check_number(p, nll, e);
 	jw_obj(&w);
 	jw_key(&w, "id");
 	jw_raw(&w, p->id, strlen(p->id));
@@ -255,7 +267,7 @@ static int complete(struct state *s, struct prompt *p, int64_t n, struct out *ou
 		q[i] = (struct gen_seq){ .prompt = p[i].ids, .n_prompt = p[i].n_ids, .stream = p[i].line, .out = ids + i * o.max_new };
 	rc = generator_run(&s->gen, q, n, &s->opts, e);
 	for (int64_t i = 0; i < n && rc == 0; i++)
-		rc = write_completion(s, &p[i], &q[i], out, e);
+		rc = check_number(&p[i], q[i].logprob, e) < 0 ? -1 : write_completion(s, &p[i], &q[i], out, e);
 	free(q);
 	free(ids);
 	return rc;

@@ -16,4 +16,11 @@
 #define LP_CLONES
 #endif
 
+/* A function whose products may be fused into its sums: one where that changes no bit. */
+#if defined(__GNUC__) && !defined(__clang__)
+#define LP_FUSED __attribute__((optimize("fp-contract=fast")))
+#else
+#define LP_FUSED
+#endif
+
 #endif

@@ -68,6 +68,9 @@ int err_sys(struct err *e, const char *path, const char *verb)
 
 int err_where(struct err *e, const char *path, uint64_t line)
 {
+	/* a line of this file is no place in another one */
+	if (e->path[0] && path && strncmp(e->path, path, sizeof(e->path) - 1))
+		return -1;
 	if (!e->path[0])
 		set_path(e, path);
 	if (!e->line)

@@ -36,7 +36,7 @@ int err_line(struct err *e, enum lp_status code, const char *path, uint64_t line
 int err_off(struct err *e, enum lp_status code, const char *path, int64_t off, const char *fmt, ...) LP_PRINTF(5, 6);
 /* "cannot VERB: strerror(errno)" about path, status LP_IO. */
 int err_sys(struct err *e, const char *path, const char *verb);
-/* Fills in a place where e has none yet. Returns -1. */
+/* Fills in a place where e has none yet; a line only of the file that e names. Returns -1. */
 int err_where(struct err *e, const char *path, uint64_t line);
 
 #endif

@@ -29,7 +29,7 @@ const char report_css[] =
 	".h:hover .v{visibility:visible}\n"
 	"table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}th{font-size:13px;font-weight:600;color:var(--soft);text-align:right;padding:6px 10px;white-space:nowrap}"
 	"td{text-align:right;padding:7px 10px;border-top:1px solid var(--line);white-space:nowrap}th:first-child,td:first-child{text-align:left;padding-left:0}"
-	"th:last-child,td:last-child{padding-right:0}.wide{overflow-x:auto}td svg{display:inline-block;vertical-align:middle;width:auto;height:18px}td.t,th.t{text-align:left}"
+	"th:last-child,td:last-child{padding-right:0}.wide{overflow-x:auto}.wide>svg{min-width:680px}td svg{display:inline-block;vertical-align:middle;width:auto;height:18px}td.t,th.t{text-align:left}"
 	".ci{color:var(--mute);font-size:13px}.zero{stroke:var(--mute)}.bar{stroke:var(--s7);stroke-width:2}.bar.up{stroke:var(--good)}.bar.down{stroke:var(--bad)}"
 	".pt{fill:var(--s7)}.pt.up{fill:var(--good)}.pt.down{fill:var(--bad)}\n"
 	"dl{display:grid;grid-template-columns:repeat(auto-fill,minmax(230px,1fr));gap:4px 32px;margin:0}dl div{display:flex;justify-content:space-between;gap:12px;border-bottom:1px solid var(--grid);"

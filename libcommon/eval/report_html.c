@@ -141,7 +141,8 @@ static void one_chart(struct sb *out, const char *title, const struct curves *cv
 
 	if (chart_empty(&c))
 		return;
-	sb_adds(out, "<div class=\"card\"><h3>");
+	/* a wide one would shrink beyond reading on a phone: there it scrolls */
+	sb_addf(out, "<div class=\"card%s\"><h3>", w > 600 ? " wide" : "");
 	text(out, title);
 	sb_adds(out, "</h3>");
 	chart_svg(&c, out);

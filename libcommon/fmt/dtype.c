@@ -218,3 +218,53 @@ void from_f32(enum dtype to, const float *src, void *dst, size_t n)
 		}
 	}
 }
+
+/* An exponent of ones is what infinities and NaNs have. */
+LP_CLONES static bool any_nonfinite32(const uint8_t *p, size_t n)
+{
+	uint32_t bad = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		uint32_t u;
+
+		memcpy(&u, p + 4 * i, 4);
+		bad |= (u & 0x7f800000u) == 0x7f800000u;
+	}
+	return bad;
+}
+
+LP_CLONES static bool any_nonfinite16(const uint8_t *p, size_t n, uint16_t exponent)
+{
+	uint16_t bad = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		uint16_t h;
+
+		memcpy(&h, p + 2 * i, 2);
+		bad |= (h & exponent) == exponent;
+	}
+	return bad;
+}
+
+static bool any_nonfinite(enum dtype type, const uint8_t *p, size_t at, size_t n)
+{
+	if (type == DT_F32)
+		return any_nonfinite32(p + 4 * at, n);
+	return any_nonfinite16(p + 2 * at, n, type == DT_F16 ? 0x7c00 : 0x7f80);
+}
+
+int64_t tensor_find_nonfinite(const struct tensor *t)
+{
+	const size_t n = (size_t)tensor_elems(t), block = 4096;
+
+	for (size_t begin = 0; begin < n; begin += block) {
+		size_t end = n - begin < block ? n : begin + block;
+
+		if (!any_nonfinite(t->dtype, t->data, begin, end - begin))
+			continue;
+		for (size_t i = begin; i < end; i++)
+			if (any_nonfinite(t->dtype, t->data, i, 1))
+				return (int64_t)i;
+	}
+	return -1;
+}

@@ -24,6 +24,8 @@ struct tensor {
 	const void *data;                /* NULL when only described */
 };
 uint64_t tensor_elems(const struct tensor *t);
+/* The first element of F32, F16 or BF16 data that is infinite or not a number; -1 when all are finite. */
+int64_t tensor_find_nonfinite(const struct tensor *t);
 
 /* Conversions, round to nearest even, NaN kept quiet; exact where possible. */
 uint16_t f32_to_bf16(float v);

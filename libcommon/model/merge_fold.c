@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/compiler.h"
 #include "base/xalloc.h"
 #include "model/merge.h"
 
@@ -58,7 +59,7 @@ void fold_release(struct fold *f)
 
 /* s[j] += b_k a_k[j] over all k, in order. The products are exact in fp64, so
  * that fusing them into the sums, where the machine can, changes no bit. */
-LP_CLONES __attribute__((optimize("fp-contract=fast"))) static void add_products(double *restrict s, const double *a, const double *b, int64_t r, int64_t stride, int n)
+LP_CLONES LP_FUSED static void add_products(double *restrict s, const double *a, const double *b, int64_t r, int64_t stride, int n)
 {
 	int64_t k = 0;
 

@@ -221,6 +221,7 @@ static int check_tensor(const struct tensor *t, const struct slot *s, struct err
 {
 	bool shape = s->cols ? t->n_dims == 2 && t->shape[0] == (uint64_t)s->rows && t->shape[1] == (uint64_t)s->cols
 	                     : t->n_dims == 1 && t->shape[0] == (uint64_t)s->rows;
+	int64_t at;
 
 	if (!shape)
 		return err_set(e, LP_DATA, "tensor '%s' is not of the shape (%lld%s%lld) that config.json implies", t->name,
@@ -228,6 +229,10 @@ static int check_tensor(const struct tensor *t, const struct slot *s, struct err
 	if (t->dtype != DT_F32 && t->dtype != DT_F16 && t->dtype != DT_BF16)
 		return err_set(e, LP_DATA, "tensor '%s' is %s; weights must be F32, F16 or BF16 (not quantised)", t->name,
 		               dtype_st_name(t->dtype));
+	/* NF4 has no code for such a value: it would become a number, and nobody would know */
+	at = tensor_find_nonfinite(t);
+	if (at >= 0)
+		return err_set(e, LP_DATA, "tensor '%s', element %lld, is infinite or not a number; the checkpoint is broken", t->name, (long long)at);
 	return 0;
 }
 
@@ -399,14 +404,14 @@ static int load_all(struct weights *w, struct model_source *s, struct device *d,
 		bool used;
 
 		if (load_tensor(w, &t, d, room, &used, e) < 0)
-			return -1;
+			return err_where(e, model_source_name(s), 0);
 		seen += used;
 		model_source_dropped(s, &t);
 	}
 	if (rc < 0)
 		return -1;
 	if (seen != expected(&w->desc))
-		return missing(w, s, e);
+		return missing(w, s, e), err_where(e, model_source_name(s), 0);
 	/* what is not quantised, and not of the device's type, is made dense now where there is room for it */
 	for (int64_t l = 0; l < w->cached_layers && !w->dense && !w->nf4; l++)
 		for (int g = 0; g < GRP_N; g++)

@@ -29,6 +29,7 @@ ok "a page" ft-report --train-log train.jsonl --ab ab.json --title 'A & B' -o re
 quiet "says nothing"
 has() { if grep -q -e "$2" report.html; then pass "$1"; else fail "$1" "no '$2'"; fi; }
 hasnt() { if grep -q -e "$2" report.html; then fail "$1" "there is '$2'"; else pass "$1"; fi; }
+has "a wide chart can be scrolled on a phone" 'card wide"><h3>Loss'
 has "title, escaped" '<h1>A &amp; B</h1>'
 has "model, escaped" 'tiny &lt;m&gt;'
 has "curves" '<svg viewBox="0 0 1000 340"'

@@ -121,6 +121,24 @@ status 3 "an activation that is not known" qlora-train --model "$T/m2" "$T/train
 says 'config.json.*hidden_act' "is named"
 
 # not finite
+weight() { # DIR BYTES: a copy of the model with these four bytes inside a projection's weights
+	cp -r $M "$1"
+	n=$(($(od -An -N8 -tu8 $M/model.safetensors) + 8 + 600000))
+	{ head -c $n $M/model.safetensors; printf "$2"; tail -c +$((n + 5)) $M/model.safetensors; } >"$1/model.safetensors"
+}
+weight "$T/nan" '\0\0\300\177'
+for q in nf4 none; do
+	status 3 "a weight that is not a number, $q" qlora-train --model "$T/nan" --quant $q --max-steps 1 -o "$T/x" "$T/train.lps"
+	says "nan: tensor 'model.layers.[0-9].*', element [0-9]*, is infinite or not a number" "is named"
+	ok "leaves no output" test ! -e "$T/x"
+	status 3 "nor does it answer, $q" lm-generate --model "$T/nan" --quant $q --max-new 2 "$T/held.jsonl"
+done
+weight "$T/huge" '\377\377\177\177'
+status 3 "weights that overflow" lm-generate --model "$T/huge" --max-new 2 "$T/held.jsonl"
+says 'record [0-9]*: .*not finite' "the record is named"
+status 3 "the likelihood under them" lm-generate --model "$T/huge" --score "$T/held.jsonl"
+says 'record [0-9]*: .*not finite' "the record is named"
+status 6 "training on them" qlora-train --model "$T/huge" --max-steps 1 -o "$T/x" "$T/train.lps"
 status 6 "a learning rate that diverges" train --lr 1000 --max-grad-norm 0 --max-steps 60 --warmup-ratio 0 --schedule constant -o "$T/g" "$T/train.lps"
 says 'step [0-9]*: the .* is not finite .* on records [0-9]' "names step and records"
 ok "leaves no output under the name" test ! -e "$T/g"

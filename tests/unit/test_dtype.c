@@ -138,6 +138,36 @@ START_TEST(arrays_and_odd_addresses)
 }
 END_TEST
 
+START_TEST(the_first_that_is_not_finite)
+{
+	static float f[9000];
+	static uint16_t h[9000];
+	static unsigned char odd[2 * 9000 + 1];
+	struct tensor t = { "t", DT_F32, 2, { 90, 100 }, sizeof(f), f };
+	const uint16_t f16_max = 0x7bff, bf16_max = 0x7f7f;
+
+	for (size_t i = 0; i < 9000; i++)
+		f[i] = i % 2 ? FLT_MAX : -FLT_TRUE_MIN;
+	ck_assert_int_eq(tensor_find_nonfinite(&t), -1);
+	f[8999] = NAN;
+	ck_assert_int_eq(tensor_find_nonfinite(&t), 8999);
+	f[4096] = -INFINITY;
+	ck_assert_int_eq(tensor_find_nonfinite(&t), 4096);
+	for (int type = 0; type < 2; type++) {
+		t = (struct tensor){ "t", type ? DT_BF16 : DT_F16, 1, { 9000 }, sizeof(h), odd + 1 };
+		for (size_t i = 0; i < 9000; i++)
+			h[i] = type ? bf16_max : f16_max;
+		memcpy(odd + 1, h, sizeof(h));
+		ck_assert_int_eq(tensor_find_nonfinite(&t), -1);
+		h[5000] = type ? 0xff80 : 0xfc01; /* minus infinity, a NaN */
+		memcpy(odd + 1, h, sizeof(h));
+		ck_assert_int_eq(tensor_find_nonfinite(&t), 5000);
+	}
+	t = (struct tensor){ "t", DT_F32, 1, { 0 }, 0, NULL };
+	ck_assert_int_eq(tensor_find_nonfinite(&t), -1);
+}
+END_TEST
+
 START_TEST(names)
 {
 	enum dtype t;
@@ -162,6 +192,7 @@ int main(void)
 	tcase_add_test(c, narrowing_is_one_rounding);
 	tcase_add_test(c, nan_stays_quiet);
 	tcase_add_test(c, arrays_and_odd_addresses);
+	tcase_add_test(c, the_first_that_is_not_finite);
 	tcase_add_test(c, names);
 	suite_add_tcase(s, c);
 	return run_tests(s);

@@ -16,6 +16,10 @@ START_TEST(keeps_where_it_happened)
 	err_where(&e, "b.jsonl", 9); /* has both already */
 	ck_assert_str_eq(e.path, "a.jsonl");
 	ck_assert_uint_eq(e.line, 7);
+	err_sys(&e, "out", "write"); /* the record that was being written is a line of another file */
+	err_where(&e, "a.jsonl", 7);
+	ck_assert_str_eq(e.path, "out");
+	ck_assert_uint_eq(e.line, 0);
 	err_line(&e, LP_DATA, "c.jsonl", 1, "x");
 	ck_assert_str_eq(e.path, "c.jsonl");
 	ck_assert_uint_eq(e.line, 1);
