@@ -150,6 +150,7 @@ static const struct kn_ops cpu_ops = {
 static void describe_cuda(struct device *d)
 {
 	d->kind = DEVICE_CUDA;
+	snprintf(d->name, sizeof(d->name), "cuda, planned without one");
 	d->act = DT_BF16;
 	d->row_pad = 64; /* 128 bytes: what the copy engine and the memory like */
 	d->logits = 1 << 27;
@@ -215,6 +216,15 @@ static int open_cuda(struct device *d, int index, struct err *e)
 	return fn(d, index, e);
 }
 
+static bool has_driver(void)
+{
+	void *lib = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+
+	if (lib)
+		dlclose(lib);
+	return lib != NULL;
+}
+
 int device_open(struct device *d, const char *spec, int threads, struct err *e)
 {
 	uint64_t index = 0;
@@ -225,7 +235,8 @@ int device_open(struct device *d, const char *spec, int threads, struct err *e)
 	if (strcmp(spec, "auto") == 0) {
 		struct err none = ERR_INIT;
 
-		if (open_cuda(d, 0, &none) == 0)
+		/* without a driver there is no device, and no need to load what only works with one */
+		if (has_driver() && open_cuda(d, 0, &none) == 0)
 			return 0;
 		memset(d, 0, sizeof(*d));
 		return open_cpu(d, threads);

@@ -71,7 +71,7 @@ struct engine {
 	float *rstd_final;
 	void *d_res;             /* (T, ld_res) gradient of the residual stream, room for adapters behind it */
 	int64_t ld_res;
-	void *d_y, *d_o, *d_h;   /* (T, C), (T, NH*D + pad), (T, F) */
+	void *d_y, *d_o, *d_h;   /* (T, C), (T, NH*D + pad), (T, F); the last two are one buffer, and logits too */
 	void *d_qkv;             /* (T, (NH + 2 NKV) * D + pad) */
 	void *xd;                /* (T, widest in) with dropout */
 	void *adapter_scratch;   /* of the widest group */

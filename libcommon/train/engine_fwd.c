@@ -252,12 +252,13 @@ void engine_attn_self(void *ctx, struct engine *g, int64_t layer, struct acts *a
 static void loss_chunks(struct engine *g, const struct microbatch *b, bool grad, float scale)
 {
 	struct device *d = g->dev;
-	int64_t c = g->w.desc.hidden, vocab = g->w.desc.vocab, rows;
+	int64_t c = g->w.desc.hidden, vocab = g->w.desc.vocab, rows, chunks = (b->n_targets + g->chunk - 1) / g->chunk;
+	int64_t each = chunks ? (b->n_targets + chunks - 1) / chunks : 0; /* no small rest at the end */
 
 	if (grad)
 		device_zero(d, g->d_y, (uint64_t)(b->n_tokens * c) * dtype_bytes(d->act));
-	for (int64_t i = 0; i < b->n_targets; i += g->chunk) {
-		int64_t n = b->n_targets - i < g->chunk ? b->n_targets - i : g->chunk;
+	for (int64_t i = 0; i < b->n_targets; i += each) {
+		int64_t n = b->n_targets - i < each ? b->n_targets - i : each;
 
 		d->k.gather_rows(d, g->hid, g->y_final, g->in.tgt_row + i, n, c);
 		engine_head(g, g->hid, g->logits, n);

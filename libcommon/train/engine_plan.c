@@ -103,14 +103,17 @@ static void layout_activations(struct engine *g, struct layout *l)
 static void layout_gradients(struct engine *g, struct layout *l)
 {
 	const struct model_desc *m = &g->w.desc;
-	int64_t t = g->shape.max_tokens, more = pad(g, GRP_O) > pad(g, GRP_DOWN) ? pad(g, GRP_O) : pad(g, GRP_DOWN);
+	int64_t once, t = g->shape.max_tokens, more = pad(g, GRP_O) > pad(g, GRP_DOWN) ? pad(g, GRP_O) : pad(g, GRP_DOWN);
 
 	g->ld_res = m->hidden + more;
 	g->d_res = acts(g, l, "gradients of activations", t * g->ld_res);
 	g->d_y = acts(g, l, "gradients of activations", t * m->hidden);
 	g->d_qkv = acts(g, l, "gradients of activations", t * (group_out(m, GRP_QKV) + pad(g, GRP_QKV)));
-	g->d_o = acts(g, l, "gradients of activations", t * (m->heads * m->head_dim + pad(g, GRP_O)));
-	g->d_h = acts(g, l, "gradients of activations", t * m->ffn);
+	/* the gradient inside the feed-forward part, that of attention's output, and logits are never alive at once */
+	once = t * (m->heads * m->head_dim + pad(g, GRP_O));
+	once = t * m->ffn > once ? t * m->ffn : once;
+	once = g->chunk * m->vocab > once ? g->chunk * m->vocab : once;
+	g->d_h = g->d_o = g->logits = acts(g, l, "gradients of activations, or logits", once);
 }
 
 static void layout_inputs(struct engine *g, struct layout *l)
@@ -158,7 +161,8 @@ static void layout_scratch(struct engine *g, struct layout *l)
 	g->head_rows_at = convert ? acts(g, l, "converted rows of the head", g->head_rows * m->hidden) : NULL;
 	g->hid = acts(g, l, "loss", g->chunk * m->hidden);
 	g->d_hid = g->shape.train ? acts(g, l, "loss", g->chunk * m->hidden) : NULL;
-	g->logits = acts(g, l, "logits of one chunk", g->chunk * m->vocab);
+	if (!g->shape.train)
+		g->logits = acts(g, l, "logits of one chunk", g->chunk * m->vocab);
 	g->nll = layout_array(l, "loss", t, sizeof(double));
 	g->sums = layout_array(l, "loss", 2, sizeof(double));
 	g->attn_scratch = layout_take(l, "attention", g->dev->k.attn_scratch(g->dev, t, g->shape.max_seq, m->heads, m->head_dim, g->shape.train));
