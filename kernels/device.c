@@ -154,6 +154,7 @@ static void describe_cuda(struct device *d)
 	d->act = DT_BF16;
 	d->row_pad = 64; /* 128 bytes: what the copy engine and the memory like */
 	d->logits = 1 << 27;
+	d->overhead = 580ull << 20; /* an H100, driver 580: 563 MiB at first, 575 in the end */
 	d->k.attn_scratch = kn_attn_scratch_cuda;
 	d->k.decode_scratch = kn_decode_scratch_cuda;
 	d->k.adapter_scratch = kn_adapter_scratch_cuda;

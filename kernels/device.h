@@ -30,7 +30,7 @@
 #include "kernels/vec.h"
 #include "kernels/xent.h"
 
-enum { COPY_SLOTS = 4 };
+enum { COPY_SLOTS = 8 };
 
 struct kn_ops {
 	/* memory: 256-byte aligned, cleared; uploads read src before they return */
@@ -94,6 +94,7 @@ struct device {
 	int threads;         /* CPU threads */
 	char name[96];       /* "cpu, 2 threads, OpenBLAS Zen" */
 	uint64_t free_bytes; /* memory that a run may plan with */
+	uint64_t overhead;   /* bytes of the device that the context and its libraries take, beside any plan */
 	enum dtype act;      /* of activations and of dense weights: DT_F32, or DT_BF16 */
 	int64_t row_pad;     /* what is added to a row is a multiple of this many elements */
 	int64_t logits;      /* elements of a chunk of logits that pay */

@@ -34,7 +34,7 @@ struct inputs {
 	int64_t n_tiles;
 };
 
-enum { X1_RING = 3 };
+enum { RING = 3 };
 
 struct engine_shape {
 	int64_t max_tokens; /* of a micro-batch */
@@ -53,7 +53,7 @@ struct engine {
 	/* Of the layers from the top: full keep all their activations, lean ones all that is not an
 	 * element-wise step away from the rest; the others run forward again in backward. */
 	int64_t full, lean;
-	bool offload;            /* the residual stream of each layer waits for its backward pass in host memory */
+	bool offload, offload_x2; /* the residual stream before, and inside, each layer waits for its backward pass in host memory */
 	struct layout plan[ARENA_N];
 	void *memory[ARENA_N];
 	struct layout host_plan; /* page-locked host memory */
@@ -63,8 +63,8 @@ struct engine {
 	int32_t *in_host;        /* the same in host memory, to be sent at once */
 	int64_t in_count;        /* int32 of in */
 	void **x1;               /* (layers) x (T, C): the residual stream at each layer; not training: all one buffer; offloaded:
-	                            X1_RING buffers in turn */
-	void **x1_host;          /* (layers), NULL: stays */
+	                            RING buffers in turn */
+	void **x1_host, **x2_host; /* (layers), NULL: stays; x2 (acts) has a ring of its own */
 	void *embed_way;         /* (T, C) rows of an embedding in host memory, on their way */
 	struct acts *acts;       /* (layers): own, or parts of the shared one */
 	void *x_final, *y_final; /* (T, C) */

@@ -57,7 +57,9 @@ static void describe(const struct run *r, struct sb *out)
 	for (int i = 0; i < ARENA_N; i++)
 		for (int j = 0; j < g->plan[i].n_items; j++)
 			add_bytes(out, g->plan[i].items[j].name, g->plan[i].items[j].bytes);
-	add_bytes(out, "total", engine_bytes(g));
+	if (r->dev.overhead)
+		add_bytes(out, "context and libraries", r->dev.overhead);
+	add_bytes(out, "total", engine_bytes(g) + r->dev.overhead);
 	if (g->host_plan.used)
 		add_bytes(out, "page-locked host memory", g->host_plan.used);
 }
@@ -70,7 +72,7 @@ int train_dry_run(const struct train_config *c, struct sb *text, struct err *e)
 
 	if (rc == 0 || short_of_memory) {
 		describe(&r, text);
-		sb_addf(text, "%s %.1f MiB%s\n", short_of_memory ? "does not fit in" : "fits in", (double)r.g.shape.budget / (1 << 20),
+		sb_addf(text, "%s %.1f MiB%s\n", short_of_memory ? "does not fit in" : "fits in", (double)(c->memory ? c->memory : r.g.shape.budget) / (1 << 20),
 		        c->memory ? " (--memory)" : ", nine tenths of what is free here");
 	}
 	/* somebody else's machine is meant when no limit is given: the plan is the answer */
@@ -99,7 +101,7 @@ static int log_plan(struct run *r, struct err *e)
 	                (long long)r->warmup, (long long)r->train.n_rows, (long long)r->train.n_tokens, (unsigned long long)g->plan[ARENA_WEIGHTS].used,
 	                (unsigned long long)g->plan[ARENA_ADAPTER].used, (unsigned long long)g->plan[ARENA_ACTIVATIONS].used,
 	                (unsigned long long)g->plan[ARENA_SCRATCH].used, (unsigned long long)g->plan[ARENA_CACHE].used,
-	                (unsigned long long)engine_bytes(g), (long long)(g->full + g->lean), g->w.identity);
+	                (unsigned long long)(engine_bytes(g) + r->dev.overhead), (long long)(g->full + g->lean), g->w.identity);
 	sb_release(&name);
 	return rc;
 }
@@ -116,7 +118,7 @@ static int log_step(struct run *r, const struct step_result *s, double lr, doubl
 		return 0;
 	return log_metric("train", e, "\"step\":%lld,\"epoch\":%.6f,\"loss\":%s,\"lr\":%.12g,\"grad_norm\":%s,\"tokens\":%lld,\"tok_s\":%.1f,"
 	                  "\"peak_bytes\":%llu,\"seconds\":%.3f", (long long)r->step, epoch_of(r), log_num(s->loss), lr, log_num(s->grad_norm),
-	                  (long long)r->targets_seen, tok_s, (unsigned long long)engine_bytes(&r->g), now_seconds() - r->start);
+	                  (long long)r->targets_seen, tok_s, (unsigned long long)(engine_bytes(&r->g) + r->dev.overhead), now_seconds() - r->start);
 }
 
 /* --- evaluation and keeping --- */

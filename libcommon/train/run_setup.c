@@ -97,7 +97,7 @@ static int make_plan(struct run *r, struct err *e)
 	enum dtype base = r->source ? weights_source_dtype(r->source, r->desc.dtype) : r->desc.dtype;
 
 	/* a tenth is left to everything else on the machine */
-	s.budget = r->c->memory ? r->c->memory : r->dev.free_bytes / 10 * 9;
+	s.budget = r->c->memory ? r->c->memory - (r->c->memory > r->dev.overhead ? r->dev.overhead : 0) : r->dev.free_bytes / 10 * 9;
 	return engine_plan(&r->g, &r->dev, &r->desc, base, r->c->nf4, &r->lora, &s, e);
 }
 
