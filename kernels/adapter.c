@@ -38,10 +38,11 @@ void kn_adapter_grad_cpu(struct device *d, const struct kn_adapter_grad *a)
 		            a->db[j], r, true);
 }
 
-uint64_t kn_adapter_scratch_cpu(const struct device *d, int64_t t, int64_t out, int n, int64_t rank)
+uint64_t kn_adapter_scratch_cpu(const struct device *d, int64_t t, int64_t in, int64_t out, int n, int64_t rank)
 {
 	(void)d;
 	(void)t;
+	(void)in;
 	(void)out;
 	(void)n;
 	(void)rank;
@@ -49,13 +50,23 @@ uint64_t kn_adapter_scratch_cpu(const struct device *d, int64_t t, int64_t out, 
 }
 
 /* Partial sums of adapter.cu: db of each block of 512 tokens, dS of each piece of columns. */
-uint64_t kn_adapter_scratch_cuda(const struct device *d, int64_t t, int64_t out, int n, int64_t rank)
+uint64_t kn_adapter_scratch_cuda(const struct device *d, int64_t t, int64_t in, int64_t out, int n, int64_t rank)
 {
 	int64_t blocks = (t + KN_ADAPTER_ROWS - 1) / KN_ADAPTER_ROWS;
+	int64_t inner = (blocks * out + blocks * KN_ADAPTER_ROWS * (KN_ADAPTER_PIECES + KN_PARTS)) * rank, outer = KN_ADAPTER_RUNS * n * rank * in;
 
 	(void)d;
-	(void)n;
 	if (rank != 16 && rank != 32)
-		return 0;
-	return (uint64_t)(blocks * out + blocks * KN_ADAPTER_ROWS * (KN_ADAPTER_PIECES + KN_PARTS)) * (uint64_t)rank * sizeof(float);
+		inner = 0;
+	return (uint64_t)(inner > outer ? inner : outer) * sizeof(float);
+}
+
+void kn_adapter_down_cpu(struct device *d, const struct kn_adapter_outer *a)
+{
+	kn_gemm_cpu(d, false, true, a->t, a->nr, a->in, 1, a->x, a->ldx, a->a, a->lda, 0, NULL, (float *)a->x + a->in, a->ldx, false);
+}
+
+void kn_adapter_outer_cpu(struct device *d, const struct kn_adapter_outer *a)
+{
+	kn_gemm_cpu(d, true, false, a->nr, a->in, a->t, 1, a->ds, a->ld_ds, a->x, a->ldx, 1, NULL, a->da, a->in, true);
 }

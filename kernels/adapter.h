@@ -14,6 +14,8 @@
 enum { KN_PARTS = 3 }; /* projections in a group, at most */
 /* How adapter.cu cuts its one pass: tokens in a block, and pieces of columns at the most. */
 enum { KN_ADAPTER_ROWS = 512, KN_ADAPTER_PIECES = 64 };
+/* And the outer side: runs of tokens at the most. */
+enum { KN_ADAPTER_RUNS = 8 };
 
 struct kn_adapters {
 	int64_t in, out, pad; /* pad >= n * rank */
@@ -44,12 +46,28 @@ struct kn_adapter_grad {
 	float *db[KN_PARTS];
 	void *scratch; /* kn_adapter_scratch bytes */
 };
+/* The skinny products of the outer side; x (T, in), row stride ldx, nr = n * rank.
+ * down:  s (T, nr) = x A^T, put behind the rows of x; a (nr, in) of the activation type, row stride lda.
+ * outer: da (nr, in) fp32 += ds^T x; ds (T, nr), row stride ld_ds. */
+struct kn_adapter_outer {
+	int64_t t, in, nr;
+	void *x;
+	int64_t ldx;
+	const void *a;  /* down */
+	int64_t lda;
+	const void *ds; /* outer */
+	int64_t ld_ds;
+	float *da;
+	void *scratch;  /* kn_adapter_scratch bytes */
+};
 struct device;
+typedef void kn_adapter_outer_fn(struct device *d, const struct kn_adapter_outer *a);
 typedef void kn_adapter_grad_fn(struct device *d, const struct kn_adapter_grad *a);
-/* Bytes for groups of at most `out` rows, n adapters, t tokens. */
-typedef uint64_t kn_adapter_scratch_fn(const struct device *d, int64_t t, int64_t out, int n, int64_t rank);
+/* Bytes for a group of `in` columns, `out` rows, n adapters, t tokens. */
+typedef uint64_t kn_adapter_scratch_fn(const struct device *d, int64_t t, int64_t in, int64_t out, int n, int64_t rank);
 typedef void kn_adapter_place_fn(struct device *d, void *g, int64_t ldg, const struct kn_adapters *a);
 kn_adapter_place_fn kn_adapter_place_cpu;
+kn_adapter_outer_fn kn_adapter_down_cpu, kn_adapter_outer_cpu;
 kn_adapter_grad_fn kn_adapter_grad_cpu;
 kn_adapter_scratch_fn kn_adapter_scratch_cpu, kn_adapter_scratch_cuda; /* the latter is arithmetic, and needs no GPU */
 

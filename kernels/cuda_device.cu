@@ -229,6 +229,8 @@ static const struct kn_ops cuda_ops(void)
 	k.nf4_dequant = kn_nf4_dequant_cuda;
 	k.convert = kn_convert_cuda;
 	k.adapter_place = kn_adapter_place_cuda;
+	k.adapter_down = kn_adapter_down_cuda;
+	k.adapter_outer = kn_adapter_outer_cuda;
 	k.adapter_grad = kn_adapter_grad_cuda;
 	return k;
 }

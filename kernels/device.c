@@ -142,6 +142,8 @@ static const struct kn_ops cpu_ops = {
 	.nf4_dequant = kn_nf4_dequant_cpu,
 	.convert = kn_convert_cpu,
 	.adapter_place = kn_adapter_place_cpu,
+	.adapter_down = kn_adapter_down_cpu,
+	.adapter_outer = kn_adapter_outer_cpu,
 	.adapter_grad = kn_adapter_grad_cpu,
 	.adapter_scratch = kn_adapter_scratch_cpu,
 };

@@ -76,7 +76,7 @@ static void linear_bwd(struct engine *g, const struct back *k, const void *x, vo
 }
 
 /* From the group's input x and the d_s that linear_bwd left behind dy: dA. */
-static void linear_bwd_a(struct engine *g, const struct back *k, const void *x)
+static void linear_bwd_a(struct engine *g, const struct back *k, void *x)
 {
 	struct device *d = g->dev;
 	const struct wgroup *w = &g->w.layers[k->layer].grp[k->grp];
@@ -88,7 +88,8 @@ static void linear_bwd_a(struct engine *g, const struct back *k, const void *x)
 		return;
 	r = g->lora->rank;
 	if (!g->dropout_on)
-		d->k.gemm(d, true, false, l->n * r, w->in, k->t, 1, ds, k->ldy, x, w->ld, 1, NULL, g->lora->grads + l->a, w->in, true);
+		d->k.adapter_outer(d, &(struct kn_adapter_outer){ .t = k->t, .in = w->in, .nr = l->n * r, .x = x, .ldx = w->ld, .ds = ds, .ld_ds = k->ldy,
+		                                                  .da = g->lora->grads + l->a, .scratch = g->adapter_scratch });
 	for (int j = 0; g->dropout_on && j < l->n; j++) {
 		masked(g, k, l, j);
 		d->k.dropout(d, g->xd, w->in, x, w->ld, g->in.rec, g->in.pos, k->t, w->in, g->dropout, false);

@@ -99,7 +99,7 @@ static void lora_down(struct engine *g, int64_t layer, enum linear_group grp, vo
 		return;
 	r = g->lora->rank;
 	if (!g->dropout_on)
-		d->k.gemm(d, false, true, t, l->n * r, w->in, 1, x, w->ld, a_rows, w->ld, 0, NULL, s, w->ld, false);
+		d->k.adapter_down(d, &(struct kn_adapter_outer){ .t = t, .in = w->in, .nr = l->n * r, .x = x, .ldx = w->ld, .a = a_rows, .lda = w->ld });
 	for (int j = 0; g->dropout_on && j < l->n; j++) {
 		g->dropout.tensor = g->lora->mats[layer * LIN_N + (int)l->slot[j]].id;
 		d->k.dropout(d, g->xd, w->in, x, w->ld, g->in.rec, g->in.pos, t, w->in, g->dropout, false);

@@ -144,7 +144,8 @@ static uint64_t adapter_scratch(const struct engine *g)
 	uint64_t most = 0;
 
 	for (int k = 0; k < GRP_N; k++) {
-		uint64_t n = g->dev->k.adapter_scratch(g->dev, g->shape.max_tokens, g->w.layers[0].grp[k].out, g->lora->groups[k].n, g->lora->rank);
+		uint64_t n = g->dev->k.adapter_scratch(g->dev, g->shape.max_tokens, g->w.layers[0].grp[k].in, g->w.layers[0].grp[k].out,
+		                                        g->lora->groups[k].n, g->lora->rank);
 
 		most = n > most ? n : most;
 	}

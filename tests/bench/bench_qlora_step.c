@@ -180,8 +180,8 @@ static void fill(struct engine *g)
 static struct device *dev;
 static struct kn_ops real;
 static double spent[16];
-static const char *const part_names[] = { "gemm, large", "gemm, adapters", "attention", "dequantisation", "norms", "rotary", "activation", "loss",
-	                                  "optimiser", "rows and copies", "adapters, inner gradients" };
+static const char *const part_names[] = { "gemm, large", "adapters, down", "attention", "dequantisation", "norms", "rotary", "activation", "loss",
+	                                  "optimiser", "rows and copies", "adapters, inner gradients", "adapters, outer gradients" };
 
 static double begin(void)
 {
@@ -227,6 +227,14 @@ static void t_place(struct device *d, void *g, int64_t ldg, const struct kn_adap
 static void t_adapter_grad(struct device *d, const struct kn_adapter_grad *a)
 {
 	TIMED(10, real.adapter_grad(d, a));
+}
+static void t_down(struct device *d, const struct kn_adapter_outer *a)
+{
+	TIMED(1, real.adapter_down(d, a));
+}
+static void t_outer(struct device *d, const struct kn_adapter_outer *a)
+{
+	TIMED(11, real.adapter_outer(d, a));
 }
 static void t_norm_fwd(struct device *d, void *y, int64_t ldy, float *rstd, const void *x, const float *w, int64_t t, int64_t c, float eps)
 {
@@ -284,6 +292,8 @@ static void watch_parts(struct device *d)
 	d->k.nf4_dequant = t_dequant;
 	d->k.adapter_place = t_place;
 	d->k.adapter_grad = t_adapter_grad;
+	d->k.adapter_down = t_down;
+	d->k.adapter_outer = t_outer;
 	d->k.rmsnorm_fwd = t_norm_fwd;
 	d->k.rmsnorm_bwd = t_norm_bwd;
 	d->k.rope = t_rope;

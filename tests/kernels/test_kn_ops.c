@@ -788,7 +788,7 @@ START_TEST(test_adapter_grad)
 		x->s = up(d, s, t, inner, a.ld_s);
 		for (int j = 0; j < n; j++)
 			x->db[j] = up_raw(d, db0 + a.row[j] * r, (uint64_t)(a.rows[j] * r) * 4);
-		x->scratch = room(d, d->k.adapter_scratch(d, t, out, n, r));
+		x->scratch = room(d, d->k.adapter_scratch(d, t, 64, out, n, r));
 		d->k.adapter_grad(d, x);
 	}
 	same_bytes(&dev, a.dy, &again, b.dy, act_bytes(t * ld));
@@ -823,6 +823,55 @@ START_TEST(test_adapter_grad)
 	device_free(&dev, a.dy), device_free(&dev, (void *)(uintptr_t)a.b), device_free(&dev, (void *)(uintptr_t)a.s), device_free(&dev, a.scratch);
 	device_free(&again, b.dy), device_free(&again, (void *)(uintptr_t)b.b), device_free(&again, (void *)(uintptr_t)b.s), device_free(&again, b.scratch);
 	free(dy), free(g), free(s), free(full), free(db0);
+}
+END_TEST
+
+START_TEST(test_adapter_outer)
+{
+	static const int64_t shapes[][3] = { { 1, 64, 16 }, { 130, 128, 48 }, { 700, 320, 32 }, { 1000, 64, 96 }, { 77, 60, 8 }, { 2100, 192, 80 } };
+	int64_t t = shapes[_i][0], in = shapes[_i][1], nr = shapes[_i][2], ldx = in + 112, lda = in + 8, ld_ds = nr + 8;
+	float *x = noise(t * in, 1, 1), *m = noise(nr * in, 0.1, 2), *ds = noise(t * nr, 1, 3), *da0 = noise(nr * in, 1, 4), *s, *da;
+	struct kn_adapter_outer k[2];
+
+	for (int i = 0; i < 2; i++) {
+		struct device *d = i ? &again : &dev;
+
+		k[i] = (struct kn_adapter_outer){ t, in, nr, up(d, x, t, in, ldx), ldx, up(d, m, nr, in, lda), lda, up(d, ds, t, nr, ld_ds), ld_ds,
+			up_raw(d, da0, (uint64_t)(nr * in) * 4), room(d, d->k.adapter_scratch(d, t, in, 64, (int)(nr / 8), 8)) };
+		d->k.adapter_down(d, &k[i]);
+		d->k.adapter_outer(d, &k[i]);
+	}
+	same_bytes(&dev, k[0].x, &again, k[1].x, act_bytes(t * ldx));
+	same_bytes(&dev, k[0].da, &again, k[1].da, (uint64_t)(nr * in) * 4);
+	s = down(&dev, k[0].x, t, in + nr, ldx);
+	da = down_f32(&dev, k[0].da, nr * in);
+	for (int64_t i = 0; i < t; i++)
+		for (int64_t j = 0; j < nr; j++) {
+			double want = 0, size = 0;
+
+			for (int64_t c = 0; c < in; c++) {
+				want += (double)x[i * in + c] * (double)m[j * in + c];
+				size += fabs((double)x[i * in + c] * (double)m[j * in + c]);
+			}
+			near(s[i * (in + nr) + in + j], want, (double)(in + 2) * 0x1p-24 * size + ulp * fabs(want), "s", i * nr + j);
+		}
+	for (int64_t j = 0; j < nr; j++)
+		for (int64_t c = 0; c < in; c += 7) {
+			double want = da0[j * in + c], size = fabs(want);
+
+			for (int64_t i = 0; i < t; i++) {
+				want += (double)ds[i * nr + j] * (double)x[i * in + c];
+				size += fabs((double)ds[i * nr + j] * (double)x[i * in + c]);
+			}
+			near(da[j * in + c], want, (double)(t + 2) * 0x1p-24 * size, "da", j * in + c);
+		}
+	for (int i = 0; i < 2; i++) {
+		void *all[] = { k[i].x, (void *)(uintptr_t)k[i].a, (void *)(uintptr_t)k[i].ds, k[i].da, k[i].scratch };
+
+		for (int j = 0; j < 5; j++)
+			device_free(i ? &again : &dev, all[j]);
+	}
+	free(x), free(m), free(ds), free(da0), free(s), free(da);
 }
 END_TEST
 
@@ -1034,6 +1083,7 @@ int main(void)
 	tcase_add_test(t, test_dropout);
 	tcase_add_test(t, test_adapter_place);
 	tcase_add_loop_test(t, test_adapter_grad, 0, (int)(sizeof(grad_shapes) / sizeof(*grad_shapes)));
+	tcase_add_loop_test(t, test_adapter_outer, 0, 6);
 	tcase_add_loop_test(t, test_nf4_rows, 0, 6);
 	tcase_add_test(t, test_rows);
 	tcase_add_loop_test(t, test_convert, 0, 3);
