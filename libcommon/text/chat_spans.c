@@ -229,7 +229,7 @@ static size_t prefix_of(const struct finder *f, size_t n, bool gen)
 	struct err e = ERR_INIT;
 
 	f->s->probe.watch = NULL;
-	if (chat_render_prefix(f->t, f->c, f->msgs, n, gen, f->o, &f->s->arena, &f->s->probe, &e))
+	if (chat_render(f->t, f->c, f->msgs, n, gen, f->o, f->s, &f->s->probe, &e))
 		return SIZE_MAX;
 	size_t len = f->s->probe.text.len;
 	return len <= f->len && !memcmp(sb_str(&f->s->probe.text), f->text, len) ? len : SIZE_MAX;

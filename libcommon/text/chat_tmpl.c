@@ -6,9 +6,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/hash.h"
 #include "base/in.h"
 #include "base/xalloc.h"
 #include "text/chat_impl.h"
+#include "text/tmpl_hole.h"
 
 #define MAX_FILE (64u << 20)
 #define CONTINUE_TAG "CONTINUE_FINAL_MESSAGE_TAG "
@@ -102,6 +104,7 @@ static int pick_template(struct chat_tmpl *t, const struct json *config, const c
 		if (!json_is(one, JSON_STR))
 			return no_such_template(v, name ? name : "default", e);
 		const struct json *tools = name ? NULL : named_template(v, "tool_use");
+		t->tools_src = json_is(tools, JSON_STR) ? tools->s : NULL;
 		if (json_is(tools, JSON_STR) && !(t->tools = tmpl_compile(tools->s, tools->n, "chat_template tool_use", e)))
 			return -1;
 	} else if (name && strcmp(name, "default")) {
@@ -111,6 +114,23 @@ static int pick_template(struct chat_tmpl *t, const struct json *config, const c
 		return err_set(e, LP_USAGE, "the model has no chat template; give one with --template FILE");
 	*text = one->s;
 	return 0;
+}
+
+/* What tells this template from another in the keys of chat_shape.c. */
+static void name_texts(struct chat_tmpl *t)
+{
+	struct sb all = SB_INIT;
+	struct jw w = jw_to(&all);
+	char hex[33];
+
+	jw_value(&w, &t->special);
+	sb_add(&all, t->src, strlen(t->src) + 1);
+	if (t->tools_src)
+		sb_adds(&all, t->tools_src);
+	t->has_mark = tmpl_has_mark(all.s, all.len);
+	xxh_once(all.s, all.len, hex);
+	memcpy(t->hash, hex, sizeof(t->hash));
+	sb_release(&all);
 }
 
 struct chat_tmpl *chat_tmpl_new(const char *template_text, const char *tokenizer_config_json, const char *name, struct err *e)
@@ -126,6 +146,7 @@ struct chat_tmpl *chat_tmpl_new(const char *template_text, const char *tokenizer
 	t->src = xstrdup(template_text);
 	if (!(t->t = tmpl_compile(t->src, strlen(t->src), "chat_template", e)))
 		goto bad;
+	name_texts(t);
 	chat_learn(t);
 	return t;
 bad:
@@ -211,7 +232,10 @@ const char *chat_tmpl_source(const struct chat_tmpl *t)
 
 struct chat_scratch *chat_scratch_new(void)
 {
-	return xcalloc(1, sizeof(struct chat_scratch));
+	struct chat_scratch *s = xcalloc(1, sizeof(*s));
+
+	s->shapes = chat_shapes_new();
+	return s;
 }
 
 void chat_scratch_free(struct chat_scratch *s)
@@ -221,6 +245,7 @@ void chat_scratch_free(struct chat_scratch *s)
 	tmpl_render_release(&s->r);
 	tmpl_render_release(&s->probe);
 	arena_release(&s->arena);
+	chat_shapes_free(s->shapes);
 	free(s->watch);
 	free(s);
 }
@@ -304,8 +329,8 @@ struct json chat_message(const struct chat_msg *m, const char *content, size_t l
 }
 
 /* --- rendering --- */
-static struct json variables(const struct chat_tmpl *t, const struct chat *c, const struct json *msgs, size_t n, bool gen_prompt,
-                             const struct chat_render_opts *o, struct arena *a)
+struct json chat_variables(const struct chat_tmpl *t, const struct chat *c, const struct json *msgs, size_t n, bool gen_prompt,
+                           const struct chat_render_opts *o, struct arena *a)
 {
 	const struct json null = { .type = JSON_NULL };
 	uint32_t n_extra = o->extra ? o->extra->n : 0;
@@ -330,12 +355,17 @@ static struct json variables(const struct chat_tmpl *t, const struct chat *c, co
 	return v;
 }
 
+const struct tmpl *chat_engine(const struct chat_tmpl *t, const struct chat *c)
+{
+	return c->tools && t->tools ? t->tools : t->t;
+}
+
 int chat_render_prefix(const struct chat_tmpl *t, const struct chat *c, const struct json *msgs, size_t n, bool gen_prompt,
                        const struct chat_render_opts *o, struct arena *a, struct tmpl_render *out, struct err *e)
 {
-	struct json vars = variables(t, c, msgs, n, gen_prompt, o, a);
+	struct json vars = chat_variables(t, c, msgs, n, gen_prompt, o, a);
 
-	return tmpl_render(c->tools && t->tools ? t->tools : t->t, &vars, o->now, NULL, out, e);
+	return tmpl_render(chat_engine(t, c), &vars, o->now, NULL, out, e);
 }
 
 static bool is_py_space(char c)
@@ -422,7 +452,7 @@ static int render_one(const struct chat_tmpl *t, const struct chat *c, const str
 		return 0;
 	s->r.watch = spans ? watch_messages(c, o->span_choice, s) : NULL;
 	s->r.n_watch = spans ? c->n_msgs : 0;
-	if (chat_render_prefix(t, c, msgs, c->n_msgs, o->add_generation_prompt && !o->continue_final, o, &s->arena, &s->r, e))
+	if (chat_render(t, c, msgs, c->n_msgs, o->add_generation_prompt && !o->continue_final, o, s, &s->r, e))
 		return -1;
 	if (!o->continue_final)
 		sb_add(text, sb_str(&s->r.text), s->r.text.len);

@@ -201,6 +201,7 @@ struct tmpl {
 	struct node **blocks;
 	uint32_t n_blocks;
 	bool has_generation;
+	bool has_mark; /* a constant holds what stands for a hole: no recipes */
 };
 
 /* --- compile time --- */
@@ -274,6 +275,7 @@ struct rt {
 	int captures;          /* nested output captures */
 	size_t root_len;       /* output length where the outermost capture began */
 	bool autoescape;
+	struct tmpl_recipe *holes; /* set while a recipe is made (tmpl_hole.h) */
 	struct alias *alias; /* where watched strings are: their own places first, then copies */
 	uint32_t n_alias, cap_alias;
 };
@@ -433,6 +435,31 @@ struct vec { /* grows in the arena */
 	uint32_t n, cap;
 };
 bool vec_add(struct rt *r, struct vec *v, struct val x);
+
+/* Gates (tmpl_hole.c): while a recipe is made, these stand before what could look into a string that is not to be looked into. */
+struct val hole_look(struct rt *r); /* ends the recipe */
+bool hole_in(struct rt *r, struct val v);
+struct val hole_method(struct rt *r, const struct method *m, struct val self, const struct args *a);
+struct val hole_filter(struct rt *r, const struct builtin *f, struct val v, const struct args *a);
+struct val hole_test(struct rt *r, const struct builtin *f, struct val v, const struct args *a);
+struct val hole_call(struct rt *r, const struct builtin *f, const struct args *a);
+struct val hole_compare(struct rt *r, enum op op, struct val a, struct val b);
+static inline bool is_hole(struct rt *r, struct val v)
+{
+	return r->holes && hole_in(r, v);
+}
+static inline struct val call_method(struct rt *r, const struct method *m, struct val self, const struct args *a)
+{
+	return r->holes ? hole_method(r, m, self, a) : m->fn(r, self, a);
+}
+static inline struct val call_filter(struct rt *r, const struct builtin *f, struct val v, const struct args *a)
+{
+	return r->holes ? hole_filter(r, f, v, a) : f->fn(r, v, a);
+}
+static inline struct val call_test(struct rt *r, const struct builtin *f, struct val v, const struct args *a)
+{
+	return r->holes ? hole_test(r, f, v, a) : f->fn(r, v, a);
+}
 
 /* evaluation */
 struct val eval(struct rt *r, const struct node *n);

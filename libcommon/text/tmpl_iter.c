@@ -20,6 +20,10 @@ struct iter *iter_of(struct rt *r, struct val v)
 {
 	struct iter *it;
 
+	if (v.t == V_STR && is_hole(r, v)) {
+		hole_look(r);
+		return NULL;
+	}
 	switch (v.t) {
 	case V_UNDEF:
 		return iter_new(r, IT_EMPTY, v);
@@ -136,7 +140,7 @@ static int next_mapped(struct rt *r, struct iter *it, struct val *out)
 	if ((rc = iter_next(r, it->in, &v)) != 1)
 		return rc;
 	if (it->fn)
-		*out = it->fn->fn(r, v, &it->args);
+		*out = call_filter(r, it->fn, v, &it->args);
 	else
 		*out = attr_path(r, v, it->attr, it->dflt);
 	return out->t == V_ERR ? -1 : 1;
@@ -153,7 +157,7 @@ static int next_selected(struct rt *r, struct iter *it, struct val *out)
 
 		if (v.t == V_ERR)
 			return -1;
-		if (it->fn && (t = it->fn->fn(r, v, &it->args)).t == V_ERR)
+		if (it->fn && (t = call_test(r, it->fn, v, &it->args)).t == V_ERR)
 			return -1;
 		if (val_truth(t) != it->negate)
 			return 1;

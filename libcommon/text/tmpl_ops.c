@@ -160,6 +160,8 @@ static struct val bad_operands(struct rt *r, enum op op, struct val a, struct va
 
 struct val op_binary(struct rt *r, enum op op, struct val a, struct val b)
 {
+	if (op != OP_ADD && (is_hole(r, a) || is_hole(r, b)))
+		return hole_look(r);
 	if (a.t == V_STR) {
 		if (op == OP_ADD && b.t == V_STR)
 			return str_concat(r, a, b);
@@ -196,6 +198,8 @@ struct val op_compare(struct rt *r, enum op op, struct val a, struct val b)
 {
 	int c;
 
+	if (is_hole(r, a) || is_hole(r, b))
+		return hole_compare(r, op, a, b);
 	switch (op) {
 	case OP_EQ:
 		return val_bool(val_equal(a, b));
@@ -450,6 +454,8 @@ struct val get_item(struct rt *r, struct val obj, struct val key)
 
 	if (obj.t == V_UNDEF)
 		return rt_undef_fail(r, obj);
+	if (r->holes && ((obj.t == V_STR && hole_in(r, obj)) || hole_in(r, key)))
+		return hole_look(r);
 	v = py_item(obj, key);
 	if (v.t != V_MISSING)
 		return v;
@@ -515,6 +521,8 @@ struct val get_slice(struct rt *r, struct val obj, struct val start, struct val 
 
 	if (obj.t == V_UNDEF)
 		return rt_undef_fail(r, obj);
+	if (obj.t == V_STR && is_hole(r, obj))
+		return hole_look(r);
 	if (!is_type(obj, T_SEQS | T(V_STR) | T(V_RANGE)) || !val_len(obj, &n))
 		return rt_fail(r, TMPL_TYPE, "'%s' object is not subscriptable by a slice", type_name(obj));
 	if (step.t != V_NONE && !val_index(step, &by))

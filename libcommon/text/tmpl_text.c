@@ -161,6 +161,8 @@ int repr_add(struct rt *r, struct sb *b, struct val v, int depth)
 		float_add(b, v.d);
 		return 0;
 	case V_STR:
+		if (is_hole(r, v))
+			return hole_look(r), -1;
 		if (v.f & STR_MARKUP)
 			sb_adds(b, "Markup(");
 		repr_str(b, v.s, v.n, false);
@@ -255,6 +257,8 @@ struct val val_escape(struct rt *r, struct val v)
 		return v;
 	if (v.t != V_STR && (v = val_text(r, v)).t == V_ERR)
 		return v;
+	if (is_hole(r, v))
+		return hole_look(r);
 	escape_add(&b, v.s, v.n);
 	return markup(rt_take(r, &b));
 }

@@ -457,6 +457,10 @@ bool dict_put(struct rt *r, struct dict *d, struct val k, struct val v)
 		rt_fail(r, TMPL_TYPE, "unhashable type: '%s'", type_name(k));
 		return false;
 	}
+	if (is_hole(r, k)) {
+		hole_look(r);
+		return false;
+	}
 	struct pair *hit = dict_find(d, k);
 	if (hit) {
 		hit->v = v;
