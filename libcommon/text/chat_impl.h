@@ -2,6 +2,8 @@
 #ifndef LP_TEXT_CHAT_IMPL_H
 #define LP_TEXT_CHAT_IMPL_H
 
+#include <string.h>
+
 #include "text/tmpl.h"
 
 /* A constant text of a template, found by rendering probes; s NULL: not found. */
@@ -47,6 +49,10 @@ const struct tmpl *chat_engine(const struct chat_tmpl *t, const struct chat *c);
 struct json chat_message(const struct chat_msg *m, const char *content, size_t len, struct arena *a);
 /* Learns gen, lead and ends by rendering small conversations; a template that refuses them has none. */
 void chat_learn(struct chat_tmpl *t);
+static inline bool chat_is_answer(const struct chat_msg *m)
+{
+	return *m->role == 'a' && !strcmp(m->role, "assistant");
+}
 /* Whether spans of this message are looked for, and whether they count, by a span choice (NULL: "all"). */
 bool chat_is_sought(const struct chat_msg *m, const char *choice);
 bool chat_is_learned(const struct chat *c, size_t i, const char *choice);

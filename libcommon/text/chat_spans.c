@@ -144,9 +144,9 @@ static bool is_listed(const char *name, const char *list)
 
 bool chat_is_sought(const struct chat_msg *m, const char *choice)
 {
-	if (choice && !strncmp(choice, "role:", 5))
+	if (choice && *choice == 'r' && !strncmp(choice, "role:", 5))
 		return is_listed(m->role, choice + 5);
-	return !strcmp(m->role, "assistant");
+	return chat_is_answer(m);
 }
 
 bool chat_is_learned(const struct chat *c, size_t i, const char *choice)
@@ -339,7 +339,7 @@ static void name_messages(const struct finder *f, struct tmpl_span *out)
 	for (size_t i = 0; i < f->c->n_msgs; i++) {
 		const struct tmpl_watch *w = &f->s->watch[i];
 
-		if (strcmp(f->c->msgs[i].role, "assistant"))
+		if (!chat_is_answer(&f->c->msgs[i]))
 			continue;
 		if (w->begin == SIZE_MAX || w->begin < out[k].begin || w->end > out[k].end) {
 			while (k-- > 0)
@@ -356,7 +356,7 @@ static int from_tags(const struct finder *f, struct tmpl_span *out, size_t *n, s
 	size_t n_asst = 0, at = 0;
 
 	for (size_t i = 0; i < f->c->n_msgs; i++)
-		n_asst += !strcmp(f->c->msgs[i].role, "assistant");
+		n_asst += chat_is_answer(&f->c->msgs[i]);
 	*n = 0;
 	for (size_t k = 0; k < r->n_gen; k++) {
 		struct tmpl_span g = r->gen[k];
@@ -370,7 +370,7 @@ static int from_tags(const struct finder *f, struct tmpl_span *out, size_t *n, s
 			g.end += f->t->end_mid.n;
 		g.msg = SIZE_MAX;
 		if (r->n_gen == n_asst) {
-			while (at < f->c->n_msgs && strcmp(f->c->msgs[at].role, "assistant"))
+			while (at < f->c->n_msgs && !chat_is_answer(&f->c->msgs[at]))
 				at++;
 			g.msg = at++;
 		}
@@ -396,7 +396,7 @@ static int choose(const struct finder *f, const char *choice, struct tmpl_span *
 	if (!strcmp(choice, "all") || !strncmp(choice, "role:", 5))
 		return 0;
 	for (size_t i = 0; i < f->c->n_msgs; i++)
-		if (!strcmp(f->c->msgs[i].role, "assistant"))
+		if (chat_is_answer(&f->c->msgs[i]))
 			last = i;
 	for (size_t i = 0; i < *n; i++) {
 		if (v[i].msg == SIZE_MAX)
@@ -430,7 +430,7 @@ int chat_find_spans(const struct chat_tmpl *t, const struct chat *c, const struc
 	if (tags && assistant && from_tags(&f, *spans, &n, e))
 		return -1;
 	for (size_t i = 0; i < c->n_msgs; i++) {
-		bool answer = !strcmp(c->msgs[i].role, "assistant");
+		bool answer = chat_is_answer(&c->msgs[i]);
 
 		if (!chat_is_sought(&c->msgs[i], choice) || (answer && tags))
 			continue;

@@ -273,9 +273,9 @@ static const struct json *reasoning_of(const struct json *o)
 /* Is the record's own object what the template is to see? */
 static bool own_object_will_do(const struct chat_msg *m, const char *content, size_t len)
 {
-	const struct json *text = json_get(m->orig, "content");
+	const struct json *text = json_get(m->orig, "content"), *role = json_get(m->orig, "role");
 
-	if (!m->orig || !json_str_is(json_get(m->orig, "role"), m->role))
+	if (!json_is(role, JSON_STR) || (role->s != m->role && !json_str_is(role, m->role)))
 		return false;
 	for (uint32_t i = 0; i < m->orig->n; i++) /* reasoning fields all hold "reasoning" or "thinking" */
 		if (m->orig->members[i].key_len >= 8 && (m->orig->members[i].key[0] == 'r' || m->orig->members[i].key[0] == 't') && reasoning_of(m->orig))
@@ -287,9 +287,9 @@ static bool own_object_will_do(const struct chat_msg *m, const char *content, si
 
 struct json chat_message(const struct chat_msg *m, const char *content, size_t len, struct arena *a)
 {
-	const struct json *o = m->orig, *reasoning = o ? reasoning_of(o) : NULL;
-	bool speaker = o && !json_get(o, "role"), has_content = false;
+	const struct json *o = m->orig, *reasoning;
 	struct json out = { .type = JSON_OBJ }, text = { .type = JSON_NULL };
+	bool speaker, has_content = false;
 
 	if (!content) {
 		content = m->content;
@@ -297,6 +297,8 @@ struct json chat_message(const struct chat_msg *m, const char *content, size_t l
 	}
 	if (own_object_will_do(m, content, len))
 		return *o;
+	reasoning = o ? reasoning_of(o) : NULL;
+	speaker = o && !json_get(o, "role");
 	if (content)
 		text = str_json(content, len);
 	out.members = arena_calloc(a, (o ? o->n : 0) + 5, sizeof(*out.members));
@@ -437,6 +439,19 @@ static int cut_spans(const struct sb *text, const struct sb *whole, struct tmpl_
 	return 0;
 }
 
+/* A rendering to the caller's empty buffer: the two change places. */
+static void hand_over(struct sb *to, struct sb *from)
+{
+	struct sb empty = *to;
+
+	if (to->len) {
+		sb_add(to, sb_str(from), from->len);
+		return;
+	}
+	*to = *from;
+	*from = empty;
+}
+
 static int render_one(const struct chat_tmpl *t, const struct chat *c, const struct chat_render_opts *o, struct chat_scratch *s,
                       struct sb *text, struct tmpl_span **spans, size_t *n_spans, struct err *e)
 {
@@ -454,13 +469,12 @@ static int render_one(const struct chat_tmpl *t, const struct chat *c, const str
 	s->r.n_watch = spans ? c->n_msgs : 0;
 	if (chat_render(t, c, msgs, c->n_msgs, o->add_generation_prompt && !o->continue_final, o, s, &s->r, e))
 		return -1;
-	if (!o->continue_final)
-		sb_add(text, sb_str(&s->r.text), s->r.text.len);
-	if (!spans)
-		return 0;
-	if (chat_find_spans(t, c, msgs, o, s, spans, n_spans, e))
+	if (spans && chat_find_spans(t, c, msgs, o, s, spans, n_spans, e))
 		return -1;
-	return o->continue_final ? cut_spans(text, &s->r.text, *spans, n_spans, e) : 0;
+	if (o->continue_final)
+		return cut_spans(text, &s->r.text, *spans, n_spans, e);
+	hand_over(text, &s->r.text);
+	return 0;
 }
 
 int chat_tmpl_render(const struct chat_tmpl *t, const struct chat *c, const struct chat_render_opts *o,
