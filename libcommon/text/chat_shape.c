@@ -45,22 +45,38 @@ struct chat_shapes {
 };
 
 /* --- the key --- */
-static char *room(struct sb *b, size_t n)
+static inline char *room(struct sb *b, size_t n)
 {
 	if (b->cap - b->len <= n)
 		sb_grow(b, n);
 	return b->s + b->len;
 }
 
-static void put(struct sb *b, char tag, const void *s, uint32_t n)
+/* Names and roles are short: two copies that may overlap, and no call. */
+static inline void copy(char *to, const char *from, size_t n)
+{
+	if (n >= 8 && n <= 16) {
+		memcpy(to, from, 8);
+		memcpy(to + n - 8, from + n - 8, 8);
+	} else if (n >= 4 && n < 8) {
+		memcpy(to, from, 4);
+		memcpy(to + n - 4, from + n - 4, 4);
+	} else {
+		memcpy(to, from, n);
+	}
+}
+
+static inline void put(struct sb *b, char tag, const char *s, uint32_t n)
 {
 	char *p = room(b, n + 5u);
 
 	*p = tag;
 	memcpy(p + 1, &n, 4);
-	if (n && s)
-		memcpy(p + 5, s, n);
-	b->len += 5 + (s ? n : 0);
+	b->len += 5;
+	if (!s)
+		return;
+	copy(p + 5, s, n);
+	b->len += n;
 }
 
 /* Each value says how long it is, so no two values have the same bytes. */
@@ -138,7 +154,10 @@ static bool key_message(struct chat_shapes *x, const struct json *m, size_t i, s
 
 		if (!is_text_field(f)) {
 			put(&x->key, 'k', f->key, f->key_len);
-			put_json(&x->key, &f->val);
+			if (f->val.type == JSON_STR)
+				put(&x->key, 'a' + JSON_STR, f->val.s, f->val.n);
+			else
+				put_json(&x->key, &f->val);
 			continue;
 		}
 		if (maybe_blank(f->val.s, f->val.n))
@@ -159,7 +178,7 @@ static bool make_key(struct chat_shapes *x, const struct chat_tmpl *t, const str
 	x->n_hole = 0;
 	sb_reset(&x->key);
 	put(&x->key, gen ? 'G' : 'g', t->hash, sizeof(t->hash));
-	put(&x->key, 't', &o->now, sizeof(o->now));
+	put(&x->key, 't', (const char *)&o->now, sizeof(o->now));
 	put(&x->key, o->date_string ? 'D' : 'd', o->date_string, o->date_string ? (uint32_t)strlen(o->date_string) : 0);
 	put_json(&x->key, o->extra ? o->extra : &none);
 	put_json(&x->key, c->tools ? c->tools : &none);
