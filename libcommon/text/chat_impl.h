@@ -23,7 +23,11 @@ struct chat_tmpl {
 	bool says_bos, adds_bos;  /* add_bos_token is there; the tokeniser puts a BOS before every text, unless told not to */
 	struct piece gen;         /* what add_generation_prompt adds */
 	struct piece lead;        /* what stands between it and an answer */
+	struct piece gap;         /* all between a user's content and an answer's, where that is made alike for every role */
 	struct piece end_last, end_mid; /* behind an answer at the end, and before a user turn; without white space after it */
+	bool ends_bare;           /* nothing ends a turn before a user's but white space */
+	struct piece tail;        /* what the template writes at the end of every text, unasked */
+	bool tail_unknown;        /* there may be such a thing, but where it begins is not known */
 };
 struct chat_scratch {
 	struct tmpl_render r, probe;
@@ -49,6 +53,13 @@ const struct tmpl *chat_engine(const struct chat_tmpl *t, const struct chat *c);
 struct json chat_message(const struct chat_msg *m, const char *content, size_t len, struct arena *a);
 /* Learns gen, lead and ends by rendering small conversations; a template that refuses them has none. */
 void chat_learn(struct chat_tmpl *t);
+static inline bool chat_is_space(char c)
+{
+	return c == ' ' || (c >= 9 && c <= 13);
+}
+size_t chat_without_space(const char *s, size_t n); /* an end of turn without the white space behind it, unless that is all */
+size_t chat_whole_tokens(const char *s, size_t n);  /* back to the end of a token's text */
+size_t chat_common(const char *a, size_t n, const char *b, size_t m); /* bytes that both begin with */
 static inline bool chat_is_answer(const struct chat_msg *m)
 {
 	return *m->role == 'a' && !strcmp(m->role, "assistant");

@@ -5,7 +5,7 @@
  *   1. The message's content is followed by address through the rendering
  *      (struct tmpl_watch). What stands before it must be the template's
  *      generation prompt, and what stands behind it its end of turn, both
- *      learnt by rendering probes.
+ *      learnt by rendering probes (chat_learn.c).
  *   2. Otherwise renderings of the messages before it, with and without the
  *      generation prompt, and of those up to it must be prefixes of the text.
  * A message that neither way settles is an error of the record. */
@@ -14,114 +14,6 @@
 
 #include "base/xalloc.h"
 #include "text/chat_impl.h"
-
-static bool is_space(char c)
-{
-	return c == ' ' || (c >= 9 && c <= 13);
-}
-
-/* --- learning a template's constants --- */
-static void keep(struct piece *p, const char *s, size_t n)
-{
-	p->s = xmemdup0(s, n);
-	p->n = n;
-}
-
-/* An end of turn without the white space behind it, unless that is all. */
-static size_t without_space(const char *s, size_t n)
-{
-	size_t k = n;
-
-	while (k > 0 && is_space(s[k - 1]))
-		k--;
-	return k ? k : n;
-}
-
-/* Back to the end of a token's text. */
-static size_t whole_tokens(const char *s, size_t n)
-{
-	while (n > 0 && !is_space(s[n - 1]) && s[n - 1] != '>' && s[n - 1] != ']')
-		n--;
-	return n;
-}
-
-static size_t common(const char *a, size_t n, const char *b, size_t m)
-{
-	size_t k = 0;
-
-	while (k < n && k < m && a[k] == b[k])
-		k++;
-	return k;
-}
-
-/* Renders [user, assistant, user][0..n) to a string of its own. */
-static char *probe(struct chat_tmpl *t, struct chat_scratch *s, size_t n, bool gen, size_t *len)
-{
-	static const char *const roles[] = { "user", "assistant", "user" }, *const texts[] = { "Qx7u", "Zk3a", "Wv9u" };
-	struct chat_msg m[3];
-	struct json msgs[3];
-	struct chat c = { .msgs = m, .n_msgs = n };
-	struct chat_render_opts o = { 0 };
-	struct err e = ERR_INIT;
-
-	arena_reset(&s->arena);
-	for (size_t i = 0; i < 3; i++) {
-		m[i] = (struct chat_msg){ .role = roles[i], .content = texts[i], .content_len = 4 };
-		msgs[i] = chat_message(&m[i], NULL, 0, &s->arena);
-	}
-	s->r.watch = NULL;
-	if (chat_render_prefix(t, &c, msgs, n, gen, &o, &s->arena, &s->r, &e))
-		return NULL;
-	*len = s->r.text.len;
-	return xmemdup0(sb_str(&s->r.text), s->r.text.len);
-}
-
-/* Length up to behind eos_token in [s, end), 0 when it is not there: for templates
- * that close a turn only when another follows. */
-static size_t eos_end(const struct chat_tmpl *t, const char *s, const char *end)
-{
-	const struct json *eos = json_get(&t->special, "eos_token");
-	const char *hit = eos && eos->n && end ? memmem(s, (size_t)(end - s), eos->s, eos->n) : NULL;
-
-	return hit ? (size_t)(hit - s) + eos->n : 0;
-}
-
-void chat_learn(struct chat_tmpl *t)
-{
-	struct chat_scratch *s = chat_scratch_new();
-	size_t n_u = 0, n_ug = 0, n_ua = 0, n_uau = 0;
-	char *u = probe(t, s, 1, false, &n_u), *ug = probe(t, s, 1, true, &n_ug);
-	char *ua = probe(t, s, 2, false, &n_ua), *uau = probe(t, s, 3, false, &n_uau);
-	const char *x;
-
-	if (u && ug) { /* some close the text with EOS unless they are asked for a prompt: what differs is enough */
-		size_t k = common(u, n_u, ug, n_ug);
-
-		if (k == n_u || (k < n_ug && (x = strstr(u, "Qx7u")) && k > (size_t)(x - u) + 4))
-			keep(&t->gen, ug + k, n_ug - k);
-	}
-	if (t->gen.s && ua && n_ua > n_ug && !memcmp(ua, ug, n_ug) && (x = strstr(ua, "Zk3a")) && x >= ua + n_ug)
-		keep(&t->lead, ua + n_ug, (size_t)(x - ua) - n_ug);
-	if (ua && (x = strstr(ua, "Zk3a"))) {
-		const char *end = x + 4, *mid = uau ? strstr(uau, "Zk3a") : NULL;
-		size_t n = n_ua - (size_t)(end - ua);
-
-		keep(&t->end_last, end, without_space(end, n));
-		if (mid) { /* what both share, back to the end of a token's text */
-			size_t k = common(end, n, mid + 4, n_uau - (size_t)(mid + 4 - uau));
-
-			if (k < n)
-				k = whole_tokens(end, k);
-			k = k ? without_space(end, k) : eos_end(t, mid + 4, strstr(mid + 4, "Wv9u"));
-			keep(&t->end_mid, mid + 4, k);
-		}
-	}
-	free(u);
-	free(ug);
-	free(ua);
-	free(uau);
-	chat_scratch_free(s);
-}
 
 /* --- whose messages count --- */
 static bool is_trained(const struct chat_msg *m)
@@ -188,13 +80,13 @@ static bool header_before(const struct finder *f, size_t at)
 {
 	struct piece g = f->t->gen;
 
-	while (g.n && is_space(g.s[g.n - 1]))
+	while (g.n && chat_is_space(g.s[g.n - 1]))
 		g.n--;
-	while (g.n && is_space(*g.s)) {
+	while (g.n && chat_is_space(*g.s)) {
 		g.s++;
 		g.n--;
 	}
-	while (at > 0 && is_space(f->text[at - 1]))
+	while (at > 0 && chat_is_space(f->text[at - 1]))
 		at--;
 	return g.n && stands_before(f, at, &g);
 }
@@ -215,6 +107,11 @@ static bool find_begin(const struct finder *f, size_t at, size_t *begin)
 static bool find_end(const struct finder *f, size_t at, bool last, size_t *end)
 {
 	const struct piece *first = last ? &f->t->end_last : &f->t->end_mid, *second = last ? &f->t->end_mid : &f->t->end_last;
+
+	if (!last && f->t->ends_bare) {
+		*end = at;
+		return true;
+	}
 	const struct piece *p = stands_at(f, at, first) ? first : stands_at(f, at, second) ? second : NULL;
 
 	if (!p)
@@ -235,12 +132,19 @@ static size_t prefix_of(const struct finder *f, size_t n, bool gen)
 	return len <= f->len && !memcmp(sb_str(&f->s->probe.text), f->text, len) ? len : SIZE_MAX;
 }
 
-/* The text without its generation prompt, if it was asked for. */
+/* The text without its generation prompt, if it was asked for or comes unasked; SIZE_MAX: where that begins is not known. */
 static size_t closed_len(const struct finder *f)
 {
-	const struct piece *g = &f->t->gen;
+	const struct piece *g = &f->t->gen, *tail = &f->t->tail;
+	size_t n = f->len;
 
-	return f->o->add_generation_prompt && !f->o->continue_final && stands_before(f, f->len, g) ? f->len - g->n : f->len;
+	if (f->t->tail_unknown)
+		return SIZE_MAX;
+	if (f->o->add_generation_prompt && !f->o->continue_final && stands_before(f, n, g))
+		n -= g->n;
+	if (!tail->n)
+		return n;
+	return stands_before(f, n, tail) ? n - tail->n : SIZE_MAX;
 }
 
 /* The end of the header when only part of the generation prompt stands in the
@@ -253,10 +157,65 @@ static bool begins_with_part(const struct finder *f, size_t i, size_t at, size_t
 	if (turn == SIZE_MAX || turn > at || prefix_of(f, i, true) != SIZE_MAX)
 		return false;
 	const struct sb *p = &f->s->probe.text; /* of the rendering that was no prefix */
-	size_t k = p->len > turn ? common(p->s + turn, p->len - turn, f->text + turn, f->len - turn) : 0;
-	size_t whole = whole_tokens(f->text + turn, k);
+	size_t k = p->len > turn ? chat_common(p->s + turn, p->len - turn, f->text + turn, f->len - turn) : 0;
+	size_t whole = chat_whole_tokens(f->text + turn, k);
 	*begin = turn + (at == turn + k ? k : whole);
 	return *begin > turn && (at == SIZE_MAX || *begin == at);
+}
+
+/* Nothing but tokens such as <think>, and white space? */
+static bool is_tokens(const char *s, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		const char *end;
+
+		if (chat_is_space(s[i]))
+			continue;
+		if (s[i] != '<' || !(end = memchr(s + i, '>', n - i)) || memchr(s + i, ' ', (size_t)(end - s) - i))
+			return false;
+		i = (size_t)(end - s);
+	}
+	return true;
+}
+
+/* Where the content of the message before i ends in the text; SIZE_MAX: it cannot be seen. */
+static size_t end_of_previous(const struct finder *f, size_t i)
+{
+	struct tmpl_watch *w = arena_alloc(&f->s->arena, (f->c->n_msgs + 1) * sizeof(*w));
+	const struct chat_msg *m = &f->c->msgs[i - 1];
+	struct err e = ERR_INIT;
+
+	for (size_t k = 0; k < f->c->n_msgs; k++)
+		w[k] = (struct tmpl_watch){ m->content, m->content && k == i - 1 ? m->content_len : 0, SIZE_MAX, SIZE_MAX };
+	f->s->probe.watch = w;
+	f->s->probe.n_watch = f->c->n_msgs;
+	int rc = chat_render(f->t, f->c, f->msgs, f->c->n_msgs, f->o->add_generation_prompt && !f->o->continue_final, f->o, f->s, &f->s->probe, &e);
+	f->s->probe.watch = NULL;
+	return rc || f->s->probe.text.len != f->len || memcmp(sb_str(&f->s->probe.text), f->text, f->len) ? SIZE_MAX : w[i - 1].end;
+}
+
+/* The prompt and the text go different ways at a token, before the content and
+ * behind the message before it: what they share introduces the turn, and what
+ * the text has then are tokens of the answer (it thinks, or it does not). */
+static bool begins_at_parting(const struct finder *f, size_t i, size_t at, size_t *begin)
+{
+	if (i == 0 || at == SIZE_MAX || prefix_of(f, i, true) != SIZE_MAX)
+		return false;
+	const struct sb *p = &f->s->probe.text; /* of the rendering that was no prefix */
+	size_t k = chat_whole_tokens(f->text, chat_common(sb_str(p), p->len, f->text, f->len));
+
+	if (k >= at || k >= p->len || p->s[k] != '<' || f->text[k] != '<' || !is_tokens(f->text + k, at - k))
+		return false;
+	size_t end = end_of_previous(f, i);
+	*begin = k;
+	return end < k && memchr(f->text + end, '<', k - end); /* the shared header is there */
+}
+
+/* A template that introduces all roles alike, and never asks for an answer. */
+static bool begins_bare(const struct finder *f, size_t at, size_t *begin)
+{
+	*begin = at;
+	return at != SIZE_MAX && stands_before(f, at, &f->t->gap);
 }
 
 static int by_prefixes(const struct finder *f, size_t i, const struct tmpl_watch *w, struct tmpl_span *out)
@@ -264,16 +223,17 @@ static int by_prefixes(const struct finder *f, size_t i, const struct tmpl_watch
 	bool last = i + 1 == f->c->n_msgs;
 	size_t b = prefix_of(f, i, true), e, n;
 
-	if (b == SIZE_MAX && !(w->begin != SIZE_MAX && find_begin(f, w->begin, &b)) && !begins_with_part(f, i, w->begin, &b))
+	if (b == SIZE_MAX && !(w->begin != SIZE_MAX && find_begin(f, w->begin, &b)) && !begins_with_part(f, i, w->begin, &b) &&
+	    !begins_at_parting(f, i, w->begin, &b) && !begins_bare(f, w->begin, &b))
 		return -1;
 	e = last ? closed_len(f) : prefix_of(f, i + 1, false);
 	if (e == SIZE_MAX || e <= b) {
 		if (w->end == SIZE_MAX || !find_end(f, w->end, last, &e))
 			return -1;
 	} else {
-		n = without_space(f->text + b, e - b);
+		n = chat_without_space(f->text + b, e - b);
 		/* white space that is the end of turn stays */
-		if (f->t->end_mid.n == 0 || !is_space(f->t->end_mid.s[0]) || w->end == SIZE_MAX)
+		if (f->t->end_mid.n == 0 || !chat_is_space(f->t->end_mid.s[0]) || w->end == SIZE_MAX)
 			e = b + n;
 	}
 	if (w->begin != SIZE_MAX && (w->begin < b || w->end > e))
@@ -307,14 +267,14 @@ static int find_other(const struct finder *f, size_t i, struct tmpl_span *out, s
 	const struct chat_msg *m = &f->c->msgs[i];
 	size_t b = 0, n = m->content_len, end;
 
-	while (n > 0 && is_space(m->content[n - 1]))
+	while (n > 0 && chat_is_space(m->content[n - 1]))
 		n--;
-	while (b < n && is_space(m->content[b]))
+	while (b < n && chat_is_space(m->content[b]))
 		b++;
 	if (w->begin == SIZE_MAX || w->end - w->begin < n - b || w->end - w->begin > m->content_len || b == n ||
 	    !memmem(m->content, m->content_len, f->text + w->begin, w->end - w->begin))
 		return err_set(e, LP_DATA, "message %zu: what the role '%s' writes cannot be found exactly in this rendering", i + 1, m->role);
-	if (!find_end(f, w->end, i + 1 == f->c->n_msgs, &end) || is_space(f->text[end - 1]))
+	if (!find_end(f, w->end, i + 1 == f->c->n_msgs, &end) || chat_is_space(f->text[end - 1]))
 		end = w->end;
 	*out = (struct tmpl_span){ w->begin, end, i, false };
 	return 0;
@@ -365,7 +325,7 @@ static int from_tags(const struct finder *f, struct tmpl_span *out, size_t *n, s
 			continue;
 		/* the end of turn belongs to the answer, also where the template's author left it outside; not where it is a block of its own */
 		size_t next = k + 1 < r->n_gen ? r->gen[k + 1].begin : f->len;
-		if (f->t->end_mid.n <= next - g.end && f->t->end_mid.n && !is_space(f->t->end_mid.s[0]) && stands_at(f, g.end, &f->t->end_mid) &&
+		if (f->t->end_mid.n <= next - g.end && f->t->end_mid.n && !chat_is_space(f->t->end_mid.s[0]) && stands_at(f, g.end, &f->t->end_mid) &&
 		    !(g.end - g.begin >= f->t->end_mid.n && !memcmp(f->text + g.end - f->t->end_mid.n, f->t->end_mid.s, f->t->end_mid.n)))
 			g.end += f->t->end_mid.n;
 		g.msg = SIZE_MAX;

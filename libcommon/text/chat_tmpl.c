@@ -220,6 +220,8 @@ void chat_tmpl_free(struct chat_tmpl *t)
 	free(t->src);
 	free(t->gen.s);
 	free(t->lead.s);
+	free(t->gap.s);
+	free(t->tail.s);
 	free(t->end_last.s);
 	free(t->end_mid.s);
 	free(t);

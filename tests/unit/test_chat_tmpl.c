@@ -93,17 +93,25 @@ START_TEST(test_goldens)
 }
 END_TEST
 
-/* The spans' texts joined by "|". */
-static void ck_spans(const char *template, const char *record, struct chat_render_opts o, const char *want)
+static struct chat_tmpl *from_text(const char *src)
 {
-	struct chat_tmpl *t = load(template);
+	struct err e = ERR_INIT;
+	struct chat_tmpl *t = chat_tmpl_new(src, "{\"bos_token\":\"<s>\",\"eos_token\":\"</s>\"}", NULL, &e);
+
+	ck_assert_msg(t != NULL, "%s", e.msg);
+	return t;
+}
+
+/* The spans' texts joined by "|"; frees t. */
+static void ck_spans_of(struct chat_tmpl *t, const char *record, struct chat_render_opts o, const char *want)
+{
 	struct sb text = SB_INIT, got = SB_INIT;
 	struct tmpl_span *s;
 	struct err e;
 	size_t n;
 	int rc = render(t, record, &o, &text, &s, &n, &e);
 
-	ck_assert_msg(rc == 0, "%s: %s", template, e.msg);
+	ck_assert_msg(rc == 0, "%s: %s", want, e.msg);
 	for (size_t i = 0; i < n; i++) {
 		ck_assert_uint_le(s[i].end, text.len);
 		if (i)
@@ -115,6 +123,11 @@ static void ck_spans(const char *template, const char *record, struct chat_rende
 	sb_release(&text);
 	sb_release(&got);
 	chat_tmpl_free(t);
+}
+
+static void ck_spans(const char *template, const char *record, struct chat_render_opts o, const char *want)
+{
+	ck_spans_of(load(template), record, o, want);
 }
 
 #define TWO "{\"messages\":[{\"role\":\"user\",\"content\":\"u1\"},{\"role\":\"assistant\",\"content\":\"a1\"},{\"role\":\"user\",\"content\":\"a1\"},{\"role\":\"assistant\",\"content\":\" b2\\n\",\"train\":false}]}"
@@ -136,6 +149,25 @@ START_TEST(test_spans)
 	ck_spans("trl__phi3_training.jinja", TWO, all, "a1<|end|>\n| b2\n<|end|>\n</s>");
 	ck_spans("trl__phi3_training.jinja", TWO, last, " b2\n<|end|>\n</s>"); /* two blocks, one message */
 	ck_spans("trl__qwen2_5_training.jinja", TWO, all, "\na1<|im_end|>\n|\n b2\n<|im_end|>\n");
+}
+END_TEST
+
+/* Templates that write a generation prompt unasked, part with it at a token, or have none. */
+START_TEST(test_spans_of_odd_prompts)
+{
+	static const char cohere[] = "{% for m in messages %}<|TURN|>{% if m.role == 'user' %}<|USER|>{{ m.content }}<|END|>{% else %}<|BOT|><|TEXT|>{{ m.content }}<|/TEXT|><|END|>"
+				     "{% endif %}{% endfor %}<|TURN|><|BOT|>{% if add_generation_prompt %}<|THINK|>{% endif %}";
+	static const char codellama[] = "{% for m in messages %}Source: {{ m.role }}\n\n {{ m.content | trim }} <step> {% endfor %}Source: assistant\nDestination: user\n\n ";
+	static const char blenderbot[] = "{% for m in messages %}{% if m.role == 'user' %}{{ ' ' }}{% endif %}{{ m.content }}{% if not loop.last %}{{ '  ' }}{% endif %}{% endfor %}{{ eos_token }}";
+	static const char gptoss[] = "{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}{% if loop.last and m.role == 'assistant' %}<|return|>{% else %}<|end|>{% endif %}"
+				     "{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}";
+	struct chat_render_opts all = { 0 }, prompt = { .add_generation_prompt = true };
+
+	ck_spans_of(from_text(cohere), TWO, all, "<|TEXT|>a1<|/TEXT|><|END|>|<|TEXT|> b2\n<|/TEXT|><|END|>");
+	ck_spans_of(from_text(cohere), TWO, prompt, "<|TEXT|>a1<|/TEXT|><|END|>|<|TEXT|> b2\n<|/TEXT|><|END|>");
+	ck_spans_of(from_text(codellama), TWO, all, "a1 <step>|b2 <step>");
+	ck_spans_of(from_text(blenderbot), TWO, all, "a1| b2\n</s>");
+	ck_spans_of(from_text(gptoss), TWO, all, "<|message|>a1<|end|>|<|message|> b2\n<|return|>");
 }
 END_TEST
 
@@ -301,6 +333,7 @@ int main(void)
 
 	tcase_add_test(t, test_goldens);
 	tcase_add_test(t, test_spans);
+	tcase_add_test(t, test_spans_of_odd_prompts);
 	tcase_add_test(t, test_spans_of_hard_turns);
 	tcase_add_test(t, test_span_not_found);
 	tcase_add_test(t, test_tags_in_macro);
