@@ -8,7 +8,9 @@
  *      learnt by rendering probes (chat_learn.c).
  *   2. Otherwise renderings of the messages before it, with and without the
  *      generation prompt, and of those up to it must be prefixes of the text.
- * A message that neither way settles is an error of the record. */
+ *   3. Otherwise what the template's own loop wrote for the message must begin
+ *      as the generation prompt does and end with an end of turn.
+ * A message that no way settles is an error of the record. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -62,6 +64,7 @@ struct finder {
 	struct chat_scratch *s;
 	const char *text;
 	size_t len;
+	struct tmpl_turn *turn; /* of the messages, once they are asked for */
 };
 
 static bool stands_before(const struct finder *f, size_t at, const struct piece *p)
@@ -242,7 +245,73 @@ static int by_prefixes(const struct finder *f, size_t i, const struct tmpl_watch
 	return e > b ? 0 : -1;
 }
 
-static int find_message(const struct finder *f, size_t i, struct tmpl_span *out, struct err *e)
+/* --- by what the template's loop wrote for the message --- */
+/* Renders once more with the loops' turns noted; n is 0 where that tells nothing. */
+static void note_turns(struct finder *f)
+{
+	struct chat_scratch *s = f->s;
+	struct err e = ERR_INIT;
+
+	if (f->turn)
+		return;
+	f->turn = arena_calloc(&s->arena, f->c->n_msgs + 1, sizeof(*f->turn));
+	for (size_t i = 0; i < f->c->n_msgs; i++)
+		f->turn[i].msg = &f->msgs[i];
+	s->probe.watch = NULL;
+	s->probe.turn = f->turn;
+	s->probe.n_turn = f->c->n_msgs;
+	int rc = chat_render_prefix(f->t, f->c, f->msgs, f->c->n_msgs, f->o->add_generation_prompt && !f->o->continue_final, f->o, &s->arena, &s->probe, &e);
+	s->probe.n_turn = 0;
+	if (rc || s->probe.text.len != f->len || memcmp(sb_str(&s->probe.text), f->text, f->len))
+		for (size_t i = 0; i < f->c->n_msgs; i++)
+			f->turn[i].n = 0;
+}
+
+/* The turn begins as the generation prompt does, in whole tokens at least; what
+ * the prompt has beyond that is a token which this answer does not have. */
+static bool begins_turn(const struct finder *f, const struct tmpl_turn *t, size_t at, size_t *begin)
+{
+	const struct piece *g = &f->t->gen;
+	size_t n = t->end - t->begin, k = chat_common(f->text + t->begin, n, g->s ? g->s : "", g->n);
+
+	if (k < g->n)
+		k = chat_whole_tokens(g->s, k);
+	*begin = t->begin + k;
+	if (!k || (k < g->n && g->s[k] != '<'))
+		return false;
+	return at == SIZE_MAX || (*begin <= at && (k == g->n || is_tokens(f->text + *begin, at - *begin)));
+}
+
+/* It ends with an end of turn; white space behind that is the template's. */
+static bool ends_turn(const struct finder *f, const struct tmpl_turn *t, bool last, size_t *end)
+{
+	const struct piece *both[] = { &f->t->end_mid, &f->t->end_last };
+	size_t n = last && closed_len(f) < t->end ? closed_len(f) : t->end;
+
+	while (n > t->begin && chat_is_space(f->text[n - 1]))
+		n--;
+	*end = n;
+	for (size_t i = 0; i < 2; i++)
+		if (both[i]->n && !chat_is_space(*both[i]->s) && n - t->begin >= both[i]->n && stands_before(f, n, both[i]))
+			return true;
+	return false;
+}
+
+static int by_turn(struct finder *f, size_t i, const struct tmpl_watch *w, struct tmpl_span *out)
+{
+	size_t b, e;
+
+	note_turns(f);
+	const struct tmpl_turn *t = &f->turn[i];
+	if (t->n != 1 || !begins_turn(f, t, w->begin, &b) || !ends_turn(f, t, i + 1 == f->c->n_msgs, &e))
+		return -1;
+	if (e <= b || (w->begin != SIZE_MAX && (w->begin < b || w->end > e)))
+		return -1;
+	*out = (struct tmpl_span){ b, e, i, false };
+	return 0;
+}
+
+static int find_message(struct finder *f, size_t i, struct tmpl_span *out, struct err *e)
 {
 	const struct tmpl_watch *w = &f->s->watch[i];
 	const struct json *calls = json_get(&f->msgs[i], "tool_calls");
@@ -253,7 +322,7 @@ static int find_message(const struct finder *f, size_t i, struct tmpl_span *out,
 		*out = (struct tmpl_span){ begin, end, i, false };
 		return 0;
 	}
-	if (!by_prefixes(f, i, w, out))
+	if (!by_prefixes(f, i, w, out) || !by_turn(f, i, w, out))
 		return 0;
 	return err_set(e, LP_DATA, "message %zu: what the assistant writes cannot be found exactly in this rendering; use a template with {%% generation %%} tags", i + 1);
 }
@@ -378,7 +447,7 @@ static int by_place(const void *a, const void *b)
 int chat_find_spans(const struct chat_tmpl *t, const struct chat *c, const struct json *msgs, const struct chat_render_opts *o,
                     struct chat_scratch *s, struct tmpl_span **spans, size_t *n_spans, struct err *e)
 {
-	struct finder f = { t, c, msgs, o, s, sb_str(&s->r.text), s->r.text.len };
+	struct finder f = { t, c, msgs, o, s, sb_str(&s->r.text), s->r.text.len, NULL };
 	const char *choice = o->span_choice ? o->span_choice : "all";
 	size_t n = 0;
 

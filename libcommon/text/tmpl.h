@@ -40,6 +40,12 @@ struct tmpl_watch {
 	size_t n;
 	size_t begin, end; /* out: from its first to behind its last byte in the text; begin SIZE_MAX: not seen */
 };
+/* What loops over the messages wrote for one of them. */
+struct tmpl_turn {
+	const struct json *msg; /* in: an item of the variables' list, by address */
+	size_t begin, end;      /* out: bytes of the text */
+	size_t n;               /* out: how many turns of loops wrote something for it; begin and end are the last one's */
+};
 struct tmpl_render {
 	struct sb text;
 	struct tmpl_span *gen; /* {% generation %} blocks, in order */
@@ -47,6 +53,8 @@ struct tmpl_render {
 	enum tmpl_why why;     /* after a failure */
 	struct tmpl_watch *watch; /* in: set by the caller, NULL none */
 	size_t n_watch;
+	struct tmpl_turn *turn;    /* in: likewise */
+	size_t n_turn;
 	struct arena scratch;  /* memory of the last rendering, used again by the next */
 };
 void tmpl_render_release(struct tmpl_render *r);

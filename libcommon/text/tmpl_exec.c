@@ -575,6 +575,34 @@ static int loop_next(struct rt *r, struct loop *l, struct val *out)
 	return 1;
 }
 
+/* Notes what one turn of a loop wrote for a message; loops inside such a turn belong to it. */
+static void note_turn(struct rt *r, struct val item, size_t begin)
+{
+	for (size_t i = 0; i < r->render->n_turn && r->out->len > begin; i++) {
+		struct tmpl_turn *t = &r->render->turn[i];
+
+		if (t->msg != item.j)
+			continue;
+		t->begin = begin;
+		t->end = r->out->len;
+		t->n++;
+	}
+}
+
+static int run_turn(struct rt *r, const struct node *n, struct val item)
+{
+	bool noted = r->render->n_turn && item.t == V_JOBJ && !r->captures && !r->in_turn;
+	size_t begin = r->out->len;
+
+	r->in_turn |= noted;
+	int rc = exec_body(r, &n->loop->body);
+	if (noted) {
+		r->in_turn = false;
+		note_turn(r, item, begin);
+	}
+	return rc;
+}
+
 /* The loop over src in the current frame. */
 static int run_loop(struct rt *r, const struct node *n, struct val src, struct env *env, int depth0)
 {
@@ -607,7 +635,7 @@ static int run_loop(struct rt *r, const struct node *n, struct val src, struct e
 		if (assign(r, info->target, v))
 			return -1;
 		run_loads(r, &info->loads);
-		if ((rc = exec_body(r, &info->body)) < 0)
+		if ((rc = run_turn(r, n, v)) < 0)
 			return -1;
 		if (rc == FLOW_BREAK)
 			break;

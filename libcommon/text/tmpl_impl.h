@@ -275,6 +275,7 @@ struct rt {
 	int captures;          /* nested output captures */
 	size_t root_len;       /* output length where the outermost capture began */
 	bool autoescape;
+	bool in_turn;          /* inside a loop's turn that is noted (struct tmpl_turn) */
 	struct tmpl_recipe *holes; /* set while a recipe is made (tmpl_hole.h) */
 	struct alias *alias; /* where watched strings are: their own places first, then copies */
 	uint32_t n_alias, cap_alias;

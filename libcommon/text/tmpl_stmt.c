@@ -348,6 +348,8 @@ int tmpl_render_marks(const struct tmpl *t, const struct json *vars, int64_t now
 	arena_reset(&out->scratch);
 	sb_reset(&out->text);
 	out->n_gen = 0;
+	for (size_t i = 0; i < out->n_turn; i++)
+		out->turn[i].n = 0;
 	out->why = TMPL_OK;
 	e->code = LP_OK;
 	if (start_watch(&r, out) || load_context(&r, vars) || !(r.free_env = rt_alloc(&r, t->n_funcs * sizeof(*r.free_env))))
