@@ -107,8 +107,10 @@ static struct part before(const struct probe *p, int a)
 static void learn_prompt(struct chat_tmpl *t, const struct probe *u, const struct probe *ug, const struct probe *ua)
 {
 	struct part x = before(u, 0), answer = before(ua, 1);
-	size_t k = chat_common(u->s, u->n, ug->s, ug->n);
+	size_t k = chat_common(u->s, u->n, ug->s, ug->n), whole = chat_whole_tokens(ug->s, k);
 
+	if (k < u->n && whole >= x.n + TEXT_BYTES) /* "<|" of the prompt's token may be that of EOS */
+		k = whole;
 	/* some close the text with EOS unless they are asked for a prompt: what differs is enough */
 	if (k == u->n || (k < ug->n && x.s && k > x.n + TEXT_BYTES))
 		keep(&t->gen, ug->s + k, ug->n - k);

@@ -237,7 +237,7 @@ static int by_prefixes(const struct finder *f, size_t i, const struct tmpl_watch
 		n = chat_without_space(f->text + b, e - b);
 		/* white space that is the end of turn stays */
 		if (f->t->end_mid.n == 0 || !chat_is_space(f->t->end_mid.s[0]) || w->end == SIZE_MAX)
-			e = b + n;
+			e = w->end != SIZE_MAX && w->end > b + n && w->end <= e ? w->end : b + n; /* space of the content's own is the answer's */
 	}
 	if (w->begin != SIZE_MAX && (w->begin < b || w->end > e))
 		return -1;
@@ -277,20 +277,22 @@ static bool begins_turn(const struct finder *f, const struct tmpl_turn *t, size_
 	if (k < g->n)
 		k = chat_whole_tokens(g->s, k);
 	*begin = t->begin + k;
-	if (!k || (k < g->n && g->s[k] != '<'))
+	if (!k || (k < g->n && g->s[k] != '<' && !is_tokens(g->s + k, g->n - k)))
 		return false;
 	return at == SIZE_MAX || (*begin <= at && (k == g->n || is_tokens(f->text + *begin, at - *begin)));
 }
 
-/* It ends with an end of turn; white space behind that is the template's. */
-static bool ends_turn(const struct finder *f, const struct tmpl_turn *t, bool last, size_t *end)
+/* It ends with an end of turn, where the template has any; white space behind that is the template's. */
+static bool ends_turn(const struct finder *f, const struct tmpl_turn *t, bool last, size_t content_end, size_t *end)
 {
 	const struct piece *both[] = { &f->t->end_mid, &f->t->end_last };
 	size_t n = last && closed_len(f) < t->end ? closed_len(f) : t->end;
 
 	while (n > t->begin && chat_is_space(f->text[n - 1]))
 		n--;
-	*end = n;
+	*end = content_end != SIZE_MAX && content_end > n && content_end <= t->end ? content_end : n;
+	if (f->t->end_last.s && !f->t->end_last.n && (last || (f->t->end_mid.s && !f->t->end_mid.n)))
+		return true;
 	for (size_t i = 0; i < 2; i++)
 		if (both[i]->n && !chat_is_space(*both[i]->s) && n - t->begin >= both[i]->n && stands_before(f, n, both[i]))
 			return true;
@@ -303,7 +305,7 @@ static int by_turn(struct finder *f, size_t i, const struct tmpl_watch *w, struc
 
 	note_turns(f);
 	const struct tmpl_turn *t = &f->turn[i];
-	if (t->n != 1 || !begins_turn(f, t, w->begin, &b) || !ends_turn(f, t, i + 1 == f->c->n_msgs, &e))
+	if (t->n != 1 || !begins_turn(f, t, w->begin, &b) || !ends_turn(f, t, i + 1 == f->c->n_msgs, w->end, &e))
 		return -1;
 	if (e <= b || (w->begin != SIZE_MAX && (w->begin < b || w->end > e)))
 		return -1;
