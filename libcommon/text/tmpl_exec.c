@@ -555,7 +555,7 @@ struct val loop_attr(struct rt *r, struct loop *l, struct val name, bool *found)
 	}
 }
 
-static int loop_next(struct rt *r, struct loop *l, struct val *out)
+int loop_next(struct rt *r, struct loop *l, struct val *out)
 {
 	if (l->has_after) {
 		l->has_after = false;

@@ -403,7 +403,7 @@ struct val attr_path(struct rt *r, struct val obj, struct val path, struct val d
 bool val_index(struct val v, int64_t *out); /* int or bool as an index */
 
 /* iteration */
-enum iter_kind { IT_EMPTY, IT_SEQ, IT_STR, IT_DICT, IT_RANGE, IT_REVERSED, IT_FILTERED, IT_MAP, IT_SELECT, IT_LATER };
+enum iter_kind { IT_EMPTY, IT_SEQ, IT_STR, IT_DICT, IT_RANGE, IT_REVERSED, IT_FILTERED, IT_MAP, IT_SELECT, IT_LATER, IT_LOOP };
 struct iter {
 	enum iter_kind kind;
 	int64_t pos;              /* SEQ, DICT, RANGE: next index; STR: next byte; REVERSED: items left */
@@ -473,6 +473,7 @@ int assign(struct rt *r, const struct node *target, struct val v);
 struct val loop_attr(struct rt *r, struct loop *l, struct val name, bool *found);
 struct val loop_call(struct rt *r, struct loop *l, const struct args *a);
 int64_t loop_length(struct rt *r, struct loop *l);
+int loop_next(struct rt *r, struct loop *l, struct val *out); /* the loop's own next item: 1, 0 end, -1 */
 int exec_for(struct rt *r, const struct node *n);
 int exec_stmt(struct rt *r, const struct node *n);
 int exec_call_block(struct rt *r, const struct node *n);

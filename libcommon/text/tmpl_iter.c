@@ -43,6 +43,8 @@ struct iter *iter_of(struct rt *r, struct val v)
 		it->d = v.view->d;
 		it->view = v.view->kind;
 		return it;
+	case V_LOOP:
+		return iter_new(r, IT_LOOP, v);
 	case V_ITER:
 		return v.iter;
 	default:
@@ -165,6 +167,19 @@ static int next_selected(struct rt *r, struct iter *it, struct val *out)
 	return rc;
 }
 
+/* Whoever walks over "loop" takes the loop's own items, each with the loop beside it. */
+static int next_of_loop(struct rt *r, struct iter *it, struct val *out)
+{
+	struct val *pair = rt_alloc(r, 2 * sizeof(*pair));
+	int rc = pair ? loop_next(r, it->src.loop, &pair[0]) : -1;
+
+	if (rc == 1) {
+		pair[1] = it->src;
+		*out = val_tuple(pair, 2);
+	}
+	return rc;
+}
+
 int iter_next(struct rt *r, struct iter *it, struct val *out)
 {
 	size_t n;
@@ -200,6 +215,8 @@ int iter_next(struct rt *r, struct iter *it, struct val *out)
 		return next_mapped(r, it, out);
 	case IT_SELECT:
 		return next_selected(r, it, out);
+	case IT_LOOP:
+		return next_of_loop(r, it, out);
 	case IT_LATER:
 		it->src = it->make(r, it);
 		if (it->src.t == V_ERR)
