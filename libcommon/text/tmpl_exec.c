@@ -504,7 +504,7 @@ static struct val loop_changed(struct rt *r, struct val self, const struct args 
 	if (a->n_pos)
 		memcpy(l, a->pos, a->n_pos * sizeof(*l));
 	now = val_tuple(l, a->n_pos);
-	if (self.loop->changed.t != V_MISSING && val_equal(self.loop->changed, now))
+	if (self.loop->changed.t != V_MISSING && rt_equal(r, self.loop->changed, now))
 		return val_false;
 	self.loop->changed = now;
 	return val_true;

@@ -338,7 +338,8 @@ int tmpl_render_marks(const struct tmpl *t, const struct json *vars, int64_t now
 {
 	static const struct tmpl_limits defaults;
 	char here;
-	struct rt r = { .t = t, .a = &out->scratch, .out = &out->text, .render = out, .e = e, .stack = &here, .now = now, .holes = p };
+	struct rt r = { .t = t, .a = &out->scratch, .out = &out->text, .render = out, .e = e, .stack = &here, .now = now, .holes = p,
+		.vars = l && l->max_steps ? NULL : vars };
 
 	l = l ? l : &defaults;
 	r.max_steps = l->max_steps ? l->max_steps : 50000000;
@@ -360,5 +361,6 @@ int tmpl_render_marks(const struct tmpl *t, const struct json *vars, int64_t now
 	run_loads(&r, &t->root.loads);
 	if (t->root.caller)
 		r.env->v[t->root.caller - 1] = (struct val){ .t = V_SELF };
-	return exec_body(&r, &t->root.body) ? -1 : 0;
+	/* a comparison that ran out of steps has set the error and nothing else */
+	return exec_body(&r, &t->root.body) || e->code != LP_OK ? -1 : 0;
 }

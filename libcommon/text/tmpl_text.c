@@ -272,6 +272,8 @@ struct val val_escape(struct rt *r, struct val v)
 		return v;
 	if (is_hole(r, v))
 		return hole_look(r);
+	if (rt_slow(r, v))
+		return val_err;
 	escape_add(&b, v.s, v.n);
 	return markup(rt_take(r, &b));
 }
