@@ -240,15 +240,20 @@ struct chat_scratch *chat_scratch_new(void)
 	return s;
 }
 
-void chat_scratch_free(struct chat_scratch *s)
+static void scratch_release(struct chat_scratch *s)
 {
-	if (!s)
-		return;
 	tmpl_render_release(&s->r);
 	tmpl_render_release(&s->probe);
 	arena_release(&s->arena);
 	chat_shapes_free(s->shapes);
 	free(s->watch);
+}
+
+void chat_scratch_free(struct chat_scratch *s)
+{
+	if (!s)
+		return;
+	scratch_release(s);
 	free(s);
 }
 
@@ -482,7 +487,7 @@ static int render_one(const struct chat_tmpl *t, const struct chat *c, const str
 int chat_tmpl_render(const struct chat_tmpl *t, const struct chat *c, const struct chat_render_opts *o,
                      struct sb *text, struct tmpl_span **spans, size_t *n_spans, struct err *e)
 {
-	struct chat_scratch *s = o->scratch ? o->scratch : chat_scratch_new();
+	struct chat_scratch once = { 0 }, *s = o->scratch ? o->scratch : &once; /* that one remembers nothing */
 
 	if (spans) {
 		*spans = NULL;
@@ -493,8 +498,7 @@ int chat_tmpl_render(const struct chat_tmpl *t, const struct chat *c, const stru
 		free(*spans);
 		*spans = NULL;
 	}
-	if (!o->scratch)
-		chat_scratch_free(s);
+	scratch_release(&once);
 	return rc;
 }
 

@@ -80,7 +80,7 @@ struct chat_tmpl *chat_tmpl_load_dir(const char *model_dir, const char *template
 void chat_tmpl_free(struct chat_tmpl *t);
 const char *chat_tmpl_source(const struct chat_tmpl *t); /* the template's text */
 
-struct chat_scratch; /* memory that renderings can share; one for each thread */
+struct chat_scratch; /* memory that renderings can share, and what is remembered of their shapes; one for each thread */
 struct chat_scratch *chat_scratch_new(void);
 void chat_scratch_free(struct chat_scratch *s);
 
