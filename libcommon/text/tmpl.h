@@ -1,5 +1,5 @@
 /* Chat templates: the Jinja that transformers runs, in an immutable sandbox
- * (bounded steps, recursion and output). Output is byte-equal to
+ * (bounded steps, and with them time; recursion, memory and output). Output is byte-equal to
  * transformers' apply_chat_template. */
 #ifndef LP_TEXT_TMPL_H
 #define LP_TEXT_TMPL_H
