@@ -118,7 +118,7 @@ static int set_up(struct run *r, const char *path, struct err *e)
 /* --- output --- */
 static bool is_key(const struct json_member *m, const char *key)
 {
-	return m->key[0] == key[0] && m->key_len == strlen(key) && !memcmp(m->key, key, m->key_len);
+	return m->key[0] == key[0] && !strcmp(m->key, key) && m->key_len == strlen(key);
 }
 
 static bool is_ours(const struct chat *c, const struct json_member *m)
@@ -203,10 +203,10 @@ static int one_chat(struct run *r, const struct json *v, struct err *e)
 
 	if (chat_from_json(v, &opt.fields, recio_arena(r->in), &c, e))
 		return -1;
-	if (!strcmp(c.shape, "text")) /* rendered, or plain: nothing to do */
+	if (*c.shape == 't' && !strcmp(c.shape, "text")) /* rendered, or plain: nothing to do */
 		return opt.head ? print_head(r, &(struct sb){ .s = (char *)json_get(v, "text")->s, .len = json_get(v, "text")->n }, e) : write_as_is(r, v, e);
 	for (size_t i = 0; i < c.n_msgs; i++)
-		n_asst += !strcmp(c.msgs[i].role, "assistant");
+		n_asst += *c.msgs[i].role == 'a' && !strcmp(c.msgs[i].role, "assistant");
 	if (!n_asst && !opt.gen_prompt && strcmp(opt.loss, "none"))
 		return err_set(e, LP_DATA, "no assistant message to learn from; --loss none renders it all the same, --add-generation-prompt as a prompt");
 	sb_reset(&r->text);

@@ -10,19 +10,6 @@
 
 /* --- access --- */
 
-const struct json *json_getn(const struct json *obj, const char *key, size_t n)
-{
-	if (!obj || obj->type != JSON_OBJ)
-		return NULL;
-	for (uint32_t i = obj->n; i-- > 0;) {
-		const struct json_member *m = &obj->members[i];
-
-		if (m->key_len == n && m->key[0] == key[0] && !memcmp(m->key, key, n)) /* both end with a NUL */
-			return &m->val;
-	}
-	return NULL;
-}
-
 bool json_is(const struct json *v, enum json_type t)
 {
 	return v && v->type == t;
@@ -168,37 +155,48 @@ bool json_equal(const struct json *a, const struct json *b)
 
 /* --- writer --- */
 
-static void item(struct jw *w)
+/* Most times there is room: the call is for the other times. */
+static inline void grow(struct sb *b, size_t extra)
+{
+	if (b->cap - b->len <= extra)
+		sb_grow(b, extra);
+}
+
+static inline void put(struct jw *w, char c, bool comma)
+{
+	grow(w->out, 1);
+	w->out->s[w->out->len++] = c;
+	w->out->s[w->out->len] = 0;
+	w->comma = comma;
+}
+
+static inline void item(struct jw *w)
 {
 	if (w->comma)
-		sb_addc(w->out, ',');
+		put(w, ',', true);
 	w->comma = true;
 }
 
 void jw_obj(struct jw *w)
 {
 	item(w);
-	sb_addc(w->out, '{');
-	w->comma = false;
+	put(w, '{', false);
 }
 
 void jw_end_obj(struct jw *w)
 {
-	sb_addc(w->out, '}');
-	w->comma = true;
+	put(w, '}', true);
 }
 
 void jw_arr(struct jw *w)
 {
 	item(w);
-	sb_addc(w->out, '[');
-	w->comma = false;
+	put(w, '[', false);
 }
 
 void jw_end_arr(struct jw *w)
 {
-	sb_addc(w->out, ']');
-	w->comma = true;
+	put(w, ']', true);
 }
 
 /* Room for six bytes is there. */
@@ -219,16 +217,36 @@ static void escaped(struct sb *out, unsigned char c)
 	out->len += 4;
 }
 
-/* Where the next byte that needs escaping is, from i on; n when none. Eight
- * bytes at a time: the lowest marked byte of the borrow trick is exact. */
-static size_t plain_run(const char *s, size_t i, size_t n)
+/* Marks the bytes of v that need escaping. The lowest mark is exact: only above a hit can the borrow make a false one. */
+static inline uint64_t marks(uint64_t v)
 {
-	const uint64_t ones = 0x0101010101010101u, highs = ones << 7;
+	const uint64_t ones = 0x0101010101010101u;
 
+	return ((v - ones * 0x20) | ((v ^ ones * '"') - ones) | ((v ^ ones * '\\') - ones)) & ~v & ones << 7;
+}
+
+/* Nothing to escape in 32 bytes? The compiler makes vectors of this. */
+static inline bool all_plain(const unsigned char *s)
+{
+	unsigned char bad = 0;
+
+	for (int i = 0; i < 32; i++)
+		bad |= (unsigned char)((s[i] < 0x20) | (s[i] == '"') | (s[i] == '\\'));
+	return !bad;
+}
+
+/* Copies s up to the next byte that needs escaping; how many bytes. p has room
+ * for n and eight more, which may be written ahead. */
+static size_t plain_run(char *p, const char *s, size_t n)
+{
+	size_t i = 0;
+
+	for (; i + 32 <= n && all_plain((const unsigned char *)s + i); i += 32)
+		memcpy(p + i, s + i, 32);
 	for (; i + 8 <= n; i += 8) {
-		uint64_t v = get_u64(s + i), quote = v ^ ones * '"', slash = v ^ ones * '\\';
-		uint64_t mark = (((v - ones * 0x20) & ~v) | ((quote - ones) & ~quote) | ((slash - ones) & ~slash)) & highs;
+		uint64_t mark = marks(get_u64(s + i));
 
+		memcpy(p + i, s + i, 8);
 		if (mark)
 			return i + (size_t)__builtin_ctzll(mark) / 8;
 	}
@@ -237,26 +255,25 @@ static size_t plain_run(const char *s, size_t i, size_t n)
 
 		if (c < 0x20 || c == '"' || c == '\\')
 			break;
+		p[i] = (char)c;
 	}
 	return i;
 }
 
 static void string(struct sb *out, const char *s, size_t n)
 {
-	size_t from = 0;
+	const char *end = s + n;
 
-	sb_grow(out, n + 2);
+	grow(out, n + 32);
 	out->s[out->len++] = '"';
 	for (;;) {
-		size_t to = plain_run(s, from, n), run = to - from;
+		size_t run = plain_run(out->s + out->len, s, (size_t)(end - s));
 
-		sb_grow(out, run + 8); /* an escape and the quote that ends the string fit as well */
-		memcpy(out->s + out->len, s + from, run);
 		out->len += run;
-		if (to == n)
+		if ((s += run) == end)
 			break;
-		escaped(out, (unsigned char)s[to]);
-		from = to + 1;
+		grow(out, (size_t)(end - s) + 32); /* this escape, the rest if it is plain, and the closing quote */
+		escaped(out, (unsigned char)*s++);
 	}
 	out->s[out->len++] = '"';
 	out->s[out->len] = 0;
@@ -266,8 +283,7 @@ void jw_keyn(struct jw *w, const char *key, size_t n)
 {
 	item(w);
 	string(w->out, key, n);
-	sb_addc(w->out, ':');
-	w->comma = false;
+	put(w, ':', false);
 }
 
 void jw_key(struct jw *w, const char *key)
@@ -326,7 +342,10 @@ void jw_null(struct jw *w)
 void jw_raw(struct jw *w, const char *text, size_t n)
 {
 	item(w);
-	sb_add(w->out, text, n);
+	grow(w->out, n);
+	memcpy(w->out->s + w->out->len, text, n);
+	w->out->len += n;
+	w->out->s[w->out->len] = 0;
 }
 
 void jw_value(struct jw *w, const struct json *v)

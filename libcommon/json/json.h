@@ -7,6 +7,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #include "base/arena.h"
 #include "base/err.h"
@@ -49,11 +50,20 @@ int json_load(const char *path, struct arena *a, struct json *out, struct err *e
 /* Parses a NUL-terminated string of any padding (copies it). */
 int json_parse_str(const char *text, struct arena *a, struct json *out, struct err *e) LP_MUST_USE;
 
-/* NULL when obj is not an object or has no such key; the last of duplicates. */
-const struct json *json_getn(const struct json *obj, const char *key, size_t n);
+/* NULL when obj is not an object or has no such key; the last of duplicates.
+ * Here, so that looking for a constant takes no call: its length and bytes are known to the compiler. */
+static inline const struct json *json_getn(const struct json *obj, const char *key, size_t n)
+{
+	if (!obj || obj->type != JSON_OBJ)
+		return NULL;
+	for (uint32_t i = obj->n; i-- > 0;)
+		if (obj->members[i].key_len == n && !memcmp(obj->members[i].key, key, n))
+			return &obj->members[i].val;
+	return NULL;
+}
 static inline const struct json *json_get(const struct json *obj, const char *key)
 {
-	return json_getn(obj, key, __builtin_strlen(key)); /* known to the compiler for a constant */
+	return json_getn(obj, key, strlen(key));
 }
 bool json_is(const struct json *v, enum json_type t); /* false for NULL */
 bool json_str_is(const struct json *v, const char *s);

@@ -75,6 +75,7 @@ struct walker {
 	char *copy;       /* what the tree points into */
 	const uint32_t *at, *end;
 	uint32_t len;
+	bool escapes;     /* there is a backslash in the text */
 
 	int bad(uint32_t off, const char *what)
 	{
@@ -194,7 +195,7 @@ int walker::string(const char **s, uint32_t *n)
 	if (to < from || text[to] != '"')
 		return bad(*at, "string without its closing quote");
 	*n = to - from;
-	if (memchr(text + from, '\\', to - from) && unescape(from, to, n))
+	if (escapes && memchr(text + from, '\\', to - from) && unescape(from, to, n))
 		return -1;
 	copy[from + *n] = 0;
 	*s = copy + from;
@@ -455,6 +456,7 @@ int json_parse(struct json_parser *p, const char *text, size_t len, struct arena
 	w.at = p->one->structural_indexes.get();
 	w.end = w.at + p->one->n_structural_indexes;
 	w.len = static_cast<uint32_t>(len);
+	w.escapes = memchr(text, '\\', len) != nullptr;
 	rc = w.value(out, 0);
 	if (!rc && w.at < w.end)
 		rc = w.bad(*w.at, "text behind the value");

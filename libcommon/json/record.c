@@ -9,13 +9,6 @@
 #include "base/xalloc.h"
 #include "json/record_int.h"
 
-const struct json *rec_field(const struct json *obj, const char *key)
-{
-	const struct json *v = json_get(obj, key);
-
-	return v && v->type != JSON_NULL ? v : NULL;
-}
-
 struct chat_msg *rec_push(struct rec_list *l, const char *role, const char *content, size_t len, const struct json *orig)
 {
 	if (l->n == l->cap) {
@@ -156,9 +149,10 @@ out:
 
 static int add_message(struct rec_list *l, const struct json *msg, enum rec_style style, struct err *e)
 {
-	const char *role_key = style == REC_ROLE_CONTENT ? "role" : "from";
-	const char *text_key = style == REC_ROLE_CONTENT ? "content" : "value";
-	const struct json *role = json_get(msg, role_key), *content = json_get(msg, text_key);
+	bool usual = style == REC_ROLE_CONTENT;
+	const char *role_key = usual ? "role" : "from", *text_key = usual ? "content" : "value";
+	const struct json *role = usual ? json_get(msg, "role") : json_get(msg, "from");
+	const struct json *content = usual ? json_get(msg, "content") : json_get(msg, "value");
 
 	if (!json_is(msg, JSON_OBJ))
 		return err_set(e, LP_DATA, "message %zu is not an object", l->n + 1);
@@ -290,20 +284,21 @@ void rec_push_user(struct rec_list *l, const struct json *instruction, const str
 struct shape {
 	const char *name;
 	const char *ask;          /* the field with the prompt, or the messages, or the text */
+	uint32_t ask_len;
 	const char *answers[4];   /* exactly one of them; none for lists and text */
 };
 static const struct shape CANONICAL[] = {
-	{ "messages", "messages", { NULL } },
-	{ "conversations", "conversations", { NULL } },
-	{ "instruction", "instruction", { "output", "response" } },
-	{ "prompt", "prompt", { "completion" } },
-	{ "question", "question", { "answer" } },
-	{ "text", "text", { NULL } },
+	{ "messages", "messages", 8, { NULL } },
+	{ "conversations", "conversations", 13, { NULL } },
+	{ "instruction", "instruction", 11, { "output", "response" } },
+	{ "prompt", "prompt", 6, { "completion" } },
+	{ "question", "question", 8, { "answer" } },
+	{ "text", "text", 4, { NULL } },
 };
 static const struct shape LENIENT[] = {
-	{ "instruction", "instruction", { "completion", "answer" } },
-	{ "prompt", "prompt", { "response", "answer", "output" } },
-	{ "question", "question", { "response", "completion", "output" } },
+	{ "instruction", "instruction", 11, { "completion", "answer" } },
+	{ "prompt", "prompt", 6, { "response", "answer", "output" } },
+	{ "question", "question", 8, { "response", "completion", "output" } },
 };
 
 /* Fills *answer with the one answer field there; two answers are an error. */
@@ -325,13 +320,25 @@ static int fits(const struct shape *s, const struct json *v, const char **answer
 	return *answer != NULL;
 }
 
+/* Bit k: the record has a field whose name is k bytes long. */
+static uint32_t name_lengths(const struct json *v)
+{
+	uint32_t mask = 0;
+
+	for (uint32_t i = 0; i < v->n; i++)
+		mask |= v->members[i].key_len < 32 ? 1u << v->members[i].key_len : 0;
+	return mask;
+}
+
 static int find_shape(const struct shape *table, size_t n, const struct json *v, const struct shape **found,
                       const char **answer, struct err *e)
 {
+	uint32_t lengths = name_lengths(v);
+
 	*found = NULL;
 	for (size_t i = 0; i < n; i++) {
 		const char *ans;
-		int rc = fits(&table[i], v, &ans, e);
+		int rc = lengths >> table[i].ask_len & 1 ? fits(&table[i], v, &ans, e) : 0;
 
 		if (rc < 0)
 			return -1;
@@ -415,12 +422,14 @@ static int read_list(const struct json *v, const char *field, struct rec_list *l
 {
 	enum rec_style style;
 
-	if (!json_is(json_get(v, field), JSON_ARR))
+	const struct json *list = json_get(v, field);
+
+	if (!json_is(list, JSON_ARR))
 		return err_set(e, LP_DATA, "\"%s\" is not a list of messages", field);
-	if (rec_add_messages(l, json_get(v, field), field, &style, e) < 0)
+	if (rec_add_messages(l, list, field, &style, e) < 0)
 		return -1;
 	own(c, field);
-	c->shape = style == REC_FROM_VALUE ? "sharegpt" : !strcmp(field, "conversations") ? "conversations" : "messages";
+	c->shape = style == REC_FROM_VALUE ? "sharegpt" : rec_same(field, "conversations") ? "conversations" : "messages";
 	return 0;
 }
 
@@ -436,7 +445,7 @@ static int read_known(const struct json *v, struct rec_list *l, struct chat *c, 
 	if (!s)
 		return no_shape(v, e);
 	c->shape = s->name;
-	if (!strcmp(s->name, "messages") || !strcmp(s->name, "conversations"))
+	if (rec_same(s->name, "messages") || rec_same(s->name, "conversations"))
 		return read_list(v, s->ask, l, c, e);
 	if (!strcmp(s->name, "text")) {
 		const struct json *t = json_get(v, "text");
@@ -453,7 +462,7 @@ static int read_known(const struct json *v, struct rec_list *l, struct chat *c, 
 /* The one shape that --map describes. */
 static int read_mapped(const struct json *v, const struct chat_map *m, struct rec_list *l, struct chat *c, struct err *e)
 {
-	struct shape s = { "prompt", m->prompt, { m->completion } };
+	struct shape s = { "prompt", m->prompt, 0, { m->completion } };
 	const char *need[] = { m->messages, m->prompt, m->completion };
 
 	for (size_t i = 0; i < 3; i++)
@@ -468,7 +477,7 @@ static int read_mapped(const struct json *v, const struct chat_map *m, struct re
 /* The record's own system field: named by --map, or part of the pair shapes. */
 static int read_system(const struct json *v, const struct chat_map *m, struct rec_list *l, struct chat *c, struct err *e)
 {
-	bool pair = !strcmp(c->shape, "instruction") || !strcmp(c->shape, "prompt") || !strcmp(c->shape, "question");
+	bool pair = rec_same(c->shape, "instruction") || rec_same(c->shape, "prompt") || rec_same(c->shape, "question");
 	const char *field = m && m->system_field ? m->system_field : pair ? "system" : NULL;
 	const struct json *s = field ? rec_field(v, field) : NULL;
 

@@ -16,7 +16,17 @@ struct rec_list {
 struct chat_msg *rec_push(struct rec_list *l, const char *role, const char *content, size_t len, const struct json *orig);
 
 /* A member that is there and not null, else NULL. */
-const struct json *rec_field(const struct json *obj, const char *key);
+static inline const struct json *rec_field(const struct json *obj, const char *key)
+{
+	const struct json *v = json_get(obj, key);
+
+	return v && v->type != JSON_NULL ? v : NULL;
+}
+/* Most strings that are compared differ at once. */
+static inline bool rec_same(const char *a, const char *b)
+{
+	return *a == *b && !strcmp(a, b);
+}
 
 /* An object that reads as one message in either style. */
 bool rec_is_message(const struct json *v);

@@ -5,123 +5,17 @@
  *   1. The message's content is followed by address through the rendering
  *      (struct tmpl_watch). What stands before it must be the template's
  *      generation prompt, and what stands behind it its end of turn, both
- *      learnt by rendering probes.
+ *      learnt by rendering probes (chat_learn.c).
  *   2. Otherwise renderings of the messages before it, with and without the
  *      generation prompt, and of those up to it must be prefixes of the text.
- * A message that neither way settles is an error of the record. */
+ *   3. Otherwise what the template's own loop wrote for the message must begin
+ *      as the generation prompt does and end with an end of turn.
+ * A message that no way settles is an error of the record. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/xalloc.h"
 #include "text/chat_impl.h"
-
-static bool is_space(char c)
-{
-	return c == ' ' || (c >= 9 && c <= 13);
-}
-
-/* --- learning a template's constants --- */
-static void keep(struct piece *p, const char *s, size_t n)
-{
-	p->s = xmemdup0(s, n);
-	p->n = n;
-}
-
-/* An end of turn without the white space behind it, unless that is all. */
-static size_t without_space(const char *s, size_t n)
-{
-	size_t k = n;
-
-	while (k > 0 && is_space(s[k - 1]))
-		k--;
-	return k ? k : n;
-}
-
-/* Back to the end of a token's text. */
-static size_t whole_tokens(const char *s, size_t n)
-{
-	while (n > 0 && !is_space(s[n - 1]) && s[n - 1] != '>' && s[n - 1] != ']')
-		n--;
-	return n;
-}
-
-static size_t common(const char *a, size_t n, const char *b, size_t m)
-{
-	size_t k = 0;
-
-	while (k < n && k < m && a[k] == b[k])
-		k++;
-	return k;
-}
-
-/* Renders [user, assistant, user][0..n) to a string of its own. */
-static char *probe(struct chat_tmpl *t, struct chat_scratch *s, size_t n, bool gen, size_t *len)
-{
-	static const char *const roles[] = { "user", "assistant", "user" }, *const texts[] = { "Qx7u", "Zk3a", "Wv9u" };
-	struct chat_msg m[3];
-	struct json msgs[3];
-	struct chat c = { .msgs = m, .n_msgs = n };
-	struct chat_render_opts o = { 0 };
-	struct err e = ERR_INIT;
-
-	arena_reset(&s->arena);
-	for (size_t i = 0; i < 3; i++) {
-		m[i] = (struct chat_msg){ .role = roles[i], .content = texts[i], .content_len = 4 };
-		msgs[i] = chat_message(&m[i], NULL, 0, &s->arena);
-	}
-	s->r.watch = NULL;
-	if (chat_render_prefix(t, &c, msgs, n, gen, &o, &s->arena, &s->r, &e))
-		return NULL;
-	*len = s->r.text.len;
-	return xmemdup0(sb_str(&s->r.text), s->r.text.len);
-}
-
-/* Length up to behind eos_token in [s, end), 0 when it is not there: for templates
- * that close a turn only when another follows. */
-static size_t eos_end(const struct chat_tmpl *t, const char *s, const char *end)
-{
-	const struct json *eos = json_get(&t->special, "eos_token");
-	const char *hit = eos && eos->n && end ? memmem(s, (size_t)(end - s), eos->s, eos->n) : NULL;
-
-	return hit ? (size_t)(hit - s) + eos->n : 0;
-}
-
-void chat_learn(struct chat_tmpl *t)
-{
-	struct chat_scratch *s = chat_scratch_new();
-	size_t n_u = 0, n_ug = 0, n_ua = 0, n_uau = 0;
-	char *u = probe(t, s, 1, false, &n_u), *ug = probe(t, s, 1, true, &n_ug);
-	char *ua = probe(t, s, 2, false, &n_ua), *uau = probe(t, s, 3, false, &n_uau);
-	const char *x;
-
-	if (u && ug) { /* some close the text with EOS unless they are asked for a prompt: what differs is enough */
-		size_t k = common(u, n_u, ug, n_ug);
-
-		if (k == n_u || (k < n_ug && (x = strstr(u, "Qx7u")) && k > (size_t)(x - u) + 4))
-			keep(&t->gen, ug + k, n_ug - k);
-	}
-	if (t->gen.s && ua && n_ua > n_ug && !memcmp(ua, ug, n_ug) && (x = strstr(ua, "Zk3a")) && x >= ua + n_ug)
-		keep(&t->lead, ua + n_ug, (size_t)(x - ua) - n_ug);
-	if (ua && (x = strstr(ua, "Zk3a"))) {
-		const char *end = x + 4, *mid = uau ? strstr(uau, "Zk3a") : NULL;
-		size_t n = n_ua - (size_t)(end - ua);
-
-		keep(&t->end_last, end, without_space(end, n));
-		if (mid) { /* what both share, back to the end of a token's text */
-			size_t k = common(end, n, mid + 4, n_uau - (size_t)(mid + 4 - uau));
-
-			if (k < n)
-				k = whole_tokens(end, k);
-			k = k ? without_space(end, k) : eos_end(t, mid + 4, strstr(mid + 4, "Wv9u"));
-			keep(&t->end_mid, mid + 4, k);
-		}
-	}
-	free(u);
-	free(ug);
-	free(ua);
-	free(uau);
-	chat_scratch_free(s);
-}
 
 /* --- whose messages count --- */
 static bool is_trained(const struct chat_msg *m)
@@ -144,9 +38,9 @@ static bool is_listed(const char *name, const char *list)
 
 bool chat_is_sought(const struct chat_msg *m, const char *choice)
 {
-	if (choice && !strncmp(choice, "role:", 5))
+	if (choice && *choice == 'r' && !strncmp(choice, "role:", 5))
 		return is_listed(m->role, choice + 5);
-	return !strcmp(m->role, "assistant");
+	return chat_is_answer(m);
 }
 
 bool chat_is_learned(const struct chat *c, size_t i, const char *choice)
@@ -170,6 +64,7 @@ struct finder {
 	struct chat_scratch *s;
 	const char *text;
 	size_t len;
+	struct tmpl_turn *turn; /* of the messages, once they are asked for */
 };
 
 static bool stands_before(const struct finder *f, size_t at, const struct piece *p)
@@ -188,13 +83,13 @@ static bool header_before(const struct finder *f, size_t at)
 {
 	struct piece g = f->t->gen;
 
-	while (g.n && is_space(g.s[g.n - 1]))
+	while (g.n && chat_is_space(g.s[g.n - 1]))
 		g.n--;
-	while (g.n && is_space(*g.s)) {
+	while (g.n && chat_is_space(*g.s)) {
 		g.s++;
 		g.n--;
 	}
-	while (at > 0 && is_space(f->text[at - 1]))
+	while (at > 0 && chat_is_space(f->text[at - 1]))
 		at--;
 	return g.n && stands_before(f, at, &g);
 }
@@ -215,6 +110,11 @@ static bool find_begin(const struct finder *f, size_t at, size_t *begin)
 static bool find_end(const struct finder *f, size_t at, bool last, size_t *end)
 {
 	const struct piece *first = last ? &f->t->end_last : &f->t->end_mid, *second = last ? &f->t->end_mid : &f->t->end_last;
+
+	if (!last && f->t->ends_bare) {
+		*end = at;
+		return true;
+	}
 	const struct piece *p = stands_at(f, at, first) ? first : stands_at(f, at, second) ? second : NULL;
 
 	if (!p)
@@ -229,18 +129,25 @@ static size_t prefix_of(const struct finder *f, size_t n, bool gen)
 	struct err e = ERR_INIT;
 
 	f->s->probe.watch = NULL;
-	if (chat_render_prefix(f->t, f->c, f->msgs, n, gen, f->o, &f->s->arena, &f->s->probe, &e))
+	if (chat_render(f->t, f->c, f->msgs, n, gen, f->o, f->s, &f->s->probe, &e))
 		return SIZE_MAX;
 	size_t len = f->s->probe.text.len;
 	return len <= f->len && !memcmp(sb_str(&f->s->probe.text), f->text, len) ? len : SIZE_MAX;
 }
 
-/* The text without its generation prompt, if it was asked for. */
+/* The text without its generation prompt, if it was asked for or comes unasked; SIZE_MAX: where that begins is not known. */
 static size_t closed_len(const struct finder *f)
 {
-	const struct piece *g = &f->t->gen;
+	const struct piece *g = &f->t->gen, *tail = &f->t->tail;
+	size_t n = f->len;
 
-	return f->o->add_generation_prompt && !f->o->continue_final && stands_before(f, f->len, g) ? f->len - g->n : f->len;
+	if (f->t->tail_unknown)
+		return SIZE_MAX;
+	if (f->o->add_generation_prompt && !f->o->continue_final && stands_before(f, n, g))
+		n -= g->n;
+	if (!tail->n)
+		return n;
+	return stands_before(f, n, tail) ? n - tail->n : SIZE_MAX;
 }
 
 /* The end of the header when only part of the generation prompt stands in the
@@ -253,10 +160,65 @@ static bool begins_with_part(const struct finder *f, size_t i, size_t at, size_t
 	if (turn == SIZE_MAX || turn > at || prefix_of(f, i, true) != SIZE_MAX)
 		return false;
 	const struct sb *p = &f->s->probe.text; /* of the rendering that was no prefix */
-	size_t k = p->len > turn ? common(p->s + turn, p->len - turn, f->text + turn, f->len - turn) : 0;
-	size_t whole = whole_tokens(f->text + turn, k);
+	size_t k = p->len > turn ? chat_common(p->s + turn, p->len - turn, f->text + turn, f->len - turn) : 0;
+	size_t whole = chat_whole_tokens(f->text + turn, k);
 	*begin = turn + (at == turn + k ? k : whole);
 	return *begin > turn && (at == SIZE_MAX || *begin == at);
+}
+
+/* Nothing but tokens such as <think>, and white space? */
+static bool is_tokens(const char *s, size_t n)
+{
+	for (size_t i = 0; i < n; i++) {
+		const char *end;
+
+		if (chat_is_space(s[i]))
+			continue;
+		if (s[i] != '<' || !(end = memchr(s + i, '>', n - i)) || memchr(s + i, ' ', (size_t)(end - s) - i))
+			return false;
+		i = (size_t)(end - s);
+	}
+	return true;
+}
+
+/* Where the content of the message before i ends in the text; SIZE_MAX: it cannot be seen. */
+static size_t end_of_previous(const struct finder *f, size_t i)
+{
+	struct tmpl_watch *w = arena_alloc(&f->s->arena, (f->c->n_msgs + 1) * sizeof(*w));
+	const struct chat_msg *m = &f->c->msgs[i - 1];
+	struct err e = ERR_INIT;
+
+	for (size_t k = 0; k < f->c->n_msgs; k++)
+		w[k] = (struct tmpl_watch){ m->content, m->content && k == i - 1 ? m->content_len : 0, SIZE_MAX, SIZE_MAX };
+	f->s->probe.watch = w;
+	f->s->probe.n_watch = f->c->n_msgs;
+	int rc = chat_render(f->t, f->c, f->msgs, f->c->n_msgs, f->o->add_generation_prompt && !f->o->continue_final, f->o, f->s, &f->s->probe, &e);
+	f->s->probe.watch = NULL;
+	return rc || f->s->probe.text.len != f->len || memcmp(sb_str(&f->s->probe.text), f->text, f->len) ? SIZE_MAX : w[i - 1].end;
+}
+
+/* The prompt and the text go different ways at a token, before the content and
+ * behind the message before it: what they share introduces the turn, and what
+ * the text has then are tokens of the answer (it thinks, or it does not). */
+static bool begins_at_parting(const struct finder *f, size_t i, size_t at, size_t *begin)
+{
+	if (i == 0 || at == SIZE_MAX || prefix_of(f, i, true) != SIZE_MAX)
+		return false;
+	const struct sb *p = &f->s->probe.text; /* of the rendering that was no prefix */
+	size_t k = chat_whole_tokens(f->text, chat_common(sb_str(p), p->len, f->text, f->len));
+
+	if (k >= at || k >= p->len || p->s[k] != '<' || f->text[k] != '<' || !is_tokens(f->text + k, at - k))
+		return false;
+	size_t end = end_of_previous(f, i);
+	*begin = k;
+	return end < k && memchr(f->text + end, '<', k - end); /* the shared header is there */
+}
+
+/* A template that introduces all roles alike, and never asks for an answer. */
+static bool begins_bare(const struct finder *f, size_t at, size_t *begin)
+{
+	*begin = at;
+	return at != SIZE_MAX && stands_before(f, at, &f->t->gap);
 }
 
 static int by_prefixes(const struct finder *f, size_t i, const struct tmpl_watch *w, struct tmpl_span *out)
@@ -264,17 +226,18 @@ static int by_prefixes(const struct finder *f, size_t i, const struct tmpl_watch
 	bool last = i + 1 == f->c->n_msgs;
 	size_t b = prefix_of(f, i, true), e, n;
 
-	if (b == SIZE_MAX && !(w->begin != SIZE_MAX && find_begin(f, w->begin, &b)) && !begins_with_part(f, i, w->begin, &b))
+	if (b == SIZE_MAX && !(w->begin != SIZE_MAX && find_begin(f, w->begin, &b)) && !begins_with_part(f, i, w->begin, &b) &&
+	    !begins_at_parting(f, i, w->begin, &b) && !begins_bare(f, w->begin, &b))
 		return -1;
 	e = last ? closed_len(f) : prefix_of(f, i + 1, false);
 	if (e == SIZE_MAX || e <= b) {
 		if (w->end == SIZE_MAX || !find_end(f, w->end, last, &e))
 			return -1;
 	} else {
-		n = without_space(f->text + b, e - b);
+		n = chat_without_space(f->text + b, e - b);
 		/* white space that is the end of turn stays */
-		if (f->t->end_mid.n == 0 || !is_space(f->t->end_mid.s[0]) || w->end == SIZE_MAX)
-			e = b + n;
+		if (f->t->end_mid.n == 0 || !chat_is_space(f->t->end_mid.s[0]) || w->end == SIZE_MAX)
+			e = w->end != SIZE_MAX && w->end > b + n && w->end <= e ? w->end : b + n; /* space of the content's own is the answer's */
 	}
 	if (w->begin != SIZE_MAX && (w->begin < b || w->end > e))
 		return -1;
@@ -282,7 +245,75 @@ static int by_prefixes(const struct finder *f, size_t i, const struct tmpl_watch
 	return e > b ? 0 : -1;
 }
 
-static int find_message(const struct finder *f, size_t i, struct tmpl_span *out, struct err *e)
+/* --- by what the template's loop wrote for the message --- */
+/* Renders once more with the loops' turns noted; n is 0 where that tells nothing. */
+static void note_turns(struct finder *f)
+{
+	struct chat_scratch *s = f->s;
+	struct err e = ERR_INIT;
+
+	if (f->turn)
+		return;
+	f->turn = arena_calloc(&s->arena, f->c->n_msgs + 1, sizeof(*f->turn));
+	for (size_t i = 0; i < f->c->n_msgs; i++)
+		f->turn[i].msg = &f->msgs[i];
+	s->probe.watch = NULL;
+	s->probe.turn = f->turn;
+	s->probe.n_turn = f->c->n_msgs;
+	int rc = chat_render_prefix(f->t, f->c, f->msgs, f->c->n_msgs, f->o->add_generation_prompt && !f->o->continue_final, f->o, &s->arena, &s->probe, &e);
+	s->probe.n_turn = 0;
+	if (rc || s->probe.text.len != f->len || memcmp(sb_str(&s->probe.text), f->text, f->len))
+		for (size_t i = 0; i < f->c->n_msgs; i++)
+			f->turn[i].n = 0;
+}
+
+/* The turn begins as the generation prompt does, in whole tokens at least; what
+ * the prompt has beyond that is a token which this answer does not have. */
+static bool begins_turn(const struct finder *f, const struct tmpl_turn *t, size_t at, size_t *begin)
+{
+	const struct piece *g = &f->t->gen;
+	size_t n = t->end - t->begin, k = chat_common(f->text + t->begin, n, g->s ? g->s : "", g->n);
+
+	if (k < g->n)
+		k = chat_whole_tokens(g->s, k);
+	*begin = t->begin + k;
+	if (!k || (k < g->n && g->s[k] != '<' && !is_tokens(g->s + k, g->n - k)))
+		return false;
+	return at == SIZE_MAX || (*begin <= at && (k == g->n || is_tokens(f->text + *begin, at - *begin)));
+}
+
+/* It ends with an end of turn, where the template has any; white space behind that is the template's. */
+static bool ends_turn(const struct finder *f, const struct tmpl_turn *t, bool last, size_t content_end, size_t *end)
+{
+	const struct piece *both[] = { &f->t->end_mid, &f->t->end_last };
+	size_t n = last && closed_len(f) < t->end ? closed_len(f) : t->end;
+
+	while (n > t->begin && chat_is_space(f->text[n - 1]))
+		n--;
+	*end = content_end != SIZE_MAX && content_end > n && content_end <= t->end ? content_end : n;
+	if (f->t->end_last.s && !f->t->end_last.n && (last || (f->t->end_mid.s && !f->t->end_mid.n)))
+		return true;
+	for (size_t i = 0; i < 2; i++)
+		if (both[i]->n && !chat_is_space(*both[i]->s) && n - t->begin >= both[i]->n && stands_before(f, n, both[i]))
+			return true;
+	return false;
+}
+
+static int by_turn(struct finder *f, size_t i, const struct tmpl_watch *w, struct tmpl_span *out)
+{
+	size_t b, e;
+
+	note_turns(f);
+	const struct tmpl_turn *t = &f->turn[i];
+	if (t->n != 1 || !begins_turn(f, t, w->begin, &b) || !ends_turn(f, t, i + 1 == f->c->n_msgs, w->end, &e))
+		return -1;
+	if (e <= b || (w->begin != SIZE_MAX && (w->begin < b || w->end > e)))
+		return -1;
+	*out = (struct tmpl_span){ b, e, i, false };
+	return 0;
+}
+
+static int find_message(struct finder *f, size_t i, struct tmpl_span *out, struct err *e)
 {
 	const struct tmpl_watch *w = &f->s->watch[i];
 	const struct json *calls = json_get(&f->msgs[i], "tool_calls");
@@ -293,7 +324,7 @@ static int find_message(const struct finder *f, size_t i, struct tmpl_span *out,
 		*out = (struct tmpl_span){ begin, end, i, false };
 		return 0;
 	}
-	if (!by_prefixes(f, i, w, out))
+	if (!by_prefixes(f, i, w, out) || !by_turn(f, i, w, out))
 		return 0;
 	return err_set(e, LP_DATA, "message %zu: what the assistant writes cannot be found exactly in this rendering; use a template with {%% generation %%} tags", i + 1);
 }
@@ -307,14 +338,14 @@ static int find_other(const struct finder *f, size_t i, struct tmpl_span *out, s
 	const struct chat_msg *m = &f->c->msgs[i];
 	size_t b = 0, n = m->content_len, end;
 
-	while (n > 0 && is_space(m->content[n - 1]))
+	while (n > 0 && chat_is_space(m->content[n - 1]))
 		n--;
-	while (b < n && is_space(m->content[b]))
+	while (b < n && chat_is_space(m->content[b]))
 		b++;
 	if (w->begin == SIZE_MAX || w->end - w->begin < n - b || w->end - w->begin > m->content_len || b == n ||
 	    !memmem(m->content, m->content_len, f->text + w->begin, w->end - w->begin))
 		return err_set(e, LP_DATA, "message %zu: what the role '%s' writes cannot be found exactly in this rendering", i + 1, m->role);
-	if (!find_end(f, w->end, i + 1 == f->c->n_msgs, &end) || is_space(f->text[end - 1]))
+	if (!find_end(f, w->end, i + 1 == f->c->n_msgs, &end) || chat_is_space(f->text[end - 1]))
 		end = w->end;
 	*out = (struct tmpl_span){ w->begin, end, i, false };
 	return 0;
@@ -339,7 +370,7 @@ static void name_messages(const struct finder *f, struct tmpl_span *out)
 	for (size_t i = 0; i < f->c->n_msgs; i++) {
 		const struct tmpl_watch *w = &f->s->watch[i];
 
-		if (strcmp(f->c->msgs[i].role, "assistant"))
+		if (!chat_is_answer(&f->c->msgs[i]))
 			continue;
 		if (w->begin == SIZE_MAX || w->begin < out[k].begin || w->end > out[k].end) {
 			while (k-- > 0)
@@ -356,7 +387,7 @@ static int from_tags(const struct finder *f, struct tmpl_span *out, size_t *n, s
 	size_t n_asst = 0, at = 0;
 
 	for (size_t i = 0; i < f->c->n_msgs; i++)
-		n_asst += !strcmp(f->c->msgs[i].role, "assistant");
+		n_asst += chat_is_answer(&f->c->msgs[i]);
 	*n = 0;
 	for (size_t k = 0; k < r->n_gen; k++) {
 		struct tmpl_span g = r->gen[k];
@@ -365,12 +396,12 @@ static int from_tags(const struct finder *f, struct tmpl_span *out, size_t *n, s
 			continue;
 		/* the end of turn belongs to the answer, also where the template's author left it outside; not where it is a block of its own */
 		size_t next = k + 1 < r->n_gen ? r->gen[k + 1].begin : f->len;
-		if (f->t->end_mid.n <= next - g.end && f->t->end_mid.n && !is_space(f->t->end_mid.s[0]) && stands_at(f, g.end, &f->t->end_mid) &&
+		if (f->t->end_mid.n <= next - g.end && f->t->end_mid.n && !chat_is_space(f->t->end_mid.s[0]) && stands_at(f, g.end, &f->t->end_mid) &&
 		    !(g.end - g.begin >= f->t->end_mid.n && !memcmp(f->text + g.end - f->t->end_mid.n, f->t->end_mid.s, f->t->end_mid.n)))
 			g.end += f->t->end_mid.n;
 		g.msg = SIZE_MAX;
 		if (r->n_gen == n_asst) {
-			while (at < f->c->n_msgs && strcmp(f->c->msgs[at].role, "assistant"))
+			while (at < f->c->n_msgs && !chat_is_answer(&f->c->msgs[at]))
 				at++;
 			g.msg = at++;
 		}
@@ -396,7 +427,7 @@ static int choose(const struct finder *f, const char *choice, struct tmpl_span *
 	if (!strcmp(choice, "all") || !strncmp(choice, "role:", 5))
 		return 0;
 	for (size_t i = 0; i < f->c->n_msgs; i++)
-		if (!strcmp(f->c->msgs[i].role, "assistant"))
+		if (chat_is_answer(&f->c->msgs[i]))
 			last = i;
 	for (size_t i = 0; i < *n; i++) {
 		if (v[i].msg == SIZE_MAX)
@@ -418,7 +449,7 @@ static int by_place(const void *a, const void *b)
 int chat_find_spans(const struct chat_tmpl *t, const struct chat *c, const struct json *msgs, const struct chat_render_opts *o,
                     struct chat_scratch *s, struct tmpl_span **spans, size_t *n_spans, struct err *e)
 {
-	struct finder f = { t, c, msgs, o, s, sb_str(&s->r.text), s->r.text.len };
+	struct finder f = { t, c, msgs, o, s, sb_str(&s->r.text), s->r.text.len, NULL };
 	const char *choice = o->span_choice ? o->span_choice : "all";
 	size_t n = 0;
 
@@ -430,7 +461,7 @@ int chat_find_spans(const struct chat_tmpl *t, const struct chat *c, const struc
 	if (tags && assistant && from_tags(&f, *spans, &n, e))
 		return -1;
 	for (size_t i = 0; i < c->n_msgs; i++) {
-		bool answer = !strcmp(c->msgs[i].role, "assistant");
+		bool answer = chat_is_answer(&c->msgs[i]);
 
 		if (!chat_is_sought(&c->msgs[i], choice) || (answer && tags))
 			continue;

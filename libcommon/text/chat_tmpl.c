@@ -6,9 +6,11 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/hash.h"
 #include "base/in.h"
 #include "base/xalloc.h"
 #include "text/chat_impl.h"
+#include "text/tmpl_hole.h"
 
 #define MAX_FILE (64u << 20)
 #define CONTINUE_TAG "CONTINUE_FINAL_MESSAGE_TAG "
@@ -102,6 +104,7 @@ static int pick_template(struct chat_tmpl *t, const struct json *config, const c
 		if (!json_is(one, JSON_STR))
 			return no_such_template(v, name ? name : "default", e);
 		const struct json *tools = name ? NULL : named_template(v, "tool_use");
+		t->tools_src = json_is(tools, JSON_STR) ? tools->s : NULL;
 		if (json_is(tools, JSON_STR) && !(t->tools = tmpl_compile(tools->s, tools->n, "chat_template tool_use", e)))
 			return -1;
 	} else if (name && strcmp(name, "default")) {
@@ -111,6 +114,23 @@ static int pick_template(struct chat_tmpl *t, const struct json *config, const c
 		return err_set(e, LP_USAGE, "the model has no chat template; give one with --template FILE");
 	*text = one->s;
 	return 0;
+}
+
+/* What tells this template from another in the keys of chat_shape.c. */
+static void name_texts(struct chat_tmpl *t)
+{
+	struct sb all = SB_INIT;
+	struct jw w = jw_to(&all);
+	char hex[33];
+
+	jw_value(&w, &t->special);
+	sb_add(&all, t->src, strlen(t->src) + 1);
+	if (t->tools_src)
+		sb_adds(&all, t->tools_src);
+	t->has_mark = tmpl_has_mark(all.s, all.len);
+	xxh_once(all.s, all.len, hex);
+	memcpy(t->hash, hex, sizeof(t->hash));
+	sb_release(&all);
 }
 
 struct chat_tmpl *chat_tmpl_new(const char *template_text, const char *tokenizer_config_json, const char *name, struct err *e)
@@ -126,6 +146,7 @@ struct chat_tmpl *chat_tmpl_new(const char *template_text, const char *tokenizer
 	t->src = xstrdup(template_text);
 	if (!(t->t = tmpl_compile(t->src, strlen(t->src), "chat_template", e)))
 		goto bad;
+	name_texts(t);
 	chat_learn(t);
 	return t;
 bad:
@@ -199,6 +220,8 @@ void chat_tmpl_free(struct chat_tmpl *t)
 	free(t->src);
 	free(t->gen.s);
 	free(t->lead.s);
+	free(t->gap.s);
+	free(t->tail.s);
 	free(t->end_last.s);
 	free(t->end_mid.s);
 	free(t);
@@ -211,17 +234,26 @@ const char *chat_tmpl_source(const struct chat_tmpl *t)
 
 struct chat_scratch *chat_scratch_new(void)
 {
-	return xcalloc(1, sizeof(struct chat_scratch));
+	struct chat_scratch *s = xcalloc(1, sizeof(*s));
+
+	s->shapes = chat_shapes_new();
+	return s;
+}
+
+static void scratch_release(struct chat_scratch *s)
+{
+	tmpl_render_release(&s->r);
+	tmpl_render_release(&s->probe);
+	arena_release(&s->arena);
+	chat_shapes_free(s->shapes);
+	free(s->watch);
 }
 
 void chat_scratch_free(struct chat_scratch *s)
 {
 	if (!s)
 		return;
-	tmpl_render_release(&s->r);
-	tmpl_render_release(&s->probe);
-	arena_release(&s->arena);
-	free(s->watch);
+	scratch_release(s);
 	free(s);
 }
 
@@ -248,9 +280,9 @@ static const struct json *reasoning_of(const struct json *o)
 /* Is the record's own object what the template is to see? */
 static bool own_object_will_do(const struct chat_msg *m, const char *content, size_t len)
 {
-	const struct json *text = json_get(m->orig, "content");
+	const struct json *text = json_get(m->orig, "content"), *role = json_get(m->orig, "role");
 
-	if (!m->orig || !json_str_is(json_get(m->orig, "role"), m->role))
+	if (!json_is(role, JSON_STR) || (role->s != m->role && !json_str_is(role, m->role)))
 		return false;
 	for (uint32_t i = 0; i < m->orig->n; i++) /* reasoning fields all hold "reasoning" or "thinking" */
 		if (m->orig->members[i].key_len >= 8 && (m->orig->members[i].key[0] == 'r' || m->orig->members[i].key[0] == 't') && reasoning_of(m->orig))
@@ -262,9 +294,9 @@ static bool own_object_will_do(const struct chat_msg *m, const char *content, si
 
 struct json chat_message(const struct chat_msg *m, const char *content, size_t len, struct arena *a)
 {
-	const struct json *o = m->orig, *reasoning = o ? reasoning_of(o) : NULL;
-	bool speaker = o && !json_get(o, "role"), has_content = false;
+	const struct json *o = m->orig, *reasoning;
 	struct json out = { .type = JSON_OBJ }, text = { .type = JSON_NULL };
+	bool speaker, has_content = false;
 
 	if (!content) {
 		content = m->content;
@@ -272,6 +304,8 @@ struct json chat_message(const struct chat_msg *m, const char *content, size_t l
 	}
 	if (own_object_will_do(m, content, len))
 		return *o;
+	reasoning = o ? reasoning_of(o) : NULL;
+	speaker = o && !json_get(o, "role");
 	if (content)
 		text = str_json(content, len);
 	out.members = arena_calloc(a, (o ? o->n : 0) + 5, sizeof(*out.members));
@@ -304,8 +338,8 @@ struct json chat_message(const struct chat_msg *m, const char *content, size_t l
 }
 
 /* --- rendering --- */
-static struct json variables(const struct chat_tmpl *t, const struct chat *c, const struct json *msgs, size_t n, bool gen_prompt,
-                             const struct chat_render_opts *o, struct arena *a)
+struct json chat_variables(const struct chat_tmpl *t, const struct chat *c, const struct json *msgs, size_t n, bool gen_prompt,
+                           const struct chat_render_opts *o, struct arena *a)
 {
 	const struct json null = { .type = JSON_NULL };
 	uint32_t n_extra = o->extra ? o->extra->n : 0;
@@ -330,12 +364,17 @@ static struct json variables(const struct chat_tmpl *t, const struct chat *c, co
 	return v;
 }
 
+const struct tmpl *chat_engine(const struct chat_tmpl *t, const struct chat *c)
+{
+	return c->tools && t->tools ? t->tools : t->t;
+}
+
 int chat_render_prefix(const struct chat_tmpl *t, const struct chat *c, const struct json *msgs, size_t n, bool gen_prompt,
                        const struct chat_render_opts *o, struct arena *a, struct tmpl_render *out, struct err *e)
 {
-	struct json vars = variables(t, c, msgs, n, gen_prompt, o, a);
+	struct json vars = chat_variables(t, c, msgs, n, gen_prompt, o, a);
 
-	return tmpl_render(c->tools && t->tools ? t->tools : t->t, &vars, o->now, NULL, out, e);
+	return tmpl_render(chat_engine(t, c), &vars, o->now, NULL, out, e);
 }
 
 static bool is_py_space(char c)
@@ -407,6 +446,19 @@ static int cut_spans(const struct sb *text, const struct sb *whole, struct tmpl_
 	return 0;
 }
 
+/* A rendering to the caller's empty buffer: the two change places. */
+static void hand_over(struct sb *to, struct sb *from)
+{
+	struct sb empty = *to;
+
+	if (to->len) {
+		sb_add(to, sb_str(from), from->len);
+		return;
+	}
+	*to = *from;
+	*from = empty;
+}
+
 static int render_one(const struct chat_tmpl *t, const struct chat *c, const struct chat_render_opts *o, struct chat_scratch *s,
                       struct sb *text, struct tmpl_span **spans, size_t *n_spans, struct err *e)
 {
@@ -422,21 +474,20 @@ static int render_one(const struct chat_tmpl *t, const struct chat *c, const str
 		return 0;
 	s->r.watch = spans ? watch_messages(c, o->span_choice, s) : NULL;
 	s->r.n_watch = spans ? c->n_msgs : 0;
-	if (chat_render_prefix(t, c, msgs, c->n_msgs, o->add_generation_prompt && !o->continue_final, o, &s->arena, &s->r, e))
+	if (chat_render(t, c, msgs, c->n_msgs, o->add_generation_prompt && !o->continue_final, o, s, &s->r, e))
 		return -1;
-	if (!o->continue_final)
-		sb_add(text, sb_str(&s->r.text), s->r.text.len);
-	if (!spans)
-		return 0;
-	if (chat_find_spans(t, c, msgs, o, s, spans, n_spans, e))
+	if (spans && chat_find_spans(t, c, msgs, o, s, spans, n_spans, e))
 		return -1;
-	return o->continue_final ? cut_spans(text, &s->r.text, *spans, n_spans, e) : 0;
+	if (o->continue_final)
+		return cut_spans(text, &s->r.text, *spans, n_spans, e);
+	hand_over(text, &s->r.text);
+	return 0;
 }
 
 int chat_tmpl_render(const struct chat_tmpl *t, const struct chat *c, const struct chat_render_opts *o,
                      struct sb *text, struct tmpl_span **spans, size_t *n_spans, struct err *e)
 {
-	struct chat_scratch *s = o->scratch ? o->scratch : chat_scratch_new();
+	struct chat_scratch once = { 0 }, *s = o->scratch ? o->scratch : &once; /* that one remembers nothing */
 
 	if (spans) {
 		*spans = NULL;
@@ -447,8 +498,7 @@ int chat_tmpl_render(const struct chat_tmpl *t, const struct chat *c, const stru
 		free(*spans);
 		*spans = NULL;
 	}
-	if (!o->scratch)
-		chat_scratch_free(s);
+	scratch_release(&once);
 	return rc;
 }
 

@@ -1,5 +1,5 @@
 /* Chat templates: the Jinja that transformers runs, in an immutable sandbox
- * (bounded steps, recursion and output). Output is byte-equal to
+ * (bounded steps, and with them time; recursion, memory and output). Output is byte-equal to
  * transformers' apply_chat_template. */
 #ifndef LP_TEXT_TMPL_H
 #define LP_TEXT_TMPL_H
@@ -40,6 +40,12 @@ struct tmpl_watch {
 	size_t n;
 	size_t begin, end; /* out: from its first to behind its last byte in the text; begin SIZE_MAX: not seen */
 };
+/* What loops over the messages wrote for one of them. */
+struct tmpl_turn {
+	const struct json *msg; /* in: an item of the variables' list, by address */
+	size_t begin, end;      /* out: bytes of the text */
+	size_t n;               /* out: how many turns of loops wrote something for it; begin and end are the last one's */
+};
 struct tmpl_render {
 	struct sb text;
 	struct tmpl_span *gen; /* {% generation %} blocks, in order */
@@ -47,6 +53,8 @@ struct tmpl_render {
 	enum tmpl_why why;     /* after a failure */
 	struct tmpl_watch *watch; /* in: set by the caller, NULL none */
 	size_t n_watch;
+	struct tmpl_turn *turn;    /* in: likewise */
+	size_t n_turn;
 	struct arena scratch;  /* memory of the last rendering, used again by the next */
 };
 void tmpl_render_release(struct tmpl_render *r);
@@ -72,7 +80,7 @@ struct chat_tmpl *chat_tmpl_load_dir(const char *model_dir, const char *template
 void chat_tmpl_free(struct chat_tmpl *t);
 const char *chat_tmpl_source(const struct chat_tmpl *t); /* the template's text */
 
-struct chat_scratch; /* memory that renderings can share; one for each thread */
+struct chat_scratch; /* memory that renderings can share, and what is remembered of their shapes; one for each thread */
 struct chat_scratch *chat_scratch_new(void);
 void chat_scratch_free(struct chat_scratch *s);
 

@@ -100,9 +100,9 @@ struct val call_value(struct rt *r, struct val f, const struct args *a)
 	case V_MACRO:
 		return call_macro(r, f.macro->fn, f.macro->env, a);
 	case V_FUNC:
-		return f.fn->fn(r, val_none, a);
+		return r->holes ? hole_call(r, f.fn, a) : f.fn->fn(r, val_none, a);
 	case V_METHOD:
-		return f.bound->m->fn(r, f.bound->self, a);
+		return call_method(r, f.bound->m, f.bound->self, a);
 	case V_LOOP:
 		return loop_call(r, f.loop, a);
 	case V_UNDEF:
@@ -137,7 +137,7 @@ static struct val eval_call(struct rt *r, const struct node *n)
 		if (obj.t == V_ERR)
 			return obj;
 		if ((m = method_for(callee->impl, obj.t)) && m->fn)
-			return eval_args(r, n->call, pos, kw, &a) ? val_err : m->fn(r, obj, &a);
+			return eval_args(r, n->call, pos, kw, &a) ? val_err : call_method(r, m, obj, &a);
 		f = get_attr(r, obj, callee->c, callee->impl);
 	} else {
 		f = eval(r, callee);
@@ -158,7 +158,7 @@ static struct val eval_filter(struct rt *r, const struct node *n, struct val v)
 		return val_err;
 	if (!f)
 		return rt_fail(r, TMPL_RUNTIME, "no %s named '%.*s'", n->k == E_FILTER ? "filter" : "test", (int)n->c.n, n->c.s);
-	return f->fn(r, v, &a);
+	return n->k == E_FILTER ? call_filter(r, f, v, &a) : call_test(r, f, v, &a);
 }
 
 /* --- the rest --- */

@@ -504,7 +504,7 @@ static struct val loop_changed(struct rt *r, struct val self, const struct args 
 	if (a->n_pos)
 		memcpy(l, a->pos, a->n_pos * sizeof(*l));
 	now = val_tuple(l, a->n_pos);
-	if (self.loop->changed.t != V_MISSING && val_equal(self.loop->changed, now))
+	if (self.loop->changed.t != V_MISSING && rt_equal(r, self.loop->changed, now))
 		return val_false;
 	self.loop->changed = now;
 	return val_true;
@@ -555,7 +555,7 @@ struct val loop_attr(struct rt *r, struct loop *l, struct val name, bool *found)
 	}
 }
 
-static int loop_next(struct rt *r, struct loop *l, struct val *out)
+int loop_next(struct rt *r, struct loop *l, struct val *out)
 {
 	if (l->has_after) {
 		l->has_after = false;
@@ -573,6 +573,34 @@ static int loop_next(struct rt *r, struct loop *l, struct val *out)
 	l->before = l->cur;
 	l->cur = *out;
 	return 1;
+}
+
+/* Notes what one turn of a loop wrote for a message; loops inside such a turn belong to it. */
+static void note_turn(struct rt *r, struct val item, size_t begin)
+{
+	for (size_t i = 0; i < r->render->n_turn && r->out->len > begin; i++) {
+		struct tmpl_turn *t = &r->render->turn[i];
+
+		if (t->msg != item.j)
+			continue;
+		t->begin = begin;
+		t->end = r->out->len;
+		t->n++;
+	}
+}
+
+static int run_turn(struct rt *r, const struct node *n, struct val item)
+{
+	bool noted = r->render->n_turn && item.t == V_JOBJ && !r->captures && !r->in_turn;
+	size_t begin = r->out->len;
+
+	r->in_turn |= noted;
+	int rc = exec_body(r, &n->loop->body);
+	if (noted) {
+		r->in_turn = false;
+		note_turn(r, item, begin);
+	}
+	return rc;
 }
 
 /* The loop over src in the current frame. */
@@ -607,7 +635,7 @@ static int run_loop(struct rt *r, const struct node *n, struct val src, struct e
 		if (assign(r, info->target, v))
 			return -1;
 		run_loads(r, &info->loads);
-		if ((rc = exec_body(r, &info->body)) < 0)
+		if ((rc = run_turn(r, n, v)) < 0)
 			return -1;
 		if (rc == FLOW_BREAK)
 			break;

@@ -182,7 +182,7 @@ static FILTER(f_title)
 	struct val s = soft(r, v);
 	struct sb b = SB_INIT;
 
-	if (s.t == V_ERR || bind_args(r, "title", a, NULL, 0, 0, NULL))
+	if (s.t == V_ERR || bind_args(r, "title", a, NULL, 0, 0, NULL) || rt_steps(r, 2 * (uint64_t)s.n))
 		return val_err;
 	for (const char *p = s.s, *end = p + s.n; p < end;) {
 		const char *q = p, *w;

@@ -238,6 +238,8 @@ FILTER(f_truncate)
 	struct val arg[4], head;
 	int64_t length = 255, leeway = 5;
 
+	if (rt_slow(r, v))
+		return val_err;
 	if (bind_args(r, "truncate", a, names, 0, 4, arg) || (arg[0].t != V_MISSING && !arg_int(r, "truncate", arg[0], &length)) ||
 	    (arg[3].t != V_MISSING && arg[3].t != V_NONE && !arg_int(r, "truncate", arg[3], &leeway)))
 		return val_err;
@@ -276,6 +278,8 @@ FILTER(f_wordcount)
 	int64_t n = 0;
 	bool in = false;
 
+	if (rt_slow(r, v))
+		return val_err;
 	if (s.t == V_ERR || bind_args(r, "wordcount", a, NULL, 0, 0, NULL))
 		return val_err;
 	for (const char *p = s.s, *end = p + s.n; p < end;) {
@@ -289,6 +293,7 @@ FILTER(f_wordcount)
 
 /* --- wordwrap: Python's textwrap with white space kept as it is --- */
 struct wrap {
+	struct rt *r;
 	struct sb *out;
 	const char *sep;
 	size_t n_sep;
@@ -342,6 +347,8 @@ static void wrap_line(struct wrap *w, const char *s, size_t n)
 		size_t k = chunk(w, s + i, n - i);
 		int64_t cp = (int64_t)uni_count(s + i, k);
 
+		if (rt_steps(w->r, 1 + k / 4)) /* the rest of a long word is looked at for each of its lines */
+			return;
 		if (len == 0 && wrap_space(s[i]) && w->any) { /* lines after the first begin with a word */
 			i += k;
 			start = i;
@@ -395,6 +402,8 @@ FILTER(f_wordwrap)
 	struct sb b = SB_INIT;
 	int64_t width = 79;
 
+	if (rt_slow(r, v))
+		return val_err;
 	if (bind_args(r, "wordwrap", a, names, 0, 4, arg) || (arg[0].t != V_MISSING && !arg_int(r, "wordwrap", arg[0], &width)))
 		return val_err;
 	if (v.t == V_UNDEF)
@@ -405,7 +414,7 @@ FILTER(f_wordwrap)
 	if (!arg_str(r, "wordwrap", v) || !arg_str(r, "wordwrap", sep) || (lines = m_splitlines(r, v, &none)).t == V_ERR)
 		return val_err;
 	for (uint32_t i = 0; i < lines.n; i++) {
-		struct wrap w = { &b, sep.s, sep.n, width, arg[1].t == V_MISSING || val_truth(arg[1]), arg[3].t == V_MISSING || val_truth(arg[3]), false };
+		struct wrap w = { r, &b, sep.s, sep.n, width, arg[1].t == V_MISSING || val_truth(arg[1]), arg[3].t == V_MISSING || val_truth(arg[3]), false };
 
 		if (i)
 			sb_add(&b, sep.s, sep.n);
@@ -419,7 +428,9 @@ static int quote_add(struct rt *r, struct sb *b, struct val v, bool query)
 {
 	struct val s = val_text(r, v);
 
-	for (uint32_t i = 0; s.t != V_ERR && i < s.n; i++) {
+	if (s.t == V_ERR || rt_steps(r, 4 * (uint64_t)s.n))
+		return -1;
+	for (uint32_t i = 0; i < s.n; i++) {
 		unsigned char c = (unsigned char)s.s[i];
 
 		if ((c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z') || strchr("_.-~", c) || (c == '/' && !query))
@@ -429,7 +440,7 @@ static int quote_add(struct rt *r, struct sb *b, struct val v, bool query)
 		else
 			sb_addf(b, "%%%02X", c);
 	}
-	return s.t == V_ERR ? -1 : 0;
+	return 0;
 }
 
 FILTER(f_urlencode)
@@ -438,6 +449,8 @@ FILTER(f_urlencode)
 	struct val item;
 	int rc = 0;
 
+	if (rt_slow(r, v))
+		return val_err;
 	if (bind_args(r, "urlencode", a, NULL, 0, 0, NULL))
 		return val_err;
 	if (v.t == V_STR || !val_iterable(v)) {
@@ -474,6 +487,8 @@ FILTER(f_xmlattr)
 	struct sb b = SB_INIT;
 	const struct dict *d;
 
+	if (rt_slow(r, v))
+		return val_err;
 	if (bind_args(r, "xmlattr", a, names, 0, 1, &space))
 		return val_err;
 	if (!is_type(v, T_DICTS))
@@ -546,6 +561,8 @@ FILTER(f_striptags)
 	struct sb b = SB_INIT, out = SB_INIT;
 	const char *p, *end, *lt;
 
+	if (rt_slow(r, v))
+		return val_err;
 	if (s.t == V_ERR || bind_args(r, "striptags", a, NULL, 0, 0, NULL))
 		return val_err;
 	for (p = s.s, end = p + s.n; (lt = memchr(p, '<', (size_t)(end - p)));) {

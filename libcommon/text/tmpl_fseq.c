@@ -488,7 +488,7 @@ FILTER(f_groupby)
 	for (uint32_t i = 0, e; items.t != V_ERR && i < n; i = e) {
 		struct val *pair = rt_alloc(r, 2 * sizeof(*pair));
 
-		for (e = i + 1; e < n && val_equal(k[i].key, k[e].key); e++)
+		for (e = i + 1; e < n && rt_equal(r, k[i].key, k[e].key); e++)
 			;
 		if (!pair)
 			return val_err;

@@ -24,7 +24,7 @@ struct val m_seq_count(struct rt *r, struct val self, const struct args *a)
 	if (bind_args(r, "count", a, no_names, 1, 1, &x) || !(it = iter_of(r, self)))
 		return val_err;
 	while ((rc = iter_next(r, it, &y)) == 1)
-		n += val_equal(x, y);
+		n += rt_equal(r, x, y);
 	return rc < 0 ? val_err : val_int(n);
 }
 
@@ -46,7 +46,7 @@ struct val m_seq_index(struct rt *r, struct val self, const struct args *a)
 		return val_err;
 	for (int64_t i = from; i < to; i++) {
 		y = get_item(r, self, val_int(i));
-		if (val_equal(y, arg[0]))
+		if (rt_equal(r, y, arg[0]))
 			return val_int(i);
 	}
 	return rt_fail(r, TMPL_VALUE, "the value is not in the %s", type_name(self));
@@ -74,7 +74,7 @@ struct val m_get(struct rt *r, struct val self, const struct args *a)
 
 	if (bind_args(r, "get", a, no_names, 1, 2, arg))
 		return val_err;
-	if (!val_hashable(arg[0]))
+	if (!val_hashable(r, arg[0]))
 		return rt_fail(r, TMPL_TYPE, "unhashable type: '%s'", type_name(arg[0]));
 	return dict_get(self, arg[0], &v) ? v : arg[1].t == V_MISSING ? val_none : arg[1];
 }

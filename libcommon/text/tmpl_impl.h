@@ -201,6 +201,7 @@ struct tmpl {
 	struct node **blocks;
 	uint32_t n_blocks;
 	bool has_generation;
+	bool has_mark; /* a constant holds what stands for a hole: no recipes */
 };
 
 /* --- compile time --- */
@@ -271,9 +272,13 @@ struct rt {
 	struct val *ctx;
 	struct env **free_env; /* by func.id: frames that can be used again */
 	int64_t now;
+	const struct json *vars;
+	bool weighed;          /* max_steps has been raised for the size of vars */
 	int captures;          /* nested output captures */
 	size_t root_len;       /* output length where the outermost capture began */
 	bool autoescape;
+	bool in_turn;          /* inside a loop's turn that is noted (struct tmpl_turn) */
+	struct tmpl_recipe *holes; /* set while a recipe is made (tmpl_hole.h) */
 	struct alias *alias; /* where watched strings are: their own places first, then copies */
 	uint32_t n_alias, cap_alias;
 };
@@ -355,6 +360,16 @@ static inline int rt_steps(struct rt *r, uint64_t n) /* 0, or -1 when the budget
 	r->steps += n;
 	return r->steps <= r->max_steps ? 0 : rt_out_of_steps(r);
 }
+/* The cost of looking at a value: a step, and one more for each sixteen bytes or items that are searched. */
+static inline int rt_read(struct rt *r, struct val v)
+{
+	return rt_steps(r, v.t == V_STR || v.t == V_JOBJ ? 1 + (v.n >> 4) : 1);
+}
+/* Besides, of what goes through a string character by character. */
+static inline int rt_slow(struct rt *r, struct val v)
+{
+	return rt_steps(r, v.t == V_STR ? v.n >> 1 : 0);
+}
 void *rt_alloc(struct rt *r, size_t bytes); /* NULL: error set */
 struct val rt_str(struct rt *r, const char *s, size_t n); /* copies */
 struct val rt_take(struct rt *r, struct sb *b); /* copies, releases b */
@@ -365,7 +380,8 @@ void rt_leave(struct rt *r);
 const char *type_name(struct val v); /* as Python names the type */
 struct val val_from_json(const struct json *j);
 bool val_truth(struct val v);
-bool val_equal(struct val a, struct val b);
+bool val_equal(struct val a, struct val b); /* names and other small values */
+bool rt_equal(struct rt *r, struct val a, struct val b); /* any values: the comparison is charged */
 bool val_same(struct val a, struct val b); /* Python's "is" */
 /* -1, 0, 1 in *out; false: error set */
 bool val_order(struct rt *r, struct val a, struct val b, const char *op, int *out);
@@ -375,7 +391,7 @@ struct dict *dict_new(struct rt *r, uint32_t cap);
 bool dict_put(struct rt *r, struct dict *d, struct val k, struct val v); /* false: error set */
 const struct dict *dict_of(struct rt *r, struct val v); /* T_DICTS; NULL: error set */
 bool dict_get(struct val v, struct val k, struct val *out); /* T_DICTS */
-bool val_hashable(struct val v);
+bool val_hashable(struct rt *r, struct val v);
 uint64_t val_hash(struct val v);
 struct val val_text(struct rt *r, struct val v);       /* str(v) */
 struct val val_repr(struct rt *r, struct val v);       /* repr(v) */
@@ -400,7 +416,7 @@ struct val attr_path(struct rt *r, struct val obj, struct val path, struct val d
 bool val_index(struct val v, int64_t *out); /* int or bool as an index */
 
 /* iteration */
-enum iter_kind { IT_EMPTY, IT_SEQ, IT_STR, IT_DICT, IT_RANGE, IT_REVERSED, IT_FILTERED, IT_MAP, IT_SELECT, IT_LATER };
+enum iter_kind { IT_EMPTY, IT_SEQ, IT_STR, IT_DICT, IT_RANGE, IT_REVERSED, IT_FILTERED, IT_MAP, IT_SELECT, IT_LATER, IT_LOOP };
 struct iter {
 	enum iter_kind kind;
 	int64_t pos;              /* SEQ, DICT, RANGE: next index; STR: next byte; REVERSED: items left */
@@ -434,6 +450,37 @@ struct vec { /* grows in the arena */
 };
 bool vec_add(struct rt *r, struct vec *v, struct val x);
 
+/* Gates (tmpl_hole.c): while a recipe is made, these stand before what could look into a string that is not to be looked into. */
+struct val hole_look(struct rt *r); /* ends the recipe */
+bool hole_in(struct rt *r, struct val v);
+struct val hole_method(struct rt *r, const struct method *m, struct val self, const struct args *a);
+struct val hole_filter(struct rt *r, const struct builtin *f, struct val v, const struct args *a);
+struct val hole_test(struct rt *r, const struct builtin *f, struct val v, const struct args *a);
+struct val hole_call(struct rt *r, const struct builtin *f, const struct args *a);
+struct val hole_compare(struct rt *r, enum op op, struct val a, struct val b);
+static inline bool is_hole(struct rt *r, struct val v)
+{
+	return r->holes && hole_in(r, v);
+}
+static inline struct val call_method(struct rt *r, const struct method *m, struct val self, const struct args *a)
+{
+	if (rt_read(r, self) || (a->n_pos && rt_read(r, a->pos[0])))
+		return val_err;
+	return r->holes ? hole_method(r, m, self, a) : m->fn(r, self, a);
+}
+static inline struct val call_filter(struct rt *r, const struct builtin *f, struct val v, const struct args *a)
+{
+	if (rt_read(r, v))
+		return val_err;
+	return r->holes ? hole_filter(r, f, v, a) : f->fn(r, v, a);
+}
+static inline struct val call_test(struct rt *r, const struct builtin *f, struct val v, const struct args *a)
+{
+	if (rt_read(r, v))
+		return val_err;
+	return r->holes ? hole_test(r, f, v, a) : f->fn(r, v, a);
+}
+
 /* evaluation */
 struct val eval(struct rt *r, const struct node *n);
 struct val call_value(struct rt *r, struct val f, const struct args *a);
@@ -445,6 +492,7 @@ int assign(struct rt *r, const struct node *target, struct val v);
 struct val loop_attr(struct rt *r, struct loop *l, struct val name, bool *found);
 struct val loop_call(struct rt *r, struct loop *l, const struct args *a);
 int64_t loop_length(struct rt *r, struct loop *l);
+int loop_next(struct rt *r, struct loop *l, struct val *out); /* the loop's own next item: 1, 0 end, -1 */
 int exec_for(struct rt *r, const struct node *n);
 int exec_stmt(struct rt *r, const struct node *n);
 int exec_call_block(struct rt *r, const struct node *n);

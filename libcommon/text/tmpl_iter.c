@@ -20,6 +20,10 @@ struct iter *iter_of(struct rt *r, struct val v)
 {
 	struct iter *it;
 
+	if (v.t == V_STR && is_hole(r, v)) {
+		hole_look(r);
+		return NULL;
+	}
 	switch (v.t) {
 	case V_UNDEF:
 		return iter_new(r, IT_EMPTY, v);
@@ -39,6 +43,8 @@ struct iter *iter_of(struct rt *r, struct val v)
 		it->d = v.view->d;
 		it->view = v.view->kind;
 		return it;
+	case V_LOOP:
+		return iter_new(r, IT_LOOP, v);
 	case V_ITER:
 		return v.iter;
 	default:
@@ -136,7 +142,7 @@ static int next_mapped(struct rt *r, struct iter *it, struct val *out)
 	if ((rc = iter_next(r, it->in, &v)) != 1)
 		return rc;
 	if (it->fn)
-		*out = it->fn->fn(r, v, &it->args);
+		*out = call_filter(r, it->fn, v, &it->args);
 	else
 		*out = attr_path(r, v, it->attr, it->dflt);
 	return out->t == V_ERR ? -1 : 1;
@@ -153,10 +159,23 @@ static int next_selected(struct rt *r, struct iter *it, struct val *out)
 
 		if (v.t == V_ERR)
 			return -1;
-		if (it->fn && (t = it->fn->fn(r, v, &it->args)).t == V_ERR)
+		if (it->fn && (t = call_test(r, it->fn, v, &it->args)).t == V_ERR)
 			return -1;
 		if (val_truth(t) != it->negate)
 			return 1;
+	}
+	return rc;
+}
+
+/* Whoever walks over "loop" takes the loop's own items, each with the loop beside it. */
+static int next_of_loop(struct rt *r, struct iter *it, struct val *out)
+{
+	struct val *pair = rt_alloc(r, 2 * sizeof(*pair));
+	int rc = pair ? loop_next(r, it->src.loop, &pair[0]) : -1;
+
+	if (rc == 1) {
+		pair[1] = it->src;
+		*out = val_tuple(pair, 2);
 	}
 	return rc;
 }
@@ -196,6 +215,8 @@ int iter_next(struct rt *r, struct iter *it, struct val *out)
 		return next_mapped(r, it, out);
 	case IT_SELECT:
 		return next_selected(r, it, out);
+	case IT_LOOP:
+		return next_of_loop(r, it, out);
 	case IT_LATER:
 		it->src = it->make(r, it);
 		if (it->src.t == V_ERR)

@@ -203,6 +203,8 @@ static int put(struct dump *d, struct val v, int level)
 		put_double(d, v.d);
 		return 0;
 	case V_STR:
+		if (rt_slow(d->r, v))
+			return -1;
 		put_str(d, v.s, v.n);
 		return 0;
 	case V_LIST: case V_TUPLE: case V_JARR:

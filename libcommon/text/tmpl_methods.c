@@ -31,6 +31,8 @@ static struct val strip(struct rt *r, struct val self, const struct args *a, boo
 	if (!space && chars.t != V_STR)
 		return rt_fail(r, TMPL_TYPE, "strip arg must be None or str");
 	uni_strip(&s, &n, left, right, space ? NULL : chars.s, space ? 0 : chars.n, space);
+	if (rt_steps(r, (self.n - n) >> 1))
+		return val_err;
 	return sub(self, s, n);
 }
 
@@ -72,7 +74,7 @@ struct val str_replace(struct rt *r, struct val self, struct val old, struct val
 			p = q;
 		}
 	} else {
-		for (int64_t k = 0; (max < 0 || k < max) && b.len <= r->max_output && (hit = memmem(p, (size_t)(end - p), old.s, old.n)); k++) {
+		for (int64_t k = 0; (max < 0 || k < max) && b.len <= r->max_output && !rt_steps(r, 1) && (hit = memmem(p, (size_t)(end - p), old.s, old.n)); k++) {
 			sb_add(&b, p, (size_t)(hit - p));
 			sb_add(&b, new.s, new.n);
 			p = hit + old.n;
@@ -129,7 +131,7 @@ static struct val cased(struct rt *r, struct val self, const struct args *a, enu
 {
 	struct sb b = SB_INIT;
 
-	if (bind_args(r, "case method", a, no_names, 0, 0, NULL) || rt_steps(r, self.n >> 3))
+	if (bind_args(r, "case method", a, no_names, 0, 0, NULL) || rt_steps(r, 2 * (uint64_t)self.n))
 		return val_err;
 	uni_case_add(&b, self.s, self.n, to);
 	return keep(self, rt_take(r, &b));
@@ -166,7 +168,7 @@ struct val m_capitalize(struct rt *r, struct val self, const struct args *a)
 	struct sb b = SB_INIT, low = SB_INIT;
 	const char *p = self.s, *end = p + self.n;
 
-	if (bind_args(r, "capitalize", a, no_names, 0, 0, NULL) || rt_steps(r, self.n >> 3))
+	if (bind_args(r, "capitalize", a, no_names, 0, 0, NULL) || rt_steps(r, 2 * (uint64_t)self.n))
 		return val_err;
 	if (p < end) {
 		uint32_t first[3];
@@ -190,7 +192,7 @@ static struct val by_word(struct rt *r, struct val self, const struct args *a, b
 	const char *p = self.s, *end = p + self.n;
 	bool in_word = false;
 
-	if (bind_args(r, "title", a, no_names, 0, 0, NULL) || rt_steps(r, self.n >> 3))
+	if (bind_args(r, "title", a, no_names, 0, 0, NULL) || rt_steps(r, 2 * (uint64_t)self.n))
 		return val_err;
 	while (p < end) {
 		const char *q = p;
@@ -236,6 +238,8 @@ static struct val justify(struct rt *r, struct val self, const struct args *a, i
 	if (width > 10000000)
 		return rt_fail(r, TMPL_LIMIT, "a field wider than 10 million characters");
 	int64_t pad = width > len ? width - len : 0;
+	if (rt_steps(r, (uint64_t)pad >> 1))
+		return val_err;
 	int64_t left = align < 0 ? 0 : align > 0 ? pad : pad / 2 + (pad & width & 1);
 	for (int64_t i = 0; i < left; i++)
 		sb_add(&b, arg[1].s, arg[1].n);
@@ -323,7 +327,7 @@ static struct val m_translate(struct rt *r, struct val self, const struct args *
 	struct sb b = SB_INIT;
 	const char *p = self.s, *end = p + self.n;
 
-	if (bind_args(r, "translate", a, no_names, 1, 1, &table))
+	if (bind_args(r, "translate", a, no_names, 1, 1, &table) || rt_steps(r, self.n))
 		return val_err;
 	if (!is_type(table, T_DICTS))
 		return rt_fail(r, TMPL_TYPE, "'%s' object is not a translation table", type_name(table));
@@ -357,7 +361,7 @@ static struct val m_encode(struct rt *r, struct val self, const struct args *a)
 		const char *p = self.s, *end = p + self.n;                          \
 		bool yes = self.n > 0;                                              \
                                                                                     \
-		if (bind_args(r, #name, a, no_names, 0, 0, NULL))                        \
+		if (bind_args(r, #name, a, no_names, 0, 0, NULL) || rt_steps(r, self.n >> 1)) \
 			return val_err;                                             \
 		while (yes && p < end)                                              \
 			yes = test(uni_next(&p, end));                              \
@@ -391,7 +395,7 @@ static struct val m_isidentifier(struct rt *r, struct val self, const struct arg
 	const char *p = self.s, *end = p + self.n;
 	bool first = true;
 
-	if (bind_args(r, "isidentifier", a, no_names, 0, 0, NULL))
+	if (bind_args(r, "isidentifier", a, no_names, 0, 0, NULL) || rt_steps(r, self.n >> 1))
 		return val_err;
 	for (; p < end; first = false) {
 		uint32_t c = uni_next(&p, end);
@@ -408,7 +412,7 @@ static struct val is_case(struct rt *r, struct val self, const struct args *a, b
 	const char *p = self.s, *end = p + self.n;
 	bool some = false;
 
-	if (bind_args(r, "islower", a, no_names, 0, 0, NULL))
+	if (bind_args(r, "islower", a, no_names, 0, 0, NULL) || rt_steps(r, self.n >> 1))
 		return val_err;
 	while (p < end) {
 		uint32_t c = uni_next(&p, end);
@@ -435,7 +439,7 @@ static struct val m_istitle(struct rt *r, struct val self, const struct args *a)
 	const char *p = self.s, *end = p + self.n;
 	bool in_word = false, some = false;
 
-	if (bind_args(r, "istitle", a, no_names, 0, 0, NULL))
+	if (bind_args(r, "istitle", a, no_names, 0, 0, NULL) || rt_steps(r, self.n >> 1))
 		return val_err;
 	while (p < end) {
 		uint32_t c = uni_next(&p, end);

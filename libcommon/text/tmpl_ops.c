@@ -160,6 +160,8 @@ static struct val bad_operands(struct rt *r, enum op op, struct val a, struct va
 
 struct val op_binary(struct rt *r, enum op op, struct val a, struct val b)
 {
+	if (op != OP_ADD && (is_hole(r, a) || is_hole(r, b)))
+		return hole_look(r);
 	if (a.t == V_STR) {
 		if (op == OP_ADD && b.t == V_STR)
 			return str_concat(r, a, b);
@@ -196,11 +198,13 @@ struct val op_compare(struct rt *r, enum op op, struct val a, struct val b)
 {
 	int c;
 
+	if (is_hole(r, a) || is_hole(r, b))
+		return hole_compare(r, op, a, b);
 	switch (op) {
 	case OP_EQ:
-		return val_bool(val_equal(a, b));
+		return val_bool(rt_equal(r, a, b));
 	case OP_NE:
-		return val_bool(!val_equal(a, b));
+		return val_bool(!rt_equal(r, a, b));
 	case OP_IN:
 	case OP_NOTIN:
 		c = val_contains(r, b, a);
@@ -223,7 +227,7 @@ static int contains_items(struct rt *r, struct val in, struct val x)
 	if (!it)
 		return -1;
 	while ((rc = iter_next(r, it, &v)) == 1)
-		if (val_equal(v, x))
+		if (rt_equal(r, v, x))
 			return 1;
 	return rc;
 }
@@ -234,6 +238,8 @@ int val_contains(struct rt *r, struct val in, struct val x)
 
 	switch (in.t) {
 	case V_STR:
+		if (rt_read(r, in))
+			return -1;
 		if (x.t != V_STR) {
 			rt_fail(r, TMPL_TYPE, "'in <string>' requires string as left operand, not %s", type_name(x));
 			return -1;
@@ -243,11 +249,11 @@ int val_contains(struct rt *r, struct val in, struct val x)
 		if (rt_steps(r, in.n))
 			return -1;
 		for (uint32_t i = 0; i < in.n; i++)
-			if (val_equal(seq_at(in, i), x))
+			if (rt_equal(r, seq_at(in, i), x))
 				return 1;
 		return 0;
 	case V_DICT: case V_JOBJ:
-		if (!val_hashable(x)) {
+		if (!val_hashable(r, x)) {
 			rt_fail(r, TMPL_TYPE, "unhashable type: '%s'", type_name(x));
 			return -1;
 		}
@@ -390,6 +396,8 @@ struct val get_attr(struct rt *r, struct val obj, struct val name, const struct 
 	bool found;
 
 	if (is_type(obj, T_DICTS) && !m) {
+		if (obj.n > 16 && obj.t == V_JOBJ && rt_read(r, obj))
+			return val_err;
 		if (dict_get(obj, name, &v))
 			return v;
 		return undef_attr(obj, name);
@@ -424,13 +432,13 @@ static struct val str_at(struct val s, int64_t i)
 }
 
 /* obj[key] of Python; V_MISSING for the errors that getitem forgives. */
-static struct val py_item(struct val obj, struct val key)
+static struct val py_item(struct rt *r, struct val obj, struct val key)
 {
 	struct val v;
 	int64_t i, n;
 
 	if (is_type(obj, T_DICTS))
-		return val_hashable(key) && dict_get(obj, key, &v) ? v : val_missing;
+		return val_hashable(r, key) && dict_get(obj, key, &v) ? v : val_missing;
 	if (!val_index(key, &i))
 		return val_missing;
 	if (obj.t == V_STR)
@@ -450,7 +458,11 @@ struct val get_item(struct rt *r, struct val obj, struct val key)
 
 	if (obj.t == V_UNDEF)
 		return rt_undef_fail(r, obj);
-	v = py_item(obj, key);
+	if (r->holes && ((obj.t == V_STR && hole_in(r, obj)) || hole_in(r, key)))
+		return hole_look(r);
+	if (rt_read(r, obj))
+		return val_err;
+	v = py_item(r, obj, key);
 	if (v.t != V_MISSING)
 		return v;
 	if (key.t != V_STR)
@@ -489,7 +501,7 @@ static struct val slice_str(struct rt *r, struct val s, int64_t start, int64_t c
 		char *p = rt_alloc(r, s.n), *w = p;
 		const char *q = s.s + at;
 
-		if (!p)
+		if (!p || rt_steps(r, s.n))
 			return val_err;
 		for (int64_t i = 0; i < count; i++) {
 			size_t one = (size_t)(uni_offset(q, (size_t)(s.s + s.n - q), 1));
@@ -515,6 +527,10 @@ struct val get_slice(struct rt *r, struct val obj, struct val start, struct val 
 
 	if (obj.t == V_UNDEF)
 		return rt_undef_fail(r, obj);
+	if (rt_read(r, obj))
+		return val_err;
+	if (obj.t == V_STR && is_hole(r, obj))
+		return hole_look(r);
 	if (!is_type(obj, T_SEQS | T(V_STR) | T(V_RANGE)) || !val_len(obj, &n))
 		return rt_fail(r, TMPL_TYPE, "'%s' object is not subscriptable by a slice", type_name(obj));
 	if (step.t != V_NONE && !val_index(step, &by))

@@ -3,6 +3,7 @@
 
 #include "base/xalloc.h"
 #include "text/tmpl_impl.h"
+#include "text/tmpl_recipe.h"
 
 /* Prints a value; sums and joins of plain strings go out piece by piece,
  * without the strings in between. */
@@ -256,6 +257,8 @@ struct tmpl *tmpl_compile(const char *src, size_t len, const char *name, struct 
 	t->n_funcs = 1; /* the root is function 0 */
 	t->root.name = val_none;
 	int rc = tmpl_lex(src, len, t->name, &t->arena, &toks, e);
+	for (size_t i = 0; !rc && i < toks.n; i++)
+		t->has_mark |= (toks.v[i].type == T_DATA || toks.v[i].type == T_STRING) && tmpl_has_mark(toks.v[i].v.s, toks.v[i].v.n);
 	if (!rc) {
 		p.tok = toks.v;
 		rc = tmpl_parse(&p, &t->root.body) || tmpl_scope(t, t->name, e);
@@ -328,9 +331,15 @@ static int load_context(struct rt *r, const struct json *vars)
 
 int tmpl_render(const struct tmpl *t, const struct json *vars, int64_t now, const struct tmpl_limits *l, struct tmpl_render *out, struct err *e)
 {
+	return tmpl_render_marks(t, vars, now, l, NULL, out, e);
+}
+
+int tmpl_render_marks(const struct tmpl *t, const struct json *vars, int64_t now, const struct tmpl_limits *l, struct tmpl_recipe *p, struct tmpl_render *out, struct err *e)
+{
 	static const struct tmpl_limits defaults;
 	char here;
-	struct rt r = { .t = t, .a = &out->scratch, .out = &out->text, .render = out, .e = e, .stack = &here, .now = now };
+	struct rt r = { .t = t, .a = &out->scratch, .out = &out->text, .render = out, .e = e, .stack = &here, .now = now, .holes = p,
+		.vars = l && l->max_steps ? NULL : vars };
 
 	l = l ? l : &defaults;
 	r.max_steps = l->max_steps ? l->max_steps : 50000000;
@@ -340,6 +349,8 @@ int tmpl_render(const struct tmpl *t, const struct json *vars, int64_t now, cons
 	arena_reset(&out->scratch);
 	sb_reset(&out->text);
 	out->n_gen = 0;
+	for (size_t i = 0; i < out->n_turn; i++)
+		out->turn[i].n = 0;
 	out->why = TMPL_OK;
 	e->code = LP_OK;
 	if (start_watch(&r, out) || load_context(&r, vars) || !(r.free_env = rt_alloc(&r, t->n_funcs * sizeof(*r.free_env))))
@@ -350,5 +361,6 @@ int tmpl_render(const struct tmpl *t, const struct json *vars, int64_t now, cons
 	run_loads(&r, &t->root.loads);
 	if (t->root.caller)
 		r.env->v[t->root.caller - 1] = (struct val){ .t = V_SELF };
-	return exec_body(&r, &t->root.body) ? -1 : 0;
+	/* a comparison that ran out of steps has set the error and nothing else */
+	return exec_body(&r, &t->root.body) || e->code != LP_OK ? -1 : 0;
 }

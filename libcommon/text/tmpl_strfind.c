@@ -149,7 +149,7 @@ struct val m_splitlines(struct rt *r, struct val self, const struct args *a)
 	struct val ends;
 	struct vec out = { 0 };
 
-	if (bind_args(r, "splitlines", a, names, 0, 1, &ends))
+	if (bind_args(r, "splitlines", a, names, 0, 1, &ends) || rt_slow(r, self))
 		return val_err;
 	while (p < end) {
 		const char *q = p;

@@ -106,6 +106,17 @@ static int seq_add(struct rt *r, struct sb *b, struct val v, int depth)
 	return 0;
 }
 
+static int loop_add(struct rt *r, struct sb *b, struct loop *l)
+{
+	int64_t len = loop_length(r, l);
+	bool found;
+
+	if (len < 0)
+		return -1;
+	sb_addf(b, "<LoopContext %lld/%lld>", (long long)loop_attr(r, l, val_cstr("index"), &found).i, (long long)len);
+	return 0;
+}
+
 static void object_add(struct sb *b, struct val v)
 {
 	switch (v.t) {
@@ -161,6 +172,8 @@ int repr_add(struct rt *r, struct sb *b, struct val v, int depth)
 		float_add(b, v.d);
 		return 0;
 	case V_STR:
+		if (is_hole(r, v))
+			return hole_look(r), -1;
 		if (v.f & STR_MARKUP)
 			sb_adds(b, "Markup(");
 		repr_str(b, v.s, v.n, false);
@@ -178,6 +191,8 @@ int repr_add(struct rt *r, struct sb *b, struct val v, int depth)
 			return -1;
 		sb_addc(b, '>');
 		return 0;
+	case V_LOOP:
+		return loop_add(r, b, v.loop);
 	case V_VIEW:
 		return view_add(r, b, v.view, depth);
 	default:
@@ -255,6 +270,10 @@ struct val val_escape(struct rt *r, struct val v)
 		return v;
 	if (v.t != V_STR && (v = val_text(r, v)).t == V_ERR)
 		return v;
+	if (is_hole(r, v))
+		return hole_look(r);
+	if (rt_slow(r, v))
+		return val_err;
 	escape_add(&b, v.s, v.n);
 	return markup(rt_take(r, &b));
 }

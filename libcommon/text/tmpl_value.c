@@ -64,8 +64,27 @@ struct val undef_hint(const char *text)
 	return v;
 }
 
+/* Bytes of all strings in v. */
+static uint64_t weight(const struct json *v)
+{
+	uint64_t n = v->type == JSON_STR ? v->n : 0;
+
+	for (uint32_t i = 0; v->type == JSON_ARR && i < v->n; i++)
+		n += weight(&v->items[i]);
+	for (uint32_t i = 0; v->type == JSON_OBJ && i < v->n; i++)
+		n += v->members[i].key_len + weight(&v->members[i].val);
+	return n;
+}
+
+/* A large record may cost more: it is weighed once, when it comes to that. */
 int rt_out_of_steps(struct rt *r)
 {
+	if (r->vars && !r->weighed) {
+		r->weighed = true;
+		r->max_steps += 8 * weight(r->vars);
+		if (r->steps <= r->max_steps)
+			return 0;
+	}
 	rt_fail(r, TMPL_LIMIT, "more than %llu steps: the template does not end, or the record is too large for it", (unsigned long long)r->max_steps);
 	return -1;
 }
@@ -263,9 +282,9 @@ static int num_order(struct val a, struct val b)
 	return x < y ? -1 : x > y;
 }
 
-static bool equal_at(struct val a, struct val b, int depth);
+static bool equal_at(struct rt *r, struct val a, struct val b, int depth);
 
-static bool dict_equal(struct val a, struct val b, int depth)
+static bool dict_equal(struct rt *r, struct val a, struct val b, int depth)
 {
 	int64_t na, nb;
 
@@ -275,15 +294,16 @@ static bool dict_equal(struct val a, struct val b, int depth)
 	for (uint32_t i = 0; i < n; i++) {
 		struct val k = a.t == V_JOBJ ? val_str(a.j->members[i].key, a.j->members[i].key_len) : a.dict->p[i].k, x, y;
 
-		if (!dict_get(a, k, &x) || !dict_get(b, k, &y) || !equal_at(x, y, depth + 1))
+		if (!dict_get(a, k, &x) || !dict_get(b, k, &y) || !equal_at(r, x, y, depth + 1))
 			return false;
 	}
 	return true;
 }
 
-static bool equal_at(struct val a, struct val b, int depth)
+/* r may be NULL: nothing is charged then. */
+static bool equal_at(struct rt *r, struct val a, struct val b, int depth)
 {
-	if (depth > VALUE_DEPTH)
+	if (depth > VALUE_DEPTH || (r && rt_read(r, a)))
 		return false;
 	if (a.t == V_STR || b.t == V_STR)
 		return a.t == b.t && a.n == b.n && memcmp(a.s, b.s, a.n) == 0;
@@ -293,12 +313,12 @@ static bool equal_at(struct val a, struct val b, int depth)
 		if (a.n != b.n)
 			return false;
 		for (uint32_t i = 0; i < a.n; i++)
-			if (!equal_at(seq_at(a, i), seq_at(b, i), depth + 1))
+			if (!equal_at(r, seq_at(a, i), seq_at(b, i), depth + 1))
 				return false;
 		return true;
 	}
 	if (is_type(a, T_DICTS) && is_type(b, T_DICTS))
-		return dict_equal(a, b, depth);
+		return dict_equal(r, a, b, depth);
 	if (a.t != b.t)
 		return false;
 	switch (a.t) {
@@ -313,7 +333,12 @@ static bool equal_at(struct val a, struct val b, int depth)
 
 bool val_equal(struct val a, struct val b)
 {
-	return equal_at(a, b, 0);
+	return equal_at(NULL, a, b, 0);
+}
+
+bool rt_equal(struct rt *r, struct val a, struct val b)
+{
+	return equal_at(r, a, b, 0);
 }
 
 bool val_same(struct val a, struct val b)
@@ -336,6 +361,8 @@ bool val_same(struct val a, struct val b)
 
 static bool order_at(struct rt *r, struct val a, struct val b, const char *op, int *out, int depth)
 {
+	if (rt_read(r, a))
+		return false;
 	if (a.t == V_STR && b.t == V_STR) {
 		int c = memcmp(a.s, b.s, a.n < b.n ? a.n : b.n); /* UTF-8 sorts as code points do */
 
@@ -352,7 +379,7 @@ static bool order_at(struct rt *r, struct val a, struct val b, const char *op, i
 	}
 	if (depth < VALUE_DEPTH && ((is_type(a, T_LISTS) && is_type(b, T_LISTS)) || (a.t == V_TUPLE && b.t == V_TUPLE))) {
 		for (uint32_t i = 0; i < a.n && i < b.n; i++)
-			if (!val_equal(seq_at(a, i), seq_at(b, i)))
+			if (!rt_equal(r, seq_at(a, i), seq_at(b, i)))
 				return order_at(r, seq_at(a, i), seq_at(b, i), op, out, depth + 1);
 		*out = (a.n > b.n) - (a.n < b.n);
 		return true;
@@ -367,11 +394,13 @@ bool val_order(struct rt *r, struct val a, struct val b, const char *op, int *ou
 }
 
 /* --- dict --- */
-bool val_hashable(struct val v)
+bool val_hashable(struct rt *r, struct val v)
 {
+	if (rt_read(r, v)) /* who asks goes on to hash it */
+		return false;
 	if (v.t == V_TUPLE) {
 		for (uint32_t i = 0; i < v.n; i++)
-			if (!val_hashable(v.l[i]))
+			if (!val_hashable(r, v.l[i]))
 				return false;
 		return true;
 	}
@@ -453,8 +482,12 @@ static bool dict_index(struct rt *r, struct dict *d)
 
 bool dict_put(struct rt *r, struct dict *d, struct val k, struct val v)
 {
-	if (!val_hashable(k)) {
+	if (!val_hashable(r, k)) {
 		rt_fail(r, TMPL_TYPE, "unhashable type: '%s'", type_name(k));
+		return false;
+	}
+	if (is_hole(r, k)) {
+		hole_look(r);
 		return false;
 	}
 	struct pair *hit = dict_find(d, k);

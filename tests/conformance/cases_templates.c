@@ -14,6 +14,8 @@ struct run {
 	const char *dir;
 	char name[256]; /* of the template that is loaded */
 	struct tmpl *t;
+	char *src;
+	size_t n_src;
 	struct tmpl_render out;
 	struct err compile_err;
 	struct cases_result *n;
@@ -29,6 +31,8 @@ static int use(struct run *r, const char *name, struct err *e)
 		return 0;
 	tmpl_free(r->t);
 	r->t = NULL;
+	free(r->src);
+	r->src = NULL;
 	r->name[0] = 0;
 	snprintf(path, sizeof(path), "%s/%s", r->dir, name);
 	if (access(path, F_OK) != 0)
@@ -39,7 +43,8 @@ static int use(struct run *r, const char *name, struct err *e)
 	snprintf(r->name, sizeof(r->name), "%s", name);
 	r->compile_err = (struct err)ERR_INIT;
 	r->t = tmpl_compile(text, n, name, &r->compile_err);
-	free(text);
+	r->src = text;
+	r->n_src = n;
 	return 0;
 }
 
@@ -144,6 +149,8 @@ static void render(struct run *r, const struct json *v, const char *kase, const 
 		complain(r, kase, "differs", &r->out.text, output);
 	} else if (gen && gen->type != JSON_NULL && !same_spans(gen, &r->out)) {
 		complain(r, kase, "generation spans differ", NULL, NULL);
+	} else if (!case_recipes(r->t, r->src, r->n_src, json_get(v, "input"), parse_now(now), r->n)) {
+		complain(r, kase, "repeated for other texts by its recipe, it is not what the engine gives", NULL, NULL);
 	} else {
 		r->n->passed++;
 	}
@@ -189,6 +196,7 @@ int cases_templates(const char *path, const char *dir, bool verbose, struct case
 		}
 	jsonl_close(j);
 	tmpl_free(r.t);
+	free(r.src);
 	tmpl_render_release(&r.out);
 	return rc;
 }

@@ -38,6 +38,8 @@ int main(int argc, char **argv)
 		rc = err_set(&e, LP_USAGE, "say: templates CASES.jsonl --templates DIR, or tokens CASES.jsonl --tokenizers DIR");
 	if (rc)
 		return tool_fail(&e);
+	if (n.recipes)
+		printf("%zu of the renderings can be repeated for other texts, and were %zu times\n", n.recipes, n.repeated);
 	printf("%zu passed, %zu failed\n", n.passed, n.failed);
 	return tool_done(n.failed || !n.passed ? LP_NO : LP_OK);
 }

@@ -7,7 +7,7 @@
 #include <stdint.h>
 
 typedef void fuzz_fn(const uint8_t *p, size_t n);
-fuzz_fn fuzz_json, fuzz_jsonl, fuzz_record, fuzz_archive, fuzz_st, fuzz_stream, fuzz_gguf, fuzz_tok, fuzz_tmpl, fuzz_config;
+fuzz_fn fuzz_json, fuzz_jsonl, fuzz_record, fuzz_archive, fuzz_st, fuzz_stream, fuzz_gguf, fuzz_tok, fuzz_tmpl, fuzz_recipe, fuzz_config;
 
 struct fuzz_target {
 	const char *name;

@@ -10,8 +10,9 @@
 #include "fmt/gguf.h"
 #include "fmt/st.h"
 #include "fmt/tokens.h"
-#include "text/tmpl.h"
+#include "text/tmpl_hole.h"
 #include "text/tok.h"
+#include "text/utf8.h"
 
 static void broken(const char *what)
 {
@@ -150,4 +151,87 @@ void fuzz_tmpl(const uint8_t *p, size_t n)
 		arena_release(&a);
 	}
 	free(src);
+}
+
+/* --- recipes --- */
+enum { N_TEXTS = 3 };
+
+/* The bytes behind the next NUL as a text that a hole may have: valid, and not blank. */
+static size_t next_text(const uint8_t **p, const uint8_t *end, char *out, size_t cap)
+{
+	const uint8_t *nul = *p < end ? memchr(*p, 0, (size_t)(end - *p)) : NULL;
+	size_t n = nul ? (size_t)(nul - *p) : (size_t)(end - *p), k = 0;
+
+	if (n > cap - 2)
+		n = cap - 2;
+	n = utf8_valid_len((const char *)*p, n);
+	memcpy(out, *p, n);
+	*p = nul ? nul + 1 : end;
+	while (k < n && ((unsigned char)out[k] <= 0x20 || (unsigned char)out[k] >= 0x7f))
+		k++;
+	if (k == n)
+		out[n++] = 'y';
+	return n;
+}
+
+static void set_texts(struct json *msgs, const struct tmpl_watch *texts)
+{
+	for (int i = 0; i < N_TEXTS; i++) {
+		struct json *v = &msgs->items[i].members[1].val;
+
+		v->s = texts[i].s;
+		v->n = (uint32_t)texts[i].n;
+	}
+}
+
+/* A template, and six texts behind NULs: a recipe from three of them, run on
+ * all six, gives what the engine gives. */
+void fuzz_recipe(const uint8_t *p, size_t n)
+{
+	static const char vars_text[] =
+		"{\"messages\":[{\"role\":\"system\",\"content\":\"\"},{\"role\":\"user\",\"content\":\"\",\"x\":[1,\"a\"]},{\"role\":\"assistant\","
+		"\"content\":\"\"}],\"tools\":[{\"name\":\"f\",\"x\":1.5}],\"bos_token\":\"<s>\",\"eos_token\":\"</s>\",\"add_generation_prompt\":true}";
+	const struct tmpl_limits limits = { .max_steps = 1000000, .max_output = 4 << 20, .max_depth = 60 };
+	const uint8_t *end = p + n, *nul = memchr(p, 0, n);
+	char text[2 * N_TEXTS][256], mark[N_TEXTS][TMPL_MARK_BYTES];
+	struct tmpl_watch w[2 * N_TEXTS], marks[N_TEXTS];
+	struct tmpl_render a, b;
+	struct arena mem = ARENA_INIT;
+	struct err e = ERR_INIT;
+	struct json vars;
+	struct tmpl *t = tmpl_compile((const char *)p, nul ? (size_t)(nul - p) : n, "fuzz", &e);
+
+	if (!t)
+		return;
+	if (json_parse_str(vars_text, &mem, &vars, &e))
+		broken("the variables do not parse");
+	memset(&a, 0, sizeof(a));
+	memset(&b, 0, sizeof(b));
+	p = nul ? nul + 1 : end;
+	for (int i = 0; i < 2 * N_TEXTS; i++)
+		w[i] = (struct tmpl_watch){ text[i], next_text(&p, end, text[i], sizeof(text[i])), SIZE_MAX, SIZE_MAX };
+	for (size_t i = 0; i < N_TEXTS; i++) {
+		tmpl_mark(i, mark[i]);
+		marks[i] = (struct tmpl_watch){ mark[i], TMPL_MARK_BYTES, SIZE_MAX, SIZE_MAX };
+	}
+	set_texts(&vars.members[0].val, marks);
+	struct tmpl_recipe *r = tmpl_recipe_new(t, &vars, w, N_TEXTS, 1763784000, &a);
+	for (int i = 0; r && i < 2; i++) {
+		struct tmpl_watch *now = w + (size_t)i * N_TEXTS;
+
+		if (!tmpl_recipe_run(r, now, &a))
+			continue;
+		set_texts(&vars.members[0].val, now);
+		if (tmpl_render(t, &vars, 1763784000, &limits, &b, &e)) {
+			if (b.why != TMPL_LIMIT)
+				broken("the recipe has a text where the engine has an error");
+		} else if (a.text.len != b.text.len || memcmp(sb_str(&a.text), sb_str(&b.text), a.text.len)) {
+			broken("the recipe's text is not the engine's");
+		}
+	}
+	tmpl_recipe_free(r);
+	tmpl_render_release(&a);
+	tmpl_render_release(&b);
+	tmpl_free(t);
+	arena_release(&mem);
 }

@@ -4,6 +4,7 @@
 const struct fuzz_target fuzz_targets[] = {
 	{ "json", fuzz_json },       { "jsonl", fuzz_jsonl }, { "record", fuzz_record }, { "archive", fuzz_archive }, { "config", fuzz_config },
 	{ "st", fuzz_st },           { "stream", fuzz_stream }, { "gguf", fuzz_gguf },   { "tok", fuzz_tok },         { "tmpl", fuzz_tmpl },
+	{ "recipe", fuzz_recipe },
 	{ 0, 0 },
 };
 

@@ -3,7 +3,7 @@
 
 Our artefacts, opened by the libraries that people use: each check is one line
 of the report, with the figure found and the bound. Exits 1 if one fails."""
-import datetime, json, os, platform, struct, subprocess, sys
+import datetime, json, os, platform, re, struct, subprocess, sys
 
 import numpy as np
 import peft
@@ -156,7 +156,22 @@ def demo_checks():
     check("stories260K: greedy texts with the adapter that differ from PEFT's before a near tie", bad, 0)
 
 
+def template_checks():
+    """Random templates, new ones every day, rendered by transformers and by us; and what is remembered of them, for other texts."""
+    here, out = os.path.dirname(os.path.abspath(__file__)), os.path.join(WORK, "templates")
+    seed = datetime.date.today().strftime("%Y%m%d")
+    subprocess.run([sys.executable, os.path.join(here, "fuzz_templates.py"), seed, "10000", out], check=True, capture_output=True)
+    p = subprocess.run([os.path.join(BIN, "../tests/conformance"), "templates", os.path.join(out, "template_cases.jsonl"), "--templates", os.path.join(out, "templates")],
+                       capture_output=True, text=True)
+    passed, failed = map(int, re.match(r"(\d+) passed, (\d+) failed", p.stdout.strip().split("\n")[-1]).groups())
+    if failed:
+        print(p.stdout)
+    # about one in 4,000 turns a generator into text: Python gives an address, whose length shows even where it is not printed
+    check(f"random templates (seed {seed}, {passed + failed} answers): differ from transformers", failed, 4)
+
+
 def main():
+    template_checks()
     for case in ("llama", "llama3", "qwen2", "mistral"):
         model_checks(case, os.path.join(GOLDENS, case), golden_tokens(case), 5)
     demo_checks()

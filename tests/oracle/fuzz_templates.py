@@ -5,6 +5,7 @@ A template is a few statements over random expressions, drawn from a grammar; ab
 import json
 import os
 import random
+import re
 import sys
 import warnings
 
@@ -12,12 +13,13 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import make_templates as m
 
 VALUES = json.load(open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "template_corners.json"), encoding="utf-8"))
-NAMES = [n for n in VALUES] + ["missing", "x", "y", "ns", "loop"]
+# not the integers beyond 64 bits: they are carried, not computed with
+NAMES = [n for n in VALUES if n not in ("big", "huge")] + ["messages[0].content", "messages[1].content", "messages[2]", "missing", "x", "y", "ns", "loop"]
 STRS = ["'a'", "'Hello World'", "''", "' pad '", "'a,b,,c'", "'é日😀'", "'%s-%s'", "'{} {}'", "'{0:>5}|{1}'", "'12'", "'3.5'", "'name'", "'ΑΣ ß ǆ'", "'a\\nb\\n'", "'<b>'"]
 FILTERS = ["abs", "capitalize", "count", "default('d')", "default('d', true)", "d", "dictsort", "escape", "first", "float", "int", "items", "join", "join('-')",
            "last", "length", "list", "lower", "map('upper')", "map(attribute='name')", "max", "min", "replace('a', 'b')", "reverse", "round", "round(1)", "safe", "select", "reject",
            "selectattr('age')", "selectattr('role', 'equalto', 'user')", "sort", "sort(reverse=true)", "string", "sum", "title", "tojson", "tojson(indent=2)", "trim", "truncate(5)", "unique",
-           "upper", "wordcount", "indent(2)", "batch(2)", "slice(2)", "urlencode", "center(9)", "striptags", "format(1, 2)", "groupby('age')", "attr('upper')", "list|length", "string|length",
+           "upper", "wordcount", "indent(2)", "batch(2)", "slice(2)", "urlencode", "center(9)", "striptags", "format(1, 2)", "groupby('age')", "attr('upper')", "list|length",
            "rejectattr('age')", "map('length')", "select('string')", "map('string')|join('+')", "wordwrap(7)", "int(0, 16)", "unique|list", "batch(3)|list", "sort(attribute='name')", "filesizeformat"]
 TESTS = ["defined", "undefined", "none", "string", "number", "integer", "float", "mapping", "sequence", "iterable", "boolean", "true", "false", "odd", "even", "lower", "upper",
          "divisibleby(2)", "callable", "sameas(none)", "in([1, 'a'])", "eq(1)", "gt(0)", "lt('b')", "escaped", "equalto('a')"]
@@ -25,6 +27,9 @@ METHODS = ["strip()", "lstrip('a')", "split()", "split(',')", "split(',', 1)", "
            "endswith(('c', 'd'))", "find('l')", "count('l')", "items()", "keys()", "values()", "get('a')", "get('zz', 3)", "join(['p', 'q'])", "format(1, 'b')", "splitlines()", "isdigit()", "isalpha()", "index(1)",
            "append(1)", "pop()", "copy()", "zfill(6)", "center(8, '*')", "partition(',')", "swapcase()", "casefold()", "encode", "name", "a.b", "isupper()", "istitle()", "removeprefix('H')", "rindex('o')", "expandtabs(3)"]
 BINOPS = ["+", "-", "*", "/", "//", "%", "**", "~", "==", "!=", "<", "<=", ">", ">=", "in", "not in", "and", "or"]
+
+
+ADDRESS = re.compile("object.*?0?x|generator|'o', 'b', 'j', 'e'", re.I)
 
 
 class Maker:
@@ -56,8 +61,10 @@ class Maker:
             return "(%s).%s" % (e(), self.r.choice(METHODS))
         if k < 0.82:
             return "(%s %s %s)" % (e(), self.r.choice(BINOPS), e())
-        if k < 0.9:
-            return "(%s)[%s]" % (e(), self.r.choice(["0", "-1", "1:", ":-1", "::-1", "'a'", "1:3", "'name'", "5", "::2", e()]))
+        if k < 0.86:
+            return "(%s)[%s]" % (e(), self.r.choice(["0", "-1", "'a'", "'name'", "5", e()]))
+        if k < 0.9:  # of names only: Jinja2's optimizer makes the slice of a constant number undefined, at run time it is an error
+            return "%s[%s]" % (self.r.choice(NAMES), self.r.choice(["1:", ":-1", "::-1", "1:3", "::2"]))
         if k < 0.95:
             return "(%s if %s else %s)" % (e(), e(), e())
         return self.r.choice(["not %s", "-(%s)", "[%s, 1]", "{'k': %s}"]) % e()
@@ -96,7 +103,7 @@ def main():
             text = Maker(rng).body(2)
             name = "f%05d.jinja" % i
             row = m.case(text, name, "fuzz", VALUES)
-            if " at 0x" in row.get("output", "") or ("error" in row and rng.random() < 0.75):
+            if ADDRESS.search(row.get("output", "")) or ("error" in row and rng.random() < 0.75):
                 continue  # an address has no right answer; failures are many
             open(os.path.join(out, "templates", name), "w", encoding="utf-8", newline="").write(text)
             n_err += "error" in row

@@ -1,6 +1,7 @@
 /* A model's template: renderings equal to apply_chat_template's, special
  * tokens, named templates, and the spans of what the assistant writes. */
 #include <check.h>
+#include <glob.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,17 +94,25 @@ START_TEST(test_goldens)
 }
 END_TEST
 
-/* The spans' texts joined by "|". */
-static void ck_spans(const char *template, const char *record, struct chat_render_opts o, const char *want)
+static struct chat_tmpl *from_text(const char *src)
 {
-	struct chat_tmpl *t = load(template);
+	struct err e = ERR_INIT;
+	struct chat_tmpl *t = chat_tmpl_new(src, "{\"bos_token\":\"<s>\",\"eos_token\":\"</s>\"}", NULL, &e);
+
+	ck_assert_msg(t != NULL, "%s", e.msg);
+	return t;
+}
+
+/* The spans' texts joined by "|"; frees t. */
+static void ck_spans_of(struct chat_tmpl *t, const char *record, struct chat_render_opts o, const char *want)
+{
 	struct sb text = SB_INIT, got = SB_INIT;
 	struct tmpl_span *s;
 	struct err e;
 	size_t n;
 	int rc = render(t, record, &o, &text, &s, &n, &e);
 
-	ck_assert_msg(rc == 0, "%s: %s", template, e.msg);
+	ck_assert_msg(rc == 0, "%s: %s", want, e.msg);
 	for (size_t i = 0; i < n; i++) {
 		ck_assert_uint_le(s[i].end, text.len);
 		if (i)
@@ -115,6 +124,11 @@ static void ck_spans(const char *template, const char *record, struct chat_rende
 	sb_release(&text);
 	sb_release(&got);
 	chat_tmpl_free(t);
+}
+
+static void ck_spans(const char *template, const char *record, struct chat_render_opts o, const char *want)
+{
+	ck_spans_of(load(template), record, o, want);
 }
 
 #define TWO "{\"messages\":[{\"role\":\"user\",\"content\":\"u1\"},{\"role\":\"assistant\",\"content\":\"a1\"},{\"role\":\"user\",\"content\":\"a1\"},{\"role\":\"assistant\",\"content\":\" b2\\n\",\"train\":false}]}"
@@ -139,6 +153,25 @@ START_TEST(test_spans)
 }
 END_TEST
 
+/* Templates that write a generation prompt unasked, part with it at a token, or have none. */
+START_TEST(test_spans_of_odd_prompts)
+{
+	static const char cohere[] = "{% for m in messages %}<|TURN|>{% if m.role == 'user' %}<|USER|>{{ m.content }}<|END|>{% else %}<|BOT|><|TEXT|>{{ m.content }}<|/TEXT|><|END|>"
+				     "{% endif %}{% endfor %}<|TURN|><|BOT|>{% if add_generation_prompt %}<|THINK|>{% endif %}";
+	static const char codellama[] = "{% for m in messages %}Source: {{ m.role }}\n\n {{ m.content | trim }} <step> {% endfor %}Source: assistant\nDestination: user\n\n ";
+	static const char blenderbot[] = "{% for m in messages %}{% if m.role == 'user' %}{{ ' ' }}{% endif %}{{ m.content }}{% if not loop.last %}{{ '  ' }}{% endif %}{% endfor %}{{ eos_token }}";
+	static const char gptoss[] = "{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}{% if loop.last and m.role == 'assistant' %}<|return|>{% else %}<|end|>{% endif %}"
+				     "{% endfor %}{% if add_generation_prompt %}<|start|>assistant{% endif %}";
+	struct chat_render_opts all = { 0 }, prompt = { .add_generation_prompt = true };
+
+	ck_spans_of(from_text(cohere), TWO, all, "<|TEXT|>a1<|/TEXT|><|END|>|<|TEXT|> b2\n<|/TEXT|><|END|>");
+	ck_spans_of(from_text(cohere), TWO, prompt, "<|TEXT|>a1<|/TEXT|><|END|>|<|TEXT|> b2\n<|/TEXT|><|END|>");
+	ck_spans_of(from_text(codellama), TWO, all, "a1 <step>|b2 <step>");
+	ck_spans_of(from_text(blenderbot), TWO, all, "a1| b2\n</s>");
+	ck_spans_of(from_text(gptoss), TWO, all, "<|message|>a1<|end|>|<|message|> b2\n<|return|>");
+}
+END_TEST
+
 START_TEST(test_spans_of_hard_turns)
 {
 	struct chat_render_opts all = { 0 }, open = { .continue_final = true };
@@ -148,6 +181,69 @@ START_TEST(test_spans_of_hard_turns)
 	ck_spans("axolotl__qwen3.jinja", "{\"messages\":[{\"role\":\"user\",\"content\":\"x\"},{\"role\":\"assistant\",\"content\":\"<think>\\nr\\n</think>\\n\\ny\"}]}", all,
 	         "r\n</think>\n\ny<|im_end|>"); /* its generation prompt ends with "<think>\n" */
 	ck_spans("axolotl__chatml.jinja", TWO, open, "a1<|im_end|>| b2\n");
+}
+END_TEST
+
+/* --- what is remembered by shape gives what the engine gives --- */
+static const char *const shapes[] = {
+	"{\"messages\":[{\"role\":\"user\",\"content\":\"%s\"},{\"role\":\"assistant\",\"content\":\"%s\"}]}",
+	"{\"messages\":[{\"role\":\"system\",\"content\":\"%s\"},{\"role\":\"user\",\"content\":\"%s\"},{\"role\":\"assistant\",\"content\":\"%s\",\"reasoning_content\":\"%s\"}]}",
+	"{\"messages\":[{\"role\":\"user\",\"content\":\"%s\"},{\"role\":\"assistant\",\"content\":\"%s\"},{\"role\":\"user\",\"content\":\"%s\"},{\"role\":\"assistant\",\"content\":\"%s\"}]}",
+	"{\"messages\":[{\"role\":\"user\",\"content\":\"%s\"},{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"c12345678\",\"type\":\"function\",\"function\":{\"name\":\"f\","
+	"\"arguments\":{\"a\":1}}}]},{\"role\":\"tool\",\"content\":\"%s\",\"tool_call_id\":\"c12345678\"},{\"role\":\"assistant\",\"content\":\"%s\"}]}",
+};
+static const char *const contents[] = { "Hi", "", " \\n", " padded\\n", "<think>\\nwhy\\n</think>\\n\\nso", "</think>", "\\u00a0x\\u3000", "<|im_end|>", "x\\n\\n", "\\ud83d\\ude00 y", "[INST]", "a b c" };
+
+static void ck_same(const struct chat_tmpl *t, const char *name, const char *record, const struct chat_render_opts *o)
+{
+	struct chat_render_opts fresh = *o;
+	struct sb a = SB_INIT, b = SB_INIT;
+	struct tmpl_span *x = NULL, *y = NULL;
+	struct err ea, eb;
+	size_t n, m;
+
+	fresh.scratch = NULL;
+	int rc = render(t, record, o, &a, &x, &n, &ea);
+	ck_assert_msg(rc == render(t, record, &fresh, &b, &y, &m, &eb), "%s: %s: %s / %s", name, record, ea.msg, eb.msg);
+	if (rc) {
+		ck_assert_str_eq(ea.msg, eb.msg);
+	} else {
+		ck_assert_msg(a.len == b.len && !memcmp(a.s, b.s, a.len), "%s: %s:\n%s\n%s", name, record, a.s, b.s);
+		ck_assert_uint_eq(n, m);
+		for (size_t i = 0; i < n; i++)
+			ck_assert_msg(x[i].begin == y[i].begin && x[i].end == y[i].end && x[i].msg == y[i].msg, "%s: %s: span %zu", name, record, i);
+	}
+	free(x);
+	free(y);
+	sb_release(&a);
+	sb_release(&b);
+}
+
+START_TEST(test_remembered)
+{
+	const size_t n_shapes = sizeof(shapes) / sizeof(shapes[0]), n_contents = sizeof(contents) / sizeof(contents[0]);
+	struct chat_render_opts o = { .scratch = chat_scratch_new() };
+	uint32_t seed = 1;
+	char record[2048];
+	glob_t g;
+
+	ck_assert_int_eq(glob(TEMPLATES "*.jinja", 0, NULL, &g), 0);
+	for (size_t i = 0; i < g.gl_pathc; i++) {
+		const char *name = strrchr(g.gl_pathv[i], '/') + 1, *c[4];
+		struct chat_tmpl *t = load(name);
+
+		for (int k = 0; k < 160; k++) {
+			for (int j = 0; j < 4; j++)
+				c[j] = contents[(seed = seed * 1664525 + 1013904223) >> 16 & 1 ? 11 - (seed >> 24) % 3 : (seed >> 24) % n_contents];
+			o.span_choice = k & 8 ? "all" : "role:user,assistant";
+			o.add_generation_prompt = k & 16;
+			snprintf(record, sizeof(record), shapes[(size_t)k % n_shapes], c[0], c[1], c[2], c[3]);
+			ck_same(t, name, record, &o);
+		}
+		chat_tmpl_free(t);
+	}
+	chat_scratch_free(o.scratch);
+	globfree(&g);
 }
 END_TEST
 
@@ -301,7 +397,9 @@ int main(void)
 
 	tcase_add_test(t, test_goldens);
 	tcase_add_test(t, test_spans);
+	tcase_add_test(t, test_spans_of_odd_prompts);
 	tcase_add_test(t, test_spans_of_hard_turns);
+	tcase_add_test(t, test_remembered);
 	tcase_add_test(t, test_span_not_found);
 	tcase_add_test(t, test_tags_in_macro);
 	tcase_add_test(t, test_config);

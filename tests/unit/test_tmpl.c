@@ -39,6 +39,29 @@ static void ck_limit(const char *src, const struct tmpl_limits *l)
 	ck_assert_int_eq(e.code, LP_DATA);
 }
 
+/* Whatever looks at a long string, or at a value that is far larger than its memory, pays for it: time is bounded as steps are. */
+START_TEST(test_long_work)
+{
+	static const char *const on_s[] = { "'b' in s", "s == t", "s < t", "s.count('b')", "s | length", "(' ' * 100000) | trim", "s.find('ab')", "s[-1]", "s[-1:]", "s[::-1] is string", "s.isalpha()",
+		"s.isupper()", "s.startswith(t)", "s is lower", "s | wordcount", "s | truncate(5)", "s.splitlines() | length", "s | int", "{s: 1}[s]", "(s, 1) == (t, 1)", "t in [s]", "[s, t] | max == s",
+		"s | tojson is string", "s | urlencode is string", "s | wordwrap(1) is string", "s.translate({}) is string", "s | upper is string", "s.replace('b', 'c') is string", "s | striptags is string",
+		"'a' | center(100000) is string", "s | e is string", "s.partition('b')[1]", "[s] | map('upper') | list | length", "[s, t] | sort | length", "[s, t] | unique | list | length" };
+	static const char *const big[] = { "ns.x == ns.y", "{ns.t: 1} is mapping", "ns.x in [ns.y]", "ns.x | string is string", "ns.x | tojson is string" };
+	struct tmpl_limits small = { .max_steps = 300000 };
+	char src[1024];
+
+	for (size_t i = 0; i < sizeof(on_s) / sizeof(on_s[0]); i++) {
+		snprintf(src, sizeof(src), "{%% set s = 'a' * 100000 %%}{%% set t = 'a' * 99999 + 'a' %%}{%% for i in range(99999) %%}{%% if %s %%}{%% endif %%}{%% endfor %%}", on_s[i]);
+		ck_limit(src, &small);
+	}
+	for (size_t i = 0; i < sizeof(big) / sizeof(big[0]); i++) {
+		snprintf(src, sizeof(src), "{%% set ns = namespace(x=[1], y=[1], t=(1,)) %%}{%% for i in range(60) %%}{%% set ns.x = [ns.x, ns.x] %%}{%% set ns.y = [ns.y, ns.y] %%}"
+			 "{%% set ns.t = (ns.t, ns.t) %%}{%% endfor %%}{%% if %s %%}{%% endif %%}", big[i]);
+		ck_limit(src, &small);
+	}
+}
+END_TEST
+
 START_TEST(test_bounds)
 {
 	struct tmpl_limits small = { .max_steps = 100000, .max_output = 1 << 16, .max_depth = 50 };
@@ -235,6 +258,7 @@ int main(void)
 
 	tcase_set_timeout(t, 60);
 	tcase_add_checked_fixture(t, NULL, release);
+	tcase_add_test(t, test_long_work);
 	tcase_add_test(t, test_bounds);
 	tcase_add_test(t, test_deep_source);
 	tcase_add_test(t, test_compile_errors);
