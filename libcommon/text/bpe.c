@@ -6,20 +6,10 @@
 
 #include "base/xalloc.h"
 #include "text/bpe_int.h"
+#include "text/bpe_words.h"
 #include "text/utf8.h"
 
 #define LINEAR_MAX 64  /* symbols; longer pieces use a heap */
-#define CACHE_KEY 31   /* bytes of a word; the last byte of the key is its length */
-#define CACHE_IDS 7
-#define CACHE_SETS 32768u /* of two slots */
-
-/* One line of the processor's cache. */
-struct cache_slot {
-	uint64_t key[4];
-	uint32_t n;
-	int32_t ids[CACHE_IDS];
-};
-
 /* A symbol of the piece being merged. */
 struct sym {
 	int32_t id;
@@ -32,7 +22,9 @@ struct cand {
 };
 
 struct bpe_mem {
-	struct cache_slot *cache;
+	struct words words; /* empty where tokens are traced */
+	struct word_tok *long_word;
+	size_t cap_long;
 	struct sym *sym;
 	size_t n_sym, cap_sym;
 	struct cand *heap;
@@ -53,9 +45,7 @@ struct bpe_mem *bpe_mem_new(const struct bpe *b)
 		m->trace = xcalloc(b->v->n_ids + 1, sizeof(*m->trace));
 		return m;
 	}
-	m->cache = aligned_alloc(64, 2 * CACHE_SETS * sizeof(*m->cache));
-	if (m->cache)
-		memset(m->cache, 0, 2 * CACHE_SETS * sizeof(*m->cache));
+	words_init(&m->words); /* without memory each word is merged each time */
 	return m;
 }
 
@@ -63,7 +53,8 @@ void bpe_mem_free(struct bpe_mem *m)
 {
 	if (!m)
 		return;
-	free(m->cache);
+	words_release(&m->words);
+	free(m->long_word);
 	free(m->sym);
 	free(m->heap);
 	free(m->trace);
@@ -297,90 +288,19 @@ static void merge_heap(const struct bpe *b, struct bpe_mem *m)
 	m->n_sym = k;
 }
 
-/* --- words and their cache --- */
+/* --- words --- */
 
-static inline uint64_t load8(const char *s)
+/* The word's tokens in m->sym. whole: a word of the vocabulary is one token where
+ * the model ignores merges. */
+static void find_tokens(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, bool whole)
 {
-	uint64_t w;
+	int32_t id = whole && b->ignore_merges ? vocab_find(b->whole, s, n) : -1;
 
-	memcpy(&w, s, 8);
-	return w;
-}
-
-/* 1 to 7 bytes in the low end, without reading beyond them. */
-static inline uint64_t load_short(const char *s, size_t n)
-{
-	uint32_t lo, hi;
-
-	if (n >= 4) {
-		memcpy(&lo, s, 4);
-		memcpy(&hi, s + n - 4, 4);
-		return lo | (uint64_t)hi << (8 * (n - 4));
-	}
-	return (unsigned char)s[0] | (uint64_t)(unsigned char)s[n >> 1] << (8 * (n >> 1)) | (uint64_t)(unsigned char)s[n - 1] << (8 * (n - 1));
-}
-
-/* The word padded with zeros, its length in the last byte; 0 < n <= CACHE_KEY. */
-static inline void make_key(const char *s, size_t n, uint64_t key[4])
-{
-	size_t i = 0, left = n;
-
-	key[0] = key[1] = key[2] = key[3] = 0;
-	for (; left >= 8; left -= 8, s += 8)
-		key[i++] = load8(s);
-	if (left)
-		key[i] = i ? load8(s + left - 8) >> (8 * (8 - left)) : load_short(s, left);
-	key[3] |= (uint64_t)n << 56;
-}
-
-static inline uint32_t key_hash(const uint64_t k[4])
-{
-	uint64_t h = (k[0] ^ k[3]) * 0x9E3779B97F4A7C15u;
-
-	h ^= h >> 29;
-	h = (h ^ k[1]) * 0xFF51AFD7ED558CCDu;
-	h ^= h >> 32;
-	h = (h ^ k[2]) * 0xC4CEB9FE1A85EC53u;
-	return (uint32_t)(h >> 40) & (CACHE_SETS - 1);
-}
-
-static inline bool same_key(const struct cache_slot *c, const uint64_t k[4])
-{
-	return !((c->key[0] ^ k[0]) | (c->key[1] ^ k[1]) | (c->key[2] ^ k[2]) | (c->key[3] ^ k[3]));
-}
-
-/* The word's slot, or NULL; *set is where it would go. The newer of two stands first. */
-static inline const struct cache_slot *find_word(const struct bpe_mem *m, const uint64_t key[4], struct cache_slot **set)
-{
-	*set = &m->cache[2 * key_hash(key)];
-	if (same_key(*set, key))
-		return *set;
-	return same_key(*set + 1, key) ? *set + 1 : NULL;
-}
-
-static void store(const struct bpe *b, const struct bpe_mem *m, struct cache_slot *set, const uint64_t key[4], size_t n)
-{
-	uint32_t at = 0;
-
-	if (m->n_sym > CACHE_IDS)
+	if (id >= 0) {
+		m->n_sym = 0;
+		add_sym(m, id, 0, n);
 		return;
-	for (size_t i = 0; i < m->n_sym; i++) { /* only what the lengths of the ids can give back */
-		if (m->sym[i].b != at || m->sym[i].e - at != b->id_len[m->sym[i].id])
-			return;
-		at = m->sym[i].e;
 	}
-	if (at != n)
-		return;
-	set[1] = set[0];
-	memcpy(set->key, key, sizeof(set->key));
-	set->n = (uint32_t)m->n_sym;
-	for (size_t i = 0; i < m->n_sym; i++)
-		set->ids[i] = m->sym[i].id;
-}
-
-/* The word's symbols, merged, in m->sym. */
-static void merge_word(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n)
-{
 	if (b->bytes)
 		byte_symbols(b, m, s, n);
 	else
@@ -391,30 +311,157 @@ static void merge_word(const struct bpe *b, struct bpe_mem *m, const char *s, si
 		merge_heap(b, m);
 }
 
-/* off: where the word stands in its piece. */
-static void encode_word(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, size_t off, struct mtoks *out)
+/* Only tokens without a gap are kept: they are stored by their ends. */
+static bool tiles(const struct bpe_mem *m, size_t n)
 {
-	const struct cache_slot *c = NULL;
-	struct cache_slot *set = NULL;
-	uint64_t key[4];
+	uint32_t at = 0;
 
-	if (n <= CACHE_KEY && m->cache) {
-		make_key(s, n, key);
-		c = find_word(m, key, &set);
+	for (size_t i = 0; i < m->n_sym; i++) {
+		if (m->sym[i].b != at || m->sym[i].e == at)
+			return false;
+		at = m->sym[i].e;
 	}
-	for (uint32_t i = 0; c && i < c->n; i++) {
-		size_t w = b->id_len[c->ids[i]];
+	return at == n;
+}
 
-		mtoks_add(out, c->ids[i], off, off + w);
-		off += w;
-	}
-	if (c)
+static void keep_long(struct bpe_mem *m, const char *s, size_t n)
+{
+	m->long_word = xgrow(m->long_word, &m->cap_long, m->n_sym, sizeof(*m->long_word));
+	for (size_t i = 0; i < m->n_sym; i++)
+		m->long_word[i] = (struct word_tok){ m->sym[i].id, m->sym[i].e };
+	words_add_long(&m->words, s, n, m->long_word, m->n_sym);
+}
+
+/* key: NULL for a word that is too long for a set. */
+static void keep(struct bpe_mem *m, const char *s, size_t n, const uint64_t *key)
+{
+	struct word w;
+
+	if (!m->words.sets || !tiles(m, n))
 		return;
-	merge_word(b, m, s, n);
+	if (!key || m->n_sym > WORD_IDS) {
+		keep_long(m, s, n);
+		return;
+	}
+	memcpy(w.key, key, sizeof(w.key));
+	w.n = (uint8_t)m->n_sym;
+	for (size_t i = 0; i < WORD_IDS; i++) {
+		w.id[i] = i < m->n_sym ? m->sym[i].id : 0;
+		w.end[i] = (uint8_t)(i < m->n_sym ? m->sym[i].e : n);
+	}
+	m->words.sets[2 * (size_t)word_set(key) + 1] = w; /* behind the one that has been found before */
+}
+
+/* --- many words at once --- */
+
+/* A word's tokens to out, room for all that a word may have being there. */
+static inline size_t put_word(const struct word *w, uint32_t at, struct tok_out *out, size_t n)
+{
+	uint32_t begin[WORD_IDS] = { at, at + w->end[0], at + w->end[1] }, end[WORD_IDS] = { at + w->end[0], at + w->end[1], at + w->end[2] };
+
+	memcpy(out->ids + n, w->id, sizeof(w->id));
+	memcpy(out->begin + n, begin, sizeof(begin));
+	memcpy(out->end + n, end, sizeof(end));
+	return n + w->n;
+}
+
+static void put_long(const struct word_tok *t, size_t n, uint32_t at, struct tok_out *out)
+{
+	uint32_t from = at;
+
+	tok_out_reserve(out, n);
+	for (size_t i = 0; i < n; i++) {
+		out->ids[out->n] = t[i].id;
+		out->begin[out->n] = from;
+		out->end[out->n++] = from = at + t[i].end;
+	}
+}
+
+/* One that is not among the short words. */
+static void put_other(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, const uint64_t *key, uint32_t at, struct tok_out *out)
+{
+	size_t k;
+	const struct word_tok *t = words_find_long(&m->words, s, n, &k);
+
+	if (t) {
+		put_long(t, k, at, out);
+		return;
+	}
+	find_tokens(b, m, s, n, true);
+	tok_out_reserve(out, m->n_sym);
+	for (size_t i = 0; i < m->n_sym; i++) {
+		out->ids[out->n] = m->sym[i].id;
+		out->begin[out->n] = at + m->sym[i].b;
+		out->end[out->n++] = at + m->sym[i].e;
+	}
+	keep(m, s, n, key);
+}
+
+struct ahead {
+	uint64_t key[2];
+	uint32_t set;
+};
+
+void bpe_encode_words(const struct bpe *b, struct bpe_mem *m, const char *s, size_t len, size_t from, const uint32_t *end, size_t n, uint32_t base, struct tok_out *out)
+{
+	struct ahead x[BPE_AHEAD];
+	size_t at = from, k, w;
+
+	for (k = 0; k < n && m->words.sets; at = end[k++]) {
+		w = end[k] - at;
+		if (w > WORD_BYTES)
+			continue;
+		word_key(s + at, w, len - at, x[k].key);
+		x[k].set = word_set(x[k].key);
+		__builtin_prefetch(&m->words.sets[2 * (size_t)x[k].set], 1);
+	}
+	for (k = 0, at = from; k < n; at = end[k++]) {
+		bool is_short = end[k] - at <= WORD_BYTES && m->words.sets;
+		const struct word *known = is_short ? words_find(&m->words, x[k].key, x[k].set) : NULL;
+
+		if (out->cap - out->n < WORD_IDS)
+			tok_out_reserve(out, WORD_IDS);
+		if (known)
+			out->n = put_word(known, base + (uint32_t)at, out, out->n);
+		else
+			put_other(b, m, s + at, end[k] - at, is_short ? x[k].key : NULL, base + (uint32_t)at, out);
+	}
+}
+
+/* --- one word, or a text that is cut by none --- */
+
+static void add_known(struct mtoks *out, size_t off, const struct word *w)
+{
+	for (size_t i = 0, from = 0; i < w->n; from = w->end[i++])
+		mtoks_add(out, w->id[i], off + from, off + w->end[i]);
+}
+
+/* off: where the word stands in its piece. */
+static void encode_word(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, size_t off, bool whole, struct mtoks *out)
+{
+	bool is_short = n <= WORD_BYTES && m->words.sets;
+	const struct word *known = NULL;
+	const struct word_tok *t;
+	uint64_t key[2];
+	size_t k, from = off;
+
+	if (is_short) {
+		word_key(s, n, n, key);
+		known = words_find(&m->words, key, word_set(key));
+	}
+	if (known) {
+		add_known(out, off, known);
+		return;
+	}
+	t = words_find_long(&m->words, s, n, &k);
+	for (size_t i = 0; t && i < k; i++, from = off + t[i - 1].end)
+		mtoks_add(out, t[i].id, from, off + t[i].end);
+	if (t)
+		return;
+	find_tokens(b, m, s, n, whole);
 	for (size_t i = 0; i < m->n_sym; i++)
 		mtoks_add(out, m->sym[i].id, off + m->sym[i].b, off + m->sym[i].e);
-	if (set)
-		store(b, m, set, key, n);
+	keep(m, s, n, is_short ? key : NULL);
 }
 
 /* Characters that no merge brings together can be cut between. */
@@ -427,64 +474,27 @@ static void encode_cut(const struct bpe *b, struct bpe_mem *m, const char *s, si
 	for (i = w; i < n; i += w) {
 		c = utf8_get(s + i, &w);
 		if (!bpe_joined(b, prev, c)) {
-			encode_word(b, m, s + from, i - from, from, out);
+			encode_word(b, m, s + from, i - from, from, false, out);
 			from = i;
 		}
 		prev = c;
 	}
-	encode_word(b, m, s + from, n - from, from, out);
-}
-
-/* A whole word of the vocabulary, when merges do not matter. Kept among the words
- * where those are whole pieces too. */
-static bool encode_whole(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, struct mtoks *out)
-{
-	int32_t id = vocab_find(b->whole, s, n);
-	struct cache_slot *set;
-	uint64_t key[4];
-
-	if (id < 0)
-		return false;
-	mtoks_add(out, id, 0, n);
-	if (n <= CACHE_KEY && m->cache && !b->joined) {
-		m->n_sym = 0;
-		add_sym(m, id, 0, n);
-		make_key(s, n, key);
-		find_word(m, key, &set);
-		store(b, m, set, key, n);
-	}
-	return true;
+	encode_word(b, m, s + from, n - from, from, false, out);
 }
 
 void bpe_encode(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, struct mtoks *out)
 {
-	if (!n || (b->ignore_merges && encode_whole(b, m, s, n, out)))
+	int32_t id;
+
+	if (!n)
 		return;
-	if (b->joined)
-		encode_cut(b, m, s, n, out);
-	else
-		encode_word(b, m, s, n, 0, out);
-}
-
-bool bpe_encode_known(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, uint32_t base, struct tok_out *out)
-{
-	const struct cache_slot *c;
-	struct cache_slot *set;
-	uint64_t key[4];
-	size_t at = out->n;
-
-	if (n > CACHE_KEY || !m->cache || b->joined || out->cap - at < CACHE_IDS)
-		return false;
-	make_key(s, n, key);
-	c = find_word(m, key, &set);
-	if (!c)
-		return false;
-	for (uint32_t i = 0; i < c->n; i++) {
-		out->ids[at] = c->ids[i];
-		out->begin[at] = base;
-		base += b->id_len[c->ids[i]];
-		out->end[at++] = base;
+	if (!b->joined) {
+		encode_word(b, m, s, n, 0, true, out);
+		return;
 	}
-	out->n = at;
-	return true;
+	id = b->ignore_merges ? vocab_find(b->whole, s, n) : -1; /* of a whole piece; its parts are merged */
+	if (id >= 0)
+		mtoks_add(out, id, 0, n);
+	else
+		encode_cut(b, m, s, n, out);
 }

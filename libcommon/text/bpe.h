@@ -41,9 +41,10 @@ void bpe_mem_free(struct bpe_mem *m);
 /* The bytes of the left half of the pair that was last seen to make the traced
  * token id, 0 when none was. */
 uint32_t bpe_trace(const struct bpe_mem *m, int32_t id);
-/* A word met before, straight to out (bytes from base on); false: not known, or
- * out is short of room. */
-bool bpe_encode_known(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, uint32_t base, struct tok_out *out);
+/* In byte mode: the words s[from, end[0]), s[end[0], end[1]) ... of a text of len
+ * bytes, straight to out; byte 0 of s is byte base of the input. n at most BPE_AHEAD. */
+#define BPE_AHEAD 64
+void bpe_encode_words(const struct bpe *b, struct bpe_mem *m, const char *s, size_t len, size_t from, const uint32_t *end, size_t n, uint32_t base, struct tok_out *out);
 void bpe_encode(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, struct mtoks *out);
 
 void tok_out_reserve(struct tok_out *o, size_t extra);

@@ -30,7 +30,6 @@ struct bpe {
 	uint64_t mask;
 	int32_t byte_id[256];   /* bytes: token of a byte; else of <0xXX>; -1: none */
 	int32_t *direct;        /* (BPE_DIRECT) token of a character; NULL in byte mode */
-	uint16_t *id_len;       /* (ids) bytes that a token stands for */
 	uint64_t *joined;       /* bit set of character pairs inside merged tokens; NULL: not used */
 };
 

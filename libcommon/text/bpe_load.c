@@ -14,7 +14,6 @@ void bpe_free(struct bpe *b)
 	vocab_release(&b->raw);
 	free(b->merges);
 	free(b->direct);
-	free(b->id_len);
 	free(b->joined);
 	free(b);
 }
@@ -89,6 +88,8 @@ static int load_raw(struct bpe *b, struct err *e)
 	char buf[65536];
 	size_t n, len;
 
+	if (!b->ignore_merges)
+		return 0;
 	if (vocab_reserve(&b->raw, b->v->n_ids, e))
 		return -1;
 	for (size_t id = 0; id < b->v->n_ids; id++) {
@@ -96,8 +97,7 @@ static int load_raw(struct bpe *b, struct err *e)
 
 		if (!s || n > sizeof(buf) || !unmap(s, n, buf, &len) || !len)
 			continue;
-		b->id_len[id] = len < UINT16_MAX ? (uint16_t)len : 0;
-		if (b->ignore_merges && vocab_add(&b->raw, buf, len, (int64_t)id, e))
+		if (vocab_add(&b->raw, buf, len, (int64_t)id, e))
 			return -1;
 	}
 	return 0;
@@ -115,13 +115,9 @@ static void load_direct(struct bpe *b)
 
 		if (!s || !n)
 			continue;
-		b->id_len[id] = n < UINT16_MAX ? (uint16_t)n : 0;
 		if (n <= 3 && utf8_valid_len(s, n) == n && utf8_len((unsigned char)*s) == n && utf8_get(s, &w) < BPE_DIRECT)
 			b->direct[utf8_get(s, &w)] = vocab_find(b->v, s, n);
 	}
-	for (int i = 0; i < 256; i++)
-		if (b->byte_id[i] >= 0)
-			b->id_len[b->byte_id[i]] = 1;
 }
 
 /* --- merges --- */
@@ -305,7 +301,6 @@ struct bpe *bpe_new(const struct json *model, const struct vocab *v, bool want_b
 	struct bpe *b = xcalloc(1, sizeof(*b));
 
 	b->v = b->whole = v;
-	b->id_len = xcalloc(v->n_ids + 1, sizeof(*b->id_len));
 	if (load_flags(b, model, e))
 		goto bad;
 	find_bytes(b, want_bytes);
@@ -395,15 +390,11 @@ struct bpe *bpe_from_ranks(const struct vocab *v, const uint32_t *rank, bool byt
 	b->bytes = b->ignore_merges = bytes;
 	b->unk = unk;
 	b->traced = traced;
-	b->id_len = xcalloc(v->n_ids + 1, sizeof(*b->id_len));
 	for (int i = 0; i < 256; i++) {
 		char c = (char)i;
 
 		b->byte_id[i] = bytes ? vocab_find(v, &c, 1) : -1;
 	}
-	for (size_t id = 0; bytes && id < v->n_ids; id++)
-		if (v->len[id] > 0)
-			b->id_len[id] = v->len[id] < UINT16_MAX ? (uint16_t)v->len[id] : 0;
 	if (!bytes)
 		load_direct(b);
 	if (!load_ranks(b, rank, e))

@@ -271,6 +271,8 @@ void pretok_mem_release(struct pretok_mem *m)
 	free(m->cuts.p);
 }
 
+#define SCAN_AHEAD 64 /* pieces found in one call */
+
 /* cuts: consecutive ranges of s[0..n), id 1 where the pattern matched, else 0. */
 static int cut_regex(const struct pretok *p, struct pretok_mem *m, const char *s, size_t n, struct err *e)
 {
@@ -280,10 +282,11 @@ static int cut_regex(const struct pretok *p, struct pretok_mem *m, const char *s
 
 	m->cuts.n = 0;
 	if (p->scan) {
-		for (size_t i = 0; i < n; i = end) {
-			end = p->scan(p->uni, s, i, n);
-			pieces_add(&m->cuts, i, end - i, 1);
-		}
+		uint32_t ends[SCAN_AHEAD];
+
+		for (size_t i = 0, k; (k = p->scan(p->uni, s, i, n, ends, SCAN_AHEAD)) != 0;)
+			for (size_t w = 0; w < k; i = ends[w++])
+				pieces_add(&m->cuts, i, ends[w] - i, 1);
 		return 0;
 	}
 	while (from <= n && (rc = tok_re_next(p->re, m->re, s, n, from, &b, &end)) != 0) {

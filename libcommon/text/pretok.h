@@ -8,8 +8,9 @@
 #include "text/tok_re.h"
 #include "text/tok_str.h"
 
-/* End of the piece that starts at byte i of s[0..n), i < n. uni: tok_uni.h's table. */
-typedef size_t pretok_scan_fn(const uint8_t *uni, const char *s, size_t i, size_t n);
+/* The ends of the pieces from byte i of s[0..n) on, at most max (> 0) of them; how many there are, 0 only
+ * when i is n. uni: tok_uni.h's table. */
+typedef size_t pretok_scan_fn(const uint8_t *uni, const char *s, size_t i, size_t n, uint32_t *end, size_t max);
 pretok_scan_fn *pretok_scan_for(const char *pattern, size_t len); /* NULL: not a known pattern */
 extern const char pretok_gpt2_pattern[], pretok_llama3_pattern[], pretok_qwen2_pattern[], pretok_o200k_pattern[];
 extern const char pretok_cl100k_pattern[]; /* as tiktoken has it: Rust's syntax, never compiled */

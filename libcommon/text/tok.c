@@ -120,14 +120,16 @@ static int encode_piece(const struct tok *t, struct tok_mem *m, const struct ast
 
 static int encode_scan(const struct tok *t, struct tok_mem *m, const struct astr *a, struct piece x, struct tok_out *out, struct err *e)
 {
-	size_t end = x.off + x.len, i, j;
+	size_t end = x.off + x.len, i = x.off, n;
+	uint32_t ends[BPE_AHEAD];
 
-	for (i = x.off; i < end; i = j) {
-		j = t->scan(t->uni, a->s, i, end);
-		if (a->ident && bpe_encode_known(t->bpe, m->bpe, a->s + i, j - i, a->base + (uint32_t)i, out))
-			continue;
-		if (encode_piece(t, m, a, i, j - i, out, e))
-			return -1;
+	while ((n = t->scan(t->uni, a->s, i, end, ends, BPE_AHEAD)) != 0) {
+		if (a->ident)
+			bpe_encode_words(t->bpe, m->bpe, a->s, end, i, ends, n, a->base, out);
+		for (size_t k = 0, at = i; k < n && !a->ident; at = ends[k++])
+			if (encode_piece(t, m, a, at, ends[k] - at, out, e))
+				return -1;
+		i = ends[n - 1];
 	}
 	return 0;
 }
