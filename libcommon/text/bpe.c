@@ -170,39 +170,74 @@ static void char_symbols(const struct bpe *b, struct bpe_mem *m, const char *s, 
 
 /* --- merging --- */
 
-static void merge_linear(const struct bpe *b, struct bpe_mem *m)
+/* A short word while it is merged: symbol i begins at place i, and is gone when
+ * its bit of alive is clear. */
+struct row {
+	uint32_t rank[LINEAR_MAX]; /* of it and the next one */
+	int32_t id[LINEAR_MAX], to[LINEAR_MAX];
+	uint64_t alive;
+};
+
+static void row_pair(const struct bpe *b, struct row *r, unsigned i)
 {
-	uint32_t rank[LINEAR_MAX];
-	int32_t to[LINEAR_MAX];
-	struct sym *s = m->sym;
-	size_t n = m->n_sym, i;
+	uint64_t behind = i < 63 ? r->alive >> (i + 1) : 0;
 
-	for (i = 0; i + 1 < n; i++)
-		rank[i] = bpe_pair(b, s[i].id, s[i + 1].id, &to[i]);
-	while (n > 1) {
+	r->rank[i] = behind ? bpe_pair(b, r->id[i], r->id[i + 1 + (unsigned)__builtin_ctzll(behind)], &r->to[i]) : BPE_NO_RANK;
+}
+
+static void row_merge(const struct bpe *b, struct row *r, size_t n)
+{
+	for (;;) {
 		uint32_t best = BPE_NO_RANK;
-		size_t at = 0;
+		unsigned at = 0, gone;
+		uint64_t before;
 
-		for (i = 0; i + 1 < n; i++)
-			if (rank[i] < best) {
-				best = rank[i];
-				at = i;
-			}
-		if (best == BPE_NO_RANK)
-			break;
-		s[at].id = to[at];
-		s[at].e = s[at + 1].e;
-		n--;
-		memmove(s + at + 1, s + at + 2, (n - at - 1) * sizeof(*s));
-		if (n - at > 1) {
-			memmove(rank + at + 1, rank + at + 2, (n - at - 2) * sizeof(*rank));
-			memmove(to + at + 1, to + at + 2, (n - at - 2) * sizeof(*to));
-			rank[at] = bpe_pair(b, s[at].id, s[at + 1].id, &to[at]);
+		for (unsigned i = 0; i < n; i++) {
+			at = r->rank[i] < best ? i : at;
+			best = r->rank[i] < best ? r->rank[i] : best;
 		}
-		if (at)
-			rank[at - 1] = bpe_pair(b, s[at - 1].id, s[at].id, &to[at - 1]);
+		if (best == BPE_NO_RANK)
+			return;
+		gone = at + 1 + (unsigned)__builtin_ctzll(r->alive >> (at + 1));
+		r->id[at] = r->to[at];
+		r->rank[gone] = BPE_NO_RANK;
+		r->alive &= ~(1ull << gone);
+		row_pair(b, r, at);
+		before = r->alive & ((1ull << at) - 1);
+		if (before)
+			row_pair(b, r, 63 - (unsigned)__builtin_clzll(before));
 	}
-	m->n_sym = n;
+}
+
+/* m->sym by its bytes in s, or by its ids where s is NULL. */
+static void merge_row(const struct bpe *b, struct bpe_mem *m, const unsigned char *s)
+{
+	struct sym *sym = m->sym;
+	size_t n = m->n_sym, k = 0, i;
+	struct row r;
+
+	if (n < 2)
+		return;
+	for (i = 0; i < n; i++) {
+		r.id[i] = sym[i].id;
+		if (i + 1 < n && s) {
+			const struct bpe_first *f = &b->first[s[i] << 8 | s[i + 1]];
+
+			r.rank[i] = f->rank;
+			r.to[i] = f->id;
+		} else if (i + 1 < n) {
+			r.rank[i] = bpe_pair(b, sym[i].id, sym[i + 1].id, &r.to[i]);
+		}
+	}
+	r.rank[n - 1] = BPE_NO_RANK;
+	r.alive = UINT64_MAX >> (64 - n);
+	row_merge(b, &r, n);
+	for (i = 0; i < n; i++)
+		if (r.alive >> i & 1)
+			sym[k++] = (struct sym){ r.id[i], sym[i].b, sym[i].e, 0, 0 };
+		else
+			sym[k - 1].e = sym[i].e;
+	m->n_sym = k;
 }
 
 static inline bool before(const struct cand *a, const struct cand *b)
@@ -306,7 +341,7 @@ static void find_tokens(const struct bpe *b, struct bpe_mem *m, const char *s, s
 	else
 		char_symbols(b, m, s, n);
 	if (m->n_sym <= LINEAR_MAX && !b->traced)
-		merge_linear(b, m);
+		merge_row(b, m, b->first && m->n_sym == n ? (const unsigned char *)s : NULL);
 	else
 		merge_heap(b, m);
 }
@@ -357,11 +392,14 @@ static void keep(struct bpe_mem *m, const char *s, size_t n, const uint64_t *key
 /* A word's tokens to out, room for all that a word may have being there. */
 static inline size_t put_word(const struct word *w, uint32_t at, struct tok_out *out, size_t n)
 {
-	uint32_t begin[WORD_IDS] = { at, at + w->end[0], at + w->end[1] }, end[WORD_IDS] = { at + w->end[0], at + w->end[1], at + w->end[2] };
+	int32_t *restrict ids = out->ids + n;
+	uint32_t *restrict begin = out->begin + n, *restrict end = out->end + n;
 
-	memcpy(out->ids + n, w->id, sizeof(w->id));
-	memcpy(out->begin + n, begin, sizeof(begin));
-	memcpy(out->end + n, end, sizeof(end));
+	memcpy(ids, w->id, sizeof(w->id));
+	begin[0] = at;
+	begin[1] = end[0] = at + w->end[0];
+	begin[2] = end[1] = at + w->end[1];
+	end[2] = at + w->end[2];
 	return n + w->n;
 }
 

@@ -14,6 +14,11 @@ struct bpe_merge {
 	int32_t id;
 };
 
+struct bpe_first {
+	uint32_t rank; /* BPE_NO_RANK: nothing */
+	int32_t id;
+};
+
 struct bpe {
 	const struct vocab *v;
 	bool bytes;             /* pieces are raw bytes */
@@ -28,16 +33,27 @@ struct bpe {
 	struct bpe_merge *merges;
 	unsigned shift;         /* 64 - log2 of the table */
 	uint64_t mask;
+	uint64_t *maybe;        /* bit set over pairs: clear where nothing merges, and small enough to stay near */
+	struct bpe_first *first; /* (256 * 256) in byte mode: what two bytes make */
 	int32_t byte_id[256];   /* bytes: token of a byte; else of <0xXX>; -1: none */
 	int32_t *direct;        /* (BPE_DIRECT) token of a character; NULL in byte mode */
 	uint64_t *joined;       /* bit set of character pairs inside merged tokens; NULL: not used */
 };
 
+#define BPE_MAYBE_BITS 22
+
+static inline uint64_t bpe_pair_hash(int32_t l, int32_t r)
+{
+	return ((uint64_t)(uint32_t)l << 32 | (uint32_t)r) * 0x9E3779B97F4A7C15u;
+}
+
 static inline uint32_t bpe_pair(const struct bpe *b, int32_t l, int32_t r, int32_t *id)
 {
-	uint64_t key = (uint64_t)(uint32_t)l << 32 | (uint32_t)r, h = key * 0x9E3779B97F4A7C15u >> b->shift;
+	uint64_t key = (uint64_t)(uint32_t)l << 32 | (uint32_t)r, h = bpe_pair_hash(l, r), bit = h >> (64 - BPE_MAYBE_BITS);
 
-	for (; b->merges[h].pair != UINT64_MAX; h = (h + 1) & b->mask)
+	if (!(b->maybe[bit >> 6] >> (bit & 63) & 1))
+		return BPE_NO_RANK;
+	for (h >>= b->shift; b->merges[h].pair != UINT64_MAX; h = (h + 1) & b->mask)
 		if (b->merges[h].pair == key) {
 			*id = b->merges[h].id;
 			return b->merges[h].rank;

@@ -13,6 +13,8 @@ void bpe_free(struct bpe *b)
 		return;
 	vocab_release(&b->raw);
 	free(b->merges);
+	free(b->maybe);
+	free(b->first);
 	free(b->direct);
 	free(b->joined);
 	free(b);
@@ -124,8 +126,10 @@ static void load_direct(struct bpe *b)
 
 static void put_merge(struct bpe *b, int32_t l, int32_t r, uint32_t rank, int32_t id)
 {
-	uint64_t key = (uint64_t)(uint32_t)l << 32 | (uint32_t)r, h = key * 0x9E3779B97F4A7C15u >> b->shift;
+	uint64_t key = (uint64_t)(uint32_t)l << 32 | (uint32_t)r, h = bpe_pair_hash(l, r), bit = h >> (64 - BPE_MAYBE_BITS);
 
+	b->maybe[bit >> 6] |= 1ull << (bit & 63);
+	h >>= b->shift;
 	while (b->merges[h].pair != UINT64_MAX && b->merges[h].pair != key)
 		h = (h + 1) & b->mask;
 	b->merges[h] = (struct bpe_merge){ key, rank, id }; /* the last of equal pairs stays, as in the reference */
@@ -133,7 +137,7 @@ static void put_merge(struct bpe *b, int32_t l, int32_t r, uint32_t rank, int32_
 
 static void want_merge(const struct bpe *b, int32_t l, int32_t r)
 {
-	__builtin_prefetch(&b->merges[((uint64_t)(uint32_t)l << 32 | (uint32_t)r) * 0x9E3779B97F4A7C15u >> b->shift], 1);
+	__builtin_prefetch(&b->merges[bpe_pair_hash(l, r) >> b->shift], 1);
 }
 
 /* The two halves of one merge: "a b" or ["a","b"]. */
@@ -244,9 +248,25 @@ static int new_table(struct bpe *b, size_t n, struct err *e)
 	if (!b->merges)
 		return -1;
 	memset(b->merges, 0xFF, slots * sizeof(*b->merges));
+	b->maybe = xcalloc((1u << BPE_MAYBE_BITS) / 64, sizeof(*b->maybe));
 	b->mask = slots - 1;
 	b->shift = 64 - log2;
 	return 0;
+}
+
+/* What each two bytes make, so that a word's first look-ups are near. */
+static void find_first(struct bpe *b)
+{
+	struct bpe_first *f = b->bytes ? xmalloc(256 * 256 * sizeof(*f)) : NULL;
+
+	b->first = f;
+	for (int i = 0; f && i < 256 * 256; i++) {
+		int32_t l = b->byte_id[i >> 8], r = b->byte_id[i & 255];
+
+		f[i] = (struct bpe_first){ BPE_NO_RANK, -1 };
+		if (l >= 0 && r >= 0)
+			f[i].rank = bpe_pair(b, l, r, &f[i].id);
+	}
 }
 
 #define AHEAD 16 /* merges whose halves are looked up together */
@@ -313,6 +333,7 @@ struct bpe *bpe_new(const struct json *model, const struct vocab *v, bool want_b
 	}
 	if (load_merges(b, json_get(model, "merges"), e))
 		goto bad;
+	find_first(b);
 	return b;
 bad:
 	bpe_free(b);
@@ -397,8 +418,10 @@ struct bpe *bpe_from_ranks(const struct vocab *v, const uint32_t *rank, bool byt
 	}
 	if (!bytes)
 		load_direct(b);
-	if (!load_ranks(b, rank, e))
-		return b;
-	bpe_free(b);
-	return NULL;
+	if (load_ranks(b, rank, e)) {
+		bpe_free(b);
+		return NULL;
+	}
+	find_first(b);
+	return b;
 }

@@ -7,6 +7,8 @@
 #include "base/hash.h"
 #include "base/xalloc.h"
 
+_Static_assert(sizeof(struct word) == 32, "two to a line of the cache");
+
 #define HUGE_PAGE (2u << 20)
 #define SET_BYTES ((size_t)2 * sizeof(struct word) << WORD_SETS_LOG2)
 #define SLOTS 32768u        /* of longer words; two numbers each */

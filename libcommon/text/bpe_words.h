@@ -22,7 +22,6 @@ struct word {
 	uint8_t n;
 	uint8_t end[WORD_IDS]; /* where each token ends in the word; behind the last one the word's end again */
 };
-_Static_assert(sizeof(struct word) == 32, "two to a line of the cache");
 
 struct words {
 	struct word *sets;     /* the one that was last found stands first in its set */
