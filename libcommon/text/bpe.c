@@ -1,4 +1,5 @@
-/* BPE: the merge loop and its word cache. Reading is in bpe_load.c. */
+/* BPE: a word's symbols and their merging. Words that come again are bpe_encode.c's,
+ * reading is bpe_load.c's. */
 #include "text/bpe.h"
 
 #include <stdlib.h>
@@ -6,32 +7,9 @@
 
 #include "base/xalloc.h"
 #include "text/bpe_int.h"
-#include "text/bpe_words.h"
 #include "text/utf8.h"
 
 #define LINEAR_MAX 64  /* symbols; longer pieces use a heap */
-/* A symbol of the piece being merged. */
-struct sym {
-	int32_t id;
-	uint32_t b, e;
-	int32_t prev, next;
-};
-struct cand {
-	uint32_t rank, pos;
-	int32_t id; /* what the pair becomes */
-};
-
-struct bpe_mem {
-	struct words words; /* empty where tokens are traced */
-	struct word_tok *long_word;
-	size_t cap_long;
-	struct sym *sym;
-	size_t n_sym, cap_sym;
-	struct cand *heap;
-	size_t n_heap, cap_heap;
-	uint32_t *trace; /* by id: see bpe_trace */
-};
-
 void mtoks_grow(struct mtoks *o)
 {
 	o->t = xgrow(o->t, &o->cap, o->n + 64, sizeof(*o->t));
@@ -56,6 +34,9 @@ void bpe_mem_free(struct bpe_mem *m)
 	words_release(&m->words);
 	free(m->long_word);
 	free(m->sym);
+	free(m->spare);
+	free(m->mark);
+	free(m->first);
 	free(m->heap);
 	free(m->trace);
 	free(m);
@@ -73,7 +54,7 @@ bool bpe_byte_mode(const struct bpe *b)
 
 /* --- the piece as symbols --- */
 
-static void add_sym(struct bpe_mem *m, int32_t id, size_t b, size_t e)
+void bpe_add_sym(struct bpe_mem *m, int32_t id, size_t b, size_t e)
 {
 	if (m->n_sym == m->cap_sym)
 		m->sym = xgrow(m->sym, &m->cap_sym, m->n_sym + 1, sizeof(*m->sym));
@@ -85,7 +66,7 @@ static void byte_symbols(const struct bpe *b, struct bpe_mem *m, const char *s, 
 	m->n_sym = 0;
 	for (size_t i = 0; i < n; i++)
 		if (b->byte_id[(unsigned char)s[i]] >= 0)
-			add_sym(m, b->byte_id[(unsigned char)s[i]], i, i + 1);
+			bpe_add_sym(m, b->byte_id[(unsigned char)s[i]], i, i + 1);
 }
 
 static int32_t char_id(const struct bpe *b, const char *s, unsigned w, bool first, bool last)
@@ -124,7 +105,7 @@ static bool fall_back(const struct bpe *b, struct bpe_mem *m, const char *s, siz
 				return false;
 	for (int p = 0; p < 3; p++)
 		for (size_t k = 0; k < len[p]; k++)
-			add_sym(m, b->byte_id[(unsigned char)part[p][k]], p == 1 ? i + k : i, p == 1 ? i + k + 1 : i + 1);
+			bpe_add_sym(m, b->byte_id[(unsigned char)part[p][k]], p == 1 ? i + k : i, p == 1 ? i + k + 1 : i + 1);
 	return true;
 }
 
@@ -145,9 +126,9 @@ static void char_symbols(const struct bpe *b, struct bpe_mem *m, const char *s, 
 		id = char_id(b, s + i, w, first, last);
 		if (id >= 0) {
 			if (unk)
-				add_sym(m, b->unk, unk_b, unk_e);
+				bpe_add_sym(m, b->unk, unk_b, unk_e);
 			unk = false;
-			add_sym(m, id, i, i + w);
+			bpe_add_sym(m, id, i, i + w);
 			continue;
 		}
 		if (b->byte_fallback && fall_back(b, m, s, i, w, first, last))
@@ -159,13 +140,13 @@ static void char_symbols(const struct bpe *b, struct bpe_mem *m, const char *s, 
 			continue;
 		}
 		if (unk)
-			add_sym(m, b->unk, unk_b, unk_e);
+			bpe_add_sym(m, b->unk, unk_b, unk_e);
 		unk = true;
 		unk_b = i;
 		unk_e = i + w;
 	}
 	if (unk)
-		add_sym(m, b->unk, unk_b, unk_e);
+		bpe_add_sym(m, b->unk, unk_b, unk_e);
 }
 
 /* --- merging --- */
@@ -323,17 +304,13 @@ static void merge_heap(const struct bpe *b, struct bpe_mem *m)
 	m->n_sym = k;
 }
 
-/* --- words --- */
-
-/* The word's tokens in m->sym. whole: a word of the vocabulary is one token where
- * the model ignores merges. */
-static void find_tokens(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, bool whole)
+void bpe_tokens(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, bool whole)
 {
 	int32_t id = whole && b->ignore_merges ? vocab_find(b->whole, s, n) : -1;
 
 	if (id >= 0) {
 		m->n_sym = 0;
-		add_sym(m, id, 0, n);
+		bpe_add_sym(m, id, 0, n);
 		return;
 	}
 	if (b->bytes)
@@ -346,193 +323,61 @@ static void find_tokens(const struct bpe *b, struct bpe_mem *m, const char *s, s
 		merge_heap(b, m);
 }
 
-/* Only tokens without a gap are kept: they are stored by their ends. */
-static bool tiles(const struct bpe_mem *m, size_t n)
+/* A space has one byte in the text, and three as a mark: ends go back. */
+static void unmark(struct bpe_mem *m, const char *s)
 {
-	uint32_t at = 0;
+	uint32_t at = 0, marked = 0;
 
 	for (size_t i = 0; i < m->n_sym; i++) {
-		if (m->sym[i].b != at || m->sym[i].e == at)
-			return false;
-		at = m->sym[i].e;
-	}
-	return at == n;
-}
-
-static void keep_long(struct bpe_mem *m, const char *s, size_t n)
-{
-	m->long_word = xgrow(m->long_word, &m->cap_long, m->n_sym, sizeof(*m->long_word));
-	for (size_t i = 0; i < m->n_sym; i++)
-		m->long_word[i] = (struct word_tok){ m->sym[i].id, m->sym[i].e };
-	words_add_long(&m->words, s, n, m->long_word, m->n_sym);
-}
-
-/* key: NULL for a word that is too long for a set. */
-static void keep(struct bpe_mem *m, const char *s, size_t n, const uint64_t *key)
-{
-	struct word w;
-
-	if (!m->words.sets || !tiles(m, n))
-		return;
-	if (!key || m->n_sym > WORD_IDS) {
-		keep_long(m, s, n);
-		return;
-	}
-	memcpy(w.key, key, sizeof(w.key));
-	w.n = (uint8_t)m->n_sym;
-	for (size_t i = 0; i < WORD_IDS; i++) {
-		w.id[i] = i < m->n_sym ? m->sym[i].id : 0;
-		w.end[i] = (uint8_t)(i < m->n_sym ? m->sym[i].e : n);
-	}
-	m->words.sets[2 * (size_t)word_set(key) + 1] = w; /* behind the one that has been found before */
-}
-
-/* --- many words at once --- */
-
-/* A word's tokens to out, room for all that a word may have being there. */
-static inline size_t put_word(const struct word *w, uint32_t at, struct tok_out *out, size_t n)
-{
-	int32_t *restrict ids = out->ids + n;
-	uint32_t *restrict begin = out->begin + n, *restrict end = out->end + n;
-
-	memcpy(ids, w->id, sizeof(w->id));
-	begin[0] = at;
-	begin[1] = end[0] = at + w->end[0];
-	begin[2] = end[1] = at + w->end[1];
-	end[2] = at + w->end[2];
-	return n + w->n;
-}
-
-static void put_long(const struct word_tok *t, size_t n, uint32_t at, struct tok_out *out)
-{
-	uint32_t from = at;
-
-	tok_out_reserve(out, n);
-	for (size_t i = 0; i < n; i++) {
-		out->ids[out->n] = t[i].id;
-		out->begin[out->n] = from;
-		out->end[out->n++] = from = at + t[i].end;
+		m->sym[i].b = at;
+		for (; marked < m->sym[i].e; at++)
+			marked += s[at] == ' ' ? BPE_MARK_BYTES : 1;
+		m->sym[i].e = at;
 	}
 }
 
-/* One that is not among the short words. */
-static void put_other(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, const uint64_t *key, uint32_t at, struct tok_out *out)
+/* What the model does not know becomes a token for each byte, any other the one of its name. */
+static void finish(const struct bpe_final *f, struct bpe_mem *m, const char *s)
 {
-	size_t k;
-	const struct word_tok *t = words_find_long(&m->words, s, n, &k);
+	struct sym *from = m->sym;
+	size_t n = m->n_sym, cap = m->cap_sym;
 
-	if (t) {
-		put_long(t, k, at, out);
-		return;
-	}
-	find_tokens(b, m, s, n, true);
-	tok_out_reserve(out, m->n_sym);
-	for (size_t i = 0; i < m->n_sym; i++) {
-		out->ids[out->n] = m->sym[i].id;
-		out->begin[out->n] = at + m->sym[i].b;
-		out->end[out->n++] = at + m->sym[i].e;
-	}
-	keep(m, s, n, key);
-}
-
-struct ahead {
-	uint64_t key[2];
-	uint32_t set;
-};
-
-void bpe_encode_words(const struct bpe *b, struct bpe_mem *m, const char *s, size_t len, size_t from, const uint32_t *end, size_t n, uint32_t base, struct tok_out *out)
-{
-	struct ahead x[BPE_AHEAD];
-	size_t at = from, k, w;
-
-	for (k = 0; k < n && m->words.sets; at = end[k++]) {
-		w = end[k] - at;
-		if (w > WORD_BYTES)
-			continue;
-		word_key(s + at, w, len - at, x[k].key);
-		x[k].set = word_set(x[k].key);
-		__builtin_prefetch(&m->words.sets[2 * (size_t)x[k].set], 1);
-	}
-	for (k = 0, at = from; k < n; at = end[k++]) {
-		bool is_short = end[k] - at <= WORD_BYTES && m->words.sets;
-		const struct word *known = is_short ? words_find(&m->words, x[k].key, x[k].set) : NULL;
-
-		if (out->cap - out->n < WORD_IDS)
-			tok_out_reserve(out, WORD_IDS);
-		if (known)
-			out->n = put_word(known, base + (uint32_t)at, out, out->n);
+	for (size_t i = 0; i < n; i++)
+		if (from[i].id < 0 || (size_t)from[i].id >= f->n || from[i].id == f->unk)
+			goto bytes;
 		else
-			put_other(b, m, s + at, end[k] - at, is_short ? x[k].key : NULL, base + (uint32_t)at, out);
+			from[i].id = f->name_of[from[i].id];
+	return;
+bytes:
+	m->sym = m->spare;
+	m->cap_sym = m->cap_spare;
+	m->n_sym = 0;
+	for (size_t i = 0; i < n; i++) {
+		bool known = from[i].id >= 0 && (size_t)from[i].id < f->n && from[i].id != f->unk;
+
+		if (known)
+			bpe_add_sym(m, f->name_of[from[i].id], from[i].b, from[i].e);
+		for (uint32_t k = from[i].b; !known && k < from[i].e; k++)
+			bpe_add_sym(m, f->byte_id[(unsigned char)s[k]], k, k + 1);
 	}
+	m->spare = from;
+	m->cap_spare = cap;
 }
 
-/* --- one word, or a text that is cut by none --- */
-
-static void add_known(struct mtoks *out, size_t off, const struct word *w)
+void bpe_marked_tokens(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n)
 {
-	for (size_t i = 0, from = 0; i < w->n; from = w->end[i++])
-		mtoks_add(out, w->id[i], off + from, off + w->end[i]);
-}
+	size_t len = 0;
 
-/* off: where the word stands in its piece. */
-static void encode_word(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, size_t off, bool whole, struct mtoks *out)
-{
-	bool is_short = n <= WORD_BYTES && m->words.sets;
-	const struct word *known = NULL;
-	const struct word_tok *t;
-	uint64_t key[2];
-	size_t k, from = off;
-
-	if (is_short) {
-		word_key(s, n, n, key);
-		known = words_find(&m->words, key, word_set(key));
-	}
-	if (known) {
-		add_known(out, off, known);
-		return;
-	}
-	t = words_find_long(&m->words, s, n, &k);
-	for (size_t i = 0; t && i < k; i++, from = off + t[i - 1].end)
-		mtoks_add(out, t[i].id, from, off + t[i].end);
-	if (t)
-		return;
-	find_tokens(b, m, s, n, whole);
-	for (size_t i = 0; i < m->n_sym; i++)
-		mtoks_add(out, m->sym[i].id, off + m->sym[i].b, off + m->sym[i].e);
-	keep(m, s, n, is_short ? key : NULL);
-}
-
-/* Characters that no merge brings together can be cut between. */
-static void encode_cut(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, struct mtoks *out)
-{
-	size_t from = 0, i;
-	unsigned w;
-	uint32_t prev = utf8_get(s, &w), c;
-
-	for (i = w; i < n; i += w) {
-		c = utf8_get(s + i, &w);
-		if (!bpe_joined(b, prev, c)) {
-			encode_word(b, m, s + from, i - from, from, false, out);
-			from = i;
+	m->mark = xgrow(m->mark, &m->cap_mark, BPE_MARK_BYTES * n, 1);
+	for (size_t i = 0; i < n; i++)
+		if (s[i] == ' ') {
+			memcpy(m->mark + len, "\xE2\x96\x81", BPE_MARK_BYTES);
+			len += BPE_MARK_BYTES;
+		} else {
+			m->mark[len++] = s[i];
 		}
-		prev = c;
-	}
-	encode_word(b, m, s + from, n - from, from, false, out);
-}
-
-void bpe_encode(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, struct mtoks *out)
-{
-	int32_t id;
-
-	if (!n)
-		return;
-	if (!b->joined) {
-		encode_word(b, m, s, n, 0, true, out);
-		return;
-	}
-	id = b->ignore_merges ? vocab_find(b->whole, s, n) : -1; /* of a whole piece; its parts are merged */
-	if (id >= 0)
-		mtoks_add(out, id, 0, n);
-	else
-		encode_cut(b, m, s, n, out);
+	bpe_tokens(b, m, m->mark, len, false);
+	unmark(m, s);
+	if (b->final)
+		finish(b->final, m, s);
 }

@@ -30,6 +30,14 @@ struct bpe *bpe_new(const struct json *model, const struct vocab *v, bool want_b
  * and a character that v lacks is unk. traced: by id, or NULL; see bpe_trace. */
 #define BPE_NO_RANK UINT32_MAX
 struct bpe *bpe_from_ranks(const struct vocab *v, const uint32_t *rank, bool bytes, int32_t unk, const bool *traced, struct err *e) LP_MUST_USE;
+/* What the ids of marked text become: unk, and what is not below n, a token for each byte. f outlives b. */
+struct bpe_final {
+	const int32_t *name_of; /* (n) */
+	size_t n;
+	int32_t unk;
+	const int32_t *byte_id; /* (256) */
+};
+void bpe_set_final(struct bpe *b, const struct bpe_final *f);
 void bpe_free(struct bpe *b);
 /* False: the pieces must be given as mapped characters, not as bytes. */
 bool bpe_byte_mode(const struct bpe *b);
@@ -45,6 +53,10 @@ uint32_t bpe_trace(const struct bpe_mem *m, int32_t id);
  * bytes, straight to out; byte 0 of s is byte base of the input. n at most BPE_AHEAD. */
 #define BPE_AHEAD 64
 void bpe_encode_words(const struct bpe *b, struct bpe_mem *m, const char *s, size_t len, size_t from, const uint32_t *end, size_t n, uint32_t base, struct tok_out *out);
+/* Text whose spaces stand for U+2581, cut where no merge can be. prefix: such a mark stands before it, which
+ * ends at byte prefix_end of the text. For a model that bpe_takes_marks only. */
+bool bpe_takes_marks(const struct bpe *b);
+void bpe_encode_marked(const struct bpe *b, struct bpe_mem *m, const char *s, size_t len, bool prefix, uint32_t prefix_end, uint32_t base, struct tok_out *out);
 void bpe_encode(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, struct mtoks *out);
 
 void tok_out_reserve(struct tok_out *o, size_t extra);

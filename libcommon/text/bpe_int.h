@@ -3,10 +3,13 @@
 #define LP_TEXT_BPE_INT_H
 
 #include "text/bpe.h"
+#include "text/bpe_words.h"
 
 #define BPE_AFFIX_MAX 64
 #define BPE_DIRECT 0x10000u /* characters with a direct table */
 #define BPE_JOINED_BITS 20
+#define BPE_MARK 0x2581u
+#define BPE_MARK_BYTES 3
 
 struct bpe_merge {
 	uint64_t pair; /* left << 32 | right; UINT64_MAX: empty */
@@ -38,7 +41,40 @@ struct bpe {
 	int32_t byte_id[256];   /* bytes: token of a byte; else of <0xXX>; -1: none */
 	int32_t *direct;        /* (BPE_DIRECT) token of a character; NULL in byte mode */
 	uint64_t *joined;       /* bit set of character pairs inside merged tokens; NULL: not used */
+	uint8_t *joined_ascii;  /* (128 * 128) the same of ASCII, a space being U+2581; NULL: no text can be marked */
+	const struct bpe_final *final; /* NULL: ids are as they are */
 };
+
+/* A symbol of the piece being merged. */
+struct sym {
+	int32_t id;
+	uint32_t b, e;
+	int32_t prev, next;
+};
+struct cand {
+	uint32_t rank, pos;
+	int32_t id; /* what the pair becomes */
+};
+
+struct bpe_mem {
+	struct words words; /* empty where tokens are traced */
+	struct word_tok *long_word;
+	size_t cap_long;
+	struct sym *sym, *spare;
+	size_t n_sym, cap_sym, cap_spare;
+	struct cand *heap;
+	size_t n_heap, cap_heap;
+	uint32_t *trace; /* by id: see bpe_trace */
+	char *mark, *first; /* a word with its marks; the first one of a text */
+	size_t cap_mark, cap_first;
+};
+
+/* The tokens of a word, into m->sym. whole: a word of the vocabulary is one token
+ * where the model ignores merges. */
+void bpe_tokens(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, bool whole);
+/* The same of a word whose spaces are marks; final ids. */
+void bpe_marked_tokens(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n);
+void bpe_add_sym(struct bpe_mem *m, int32_t id, size_t b, size_t e);
 
 #define BPE_MAYBE_BITS 22
 

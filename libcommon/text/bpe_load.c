@@ -17,6 +17,7 @@ void bpe_free(struct bpe *b)
 	free(b->first);
 	free(b->direct);
 	free(b->joined);
+	free(b->joined_ascii);
 	free(b);
 }
 
@@ -269,6 +270,30 @@ static void find_first(struct bpe *b)
 	}
 }
 
+/* A text can be marked where the mark is a character of the model, as it is: then
+ * each word of the text, spaces and all, always has the same tokens. */
+static void find_marked(struct bpe *b)
+{
+	if (!b->joined || b->traced || b->ignore_merges || !b->direct || b->direct[BPE_MARK] < 0)
+		return;
+	b->joined_ascii = xmalloc(128 * 128);
+	for (uint32_t i = 0; i < 128 * 128; i++) {
+		uint32_t l = i >> 7, r = i & 127;
+
+		b->joined_ascii[i] = bpe_joined(b, l == ' ' ? BPE_MARK : l, r == ' ' ? BPE_MARK : r);
+	}
+}
+
+bool bpe_takes_marks(const struct bpe *b)
+{
+	return b->joined_ascii != NULL;
+}
+
+void bpe_set_final(struct bpe *b, const struct bpe_final *f)
+{
+	b->final = f;
+}
+
 #define AHEAD 16 /* merges whose halves are looked up together */
 
 /* A line of the file's version is no merge: s[0] NULL. */
@@ -334,6 +359,7 @@ struct bpe *bpe_new(const struct json *model, const struct vocab *v, bool want_b
 	if (load_merges(b, json_get(model, "merges"), e))
 		goto bad;
 	find_first(b);
+	find_marked(b);
 	return b;
 bad:
 	bpe_free(b);
@@ -423,5 +449,6 @@ struct bpe *bpe_from_ranks(const struct vocab *v, const uint32_t *rank, bool byt
 		return NULL;
 	}
 	find_first(b);
+	find_marked(b);
 	return b;
 }

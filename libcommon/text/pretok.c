@@ -20,6 +20,7 @@ struct pretok {
 	enum split_behavior behavior;
 	bool invert;
 	bool prefix_space, use_regex;
+	bool of_space; /* splits at a space */
 	/* Metaspace, CharDelimiterSplit: */
 	char mark[5];
 	size_t mark_len;
@@ -96,6 +97,7 @@ static int load_split(const struct json *v, struct pretok *p, struct err *e)
 		return err_set(e, LP_DATA, "pre-tokenizer Split needs a pattern (String or Regex)");
 	if (!p->re)
 		return -1;
+	p->of_space = json_is(lit, JSON_STR) && json_str_is(lit, " ") && !p->invert;
 	if (json_is(re, JSON_STR) && p->behavior == SPLIT_ISOLATED)
 		p->scan = pretok_scan_for(re->s, re->n);
 	return 0;
@@ -255,6 +257,16 @@ pretok_scan_fn *pretok_single(const struct pretok *p)
 	if (p->seq[1]->use_regex || p->seq[1]->prefix_space)
 		return NULL;
 	return p->seq[0]->scan; /* a tiling: inverted or not, isolated is the same */
+}
+
+bool pretok_marks(const struct pretok *p, bool normalised, struct marking *m)
+{
+	if (normalised)
+		return !p || (p->kind == K_SPLIT && p->of_space); /* which finds none */
+	if (!p || p->kind != K_METASPACE || p->split || p->mark_len != 3 || memcmp(p->mark, "\xE2\x96\x81", 3) != 0)
+		return false;
+	*m = (struct marking){ .prefix = p->scheme != PREPEND_NEVER, .only_first = p->scheme == PREPEND_FIRST, .unless_space = true };
+	return true;
 }
 
 /* --- cutting --- */

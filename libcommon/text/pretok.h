@@ -25,6 +25,13 @@ void pretok_free(struct pretok *p);
 bool pretok_is_byte_level(const struct pretok *p);
 /* The one scanner that does all of it on unchanged text, or NULL. */
 pretok_scan_fn *pretok_single(const struct pretok *p);
+/* How text becomes marked, and no more: its spaces are U+2581 (by a normaliser that does so when normalised,
+ * else by p), and one may stand before it. False: there is more to do. */
+struct marking {
+	bool prefix, only_first; /* of every part of a text, or of the one that begins it */
+	bool unless_space;       /* not before a space or a mark */
+};
+bool pretok_marks(const struct pretok *p, bool normalised, struct marking *m);
 /* Cuts the pieces of l (ids >= 0 stay) further; a and l are replaced. With a final
  * ByteLevel the bytes are left as they are unless map is set. */
 struct pretok_mem {

@@ -24,6 +24,8 @@ struct spm {
 	struct added user;      /* user-defined symbols, cut out of the text */
 	bool *chosen, *unused;  /* by id of symbols */
 	bool any_unused;
+	bool marked;            /* text is only marked, never changed otherwise */
+	struct bpe_final final;
 	bool plain[256];        /* no rule and no symbol begins with this byte, which is no space */
 	/* by piece */
 	uint8_t *type;
@@ -262,6 +264,17 @@ static void find_plain(struct spm *s)
 		s->plain[i] = i != ' ' && !s->user.raw.first[i] && !(s->map.n_units && charsmap_begins(&s->map, (unsigned char)i));
 }
 
+/* Most models change nothing but spaces; then words of the text itself come again. */
+static void find_marked(struct spm *s)
+{
+	s->marked = s->bpe && s->byte_fallback && !s->any_unused && !s->rules.remove_extra && s->rules.escape && !s->rules.suffix && !s->map.n_units &&
+		    !s->user.n && bpe_takes_marks(s->bpe);
+	if (!s->marked)
+		return;
+	s->final = (struct bpe_final){ s->name_of, s->n, s->unk, s->byte_id };
+	bpe_set_final(s->bpe, &s->final);
+}
+
 struct spm *spm_new(const struct spm_file *f, struct vocab *names, struct err *e)
 {
 	struct spm *s = xcalloc(1, sizeof(*s));
@@ -292,6 +305,7 @@ struct spm *spm_new(const struct spm_file *f, struct vocab *names, struct err *e
 	find_plain(s);
 	if ((f->model == SPM_UNIGRAM ? load_unigram(s, f, e) : load_bpe(s, f, e)) != 0)
 		goto bad;
+	find_marked(s);
 	return s;
 bad:
 	spm_free(s);
@@ -462,6 +476,10 @@ int spm_encode(const struct spm *s, struct spm_mem *m, const char *text, size_t 
 {
 	bool after_unk = false;
 
+	if (s->marked) {
+		bpe_encode_marked(s->bpe, m->bpe, text + off, len, s->rules.dummy_prefix, 0, (uint32_t)off, out);
+		return 0;
+	}
 	normalise(s, text, off, off + len, &m->text);
 	if (!m->text.len)
 		return 0;

@@ -134,6 +134,15 @@ static int encode_scan(const struct tok *t, struct tok_mem *m, const struct astr
 	return 0;
 }
 
+static void encode_marked(const struct tok *t, struct tok_mem *m, const char *text, struct piece seg, struct tok_out *out)
+{
+	const struct marking *k = &t->marking;
+	const char *s = text + seg.off;
+	bool space = *s == ' ' || (seg.len >= 3 && !memcmp(s, "\xE2\x96\x81", 3));
+
+	bpe_encode_marked(t->bpe, m->bpe, s, seg.len, k->prefix && !(k->only_first && seg.off) && !(k->unless_space && space), 1, (uint32_t)seg.off, out);
+}
+
 /* Text between added tokens of the raw kind. */
 static int encode_segment(const struct tok *t, struct tok_mem *m, const char *text, struct piece seg, struct tok_out *out, struct err *e)
 {
@@ -181,6 +190,8 @@ int tok_encode(const struct tok *t, const char *text, size_t len, struct tok_out
 			tok_out_add(out, x.id, (uint32_t)x.off, (uint32_t)(x.off + x.len));
 		else if (t->spm)
 			rc = spm_encode(t->spm, m->spm, text, x.off, x.len, out, e);
+		else if (t->marked)
+			encode_marked(t, m, text, x, out);
 		else
 			rc = encode_segment(t, m, text, x, out, e);
 	}

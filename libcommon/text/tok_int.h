@@ -41,6 +41,8 @@ struct tok {
 	bool raw_bytes;       /* the vocabulary holds bytes as they are */
 	struct added added;
 	bool map;             /* pieces go to the model as mapped characters */
+	bool marked;          /* text is cut into words as it is, its spaces being marks */
+	struct marking marking;
 	pretok_scan_fn *scan; /* the whole pre-tokeniser, when it is a known pattern */
 	int64_t n_ids;
 	int32_t bos, eos;

@@ -84,6 +84,18 @@ static int check_post_processor(const struct json *v, int depth, struct err *e)
 	return err_set(e, LP_USAGE, "post-processor '%s' is not supported", type);
 }
 
+/* Is the whole way from text to model no more than marking spaces? */
+static bool only_marks(const struct tok *t, struct marking *m)
+{
+	bool normalised;
+
+	memset(m, 0, sizeof(*m));
+	if (!t->bpe || !bpe_takes_marks(t->bpe) || t->added.norm.n)
+		return false;
+	normalised = tok_norm_marks(t->norm, &m->prefix);
+	return (normalised || !t->norm) && pretok_marks(t->pretok, normalised, m);
+}
+
 static int load_json(struct tok *t, const struct json *v, struct err *e)
 {
 	if (!json_is(v, JSON_OBJ))
@@ -96,6 +108,7 @@ static int load_json(struct tok *t, const struct json *v, struct err *e)
 		return -1;
 	t->map = !(t->bpe && bpe_byte_mode(t->bpe));
 	t->scan = t->map ? NULL : pretok_single(t->pretok);
+	t->marked = only_marks(t, &t->marking);
 	t->n_ids = (int64_t)t->vocab.n_ids;
 	for (size_t i = 0; i < t->added.n; i++)
 		if (t->added.t[i].id >= t->n_ids)

@@ -23,6 +23,7 @@ struct tok_norm {
 	char *text; /* prepended or put in place */
 	size_t text_len;
 	bool left, right; /* strip */
+	bool of_space;    /* replaces a space */
 	bool clean, chinese, accents, lower; /* BertNormalizer */
 	struct charsmap map; /* Precompiled */
 	struct tok_norm **seq;
@@ -69,6 +70,7 @@ static int load_replace(const struct json *v, struct tok_norm *n, struct err *e)
 	n->kind = K_REPLACE;
 	n->text = xmemdup0(c->s, c->n);
 	n->text_len = c->n;
+	n->of_space = json_is(lit, JSON_STR) && json_str_is(lit, " ");
 	n->re = json_is(lit, JSON_STR) ? tok_re_new_string(lit->s, lit->n, e) : tok_re_new(re->s, re->n, e);
 	return n->re ? 0 : -1;
 }
@@ -507,6 +509,23 @@ static void precompiled(const struct tok_norm *n, struct astr *a, struct astr *t
 		}
 	}
 	astr_swap(a, tmp);
+}
+
+static bool is_mark(const struct tok_norm *n)
+{
+	return n->text_len == 3 && !memcmp(n->text, "\xE2\x96\x81", 3);
+}
+
+bool tok_norm_marks(const struct tok_norm *n, bool *prefix)
+{
+	size_t last = n && n->kind == K_SEQ && n->n_seq ? n->n_seq - 1 : 0;
+
+	*prefix = last == 1 && n->seq[0]->kind == K_PREPEND && is_mark(n->seq[0]);
+	if (!n || last > 1 || (last == 1 && !*prefix) || (n->kind == K_SEQ && !n->n_seq))
+		return false;
+	if (n->kind == K_SEQ)
+		n = n->seq[last];
+	return n->kind == K_REPLACE && n->of_space && is_mark(n);
 }
 
 int tok_norm_apply(const struct tok_norm *n, struct tok_re_mem *m, struct astr *a, struct astr *tmp, struct err *e)
