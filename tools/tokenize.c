@@ -85,6 +85,7 @@ struct run {
 	struct tok_stats stats;
 	int64_t n_records;
 	int pairs;              /* -1: no record yet */
+	char input_hash[33];    /* of the input's bytes up to the batch in use */
 };
 
 /* --- before work starts --- */
@@ -143,7 +144,7 @@ static const char *file_name(const char *path)
 static int write_frame(struct run *r, struct err *e)
 {
 	struct st_kv meta[N_META];
-	char vocab[24], max_len[24], bos[16], eos[16], hex[33];
+	char vocab[24], max_len[24], bos[16], eos[16];
 	struct lineage l;
 	struct sb text = SB_INIT;
 	char *hash;
@@ -155,8 +156,7 @@ static int write_frame(struct run *r, struct err *e)
 	snprintf(bos, sizeof(bos), "%" PRId32, tok_bos(r->tok));
 	snprintf(eos, sizeof(eos), "%" PRId32, tok_eos(r->tok));
 	lineage_init(&l, &spec);
-	in_hash(jsonl_in(r->records), hex);
-	hash = xasprintf("xxh3:%s", hex);
+	hash = xasprintf("xxh3:%s", r->input_hash);
 	lineage_input(&l, in_name(jsonl_in(r->records)), hash, r->side.lineage);
 	lineage_input(&l, file_name(tok_path(r->tok)), r->tok_hash, NULL);
 	lineage_json(&l, &text);
@@ -185,10 +185,10 @@ static int to_frames(struct run *r, const struct tok_rec *rec, struct err *e)
 
 	for (int k = 0; k < rec->n_texts; k++) {
 		const struct tok_text *t = &rec->t[k];
-		size_t step = opt.over == TOK_SPLIT ? (size_t)opt.max_len : t->out.n;
+		size_t step = opt.over == TOK_SPLIT ? (size_t)opt.max_len : t->n;
 
-		for (size_t at = 0, n; at < t->out.n; at += n) {
-			struct token_seq s = { t->out.ids + at, t->mask + at, t->out.n - at, rec->number, rec->pair ? rec->number : -1, t->good };
+		for (size_t at = 0, n; at < t->n; at += n) {
+			struct token_seq s = { t->ids + at, t->mask + at, t->n - at, rec->number, rec->pair ? rec->number : -1, t->good };
 
 			s.n = n = s.n < step ? s.n : step;
 			if (at && !opt.masked && !memchr(s.mask + 1, 1, n - 1))
@@ -233,7 +233,7 @@ static int drop(struct run *r, const struct tok_rec *rec, struct err *e)
 {
 	r->stats.dropped++;
 	for (int k = 0; k < rec->n_texts; k++)
-		r->stats.dropped_tokens += rec->t[k].out.n;
+		r->stats.dropped_tokens += rec->t[k].n;
 	if (!r->rejects)
 		return 0;
 	return out_write(r->rejects, rec->raw, rec->raw_len, e) || out_write(r->rejects, "\n", 1, e) ? -1 : 0;
@@ -243,10 +243,10 @@ static int use_record(struct run *r, const struct tok_rec *rec, struct err *e)
 {
 	if (rec->problem) {
 		*e = *rec->problem;
-		return err_where(e, in_name(jsonl_in(r->records)), rec->line);
+		return err_where(e, rec->name, rec->line);
 	}
 	if (r->pairs >= 0 && r->pairs != rec->pair)
-		return err_line(e, LP_DATA, in_name(jsonl_in(r->records)), rec->line, "preference pairs and plain records are mixed; separate them");
+		return err_line(e, LP_DATA, rec->name, rec->line, "preference pairs and plain records are mixed; separate them");
 	r->pairs = rec->pair;
 	if (rec->pair && (opt.pack || opt.over == TOK_SPLIT))
 		return err_set(e, LP_USAGE, "%s does not apply to preference pairs", opt.pack ? "--pack" : "--over-long split");
@@ -255,11 +255,11 @@ static int use_record(struct run *r, const struct tok_rec *rec, struct err *e)
 
 		tok_stats_add(&r->stats, t->n_full, t->n_targets);
 		r->stats.split += opt.over == TOK_SPLIT && t->n_full > (size_t)opt.max_len;
-		if (!rec->dropped && t->n_full > t->out.n) {
+		if (!rec->dropped && t->n_full > t->n) {
 			r->stats.truncated++;
-			r->stats.cut_tokens += t->n_full - t->out.n;
+			r->stats.cut_tokens += t->n_full - t->n;
 		}
-		if (opt.show_mask && !rec->dropped && show(r, t->out.ids, t->mask, t->out.n, rec->number, side_of(rec, k), e))
+		if (opt.show_mask && !rec->dropped && show(r, t->ids, t->mask, t->n, rec->number, side_of(rec, k), e))
 			return -1;
 		if (opt.count && count(r, rec, k, e))
 			return -1;
@@ -269,28 +269,28 @@ static int use_record(struct run *r, const struct tok_rec *rec, struct err *e)
 	return r->stream ? to_frames(r, rec, e) : 0;
 }
 
+static int use_batch(void *arg, struct tok_batch *b, struct err *e)
+{
+	struct run *r = arg;
+
+	memcpy(r->input_hash, b->input_hash, sizeof(r->input_hash));
+	for (size_t i = 0; i < b->n; i++)
+		if (use_record(r, &b->recs[i], e))
+			return -1;
+	r->n_records += (int64_t)b->n;
+	progress("%" PRId64 " records, %" PRIu64 " tokens", r->n_records, r->stats.tokens);
+	return 0;
+}
+
 static int each_record(struct run *r, struct err *e)
 {
-	struct tok_batch b;
-	int rc;
+	struct tok_pipe p = { r->records, &r->policy, (int)opt.threads, opt.limit, use_batch, r };
+	int rc = tok_pipe_run(&p, e);
 
-	tok_batch_init(&b);
-	while ((rc = tok_batch_read(&b, r->records, opt.rejects != NULL, e)) == 1) {
-		if (opt.limit && r->n_records + (int64_t)b.n > opt.limit)
-			b.n = (size_t)(opt.limit - r->n_records);
-		tok_batch_encode(&b, &r->policy, (int)opt.threads);
-		for (size_t i = 0; i < b.n && rc > 0; i++)
-			rc = use_record(r, &b.recs[i], e) ? -1 : 1;
-		r->n_records += (int64_t)b.n;
-		if (rc < 0 || (opt.limit && r->n_records >= opt.limit))
-			break;
-		progress("%" PRId64 " records, %" PRIu64 " tokens", r->n_records, r->stats.tokens);
-	}
 	progress_done();
-	tok_batch_release(&b);
-	if (rc >= 0 && r->n_records == 0)
-		return err_line(e, LP_DATA, in_name(jsonl_in(r->records)), 0, "no records in it");
-	return rc < 0 ? -1 : 0;
+	if (!rc && r->n_records == 0)
+		rc = err_line(e, LP_DATA, in_name(jsonl_in(r->records)), 0, "no records in it");
+	return rc;
 }
 
 static int put_text(const char *path, const struct sb *text, struct err *e)
@@ -311,6 +311,7 @@ static int finish_records(struct run *r, struct err *e)
 	struct sb text = SB_INIT;
 	int rc = opt.limit ? 0 : tok_sidecar_check(&r->side, jsonl_in(r->records), e);
 
+	in_hash(jsonl_in(r->records), r->input_hash);
 	if (!rc && r->stream)
 		rc = write_frame(r, e) || st_writer_end(r->stream, e) ? -1 : 0;
 	tok_stats_json(&r->stats, (uint64_t)opt.max_len, opt.pack ? r->frames.rows : 0, r->frames.tokens, &text);

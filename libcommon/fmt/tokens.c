@@ -25,6 +25,8 @@ static bool offsets_ok(const int64_t *at, int64_t n, int64_t total)
 
 static int check_frame(const struct token_frame *f, uint64_t vocab, struct err *e)
 {
+	uint32_t most = 0;
+	uint8_t bits = 0;
 	int64_t s = 0;
 
 	if (!offsets_ok(f->row_start, f->n_rows, f->n_tokens))
@@ -38,12 +40,15 @@ static int check_frame(const struct token_frame *f, uint64_t vocab, struct err *
 			return bad(e, "a row begins inside a sequence");
 	}
 	for (int64_t i = 0; i < f->n_tokens; i++) {
+		most = (uint32_t)f->input_ids[i] > most ? (uint32_t)f->input_ids[i] : most; /* a negative one is large */
+		bits |= f->loss_mask[i];
+	}
+	for (int64_t i = 0; most >= vocab && i < f->n_tokens; i++)
 		if (f->input_ids[i] < 0 || (uint64_t)f->input_ids[i] >= vocab)
 			return err_set(e, LP_DATA, "corrupt token frame: token id %" PRId32 " is outside the vocabulary of %" PRIu64,
 				       f->input_ids[i], vocab);
-		if (f->loss_mask[i] > 1)
-			return bad(e, "loss_mask holds other than 0 and 1");
-	}
+	if (bits > 1)
+		return bad(e, "loss_mask holds other than 0 and 1");
 	for (int64_t i = 0; i < f->n_seqs; i++) {
 		if (f->seq_record[i] < 0)
 			return bad(e, "a negative record number");

@@ -59,8 +59,6 @@ bool bpe_takes_marks(const struct bpe *b);
 void bpe_encode_marked(const struct bpe *b, struct bpe_mem *m, const char *s, size_t len, bool prefix, uint32_t prefix_end, uint32_t base, struct tok_out *out);
 void bpe_encode(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, struct mtoks *out);
 
-void tok_out_reserve(struct tok_out *o, size_t extra);
-void tok_out_add(struct tok_out *o, int32_t id, uint32_t b, uint32_t e);
 void mtoks_grow(struct mtoks *o);
 static inline void mtoks_add(struct mtoks *o, int32_t id, size_t b, size_t e)
 {

@@ -23,6 +23,8 @@ struct tok_out {
 	size_t n, cap;
 };
 void tok_out_release(struct tok_out *o);
+void tok_out_reserve(struct tok_out *o, size_t extra);
+void tok_out_add(struct tok_out *o, int32_t id, uint32_t b, uint32_t e);
 
 /* From the text of tokenizer.json; config_json (tokenizer_config.json) may be NULL. name is for errors. */
 struct tok *tok_new(const char *tokenizer_json, size_t len, const char *config_json, const char *name, struct err *e) LP_MUST_USE;
