@@ -3,9 +3,9 @@
  * and all that is wrong, is left to the strict parser. */
 #include "data/tok_record.h"
 
-#include <endian.h>
 #include <string.h>
 
+#include "json/json_quick.h"
 #include "text/utf8.h"
 
 /* --- from a tree --- */
@@ -104,144 +104,29 @@ static int read_tree(struct arena *a, const struct json *v, struct tok_rec *r, s
 
 /* --- the common form at once --- */
 
-struct quick {
-	const char *s, *end;
-	struct arena *a;
-};
-
-static bool take(struct quick *q, const char *word)
-{
-	size_t n = strlen(word);
-
-	while (q->s < q->end && (*q->s == ' ' || *q->s == '\t'))
-		q->s++;
-	if ((size_t)(q->end - q->s) < n || memcmp(q->s, word, n) != 0)
-		return false;
-	q->s += n;
-	return true;
-}
-
-#define EACH 0x0101010101010101u
-#define TOPS (0x80 * EACH)
-
-/* The top bit of each byte of x that is a quote, a backslash or a control character. */
-static inline uint64_t ends_run(uint64_t x)
-{
-	uint64_t m = x & ~TOPS;
-
-	return (~(m + 0x60 * EACH) | ~((m ^ '"' * EACH) + 0x7F * EACH) | ~((m ^ '\\' * EACH) + 0x7F * EACH)) & ~x & TOPS;
-}
-
-static int hex4(const char *s)
-{
-	int v = 0;
-
-	for (int i = 0; i < 4; i++) {
-		char c = s[i];
-		int d = c >= '0' && c <= '9' ? c - '0' : (c | 0x20) >= 'a' && (c | 0x20) <= 'f' ? (c | 0x20) - 'a' + 10 : -1;
-
-		if (d < 0)
-			return -1;
-		v = v * 16 + d;
-	}
-	return v;
-}
-
-/* The escape at q->s, behind its backslash, to w; NULL: none. */
-static char *unescape(struct quick *q, char *w)
-{
-	static const char plain[256] = { ['"'] = '"', ['\\'] = '\\', ['/'] = '/', ['b'] = '\b', ['f'] = '\f', ['n'] = '\n', ['r'] = '\r', ['t'] = '\t' };
-	char c = plain[(unsigned char)*q->s];
-	int u, low;
-
-	if (c) {
-		*w++ = c;
-		q->s++;
-		return w;
-	}
-	if (*q->s != 'u' || q->end - q->s < 5 || (u = hex4(q->s + 1)) < 0)
-		return NULL;
-	q->s += 5;
-	if (u >= 0xD800 && u < 0xE000) {
-		low = u < 0xDC00 && q->end - q->s >= 6 && q->s[0] == '\\' && q->s[1] == 'u' ? hex4(q->s + 2) : -1;
-		if (low < 0xDC00 || low > 0xDFFF)
-			return NULL;
-		u = 0x10000 + ((u - 0xD800) << 10) + (low - 0xDC00);
-		q->s += 6;
-	}
-	return w + utf8_put(w, (uint32_t)u);
-}
-
-/* A string behind its quote. Reads at most 8 bytes beyond end, and writes as far beyond the text. */
-static bool quick_string(struct quick *q, struct tok_text *t)
-{
-	char *text = arena_alloc(q->a, (size_t)(q->end - q->s) + 16), *w = text;
-	uint64_t seen = 0;
-
-	for (;;) {
-		uint64_t x, stop;
-
-		if (q->s >= q->end)
-			return false;
-		memcpy(&x, q->s, 8);
-		memcpy(w, &x, 8);
-		stop = ends_run(le64toh(x));
-		seen |= x;
-		if (!stop) {
-			q->s += 8;
-			w += 8;
-			continue;
-		}
-		q->s += __builtin_ctzll(stop) >> 3;
-		w += __builtin_ctzll(stop) >> 3;
-		if (q->s >= q->end)
-			return false;
-		if (*q->s == '"')
-			break;
-		if (*q->s++ != '\\' || !(w = unescape(q, w)))
-			return false;
-	}
-	q->s++;
-	*w = 0;
-	t->text = text;
-	t->len = (size_t)(w - text);
-	return !(seen & TOPS) || utf8_valid_len(text, t->len) == t->len;
-}
-
-static bool quick_number(struct quick *q, size_t *n)
-{
-	const char *from;
-
-	take(q, "");
-	for (from = q->s, *n = 0; q->s < q->end && *q->s >= '0' && *q->s <= '9' && q->s - from < 10; q->s++)
-		*n = *n * 10 + (size_t)(*q->s - '0');
-	return q->s > from && (*from != '0' || q->s == from + 1);
-}
-
-static bool quick_spans(struct quick *q, struct tok_text *t)
+/* A list of [begin, end] behind its bracket, in order. */
+static bool quick_spans(struct quick *q, struct arena *a, struct tok_text *t)
 {
 	size_t cap = 0, last = 0;
+	uint32_t at[2];
 
 	t->all = false;
-	t->n_spans = 0;
-	if (take(q, "]"))
+	if (quick_char(q, ']'))
 		return true;
 	do {
-		struct tok_span s;
-
-		if (!take(q, "[") || !quick_number(q, &s.begin) || !take(q, ",") || !quick_number(q, &s.end) || !take(q, "]") || s.begin < last || s.end < s.begin)
+		if (!quick_char(q, '[') || !quick_count(q, &at[0]) || !quick_char(q, ',') || !quick_count(q, &at[1]) || !quick_char(q, ']') || at[0] < last || at[1] < at[0])
 			return false;
 		if (t->n_spans == cap) {
-			struct tok_span *more = arena_alloc(q->a, (cap = 2 * cap + 4) * sizeof(*more));
+			struct tok_span *more = arena_alloc(a, (cap = 2 * cap + 4) * sizeof(*more));
 
 			if (t->n_spans)
 				memcpy(more, t->spans, t->n_spans * sizeof(*more));
 			t->spans = more;
 		}
-		t->spans[t->n_spans++] = s;
-		last = s.end;
-	} while (take(q, ","));
-	return take(q, "]");
+		t->spans[t->n_spans++] = (struct tok_span){ at[0], at[1] };
+		last = at[1];
+	} while (quick_char(q, ','));
+	return quick_char(q, ']');
 }
 
 static bool spans_fit(const struct tok_text *t)
@@ -257,19 +142,23 @@ static bool spans_fit(const struct tok_text *t)
 /* False: not that form, or not right. */
 static bool read_quick(const char *raw, size_t len, struct arena *a, struct tok_rec *r)
 {
-	struct quick q = { raw, raw + len, a };
+	struct quick q = { raw, raw + len };
 	struct tok_text *t = &r->t[0];
+	char *text;
 
 	r->pair = false;
 	r->n_texts = 1;
 	t->all = true;
 	t->spans = NULL;
 	t->n_spans = 0;
-	if (!take(&q, "{") || !take(&q, "\"text\"") || !take(&q, ":") || !take(&q, "\"") || !quick_string(&q, t))
+	if (!quick_char(&q, '{') || !quick_key(&q, "text") || !quick_char(&q, '"'))
 		return false;
-	if (take(&q, ",") && (!take(&q, "\"spans\"") || !take(&q, ":") || !take(&q, "[") || !quick_spans(&q, t)))
+	t->text = text = arena_alloc(a, (size_t)(q.end - q.s) + 16);
+	if (!quick_string(&q, text, &t->len))
 		return false;
-	return take(&q, "}") && q.s == q.end && spans_fit(t);
+	if (quick_char(&q, ',') && (!quick_key(&q, "spans") || !quick_char(&q, '[') || !quick_spans(&q, a, t)))
+		return false;
+	return quick_char(&q, '}') && q.s == q.end && spans_fit(t);
 }
 
 int tok_record_parse(struct json_parser *p, const char *raw, size_t len, struct arena *texts, struct arena *tree, struct tok_rec *r, struct err *e)
