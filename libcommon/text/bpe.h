@@ -21,8 +21,16 @@ struct mtoks {
 static inline void mtoks_add(struct mtoks *o, int32_t id, size_t b, size_t e);
 
 struct bpe;
-/* want_bytes: the pre-tokeniser ends in ByteLevel. v stays the caller's and must outlive it. */
-struct bpe *bpe_new(const struct json *model, const struct vocab *v, bool want_bytes, struct err *e) LP_MUST_USE;
+/* Merges in order, by the ids of their halves. */
+struct bpe_pair_ids {
+	int32_t id[2];
+};
+struct bpe_pairs {
+	struct bpe_pair_ids *p;
+	size_t n;
+};
+/* want_bytes: the pre-tokeniser ends in ByteLevel. merges: NULL: the model's. v stays the caller's and must outlive it. */
+struct bpe *bpe_new(const struct json *model, const struct bpe_pairs *merges, const struct vocab *v, bool want_bytes, struct err *e) LP_MUST_USE;
 /* From tokens that have ranks and no list of merges (tiktoken, SentencePiece):
  * two neighbours merge when v has what they make, the lowest rank first, of
  * equal ranks the leftmost. rank by id; BPE_NO_RANK: nothing merges into it.

@@ -12,7 +12,7 @@
 #define BPE_MARK_BYTES 3
 
 struct bpe_merge {
-	uint64_t pair; /* left << 32 | right; UINT64_MAX: empty */
+	uint64_t pair; /* bpe_pair_key; 0: empty */
 	uint32_t rank;
 	int32_t id;
 };
@@ -27,7 +27,6 @@ struct bpe {
 	bool bytes;             /* pieces are raw bytes */
 	struct vocab raw;       /* the vocabulary as bytes, where v holds mapped characters */
 	const struct vocab *whole; /* what a piece is looked up in: v or raw */
-	bool distinct;          /* no two ids of v have one string */
 	const bool *traced;     /* by id; NULL: none */
 	bool byte_fallback, fuse_unk, ignore_merges;
 	int32_t unk;            /* -1: none */
@@ -78,18 +77,20 @@ void bpe_add_sym(struct bpe_mem *m, int32_t id, size_t b, size_t e);
 
 #define BPE_MAYBE_BITS 22
 
-static inline uint64_t bpe_pair_hash(int32_t l, int32_t r)
+#define BPE_PAIR_MIX 0x9E3779B97F4A7C15u
+
+static inline uint64_t bpe_pair_key(int32_t l, int32_t r)
 {
-	return ((uint64_t)(uint32_t)l << 32 | (uint32_t)r) * 0x9E3779B97F4A7C15u;
+	return (uint64_t)((uint32_t)l + 1) << 32 | (uint32_t)r;
 }
 
 static inline uint32_t bpe_pair(const struct bpe *b, int32_t l, int32_t r, int32_t *id)
 {
-	uint64_t key = (uint64_t)(uint32_t)l << 32 | (uint32_t)r, h = bpe_pair_hash(l, r), bit = h >> (64 - BPE_MAYBE_BITS);
+	uint64_t key = bpe_pair_key(l, r), h = key * BPE_PAIR_MIX, bit = h >> (64 - BPE_MAYBE_BITS);
 
 	if (!(b->maybe[bit >> 6] >> (bit & 63) & 1))
 		return BPE_NO_RANK;
-	for (h >>= b->shift; b->merges[h].pair != UINT64_MAX; h = (h + 1) & b->mask)
+	for (h >>= b->shift; b->merges[h].pair; h = (h + 1) & b->mask)
 		if (b->merges[h].pair == key) {
 			*id = b->merges[h].id;
 			return b->merges[h].rank;

@@ -127,18 +127,18 @@ static void load_direct(struct bpe *b)
 
 static void put_merge(struct bpe *b, int32_t l, int32_t r, uint32_t rank, int32_t id)
 {
-	uint64_t key = (uint64_t)(uint32_t)l << 32 | (uint32_t)r, h = bpe_pair_hash(l, r), bit = h >> (64 - BPE_MAYBE_BITS);
+	uint64_t key = bpe_pair_key(l, r), h = key * BPE_PAIR_MIX, bit = h >> (64 - BPE_MAYBE_BITS);
 
 	b->maybe[bit >> 6] |= 1ull << (bit & 63);
 	h >>= b->shift;
-	while (b->merges[h].pair != UINT64_MAX && b->merges[h].pair != key)
+	while (b->merges[h].pair && b->merges[h].pair != key)
 		h = (h + 1) & b->mask;
 	b->merges[h] = (struct bpe_merge){ key, rank, id }; /* the last of equal pairs stays, as in the reference */
 }
 
 static void want_merge(const struct bpe *b, int32_t l, int32_t r)
 {
-	__builtin_prefetch(&b->merges[bpe_pair_hash(l, r) >> b->shift], 1);
+	__builtin_prefetch(&b->merges[bpe_pair_key(l, r) * BPE_PAIR_MIX >> b->shift], 1);
 }
 
 /* The two halves of one merge: "a b" or ["a","b"]. */
@@ -180,44 +180,76 @@ static void mark_joined(struct bpe *b, const char *s, size_t n)
 	}
 }
 
-/* One merge on its way: halves, then ids. */
-struct merge {
-	const char *s[2];
-	size_t n[2];
-	uint64_t hash[2];
-	int32_t id[2], to;
-};
-
-/* guess: where the token that it makes often is. */
-static int load_merge(struct bpe *b, struct merge *m, uint32_t rank, int32_t *guess, bool *byte_merges, struct err *e)
+/* Merges of a tree by their halves; a line of the file's version is no merge, id -1. */
+static int pairs_from(const struct bpe *b, const struct json *list, struct bpe_pairs *out, struct err *e)
 {
-	size_t skip, len;
-	int32_t id[2], to;
-	char buf[65536];
+	if (!json_is(list, JSON_ARR))
+		return err_set(e, LP_DATA, "model BPE: merges is not a list");
+	out->p = xcalloc((size_t)list->n + 1, sizeof(*out->p));
+	out->n = list->n;
+	for (uint32_t i = 0; i < list->n; i++) {
+		const struct json *v = &list->items[i];
+		const char *s[2];
+		size_t n[2];
 
-	for (int i = 0; i < 2; i++) {
-		id[i] = vocab_find_hashed(b->v, m->s[i], m->n[i], m->hash[i]);
-		if (id[i] < 0)
-			return err_set(e, LP_DATA, "model BPE: merge %u: '%.*s' is not in the vocabulary", rank, (int)(m->n[i] < 100 ? m->n[i] : 100), m->s[i]);
-		if (b->byte_fallback && m->n[i] == 6 && !memcmp(m->s[i], "<0x", 3))
-			*byte_merges = true;
+		out->p[i].id[0] = -1;
+		if (v->type == JSON_STR && !strncmp(v->s, "#version", 8))
+			continue;
+		if (!halves(v, s, n))
+			return err_set(e, LP_DATA, "model BPE: merge %u is not two tokens", i);
+		for (int k = 0; k < 2; k++) {
+			out->p[i].id[k] = vocab_find(b->v, s[k], n[k]);
+			if (out->p[i].id[k] < 0)
+				return err_set(e, LP_DATA, "model BPE: merge %u: '%.*s' is not in the vocabulary", i, (int)(n[k] < 100 ? n[k] : 100), s[k]);
+		}
 	}
-	skip = m->n[1] < b->prefix_len ? m->n[1] : b->prefix_len;
-	len = m->n[0] + m->n[1] - skip;
-	if (len > sizeof(buf))
-		return err_set(e, LP_DATA, "model BPE: merge %u is longer than %zu bytes", rank, sizeof(buf));
-	memcpy(buf, m->s[0], m->n[0]);
-	memcpy(buf + m->n[0], m->s[1] + skip, m->n[1] - skip);
-	to = b->distinct && vocab_is(b->v, *guess, buf, len) ? *guess : vocab_find(b->v, buf, len);
+	return 0;
+}
+
+#define MERGE_MAX 65536 /* bytes of what one makes */
+
+/* What the merge of two tokens makes, into buf. False: too long. */
+static bool join(const struct bpe *b, const struct bpe_pair_ids *p, char buf[MERGE_MAX], size_t *len)
+{
+	size_t n[2] = { 0, 0 }, skip;
+	const char *l = vocab_str(b->v, p->id[0], &n[0]), *r = vocab_str(b->v, p->id[1], &n[1]);
+
+	skip = n[1] < b->prefix_len ? n[1] : b->prefix_len;
+	*len = n[0] + n[1] - skip;
+	if (*len > MERGE_MAX)
+		return false;
+	memcpy(buf, l, n[0]);
+	memcpy(buf + n[0], r + skip, n[1] - skip);
+	return true;
+}
+
+static bool is_byte_token(const struct bpe *b, int32_t id)
+{
+	size_t n = 0;
+	const char *s = vocab_str(b->v, id, &n);
+
+	return n == 6 && !memcmp(s, "<0x", 3);
+}
+
+/* The token that merge i makes. Most stand behind the last one's, or make the same:
+ * *last is where to look first. */
+static int made(struct bpe *b, const struct bpe_pair_ids *p, uint32_t i, int32_t *last, struct err *e)
+{
+	char buf[MERGE_MAX];
+	size_t len;
+	int32_t to = -1;
+
+	if (!join(b, p, buf, &len))
+		return err_set(e, LP_DATA, "model BPE: merge %u is longer than %d bytes", i, MERGE_MAX);
+	if (b->v->n_strings == b->v->n_ids) /* no two ids have one string */
+		to = vocab_is(b->v, *last, buf, len) ? *last : vocab_is(b->v, *last + 1, buf, len) ? *last + 1 : -1;
 	if (to < 0)
-		return err_set(e, LP_DATA, "model BPE: merge %u makes '%.*s', which is not in the vocabulary", rank, (int)(len < 100 ? len : 100), buf);
-	*guess = to + 1;
-	m->id[0] = id[0];
-	m->id[1] = id[1];
-	m->to = to;
-	want_merge(b, id[0], id[1]);
-	if (b->joined)
+		to = vocab_find(b->v, buf, len);
+	if (to < 0)
+		return err_set(e, LP_DATA, "model BPE: merge %u makes '%.*s', which is not in the vocabulary", i, (int)(len < 100 ? len : 100), buf);
+	if (b->joined && (to != *last || b->prefix_len))
 		mark_joined(b, buf, len);
+	*last = to;
 	return 0;
 }
 
@@ -245,10 +277,9 @@ static int new_table(struct bpe *b, size_t n, struct err *e)
 		slots *= 2;
 		log2++;
 	}
-	b->merges = lp_try_alloc(slots, sizeof(*b->merges), "the merges", e);
+	b->merges = calloc(slots, sizeof(*b->merges));
 	if (!b->merges)
-		return -1;
-	memset(b->merges, 0xFF, slots * sizeof(*b->merges));
+		return err_set(e, LP_DEVICE, "out of memory for %zu merges", n);
 	b->maybe = xcalloc((1u << BPE_MAYBE_BITS) / 64, sizeof(*b->maybe));
 	b->mask = slots - 1;
 	b->shift = 64 - log2;
@@ -294,45 +325,35 @@ void bpe_set_final(struct bpe *b, const struct bpe_final *f)
 	b->final = f;
 }
 
-#define AHEAD 16 /* merges whose halves are looked up together */
+#define AHEAD 16 /* merges whose memory is asked for together */
 
-/* A line of the file's version is no merge: s[0] NULL. */
-static int read_merge(const struct bpe *b, const struct json *v, uint32_t rank, struct merge *m, struct err *e)
+static int load_pairs(struct bpe *b, const struct bpe_pairs *m, struct err *e)
 {
-	m->s[0] = NULL;
-	if (v->type == JSON_STR && !strncmp(v->s, "#version", 8))
-		return 0;
-	if (!halves(v, m->s, m->n))
-		return err_set(e, LP_DATA, "model BPE: merge %u is not two tokens", rank);
-	for (int i = 0; i < 2; i++)
-		m->hash[i] = vocab_hash(b->v, m->s[i], m->n[i]);
-	return 0;
-}
-
-static int load_merges(struct bpe *b, const struct json *list, struct err *e)
-{
-	struct merge m[AHEAD];
 	bool byte_merges = false;
-	int32_t guess = 0;
-	uint32_t n;
+	int32_t to[AHEAD], last = -1;
+	size_t n;
 
-	if (!json_is(list, JSON_ARR))
-		return err_set(e, LP_DATA, "model BPE: merges is not a list");
-	if (new_table(b, list->n, e))
+	if (new_table(b, m->n, e))
 		return -1;
 	if (may_cut(b))
 		b->joined = xcalloc((1u << BPE_JOINED_BITS) / 64, sizeof(*b->joined));
-	b->distinct = b->v->n_strings == b->v->n_ids;
-	for (uint32_t i = 0; i < list->n; i += n) {
-		for (n = 0; n < AHEAD && i + n < list->n; n++)
-			if (read_merge(b, &list->items[i + n], i + n, &m[n], e))
+	for (size_t i = 0; i < m->n; i += n) {
+		for (n = 0; n < AHEAD && i + n < m->n; n++)
+			if (m->p[i + n].id[0] >= 0)
+				want_merge(b, m->p[i + n].id[0], m->p[i + n].id[1]);
+		for (size_t k = 0; k < n; k++) {
+			const struct bpe_pair_ids *p = &m->p[i + k];
+
+			if (p->id[0] < 0)
+				continue;
+			if (made(b, p, (uint32_t)(i + k), &last, e))
 				return -1;
-		for (uint32_t k = 0; k < n; k++)
-			if (m[k].s[0] && load_merge(b, &m[k], i + k, &guess, &byte_merges, e))
-				return -1;
-		for (uint32_t k = 0; k < n; k++)
-			if (m[k].s[0])
-				put_merge(b, m[k].id[0], m[k].id[1], i + k, m[k].to);
+			to[k] = last;
+			byte_merges |= b->byte_fallback && (is_byte_token(b, p->id[0]) || is_byte_token(b, p->id[1]));
+		}
+		for (size_t k = 0; k < n; k++)
+			if (m->p[i + k].id[0] >= 0)
+				put_merge(b, m->p[i + k].id[0], m->p[i + k].id[1], (uint32_t)(i + k), to[k]);
 	}
 	if (byte_merges) {
 		free(b->joined);
@@ -341,7 +362,21 @@ static int load_merges(struct bpe *b, const struct json *list, struct err *e)
 	return 0;
 }
 
-struct bpe *bpe_new(const struct json *model, const struct vocab *v, bool want_bytes, struct err *e)
+static int load_merges(struct bpe *b, const struct bpe_pairs *given, const struct json *list, struct err *e)
+{
+	struct bpe_pairs m = { 0 };
+	int rc;
+
+	if (given)
+		return load_pairs(b, given, e);
+	rc = pairs_from(b, list, &m, e);
+	if (!rc)
+		rc = load_pairs(b, &m, e);
+	free(m.p);
+	return rc;
+}
+
+struct bpe *bpe_new(const struct json *model, const struct bpe_pairs *merges, const struct vocab *v, bool want_bytes, struct err *e)
 {
 	struct bpe *b = xcalloc(1, sizeof(*b));
 
@@ -356,7 +391,7 @@ struct bpe *bpe_new(const struct json *model, const struct vocab *v, bool want_b
 	} else {
 		load_direct(b);
 	}
-	if (load_merges(b, json_get(model, "merges"), e))
+	if (load_merges(b, merges, json_get(model, "merges"), e))
 		goto bad;
 	find_first(b);
 	find_marked(b);
@@ -368,15 +403,20 @@ bad:
 
 /* --- from ranks --- */
 
-struct pair_list {
-	struct bpe_merge *m;
+struct way {
+	int32_t l, r;
+	uint32_t rank;
+	int32_t id;
+};
+struct ways {
+	struct way *w;
 	size_t n, cap;
 };
 
 #define SPLITS 16 /* looked up together */
 
 /* Every way to make token id of two tokens. */
-static void find_pairs(const struct bpe *b, int32_t id, uint32_t rank, struct pair_list *l)
+static void find_pairs(const struct bpe *b, int32_t id, uint32_t rank, struct ways *l)
 {
 	size_t n, i, from;
 	const char *s = vocab_str(b->v, id, &n);
@@ -395,15 +435,15 @@ static void find_pairs(const struct bpe *b, int32_t id, uint32_t rank, struct pa
 			if (right < 0)
 				continue;
 			if (l->n == l->cap)
-				l->m = xgrow(l->m, &l->cap, l->n + 1, sizeof(*l->m));
-			l->m[l->n++] = (struct bpe_merge){ (uint64_t)(uint32_t)left << 32 | (uint32_t)right, rank, id };
+				l->w = xgrow(l->w, &l->cap, l->n + 1, sizeof(*l->w));
+			l->w[l->n++] = (struct way){ left, right, rank, id };
 		}
 	}
 }
 
 static int load_ranks(struct bpe *b, const uint32_t *rank, struct err *e)
 {
-	struct pair_list l = { 0 };
+	struct ways l = { 0 };
 	size_t n;
 	int rc;
 
@@ -420,12 +460,12 @@ static int load_ranks(struct bpe *b, const uint32_t *rank, struct err *e)
 	}
 	rc = new_table(b, l.n, e);
 	for (size_t i = 0; i < l.n && !rc; i++) {
-		const struct bpe_merge *ahead = &l.m[i + AHEAD < l.n ? i + AHEAD : i];
+		const struct way *ahead = &l.w[i + AHEAD < l.n ? i + AHEAD : i];
 
-		want_merge(b, (int32_t)(ahead->pair >> 32), (int32_t)(uint32_t)ahead->pair);
-		put_merge(b, (int32_t)(l.m[i].pair >> 32), (int32_t)(uint32_t)l.m[i].pair, l.m[i].rank, l.m[i].id);
+		want_merge(b, ahead->l, ahead->r);
+		put_merge(b, l.w[i].l, l.w[i].r, l.w[i].rank, l.w[i].id);
 	}
-	free(l.m);
+	free(l.w);
 	return rc;
 }
 

@@ -10,9 +10,31 @@
 #include "base/num.h"
 #include "base/xalloc.h"
 #include "text/tok_int.h"
+#include "text/tok_quick.h"
 #include "text/tok_uni.h"
 
 #define TOKENIZER_MAX (512u << 20)
+
+/* All that a file describes. */
+static void forget(struct tok *t)
+{
+	added_release(&t->added);
+	tok_dec_free(t->dec);
+	pretok_free(t->pretok);
+	tok_norm_free(t->norm);
+	spm_free(t->spm);
+	bpe_free(t->bpe);
+	unigram_free(t->unigram);
+	wordpiece_free(t->wordpiece);
+	vocab_release(&t->vocab);
+	t->dec = NULL;
+	t->pretok = NULL;
+	t->norm = NULL;
+	t->spm = NULL;
+	t->bpe = NULL;
+	t->unigram = NULL;
+	t->wordpiece = NULL;
+}
 
 void tok_free(struct tok *t)
 {
@@ -27,21 +49,14 @@ void tok_free(struct tok *t)
 	if (t->pool)
 		pthread_mutex_destroy(&t->pool->lock);
 	free(t->pool);
-	added_release(&t->added);
-	tok_dec_free(t->dec);
-	pretok_free(t->pretok);
-	tok_norm_free(t->norm);
-	spm_free(t->spm);
+	forget(t);
 	free(t->path);
-	bpe_free(t->bpe);
-	unigram_free(t->unigram);
-	wordpiece_free(t->wordpiece);
-	vocab_release(&t->vocab);
 	free(t->uni);
 	free(t);
 }
 
-static int load_model(struct tok *t, const struct json *m, struct err *e)
+/* quick: vocabulary and merges of a BPE model that have been read, or NULL. */
+static int load_model(struct tok *t, const struct json *m, struct tok_quick *quick, struct err *e)
 {
 	const char *type;
 
@@ -55,10 +70,13 @@ static int load_model(struct tok *t, const struct json *m, struct err *e)
 	}
 	if (strcmp(type, "BPE") && strcmp(type, "WordPiece") && strcmp(type, "WordLevel"))
 		return err_set(e, LP_USAGE, "model '%s' is not supported", type);
-	if (vocab_from_obj(&t->vocab, json_get(m, "vocab"), e))
+	if (quick) {
+		t->vocab = quick->vocab;
+		memset(&quick->vocab, 0, sizeof(quick->vocab));
+	} else if (vocab_from_obj(&t->vocab, json_get(m, "vocab"), e))
 		return -1;
 	if (!strcmp(type, "BPE")) {
-		t->bpe = bpe_new(m, &t->vocab, pretok_is_byte_level(t->pretok), e);
+		t->bpe = bpe_new(m, quick ? &quick->merges : NULL, &t->vocab, pretok_is_byte_level(t->pretok), e);
 		return t->bpe ? 0 : -1;
 	}
 	t->wordpiece = wordpiece_new(m, &t->vocab, !strcmp(type, "WordLevel"), e);
@@ -96,7 +114,7 @@ static bool only_marks(const struct tok *t, struct marking *m)
 	return (normalised || !t->norm) && pretok_marks(t->pretok, normalised, m);
 }
 
-static int load_json(struct tok *t, const struct json *v, struct err *e)
+static int load_json(struct tok *t, const struct json *v, struct tok_quick *quick, struct err *e)
 {
 	if (!json_is(v, JSON_OBJ))
 		return err_set(e, LP_DATA, "not an object");
@@ -104,7 +122,7 @@ static int load_json(struct tok *t, const struct json *v, struct err *e)
 		return tok_from_tekken(t, v, e);
 	if (tok_norm_new(json_get(v, "normalizer"), t->uni, &t->norm, e) || pretok_new(json_get(v, "pre_tokenizer"), t->uni, &t->pretok, e) ||
 	    tok_dec_new(json_get(v, "decoder"), &t->dec, e) || check_post_processor(json_get(v, "post_processor"), 0, e) ||
-	    load_model(t, json_get(v, "model"), e) || added_load(&t->added, json_get(v, "added_tokens"), &t->vocab, t->norm, t->uni, e))
+	    load_model(t, json_get(v, "model"), quick, e) || added_load(&t->added, json_get(v, "added_tokens"), &t->vocab, t->norm, t->uni, e))
 		return -1;
 	t->map = !(t->bpe && bpe_byte_mode(t->bpe));
 	t->scan = t->map ? NULL : pretok_single(t->pretok);
@@ -216,9 +234,27 @@ struct source {
 	bool find_specials; /* special tokens in a text are found, whatever the kind */
 };
 
+/* What fails here is tried again by the way that knows what to say. */
+static int quick_load(struct tok *t, struct tok_quick *quick, struct json_parser *p, struct arena *a)
+{
+	struct err e = ERR_INIT;
+	struct json v;
+	const char *type = NULL;
+
+	if (json_parse(p, quick->rest.s, quick->rest.len, a, &v, &e))
+		return -1;
+	if (!json_get_str(json_get(&v, "model"), "type", "BPE", &type) || strcmp(type, "BPE") || load_json(t, &v, quick, &e)) {
+		forget(t);
+		return -1;
+	}
+	return 0;
+}
+
 static int load_kind(struct tok *t, const struct source *s, struct json_parser *p, struct arena *a, struct err *e)
 {
+	struct tok_quick quick;
 	struct json v;
+	int rc;
 
 	if (looks_like_ranks(s->text, s->len))
 		return tok_from_tiktoken(t, s->text, s->len, s->name, s->pattern, e);
@@ -226,7 +262,13 @@ static int load_kind(struct tok *t, const struct source *s, struct json_parser *
 		return err_set(e, LP_USAGE, "a pattern goes with tiktoken ranks, and this is another kind; leave it out");
 	if (!looks_like_json(s->text, s->len) && s->len && *s->text == '\n')
 		return load_spm(t, s->text, s->len, s->name, e);
-	return parse(p, s->text, s->len, a, &v, e) ? -1 : load_json(t, &v, e);
+	if (tok_quick_read(&quick, s->text, s->len)) {
+		rc = quick_load(t, &quick, p, a);
+		tok_quick_release(&quick);
+		if (!rc)
+			return 0;
+	}
+	return parse(p, s->text, s->len, a, &v, e) ? -1 : load_json(t, &v, NULL, e);
 }
 
 static int load(struct tok *t, const struct source *s, struct json_parser *p, struct arena *a, struct err *e)

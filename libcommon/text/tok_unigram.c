@@ -82,7 +82,7 @@ static int build_trie(struct unigram *u, struct err *e)
 	unsigned log2 = 4;
 
 	for (size_t id = 0; id < u->v->n_ids; id++)
-		bytes += u->v->len[id] > 0 ? (size_t)u->v->len[id] : 0;
+		bytes += u->v->str[id].len > 0 ? (size_t)u->v->str[id].len : 0;
 	while (slots < bytes * 2) {
 		slots *= 2;
 		log2++;
