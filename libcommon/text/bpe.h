@@ -24,6 +24,7 @@ struct bpe;
 /* Merges in order, by the ids of their halves. */
 struct bpe_pair_ids {
 	int32_t id[2];
+	int32_t to; /* what the two strings are together; -1: not known */
 };
 struct bpe_pairs {
 	struct bpe_pair_ids *p;

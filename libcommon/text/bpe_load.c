@@ -12,7 +12,7 @@ void bpe_free(struct bpe *b)
 	if (!b)
 		return;
 	vocab_release(&b->raw);
-	free(b->merges);
+	lp_pages_free(b->merges, (b->mask + 1) * sizeof(*b->merges));
 	free(b->maybe);
 	free(b->first);
 	free(b->direct);
@@ -192,7 +192,7 @@ static int pairs_from(const struct bpe *b, const struct json *list, struct bpe_p
 		const char *s[2];
 		size_t n[2];
 
-		out->p[i].id[0] = -1;
+		out->p[i] = (struct bpe_pair_ids){ { -1, -1 }, -1 };
 		if (v->type == JSON_STR && !strncmp(v->s, "#version", 8))
 			continue;
 		if (!halves(v, s, n))
@@ -223,33 +223,35 @@ static bool join(const struct bpe *b, const struct bpe_pair_ids *p, char buf[MER
 	return true;
 }
 
-static bool is_byte_token(const struct bpe *b, int32_t id)
+/* Tokens that stand for a byte, or look so, are within these two. */
+static void byte_tokens(const struct bpe *b, int32_t *lo, int32_t *hi)
 {
-	size_t n = 0;
-	const char *s = vocab_str(b->v, id, &n);
+	*lo = INT32_MAX;
+	*hi = -1;
+	for (size_t id = 0, n; b->byte_fallback && id < b->v->n_ids; id++) {
+		const char *s = vocab_str(b->v, (int32_t)id, &n);
 
-	return n == 6 && !memcmp(s, "<0x", 3);
+		if (!s || n != 6 || memcmp(s, "<0x", 3) != 0)
+			continue;
+		*lo = (int32_t)id < *lo ? (int32_t)id : *lo;
+		*hi = (int32_t)id;
+	}
 }
 
-/* The token that merge i makes. Most stand behind the last one's, or make the same:
- * *last is where to look first. */
-static int made(struct bpe *b, const struct bpe_pair_ids *p, uint32_t i, int32_t *last, struct err *e)
+/* The token that merge i makes: p->to when that is known. */
+static int made(const struct bpe *b, const struct bpe_pair_ids *p, uint32_t i, int32_t *to, struct err *e)
 {
 	char buf[MERGE_MAX];
 	size_t len;
-	int32_t to = -1;
 
+	*to = p->to;
+	if (*to >= 0 && !b->prefix_len)
+		return 0;
 	if (!join(b, p, buf, &len))
 		return err_set(e, LP_DATA, "model BPE: merge %u is longer than %d bytes", i, MERGE_MAX);
-	if (b->v->n_strings == b->v->n_ids) /* no two ids have one string */
-		to = vocab_is(b->v, *last, buf, len) ? *last : vocab_is(b->v, *last + 1, buf, len) ? *last + 1 : -1;
-	if (to < 0)
-		to = vocab_find(b->v, buf, len);
-	if (to < 0)
+	*to = vocab_find(b->v, buf, len);
+	if (*to < 0)
 		return err_set(e, LP_DATA, "model BPE: merge %u makes '%.*s', which is not in the vocabulary", i, (int)(len < 100 ? len : 100), buf);
-	if (b->joined && (to != *last || b->prefix_len))
-		mark_joined(b, buf, len);
-	*last = to;
 	return 0;
 }
 
@@ -277,7 +279,7 @@ static int new_table(struct bpe *b, size_t n, struct err *e)
 		slots *= 2;
 		log2++;
 	}
-	b->merges = calloc(slots, sizeof(*b->merges));
+	b->merges = lp_pages(slots * sizeof(*b->merges));
 	if (!b->merges)
 		return err_set(e, LP_DEVICE, "out of memory for %zu merges", n);
 	b->maybe = xcalloc((1u << BPE_MAYBE_BITS) / 64, sizeof(*b->maybe));
@@ -329,31 +331,32 @@ void bpe_set_final(struct bpe *b, const struct bpe_final *f)
 
 static int load_pairs(struct bpe *b, const struct bpe_pairs *m, struct err *e)
 {
+	int32_t to, last = -1, lo, hi;
 	bool byte_merges = false;
-	int32_t to[AHEAD], last = -1;
-	size_t n;
 
 	if (new_table(b, m->n, e))
 		return -1;
 	if (may_cut(b))
 		b->joined = xcalloc((1u << BPE_JOINED_BITS) / 64, sizeof(*b->joined));
-	for (size_t i = 0; i < m->n; i += n) {
-		for (n = 0; n < AHEAD && i + n < m->n; n++)
-			if (m->p[i + n].id[0] >= 0)
-				want_merge(b, m->p[i + n].id[0], m->p[i + n].id[1]);
-		for (size_t k = 0; k < n; k++) {
-			const struct bpe_pair_ids *p = &m->p[i + k];
+	byte_tokens(b, &lo, &hi);
+	for (size_t i = 0; i < m->n; i++) {
+		const struct bpe_pair_ids *p = &m->p[i], *ahead = &m->p[i + AHEAD < m->n ? i + AHEAD : i];
+		const char *s;
+		size_t n = 0;
 
-			if (p->id[0] < 0)
-				continue;
-			if (made(b, p, (uint32_t)(i + k), &last, e))
-				return -1;
-			to[k] = last;
-			byte_merges |= b->byte_fallback && (is_byte_token(b, p->id[0]) || is_byte_token(b, p->id[1]));
+		want_merge(b, ahead->id[0], ahead->id[1]);
+		if (p->id[0] < 0)
+			continue;
+		if (made(b, p, (uint32_t)i, &to, e))
+			return -1;
+		for (int k = 0; k < 2; k++)
+			byte_merges |= p->id[k] >= lo && p->id[k] <= hi;
+		if (b->joined && to != last) {
+			s = vocab_str(b->v, to, &n);
+			mark_joined(b, s, n);
 		}
-		for (size_t k = 0; k < n; k++)
-			if (m->p[i + k].id[0] >= 0)
-				put_merge(b, m->p[i + k].id[0], m->p[i + k].id[1], (uint32_t)(i + k), to[k]);
+		last = to;
+		put_merge(b, p->id[0], p->id[1], (uint32_t)i, to);
 	}
 	if (byte_merges) {
 		free(b->joined);

@@ -2,34 +2,23 @@
 #include "text/bpe_words.h"
 
 #include <stdlib.h>
-#include <sys/mman.h>
 
 #include "base/hash.h"
 #include "base/xalloc.h"
 
 _Static_assert(sizeof(struct word) == 32, "two to a line of the cache");
 
-#define HUGE_PAGE (2u << 20)
 #define SET_BYTES ((size_t)2 * sizeof(struct word) << WORD_SETS_LOG2)
 #define SLOTS 32768u        /* of longer words; two numbers each */
 #define LOG_WORDS (1u << 20) /* numbers in the log: 4 MiB */
 
-/* The sets are zero pages until words come; pages of 2 MiB where the system has
- * them, since every look-up goes to another place. */
+/* The sets are zero pages until words come. */
 bool words_init(struct words *w)
 {
-	uintptr_t at;
-
 	memset(w, 0, sizeof(*w));
-	w->map_bytes = SET_BYTES + HUGE_PAGE;
-	w->map = mmap(NULL, w->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (w->map == MAP_FAILED) {
-		w->map = NULL;
+	w->sets = lp_pages(SET_BYTES);
+	if (!w->sets)
 		return false;
-	}
-	at = ((uintptr_t)w->map + HUGE_PAGE - 1) & ~(uintptr_t)(HUGE_PAGE - 1);
-	madvise((void *)at, SET_BYTES, MADV_HUGEPAGE);
-	w->sets = (struct word *)at;
 	w->slots = xcalloc((size_t)2 * SLOTS, sizeof(*w->slots));
 	w->log = xmalloc(LOG_WORDS * sizeof(*w->log));
 	w->log_len = 1; /* place 0 is no place */
@@ -38,8 +27,7 @@ bool words_init(struct words *w)
 
 void words_release(struct words *w)
 {
-	if (w->map)
-		munmap(w->map, w->map_bytes);
+	lp_pages_free(w->sets, SET_BYTES);
 	free(w->slots);
 	free(w->log);
 	memset(w, 0, sizeof(*w));

@@ -25,8 +25,6 @@ struct word {
 
 struct words {
 	struct word *sets;     /* the one that was last found stands first in its set */
-	void *map;             /* what sets lies in */
-	size_t map_bytes;
 	uint32_t *slots;       /* of longer words: tag and place in log */
 	uint32_t *log;         /* entries: bytes, tokens, (id, end) of each, the word's bytes */
 	size_t log_len;

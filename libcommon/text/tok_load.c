@@ -9,11 +9,12 @@
 #include "base/in.h"
 #include "base/num.h"
 #include "base/xalloc.h"
+#include "text/tok_file.h"
 #include "text/tok_int.h"
 #include "text/tok_quick.h"
 #include "text/tok_uni.h"
 
-#define TOKENIZER_MAX (512u << 20)
+#define CONFIG_MAX (512u << 20)
 
 /* All that a file describes. */
 static void forget(struct tok *t)
@@ -332,19 +333,23 @@ static struct tok *load_path(const char *path, const char *config_path, const ch
 {
 	bool has_config = config_path && access(config_path, F_OK) == 0; /* it may be missing */
 	struct source s = { .name = path, .pattern = pattern, .find_specials = find_specials };
-	char *text = in_slurp(path, TOKENIZER_MAX, &s.len, e), *config = NULL;
 	struct tok *t = NULL;
+	struct tok_file f;
+	char *config = NULL;
 	size_t config_n;
 
-	if (text && has_config)
-		config = in_slurp(config_path, TOKENIZER_MAX, &config_n, e);
-	s.text = text;
+	if (tok_file_open(&f, path, e))
+		return NULL;
+	if (has_config)
+		config = in_slurp(config_path, CONFIG_MAX, &config_n, e);
+	s.text = f.text;
+	s.len = f.len;
 	s.config = config;
-	if (text && (config || !has_config))
+	if (config || !has_config)
 		t = load_source(&s, e);
 	if (t)
 		t->path = xstrdup(path);
-	free(text);
+	tok_file_close(&f);
 	free(config);
 	return t;
 }

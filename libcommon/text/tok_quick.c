@@ -19,12 +19,6 @@ void tok_quick_release(struct tok_quick *q)
 
 /* --- merges --- */
 
-struct half {
-	const char *s;
-	size_t n;
-	uint64_t hash;
-};
-
 /* A string behind its quote; with escapes it goes to memory that lives as long as a. */
 static bool read_string(struct quick *q, struct arena *a, const char **s, size_t *n)
 {
@@ -45,7 +39,7 @@ static bool read_string(struct quick *q, struct arena *a, const char **s, size_t
 }
 
 /* "a b" or ["a","b"]. */
-static bool read_merge(struct quick *q, struct arena *a, struct half h[2])
+static bool read_merge(struct quick *q, struct arena *a, struct vocab_query h[2])
 {
 	const char *sp;
 	size_t n;
@@ -64,28 +58,45 @@ static bool read_merge(struct quick *q, struct arena *a, struct half h[2])
 	return !memchr(h[1].s, ' ', h[1].n);
 }
 
+/* The token of both halves together; *last: the one that the merge before it made. Most
+ * merges make the same, or the next one. */
+static int32_t together(const struct vocab *v, const struct vocab_query h[2], int32_t last)
+{
+	char buf[256];
+	size_t n = h[0].n + h[1].n;
+
+	if (n > sizeof(buf))
+		return -1;
+	memcpy(buf, h[0].s, h[0].n);
+	memcpy(buf + h[0].n, h[1].s, h[1].n);
+	if (vocab_is(v, last, buf, n))
+		return last;
+	return vocab_is(v, (int64_t)last + 1, buf, n) ? last + 1 : vocab_find(v, buf, n);
+}
+
 static bool read_merges(struct tok_quick *t, struct quick *q)
 {
 	struct bpe_pairs *m = &t->merges;
-	struct half h[AHEAD][2];
+	struct vocab_query h[AHEAD][2];
 	struct arena a = ARENA_INIT;
 	bool ok = true, more = !quick_char(q, ']');
+	int32_t last = -1;
 	size_t cap = 0, k;
 
 	while (ok && more) {
 		arena_reset(&a);
 		for (k = 0; k < AHEAD && ok && more; k++) {
 			ok = read_merge(q, &a, h[k]);
-			for (int i = 0; i < 2 && ok; i++)
-				h[k][i].hash = vocab_hash(&t->vocab, h[k][i].s, h[k][i].n);
 			more = quick_char(q, ',');
 		}
+		if (!ok)
+			break;
+		vocab_find_many(&t->vocab, h[0], 2 * k);
 		m->p = xgrow(m->p, &cap, m->n + AHEAD, sizeof(*m->p));
 		for (size_t j = 0; j < k && ok; j++) {
-			for (int i = 0; i < 2; i++)
-				m->p[m->n].id[i] = vocab_find_hashed(&t->vocab, h[j][i].s, h[j][i].n, h[j][i].hash);
-			ok = m->p[m->n].id[0] >= 0 && m->p[m->n].id[1] >= 0;
-			m->n++;
+			last = together(&t->vocab, h[j], last);
+			ok = h[j][0].id >= 0 && h[j][1].id >= 0;
+			m->p[m->n++] = (struct bpe_pair_ids){ { h[j][0].id, h[j][1].id }, last };
 		}
 	}
 	arena_release(&a);

@@ -11,7 +11,7 @@ void vocab_release(struct vocab *v)
 	if (!v->borrowed) {
 		free(v->pool);
 		free(v->str);
-		free(v->slots);
+		lp_pages_free(v->slots, ((size_t)v->mask + 1) * sizeof(*v->slots));
 	}
 	memset(v, 0, sizeof(*v));
 }
@@ -26,20 +26,14 @@ int vocab_reserve(struct vocab *v, size_t strings, struct err *e)
 		n *= 2;
 	if (v->slots)
 		return 0;
-	v->slots = xcalloc(n, sizeof(*v->slots));
+	v->slots = lp_pages(n * sizeof(*v->slots));
+	if (!v->slots)
+		return err_set(e, LP_DEVICE, "out of memory for a vocabulary of %zu strings", strings);
 	v->mask = (uint32_t)(n - 1);
 	return 0;
 }
 
 /* --- hashing: short strings, in order --- */
-
-static inline uint64_t load8(const char *s)
-{
-	uint64_t x;
-
-	memcpy(&x, s, 8);
-	return x;
-}
 
 static inline uint64_t stir(uint64_t h, uint64_t x)
 {
@@ -50,16 +44,13 @@ static inline uint64_t stir(uint64_t h, uint64_t x)
 static inline uint64_t hash_of(const char *s, size_t n)
 {
 	uint64_t h = n * 0xC2B2AE3D27D4EB4Fu;
-	uint32_t a, b;
 
 	if (n >= 8) {
 		for (; n > 16; s += 8, n -= 8)
-			h = stir(h, load8(s));
-		h = stir(stir(h, load8(s)), load8(s + n - 8));
+			h = stir(h, vocab_load8(s));
+		h = stir(stir(h, vocab_load8(s)), vocab_load8(s + n - 8));
 	} else if (n >= 4) {
-		memcpy(&a, s, 4);
-		memcpy(&b, s + n - 4, 4);
-		h = stir(h, (uint64_t)a << 32 | b);
+		h = stir(h, (uint64_t)vocab_load4(s) << 32 | vocab_load4(s + n - 4));
 	} else if (n) {
 		h = stir(h, (uint64_t)(unsigned char)s[0] << 16 | (uint64_t)(unsigned char)s[n >> 1] << 8 | (unsigned char)s[n - 1]);
 	}
@@ -93,6 +84,21 @@ int32_t vocab_find_hashed(const struct vocab *v, const char *s, size_t n, uint64
 int32_t vocab_find(const struct vocab *v, const char *s, size_t n)
 {
 	return v->slots ? v->slots[slot_of(v, s, n, hash_of(s, n))].id1 - 1 : -1;
+}
+
+/* Each step reads what the step before it asked for. */
+void vocab_find_many(const struct vocab *v, struct vocab_query *q, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		q[i].hash = vocab_hash(v, q[i].s, q[i].n);
+	for (size_t i = 0; i < n && v->n_ids; i++) {
+		q[i].id = v->slots[(uint32_t)q[i].hash & v->mask].id1 - 1;
+		__builtin_prefetch(&v->str[q[i].id < 0 ? 0 : q[i].id]);
+	}
+	for (size_t i = 0; i < n && v->n_ids; i++)
+		__builtin_prefetch(v->pool + v->str[q[i].id < 0 ? 0 : q[i].id].off);
+	for (size_t i = 0; i < n; i++)
+		q[i].id = vocab_find_hashed(v, q[i].s, q[i].n, q[i].hash);
 }
 
 /* --- adding --- */

@@ -39,8 +39,16 @@ int vocab_reserve(struct vocab *v, size_t strings, struct err *e) LP_MUST_USE;
 /* A string that is there already gets the new id. */
 int vocab_add(struct vocab *v, const char *s, size_t n, int64_t id, struct err *e) LP_MUST_USE;
 int32_t vocab_find(const struct vocab *v, const char *s, size_t n); /* -1: absent */
-/* The same in two steps, for many strings at once: the memory that the first
- * asks for arrives while the others are hashed. */
+/* Of many strings at once, whose memory then arrives together. */
+struct vocab_query {
+	const char *s;
+	size_t n;
+	uint64_t hash; /* scratch */
+	int32_t id;
+};
+void vocab_find_many(const struct vocab *v, struct vocab_query *q, size_t n);
+/* The same in two steps: the memory that the first
+ * asks for arrives while others are hashed. */
 uint64_t vocab_hash(const struct vocab *v, const char *s, size_t n);
 int32_t vocab_find_hashed(const struct vocab *v, const char *s, size_t n, uint64_t hash);
 static inline const char *vocab_str(const struct vocab *v, int32_t id, size_t *n)
@@ -51,10 +59,37 @@ static inline const char *vocab_str(const struct vocab *v, int32_t id, size_t *n
 	return v->pool + v->str[id].off;
 }
 
+static inline uint64_t vocab_load8(const char *s)
+{
+	uint64_t x;
+
+	memcpy(&x, s, 8);
+	return x;
+}
+static inline uint32_t vocab_load4(const char *s)
+{
+	uint32_t x;
+
+	memcpy(&x, s, 4);
+	return x;
+}
+
+/* memcmp's question for strings as short as tokens are. */
+static inline bool vocab_same(const char *a, const char *b, size_t n)
+{
+	if (n > 16)
+		return !memcmp(a, b, n);
+	if (n >= 8)
+		return vocab_load8(a) == vocab_load8(b) && vocab_load8(a + n - 8) == vocab_load8(b + n - 8);
+	if (n >= 4)
+		return vocab_load4(a) == vocab_load4(b) && vocab_load4(a + n - 4) == vocab_load4(b + n - 4);
+	return !n || (a[0] == b[0] && a[n >> 1] == b[n >> 1] && a[n - 1] == b[n - 1]);
+}
+
 /* Is that the string of id? */
 static inline bool vocab_is(const struct vocab *v, int64_t id, const char *s, size_t n)
 {
-	return id >= 0 && (size_t)id < v->n_ids && v->str[id].len == (int64_t)n && !memcmp(v->pool + v->str[id].off, s, n);
+	return id >= 0 && (size_t)id < v->n_ids && v->str[id].len == (int64_t)n && vocab_same(v->pool + v->str[id].off, s, n);
 }
 
 #endif
