@@ -23,7 +23,7 @@ static struct {
 	const char *model, *pattern, *rejects, *stats_file, *template_hash, *format, *over_long, *train_on;
 	int64_t max_len, window, split_frames, threads, limit, seed;
 	bool truncate, drop_long, pack, shuffle, stats, count, show_mask, decode;
-	bool double_bos, masked, add_bos, add_eos;
+	bool double_bos, masked, add_bos, add_eos, no_cache;
 	enum tok_over over;
 	enum tok_train train;
 } opt = { .format = "auto", .window = 4096, .threads = 1, .over_long = "refuse", .train_on = "all" };
@@ -58,6 +58,7 @@ static struct opt opts[] = {
 	{ OPT_STR, "template-hash", 0, &opt.template_hash, "HASH", "the template's, for the stream (otherwise from the input's sidecar)" },
 	{ OPT_CHOICE, "format", 0, &opt.format, "FORMAT", "of the input", "auto|jsonl|array|csv" },
 	{ OPT_INT, "split-frames", 0, &opt.split_frames, "N", "records of a frame; 0: by tokens, about a million", .min = 0, .max = 65536 },
+	{ OPT_FLAG, "no-cache", 0, &opt.no_cache, 0, "read the tokenizer itself, and keep nothing of it for the next run", .unrecorded = true },
 	{ OPT_INT, "threads", 'j', &opt.threads, "N", "threads; the output does not depend on them", .min = 1, .max = 1024, .unrecorded = true },
 	OPT_COMMON,
 };
@@ -118,10 +119,10 @@ static int load_tokenizer(struct run *r, struct err *e)
 {
 	char hex[65];
 
-	r->tok = tok_load_model(opt.model, opt.pattern, e);
-	if (!r->tok || sha_file(tok_path(r->tok), hex, e))
+	r->tok = opt.no_cache ? tok_load_model(opt.model, opt.pattern, e) : tok_load_kept(opt.model, opt.pattern, e);
+	if (!r->tok || (!tok_sha256(r->tok) && sha_file(tok_path(r->tok), hex, e)))
 		return -1;
-	snprintf(r->tok_hash, sizeof(r->tok_hash), "sha256:%s", hex);
+	snprintf(r->tok_hash, sizeof(r->tok_hash), "sha256:%s", tok_sha256(r->tok) ? tok_sha256(r->tok) : hex);
 	if (opt.add_bos && tok_bos(r->tok) < 0)
 		return err_set(e, LP_USAGE, "--add-bos: the tokenizer names no begin token; tokenizer_config.json may (bos_token)");
 	if (opt.add_eos && tok_eos(r->tok) < 0)

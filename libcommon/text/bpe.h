@@ -30,8 +30,17 @@ struct bpe_pairs {
 	struct bpe_pair_ids *p;
 	size_t n;
 };
-/* want_bytes: the pre-tokeniser ends in ByteLevel. merges: NULL: the model's. v stays the caller's and must outlive it. */
-struct bpe *bpe_new(const struct json *model, const struct bpe_pairs *merges, const struct vocab *v, bool want_bytes, struct err *e) LP_MUST_USE;
+/* What is large in a model, to be kept and to be made a model of again. */
+struct bpe_tables {
+	struct vocab raw; /* empty: the model has none */
+	const void *merges, *maybe, *first, *joined, *direct;
+	size_t merges_bytes, maybe_bytes, first_bytes, joined_bytes, direct_bytes;
+};
+void bpe_tables_of(const struct bpe *b, struct bpe_tables *t);              /* they stay b's */
+bool bpe_tables_ok(const struct bpe_tables *t, size_t n_ids);               /* safe to be used */
+/* want_bytes: the pre-tokeniser ends in ByteLevel. merges, tables: NULL: the model's own. v and tables stay the
+ * caller's and must outlive it. */
+struct bpe *bpe_new(const struct json *model, const struct bpe_pairs *merges, const struct bpe_tables *tables, const struct vocab *v, bool want_bytes, struct err *e) LP_MUST_USE;
 /* From tokens that have ranks and no list of merges (tiktoken, SentencePiece):
  * two neighbours merge when v has what they make, the lowest rank first, of
  * equal ranks the leftmost. rank by id; BPE_NO_RANK: nothing merges into it.

@@ -41,6 +41,7 @@ struct bpe {
 	int32_t *direct;        /* (BPE_DIRECT) token of a character; NULL in byte mode */
 	uint64_t *joined;       /* bit set of character pairs inside merged tokens; NULL: not used */
 	uint8_t *joined_ascii;  /* (128 * 128) the same of ASCII, a space being U+2581; NULL: no text can be marked */
+	bool borrowed;          /* the tables are another's */
 	const struct bpe_final *final; /* NULL: ids are as they are */
 };
 
@@ -67,6 +68,8 @@ struct bpe_mem {
 	char *mark, *first; /* a word with its marks; the first one of a text */
 	size_t cap_mark, cap_first;
 };
+
+int bpe_borrow(struct bpe *b, const struct bpe_tables *t, struct err *e) LP_MUST_USE;
 
 /* The tokens of a word, into m->sym. whole: a word of the vocabulary is one token
  * where the model ignores merges. */

@@ -11,12 +11,14 @@ void bpe_free(struct bpe *b)
 {
 	if (!b)
 		return;
-	vocab_release(&b->raw);
-	lp_pages_free(b->merges, (b->mask + 1) * sizeof(*b->merges));
-	free(b->maybe);
-	free(b->first);
-	free(b->direct);
-	free(b->joined);
+	if (!b->borrowed) {
+		vocab_release(&b->raw);
+		lp_pages_free(b->merges, (b->mask + 1) * sizeof(*b->merges));
+		free(b->maybe);
+		free(b->first);
+		free(b->direct);
+		free(b->joined);
+	}
 	free(b->joined_ascii);
 	free(b);
 }
@@ -379,27 +381,34 @@ static int load_merges(struct bpe *b, const struct bpe_pairs *given, const struc
 	return rc;
 }
 
-struct bpe *bpe_new(const struct json *model, const struct bpe_pairs *merges, const struct vocab *v, bool want_bytes, struct err *e)
+static int make_tables(struct bpe *b, const struct bpe_pairs *merges, const struct json *list, struct err *e)
+{
+	if (!b->bytes)
+		load_direct(b);
+	else if (load_raw(b, e))
+		return -1;
+	if (load_merges(b, merges, list, e))
+		return -1;
+	find_first(b);
+	return 0;
+}
+
+struct bpe *bpe_new(const struct json *model, const struct bpe_pairs *merges, const struct bpe_tables *tables, const struct vocab *v, bool want_bytes, struct err *e)
 {
 	struct bpe *b = xcalloc(1, sizeof(*b));
+	int rc;
 
-	b->v = b->whole = v;
-	if (load_flags(b, model, e))
-		goto bad;
-	find_bytes(b, want_bytes);
-	if (b->bytes) {
-		b->whole = &b->raw;
-		if (load_raw(b, e))
-			goto bad;
-	} else {
-		load_direct(b);
+	b->v = v;
+	rc = load_flags(b, model, e);
+	if (!rc) {
+		find_bytes(b, want_bytes);
+		b->whole = b->bytes ? &b->raw : v;
+		rc = tables ? bpe_borrow(b, tables, e) : make_tables(b, merges, json_get(model, "merges"), e);
 	}
-	if (load_merges(b, merges, json_get(model, "merges"), e))
-		goto bad;
-	find_first(b);
-	find_marked(b);
-	return b;
-bad:
+	if (!rc) {
+		find_marked(b);
+		return b;
+	}
 	bpe_free(b);
 	return NULL;
 }

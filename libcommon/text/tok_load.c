@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/hash.h"
 #include "base/in.h"
 #include "base/num.h"
 #include "base/xalloc.h"
@@ -51,13 +52,20 @@ void tok_free(struct tok *t)
 		pthread_mutex_destroy(&t->pool->lock);
 	free(t->pool);
 	forget(t);
+	tok_cache_close(&t->cache);
 	free(t->path);
 	free(t->uni);
 	free(t);
 }
 
-/* quick: vocabulary and merges of a BPE model that have been read, or NULL. */
-static int load_model(struct tok *t, const struct json *m, struct tok_quick *quick, struct err *e)
+/* A BPE model's vocabulary and merges that have been read, or its tables. */
+struct parts {
+	struct tok_quick *quick;
+	const struct tok_cache *cache;
+};
+
+/* p: NULL: all of it stands in m. */
+static int load_model(struct tok *t, const struct json *m, const struct parts *p, struct err *e)
 {
 	const char *type;
 
@@ -71,13 +79,15 @@ static int load_model(struct tok *t, const struct json *m, struct tok_quick *qui
 	}
 	if (strcmp(type, "BPE") && strcmp(type, "WordPiece") && strcmp(type, "WordLevel"))
 		return err_set(e, LP_USAGE, "model '%s' is not supported", type);
-	if (quick) {
-		t->vocab = quick->vocab;
-		memset(&quick->vocab, 0, sizeof(quick->vocab));
+	if (p && p->cache) {
+		t->vocab = p->cache->vocab;
+	} else if (p) {
+		t->vocab = p->quick->vocab;
+		memset(&p->quick->vocab, 0, sizeof(p->quick->vocab));
 	} else if (vocab_from_obj(&t->vocab, json_get(m, "vocab"), e))
 		return -1;
 	if (!strcmp(type, "BPE")) {
-		t->bpe = bpe_new(m, quick ? &quick->merges : NULL, &t->vocab, pretok_is_byte_level(t->pretok), e);
+		t->bpe = bpe_new(m, p && p->quick ? &p->quick->merges : NULL, p && p->cache ? &p->cache->tables : NULL, &t->vocab, pretok_is_byte_level(t->pretok), e);
 		return t->bpe ? 0 : -1;
 	}
 	t->wordpiece = wordpiece_new(m, &t->vocab, !strcmp(type, "WordLevel"), e);
@@ -115,7 +125,7 @@ static bool only_marks(const struct tok *t, struct marking *m)
 	return (normalised || !t->norm) && pretok_marks(t->pretok, normalised, m);
 }
 
-static int load_json(struct tok *t, const struct json *v, struct tok_quick *quick, struct err *e)
+static int load_json(struct tok *t, const struct json *v, const struct parts *p, struct err *e)
 {
 	if (!json_is(v, JSON_OBJ))
 		return err_set(e, LP_DATA, "not an object");
@@ -123,7 +133,7 @@ static int load_json(struct tok *t, const struct json *v, struct tok_quick *quic
 		return tok_from_tekken(t, v, e);
 	if (tok_norm_new(json_get(v, "normalizer"), t->uni, &t->norm, e) || pretok_new(json_get(v, "pre_tokenizer"), t->uni, &t->pretok, e) ||
 	    tok_dec_new(json_get(v, "decoder"), &t->dec, e) || check_post_processor(json_get(v, "post_processor"), 0, e) ||
-	    load_model(t, json_get(v, "model"), quick, e) || added_load(&t->added, json_get(v, "added_tokens"), &t->vocab, t->norm, t->uni, e))
+	    load_model(t, json_get(v, "model"), p, e) || added_load(&t->added, json_get(v, "added_tokens"), &t->vocab, t->norm, t->uni, e))
 		return -1;
 	t->map = !(t->bpe && bpe_byte_mode(t->bpe));
 	t->scan = t->map ? NULL : pretok_single(t->pretok);
@@ -232,30 +242,71 @@ static bool looks_like_ranks(const char *s, size_t n)
 struct source {
 	const char *text, *config, *name, *pattern;
 	size_t len;
+	bool keep;          /* what a plain JSON file makes is kept */
 	bool find_specials; /* special tokens in a text are found, whatever the kind */
 };
 
-/* What fails here is tried again by the way that knows what to say. */
-static int quick_load(struct tok *t, struct tok_quick *quick, struct json_parser *p, struct arena *a)
+/* rest: the file without them. What fails here is tried again by the way that knows what to say. */
+static int load_parts(struct tok *t, const struct parts *parts, const char *rest, size_t len, struct json_parser *p, struct arena *a)
 {
 	struct err e = ERR_INIT;
 	struct json v;
 	const char *type = NULL;
 
-	if (json_parse(p, quick->rest.s, quick->rest.len, a, &v, &e))
+	if (json_parse(p, rest, len, a, &v, &e))
 		return -1;
-	if (!json_get_str(json_get(&v, "model"), "type", "BPE", &type) || strcmp(type, "BPE") || load_json(t, &v, quick, &e)) {
+	if (!json_get_str(json_get(&v, "model"), "type", "BPE", &type) || strcmp(type, "BPE") || load_json(t, &v, parts, &e)) {
 		forget(t);
 		return -1;
 	}
 	return 0;
 }
 
+/* True: t is what the kept tables and the rest of the file make. */
+static bool load_kept(struct tok *t, const struct source *s, const char *path, struct json_parser *p, struct arena *a)
+{
+	struct parts parts = { NULL, &t->cache };
+
+	if (!tok_cache_open(&t->cache, path, s->len))
+		return false;
+	if (!load_parts(t, &parts, t->cache.rest, t->cache.rest_len, p, a)) {
+		memcpy(t->sha256, t->cache.sha256, sizeof(t->sha256));
+		return true;
+	}
+	tok_cache_close(&t->cache);
+	return false;
+}
+
+static void keep(struct tok *t, const struct source *s, const char *path, const struct sb *rest)
+{
+	struct bpe_tables tables;
+
+	sha_once(s->text, s->len, t->sha256);
+	bpe_tables_of(t->bpe, &tables);
+	tok_cache_write(path, s->len, t->sha256, rest->s, rest->len, &t->vocab, &tables);
+}
+
+/* False: the file is to be read with a tree. */
+static bool load_quick(struct tok *t, const struct source *s, struct json_parser *p, struct arena *a)
+{
+	char *path = s->keep ? tok_cache_path(s->text, s->len) : NULL;
+	struct tok_quick quick;
+	struct parts parts = { &quick, NULL };
+	bool ok = path && load_kept(t, s, path, p, a);
+
+	if (!ok && tok_quick_read(&quick, s->text, s->len)) {
+		ok = !load_parts(t, &parts, quick.rest.s, quick.rest.len, p, a);
+		if (ok && path)
+			keep(t, s, path, &quick.rest);
+		tok_quick_release(&quick);
+	}
+	free(path);
+	return ok;
+}
+
 static int load_kind(struct tok *t, const struct source *s, struct json_parser *p, struct arena *a, struct err *e)
 {
-	struct tok_quick quick;
 	struct json v;
-	int rc;
 
 	if (looks_like_ranks(s->text, s->len))
 		return tok_from_tiktoken(t, s->text, s->len, s->name, s->pattern, e);
@@ -263,12 +314,8 @@ static int load_kind(struct tok *t, const struct source *s, struct json_parser *
 		return err_set(e, LP_USAGE, "a pattern goes with tiktoken ranks, and this is another kind; leave it out");
 	if (!looks_like_json(s->text, s->len) && s->len && *s->text == '\n')
 		return load_spm(t, s->text, s->len, s->name, e);
-	if (tok_quick_read(&quick, s->text, s->len)) {
-		rc = quick_load(t, &quick, p, a);
-		tok_quick_release(&quick);
-		if (!rc)
-			return 0;
-	}
+	if (load_quick(t, s, p, a))
+		return 0;
 	return parse(p, s->text, s->len, a, &v, e) ? -1 : load_json(t, &v, NULL, e);
 }
 
@@ -329,7 +376,7 @@ struct tok *tok_new(const char *tokenizer_json, size_t len, const char *config_j
 }
 
 /* The file at path, with tokenizer_config.json beside it when wanted. */
-static struct tok *load_path(const char *path, const char *config_path, const char *pattern, bool find_specials, struct err *e)
+static struct tok *load_path(const char *path, const char *config_path, const char *pattern, bool find_specials, bool keep_it, struct err *e)
 {
 	bool has_config = config_path && access(config_path, F_OK) == 0; /* it may be missing */
 	struct source s = { .name = path, .pattern = pattern, .find_specials = find_specials };
@@ -343,6 +390,7 @@ static struct tok *load_path(const char *path, const char *config_path, const ch
 	if (has_config)
 		config = in_slurp(config_path, CONFIG_MAX, &config_n, e);
 	s.text = f.text;
+	s.keep = keep_it && f.map;
 	s.len = f.len;
 	s.config = config;
 	if (config || !has_config)
@@ -356,7 +404,7 @@ static struct tok *load_path(const char *path, const char *config_path, const ch
 
 struct tok *tok_load_file(const char *path, struct err *e)
 {
-	return load_path(path, NULL, NULL, false, e);
+	return load_path(path, NULL, NULL, false, false, e);
 }
 
 struct tok *tok_load_dir(const char *model_dir, struct err *e)
@@ -364,7 +412,7 @@ struct tok *tok_load_dir(const char *model_dir, struct err *e)
 	return tok_load_model(model_dir, NULL, e);
 }
 
-struct tok *tok_load_model(const char *path, const char *pattern, struct err *e)
+static struct tok *load_model_path(const char *path, const char *pattern, bool keep_it, struct err *e)
 {
 	static const char *const names[] = { "tokenizer.json", "tekken.json", "tokenizer.model", "tiktoken.model", "qwen.tiktoken", "tokenizer.json" };
 	const size_t n = sizeof(names) / sizeof(*names);
@@ -373,7 +421,7 @@ struct tok *tok_load_model(const char *path, const char *pattern, struct err *e)
 	struct tok *t;
 
 	if (stat(path, &st) == 0 && !S_ISDIR(st.st_mode))
-		return load_path(path, NULL, pattern, true, e);
+		return load_path(path, NULL, pattern, true, keep_it, e);
 	for (size_t i = 0; i < n; i++) { /* of none, the first name is the one that is missed */
 		free(file);
 		file = xasprintf("%s/%s", path, names[i]);
@@ -381,10 +429,30 @@ struct tok *tok_load_model(const char *path, const char *pattern, struct err *e)
 			break;
 	}
 	config = xasprintf("%s/tokenizer_config.json", path);
-	t = load_path(file, config, pattern, true, e);
+	t = load_path(file, config, pattern, true, keep_it, e);
 	free(file);
 	free(config);
 	return t;
+}
+
+struct tok *tok_load_model(const char *path, const char *pattern, struct err *e)
+{
+	return load_model_path(path, pattern, false, e);
+}
+
+struct tok *tok_load_kept(const char *path, const char *pattern, struct err *e)
+{
+	return load_model_path(path, pattern, true, e);
+}
+
+const char *tok_sha256(const struct tok *t)
+{
+	return t->sha256[0] ? t->sha256 : NULL;
+}
+
+bool tok_was_kept(const struct tok *t)
+{
+	return t->cache.map != NULL;
 }
 
 const char *tok_path(const struct tok *t)

@@ -50,7 +50,7 @@ static bool read_merge(struct quick *q, struct arena *a, struct vocab_query h[2]
 	if (!quick_char(q, '"') || !read_string(q, a, &h[0].s, &n))
 		return false;
 	sp = memchr(h[0].s, ' ', n);
-	if (!sp || *h[0].s == '#') /* perhaps the file's version */
+	if (!sp || (n >= 8 && !memcmp(h[0].s, "#version", 8)))
 		return false;
 	h[0].n = (size_t)(sp - h[0].s);
 	h[1].s = sp + 1;

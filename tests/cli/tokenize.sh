@@ -115,6 +115,21 @@ status 2 "ranks that are not known" tokenize --model r.zst bare0.jsonl
 says 'give --pattern' "say how"
 is "with a pattern by name" "$(tokenize --model r.zst --pattern cl100k --count bare0.jsonl | cksum)" "$(tokenize --model "$K/cl100k-tiny.tiktoken.zst" --count bare0.jsonl | cksum)"
 
+# --- tables kept from run to run ---
+mkdir big && zstd -dqc "$K/qwen2.5.json.zst" >big/tokenizer.json
+tokenize --no-cache --model big --show-mask a.jsonl >c0
+ok "nothing is kept when told" test ! -d "$XDG_CACHE_HOME"
+tokenize --model big --show-mask a.jsonl >c1
+ok "tables are kept" sh -c "test \$(ls '$XDG_CACHE_HOME/lorapipe' | wc -l) = 1"
+tokenize --model big --show-mask a.jsonl >c2
+same "the same tokens when they are made" c0 c1
+same "and when they are read" c0 c2
+is "the same stream as well" "$(tokenize --model big a.jsonl | cksum)" "$(tokenize --no-cache --model big a.jsonl | cksum)"
+printf x >"$XDG_CACHE_HOME/lorapipe/$(ls "$XDG_CACHE_HOME/lorapipe")"
+tokenize --model big --show-mask a.jsonl >c3
+same "a damaged file is not believed" c0 c3
+is "no home, no cache" "$(XDG_CACHE_HOME= HOME= tokenize --model big --show-mask a.jsonl | cksum)" "$(cksum <c0)"
+
 # --- rules ---
 echo '{"text":"<s><s>Twice</s>"}' >bos.jsonl
 status 3 "a doubled BOS" tokenize --model "$M" bos.jsonl
