@@ -152,41 +152,62 @@ static void char_symbols(const struct bpe *b, struct bpe_mem *m, const char *s, 
 /* --- merging --- */
 
 /* A short word while it is merged: symbol i begins at place i, and is gone when
- * its bit of alive is clear. */
+ * its bit of alive is clear. The rank of it and the next one has the place in
+ * its low bits: the least number is the merge that comes next. */
+#define PLACE_BITS 6
 struct row {
-	uint32_t rank[LINEAR_MAX]; /* of it and the next one */
+	uint64_t rank[LINEAR_MAX];
 	int32_t id[LINEAR_MAX], to[LINEAR_MAX];
 	uint64_t alive;
 };
+#define NO_MERGE ((uint64_t)BPE_NO_RANK << PLACE_BITS)
 
-static void row_pair(const struct bpe *b, struct row *r, unsigned i)
+/* The pairs that a merge would make are asked for when it is found: by the time it
+ * is done, they are there. */
+static inline __attribute__((always_inline)) void row_want(const struct bpe *b, const struct row *r, unsigned i, uint64_t before, uint64_t behind)
 {
-	uint64_t behind = i < 63 ? r->alive >> (i + 1) : 0;
+	if (r->rank[i] >= NO_MERGE)
+		return;
+	if (before)
+		bpe_want(b, r->id[63 - (unsigned)__builtin_clzll(before)], r->to[i]);
+	if (behind)
+		bpe_want(b, r->to[i], r->id[(unsigned)__builtin_ctzll(behind)]);
+}
 
-	r->rank[i] = behind ? bpe_pair(b, r->id[i], r->id[i + 1 + (unsigned)__builtin_ctzll(behind)], &r->to[i]) : BPE_NO_RANK;
+static inline void row_pair(const struct bpe *b, struct row *r, unsigned i, unsigned next)
+{
+	r->rank[i] = (uint64_t)bpe_pair(b, r->id[i], r->id[next], &r->to[i]) << PLACE_BITS | i;
 }
 
 static void row_merge(const struct bpe *b, struct row *r, size_t n)
 {
 	for (;;) {
-		uint32_t best = BPE_NO_RANK;
-		unsigned at = 0, gone;
-		uint64_t before;
+		uint64_t best = NO_MERGE, before, behind, rest;
+		unsigned at, gone, prev, next;
 
-		for (unsigned i = 0; i < n; i++) {
-			at = r->rank[i] < best ? i : at;
+		for (size_t i = 0; i < n; i++)
 			best = r->rank[i] < best ? r->rank[i] : best;
-		}
-		if (best == BPE_NO_RANK)
+		if (best == NO_MERGE)
 			return;
-		gone = at + 1 + (unsigned)__builtin_ctzll(r->alive >> (at + 1));
+		at = (unsigned)best & (LINEAR_MAX - 1);
+		behind = r->alive & ~1ull << at;
+		gone = (unsigned)__builtin_ctzll(behind);
 		r->id[at] = r->to[at];
-		r->rank[gone] = BPE_NO_RANK;
+		r->rank[at] = r->rank[gone] = NO_MERGE;
 		r->alive &= ~(1ull << gone);
-		row_pair(b, r, at);
+		behind &= behind - 1;
 		before = r->alive & ((1ull << at) - 1);
-		if (before)
-			row_pair(b, r, 63 - (unsigned)__builtin_clzll(before));
+		if (behind) {
+			next = (unsigned)__builtin_ctzll(behind);
+			rest = behind & (behind - 1);
+			row_pair(b, r, at, next);
+			row_want(b, r, at, before, rest);
+		}
+		if (before) {
+			prev = 63 - (unsigned)__builtin_clzll(before);
+			row_pair(b, r, prev, at);
+			row_want(b, r, prev, before & ~(1ull << prev), behind);
+		}
 	}
 }
 
@@ -199,19 +220,20 @@ static void merge_row(const struct bpe *b, struct bpe_mem *m, const unsigned cha
 
 	if (n < 2)
 		return;
-	for (i = 0; i < n; i++) {
+	for (i = 0; i < n; i++)
 		r.id[i] = sym[i].id;
-		if (i + 1 < n && s) {
-			const struct bpe_first *f = &b->first[s[i] << 8 | s[i + 1]];
-
-			r.rank[i] = f->rank;
-			r.to[i] = f->id;
-		} else if (i + 1 < n) {
-			r.rank[i] = bpe_pair(b, sym[i].id, sym[i + 1].id, &r.to[i]);
+	for (i = 0; i + 1 < n; i++) {
+		if (!s) {
+			row_pair(b, &r, (unsigned)i, (unsigned)i + 1);
+			continue;
 		}
+		r.rank[i] = (uint64_t)b->first[s[i] << 8 | s[i + 1]].rank << PLACE_BITS | i;
+		r.to[i] = b->first[s[i] << 8 | s[i + 1]].id;
 	}
-	r.rank[n - 1] = BPE_NO_RANK;
+	r.rank[n - 1] = NO_MERGE;
 	r.alive = UINT64_MAX >> (64 - n);
+	for (i = 0; i + 1 < n; i++)
+		row_want(b, &r, (unsigned)i, r.alive & ((1ull << i) - 1), i + 2 < n ? 1ull << (i + 2) : 0);
 	row_merge(b, &r, n);
 	for (i = 0; i < n; i++)
 		if (r.alive >> i & 1)

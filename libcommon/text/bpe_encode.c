@@ -37,12 +37,12 @@ static void keep(struct bpe_mem *m, const char *s, size_t n, const uint64_t *key
 
 	if (!m->words.sets || !tiles(m, n))
 		return;
-	if (!key || m->n_sym > WORD_IDS) {
+	if (!key || m->n_sym > WORD_IDS)
 		keep_long(m, s, n);
+	if (!key)
 		return;
-	}
 	memcpy(w.key, key, sizeof(w.key));
-	w.n = (uint8_t)m->n_sym;
+	w.n = (uint8_t)(m->n_sym <= WORD_IDS ? m->n_sym : 0); /* 0: among the long ones */
 	for (size_t i = 0; i < WORD_IDS; i++) {
 		w.id[i] = i < m->n_sym ? m->sym[i].id : 0;
 		w.end[i] = (uint8_t)(i < m->n_sym ? m->sym[i].e : n);
@@ -78,11 +78,11 @@ static void put_long(const struct word_tok *t, size_t n, uint32_t at, struct tok
 	}
 }
 
-/* One that is not among the short words. */
-static void put_other(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, const uint64_t *key, bool marked, uint32_t at, struct tok_out *out)
+/* One that is not among the short words, or only said to be a long one. */
+static void put_other(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, const uint64_t *key, bool said, bool marked, uint32_t at, struct tok_out *out)
 {
 	size_t k;
-	const struct word_tok *t = words_find_long(&m->words, s, n, &k);
+	const struct word_tok *t = !key || said ? words_find_long(&m->words, s, n, &k) : NULL;
 
 	if (t) {
 		put_long(t, k, at, out);
@@ -126,10 +126,10 @@ static void encode_words(const struct bpe *b, struct bpe_mem *m, const char *s, 
 
 		if (out->cap - out->n < WORD_IDS)
 			tok_out_reserve(out, WORD_IDS);
-		if (known)
+		if (known && known->n)
 			out->n = put_word(known, base + (uint32_t)at, out, out->n);
 		else
-			put_other(b, m, s + at, end[k] - at, is_short ? x[k].key : NULL, marked, base + (uint32_t)at, out);
+			put_other(b, m, s + at, end[k] - at, is_short ? x[k].key : NULL, known != NULL, marked, base + (uint32_t)at, out);
 	}
 }
 
@@ -159,11 +159,11 @@ static void encode_word(const struct bpe *b, struct bpe_mem *m, const char *s, s
 		word_key(s, n, n, key);
 		known = words_find(&m->words, key, word_set(key));
 	}
-	if (known) {
+	if (known && known->n) {
 		add_known(out, off, known);
 		return;
 	}
-	t = words_find_long(&m->words, s, n, &k);
+	t = !is_short || known ? words_find_long(&m->words, s, n, &k) : NULL;
 	for (size_t i = 0; t && i < k; i++, from = off + t[i - 1].end)
 		mtoks_add(out, t[i].id, from, off + t[i].end);
 	if (t)

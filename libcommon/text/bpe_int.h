@@ -11,11 +11,15 @@
 #define BPE_MARK 0x2581u
 #define BPE_MARK_BYTES 3
 
-struct bpe_merge {
-	uint64_t pair; /* bpe_pair_key; 0: empty */
-	uint32_t rank;
-	int32_t id;
+/* Merges whose pairs have one hash: a line of the processor's cache, searched
+ * without a branch. */
+#define BPE_BUCKET 4
+struct bpe_bucket {
+	uint64_t pair[BPE_BUCKET]; /* bpe_pair_key; 0: empty */
+	uint32_t rank[BPE_BUCKET];
+	uint32_t id[BPE_BUCKET];   /* BPE_SPILT in that of the first: others went to the next bucket */
 };
+#define BPE_SPILT 0x80000000u
 
 struct bpe_first {
 	uint32_t rank; /* BPE_NO_RANK: nothing */
@@ -32,10 +36,9 @@ struct bpe {
 	int32_t unk;            /* -1: none */
 	char prefix[BPE_AFFIX_MAX], suffix[BPE_AFFIX_MAX];
 	size_t prefix_len, suffix_len;
-	struct bpe_merge *merges;
+	struct bpe_bucket *merges;
 	unsigned shift;         /* 64 - log2 of the table */
 	uint64_t mask;
-	uint64_t *maybe;        /* bit set over pairs: clear where nothing merges, and small enough to stay near */
 	struct bpe_first *first; /* (256 * 256) in byte mode: what two bytes make */
 	int32_t byte_id[256];   /* bytes: token of a byte; else of <0xXX>; -1: none */
 	int32_t *direct;        /* (BPE_DIRECT) token of a character; NULL in byte mode */
@@ -78,8 +81,6 @@ void bpe_tokens(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n,
 void bpe_marked_tokens(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n);
 void bpe_add_sym(struct bpe_mem *m, int32_t id, size_t b, size_t e);
 
-#define BPE_MAYBE_BITS 22
-
 #define BPE_PAIR_MIX 0x9E3779B97F4A7C15u
 
 static inline uint64_t bpe_pair_key(int32_t l, int32_t r)
@@ -87,18 +88,27 @@ static inline uint64_t bpe_pair_key(int32_t l, int32_t r)
 	return (uint64_t)((uint32_t)l + 1) << 32 | (uint32_t)r;
 }
 
+/* Asks for the memory of a look-up to come. (A macro: a function that does no more is
+ * taken for one that does nothing.) */
+#define bpe_want(b, l, r) __builtin_prefetch(&(b)->merges[bpe_pair_key(l, r) * BPE_PAIR_MIX >> (b)->shift])
+
+/* The rank of a merge, BPE_NO_RANK when there is none; *id: what it makes. */
 static inline uint32_t bpe_pair(const struct bpe *b, int32_t l, int32_t r, int32_t *id)
 {
-	uint64_t key = bpe_pair_key(l, r), h = key * BPE_PAIR_MIX, bit = h >> (64 - BPE_MAYBE_BITS);
+	uint64_t key = bpe_pair_key(l, r), h = key * BPE_PAIR_MIX >> b->shift;
 
-	if (!(b->maybe[bit >> 6] >> (bit & 63) & 1))
-		return BPE_NO_RANK;
-	for (h >>= b->shift; b->merges[h].pair; h = (h + 1) & b->mask)
-		if (b->merges[h].pair == key) {
-			*id = b->merges[h].id;
-			return b->merges[h].rank;
+	for (;; h = (h + 1) & b->mask) {
+		const struct bpe_bucket *x = &b->merges[h];
+		uint32_t rank = BPE_NO_RANK, to = 0;
+
+		for (int i = 0; i < BPE_BUCKET; i++) {
+			rank = x->pair[i] == key ? x->rank[i] : rank;
+			to = x->pair[i] == key ? x->id[i] : to;
 		}
-	return BPE_NO_RANK;
+		*id = (int32_t)(to & ~BPE_SPILT);
+		if (rank != BPE_NO_RANK || !(x->id[0] & BPE_SPILT))
+			return rank;
+	}
 }
 
 static inline uint32_t bpe_joined_bit(uint32_t x, uint32_t y)

@@ -14,7 +14,6 @@ void bpe_free(struct bpe *b)
 	if (!b->borrowed) {
 		vocab_release(&b->raw);
 		lp_pages_free(b->merges, (b->mask + 1) * sizeof(*b->merges));
-		free(b->maybe);
 		free(b->first);
 		free(b->direct);
 		free(b->joined);
@@ -129,18 +128,21 @@ static void load_direct(struct bpe *b)
 
 static void put_merge(struct bpe *b, int32_t l, int32_t r, uint32_t rank, int32_t id)
 {
-	uint64_t key = bpe_pair_key(l, r), h = key * BPE_PAIR_MIX, bit = h >> (64 - BPE_MAYBE_BITS);
+	uint64_t key = bpe_pair_key(l, r), h = key * BPE_PAIR_MIX >> b->shift;
 
-	b->maybe[bit >> 6] |= 1ull << (bit & 63);
-	h >>= b->shift;
-	while (b->merges[h].pair && b->merges[h].pair != key)
-		h = (h + 1) & b->mask;
-	b->merges[h] = (struct bpe_merge){ key, rank, id }; /* the last of equal pairs stays, as in the reference */
-}
+	for (;; h = (h + 1) & b->mask) {
+		struct bpe_bucket *x = &b->merges[h];
 
-static void want_merge(const struct bpe *b, int32_t l, int32_t r)
-{
-	__builtin_prefetch(&b->merges[bpe_pair_key(l, r) * BPE_PAIR_MIX >> b->shift], 1);
+		for (int i = 0; i < BPE_BUCKET; i++) {
+			if (x->pair[i] && x->pair[i] != key)
+				continue;
+			x->pair[i] = key; /* the last of equal pairs stays, as in the reference */
+			x->rank[i] = rank;
+			x->id[i] = (x->id[i] & BPE_SPILT) | (uint32_t)id;
+			return;
+		}
+		x->id[0] |= BPE_SPILT;
+	}
 }
 
 /* The two halves of one merge: "a b" or ["a","b"]. */
@@ -274,17 +276,16 @@ static bool may_cut(const struct bpe *b)
 /* An empty table for n merges. */
 static int new_table(struct bpe *b, size_t n, struct err *e)
 {
-	size_t slots = 16;
-	unsigned log2 = 4;
+	size_t slots = 4; /* buckets */
+	unsigned log2 = 2;
 
-	while (slots < n * 3 / 2) {
+	while (slots * BPE_BUCKET < n * 3 / 2) {
 		slots *= 2;
 		log2++;
 	}
 	b->merges = lp_pages(slots * sizeof(*b->merges));
 	if (!b->merges)
 		return err_set(e, LP_DEVICE, "out of memory for %zu merges", n);
-	b->maybe = xcalloc((1u << BPE_MAYBE_BITS) / 64, sizeof(*b->maybe));
 	b->mask = slots - 1;
 	b->shift = 64 - log2;
 	return 0;
@@ -346,7 +347,7 @@ static int load_pairs(struct bpe *b, const struct bpe_pairs *m, struct err *e)
 		const char *s;
 		size_t n = 0;
 
-		want_merge(b, ahead->id[0], ahead->id[1]);
+		bpe_want(b, ahead->id[0], ahead->id[1]);
 		if (p->id[0] < 0)
 			continue;
 		if (made(b, p, (uint32_t)i, &to, e))
@@ -474,7 +475,7 @@ static int load_ranks(struct bpe *b, const uint32_t *rank, struct err *e)
 	for (size_t i = 0; i < l.n && !rc; i++) {
 		const struct way *ahead = &l.w[i + AHEAD < l.n ? i + AHEAD : i];
 
-		want_merge(b, ahead->l, ahead->r);
+		bpe_want(b, ahead->l, ahead->r);
 		put_merge(b, l.w[i].l, l.w[i].r, l.w[i].rank, l.w[i].id);
 	}
 	free(l.w);

@@ -3,37 +3,42 @@
 
 #include "text/bpe_int.h"
 
-#define MAYBE_BYTES ((1u << BPE_MAYBE_BITS) / 8)
 #define FIRST_BYTES (256 * 256 * sizeof(struct bpe_first))
 #define JOINED_BYTES ((1u << BPE_JOINED_BITS) / 8)
 #define DIRECT_BYTES (BPE_DIRECT * sizeof(int32_t))
 
 void bpe_tables_of(const struct bpe *b, struct bpe_tables *t)
 {
-	*t = (struct bpe_tables){ .raw = b->raw, .merges = b->merges, .maybe = b->maybe, .first = b->first, .joined = b->joined, .direct = b->direct,
-		.merges_bytes = (b->mask + 1) * sizeof(*b->merges), .maybe_bytes = MAYBE_BYTES, .first_bytes = b->first ? FIRST_BYTES : 0,
+	*t = (struct bpe_tables){ .raw = b->raw, .merges = b->merges, .first = b->first, .joined = b->joined, .direct = b->direct,
+		.merges_bytes = (b->mask + 1) * sizeof(*b->merges), .first_bytes = b->first ? FIRST_BYTES : 0,
 		.joined_bytes = b->joined ? JOINED_BYTES : 0, .direct_bytes = b->direct ? DIRECT_BYTES : 0 };
 }
 
-/* A look-up ends at an empty place, and finds tokens of the vocabulary only. */
+/* A look-up ends at a bucket that nothing was spilt from, and finds tokens of the vocabulary only. */
 static bool merges_ok(const struct bpe_tables *t, size_t n_ids)
 {
-	const struct bpe_merge *m = t->merges;
-	size_t n = t->merges_bytes / sizeof(*m), used = 0;
-	bool ok = t->merges_bytes % sizeof(*m) == 0 && n >= 16 && (n & (n - 1)) == 0;
+	const struct bpe_bucket *m = t->merges;
+	size_t n = t->merges_bytes / sizeof(*m), spilt = 0;
+	uint32_t most = 0;
 
-	for (size_t i = 0; ok && i < n; i++) {
-		used += m[i].pair != 0;
-		ok = !m[i].pair || (m[i].id >= 0 && (size_t)m[i].id < n_ids);
+	if (t->merges_bytes % sizeof(*m) || n < 4 || (n & (n - 1)))
+		return false;
+	for (size_t i = 0; i < n; i++) {
+		spilt += m[i].id[0] >> 31;
+		for (int k = 0; k < BPE_BUCKET; k++) {
+			uint32_t id = k ? m[i].id[k] : m[i].id[k] & ~BPE_SPILT;
+
+			most = m[i].pair[k] && id > most ? id : most;
+		}
 	}
-	return ok && used < n;
+	return spilt < n && (most < n_ids || !most);
 }
 
 bool bpe_tables_ok(const struct bpe_tables *t, size_t n_ids)
 {
 	const struct bpe_first *first = t->first;
 	const int32_t *direct = t->direct;
-	bool ok = t->maybe_bytes == MAYBE_BYTES && t->first_bytes == (first ? FIRST_BYTES : 0) && t->joined_bytes == (t->joined ? JOINED_BYTES : 0) &&
+	bool ok = t->first_bytes == (first ? FIRST_BYTES : 0) && t->joined_bytes == (t->joined ? JOINED_BYTES : 0) &&
 		  t->direct_bytes == (direct ? DIRECT_BYTES : 0) && merges_ok(t, n_ids);
 
 	for (size_t i = 0; ok && first && i < 256 * 256; i++)
@@ -51,8 +56,7 @@ int bpe_borrow(struct bpe *b, const struct bpe_tables *t, struct err *e)
 	if (!t->first == b->bytes || !t->direct == !b->bytes || (b->bytes && b->ignore_merges && !t->raw.slots))
 		return err_set(e, LP_DATA, "the tables are another model's");
 	b->raw = t->raw;
-	b->merges = (struct bpe_merge *)t->merges;
-	b->maybe = (uint64_t *)t->maybe;
+	b->merges = (struct bpe_bucket *)t->merges;
 	b->first = (struct bpe_first *)t->first;
 	b->joined = (uint64_t *)t->joined;
 	b->direct = (int32_t *)t->direct;

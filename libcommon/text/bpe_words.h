@@ -19,7 +19,7 @@
 struct word {
 	uint64_t key[2];       /* the bytes, zeros behind them, the length in the last byte; length 0: empty */
 	int32_t id[WORD_IDS];
-	uint8_t n;
+	uint8_t n;             /* 0: more than fit; the word is among the longer ones */
 	uint8_t end[WORD_IDS]; /* where each token ends in the word; behind the last one the word's end again */
 };
 

@@ -13,10 +13,10 @@
 #include "base/tool.h"
 #include "base/xalloc.h"
 
-#define FORMAT 1 /* of the tables; a release makes its own in any case */
+#define FORMAT 2 /* of the tables; a release makes its own in any case */
 #define ALIGN 64
 
-enum section { REST, POOL, STR, SLOTS, RAW_POOL, RAW_STR, RAW_SLOTS, MERGES, MAYBE, FIRST, JOINED, DIRECT, N_SECTIONS };
+enum section { REST, POOL, STR, SLOTS, RAW_POOL, RAW_STR, RAW_SLOTS, MERGES, FIRST, JOINED, DIRECT, N_SECTIONS };
 struct header {
 	char magic[8];
 	uint32_t order, format;      /* a number that tells the order of bytes */
@@ -116,8 +116,6 @@ static bool open_tables(const struct header *h, char *map, struct tok_cache *c)
 		return false;
 	t->merges = map + h->at[MERGES].off;
 	t->merges_bytes = h->at[MERGES].len;
-	t->maybe = map + h->at[MAYBE].off;
-	t->maybe_bytes = h->at[MAYBE].len;
 	t->first = h->at[FIRST].len ? map + h->at[FIRST].off : NULL;
 	t->first_bytes = h->at[FIRST].len;
 	t->joined = h->at[JOINED].len ? map + h->at[JOINED].off : NULL;
@@ -258,7 +256,6 @@ void tok_cache_write(const char *path, size_t source_len, const char sha256[65],
 	vocab_parts(v, p + POOL);
 	vocab_parts(&t->raw, p + RAW_POOL);
 	p[MERGES] = (struct part){ t->merges, t->merges_bytes };
-	p[MAYBE] = (struct part){ t->maybe, t->maybe_bytes };
 	p[FIRST] = (struct part){ t->first, t->first_bytes };
 	p[JOINED] = (struct part){ t->joined, t->joined_bytes };
 	p[DIRECT] = (struct part){ t->direct, t->direct_bytes };
