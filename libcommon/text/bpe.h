@@ -69,7 +69,7 @@ void bpe_mem_free(struct bpe_mem *m);
 uint32_t bpe_trace(const struct bpe_mem *m, int32_t id);
 /* In byte mode: the words s[from, end[0]), s[end[0], end[1]) ... of a text of len
  * bytes, straight to out; byte 0 of s is byte base of the input. n at most BPE_AHEAD. */
-#define BPE_AHEAD 64
+#define BPE_AHEAD 128
 void bpe_encode_words(const struct bpe *b, struct bpe_mem *m, const char *s, size_t len, size_t from, const uint32_t *end, size_t n, uint32_t base, struct tok_out *out);
 /* Text whose spaces stand for U+2581, cut where no merge can be. prefix: such a mark stands before it, which
  * ends at byte prefix_end of the text. For a model that bpe_takes_marks only. */

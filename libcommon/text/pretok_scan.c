@@ -7,6 +7,7 @@
 #include <endian.h>
 #include <string.h>
 
+#include "text/pretok_block.h"
 #include "text/tok_uni.h"
 #include "text/utf8.h"
 
@@ -172,18 +173,33 @@ static size_t contraction(const char *s, size_t i, size_t n, bool fold)
 	return i;
 }
 
-/* A scanner that finds many pieces in one call. */
-#define SCANNER(name, step)                                                                                   \
+/* A scanner that finds many pieces in one call: in blocks of ASCII where block is not
+ * 0, else one by one. */
+#define SCANNER(name, step, block)                                                                            \
 	static size_t name(const uint8_t *uni, const char *s, size_t i, size_t n, uint32_t *end, size_t max) \
 	{                                                                                                     \
-		size_t k = 0;                                                                                 \
+		size_t k = 0, more;                                                                           \
                                                                                                               \
 		while (k < max && i < n) {                                                                    \
+			if (max - k >= PRETOK_BLOCK && n - i >= PRETOK_BLOCK && (more = block) != 0) {        \
+				k += more;                                                                    \
+				i = end[k - 1];                                                               \
+				continue;                                                                     \
+			}                                                                                     \
 			i = step;                                                                             \
 			end[k++] = (uint32_t)i;                                                               \
 		}                                                                                             \
 		return k;                                                                                     \
 	}
+
+/* Is a block worth a look? */
+static inline bool near_ascii(const char *s)
+{
+	return !(load8(s) & TOPS);
+}
+
+#define BLOCK_CL100K(digits) near_ascii(s + i) ? pretok_block_cl100k(s, i, digits, end + k) : 0
+#define BLOCK_GPT2 near_ascii(s + i) ? pretok_block_gpt2(s, i, end + k) : 0
 
 const char pretok_gpt2_pattern[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
@@ -206,7 +222,7 @@ static inline size_t gpt2_step(const uint8_t *uni, const char *s, size_t i, size
 	return run_of(uni, s, j + w, n, k);
 }
 
-SCANNER(scan_gpt2, gpt2_step(uni, s, i, n))
+SCANNER(scan_gpt2, gpt2_step(uni, s, i, n), BLOCK_GPT2)
 
 /* At most this many digits from i, the first of which is w bytes. */
 static inline size_t numbers(const uint8_t *uni, const char *s, size_t i, size_t n, unsigned w, unsigned digits)
@@ -259,8 +275,8 @@ static inline size_t cl100k_step(const uint8_t *uni, const char *s, size_t i, si
 	return marks(uni, s, i, n, k, w, false);
 }
 
-SCANNER(scan_llama3, cl100k_step(uni, s, i, n, 3))
-SCANNER(scan_qwen2, cl100k_step(uni, s, i, n, 1))
+SCANNER(scan_llama3, cl100k_step(uni, s, i, n, 3), BLOCK_CL100K(3))
+SCANNER(scan_qwen2, cl100k_step(uni, s, i, n, 1), BLOCK_CL100K(1))
 
 /* tiktoken's own: white space that ends the text is one piece, lines or not. */
 static inline size_t tiktoken_step(const uint8_t *uni, const char *s, size_t i, size_t n)
@@ -272,7 +288,7 @@ static inline size_t tiktoken_step(const uint8_t *uni, const char *s, size_t i, 
 	return cl100k_step(uni, s, i, n, 3);
 }
 
-SCANNER(scan_tiktoken, tiktoken_step(uni, s, i, n))
+SCANNER(scan_tiktoken, tiktoken_step(uni, s, i, n), 0)
 
 #define UM_UP (1u << UC_LU | 1u << UC_LT | 1u << UC_LM | 1u << UC_LO | UM_M)
 #define UM_LOW (1u << UC_LL | 1u << UC_LM | 1u << UC_LO | UM_M)
@@ -365,8 +381,8 @@ static inline size_t cased_step(const uint8_t *uni, const char *s, size_t i, siz
 	return marks(uni, s, i, n, k, w, true);
 }
 
-SCANNER(scan_o200k, cased_step(uni, s, i, n, 3, true))
-SCANNER(scan_tekken, cased_step(uni, s, i, n, 1, false))
+SCANNER(scan_o200k, cased_step(uni, s, i, n, 3, true), 0)
+SCANNER(scan_tekken, cased_step(uni, s, i, n, 1, false), 0)
 
 #define TAIL(more) " ?[^\\s\\p{L}\\p{N}]+[\\r\\n" more "]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 #define CL100K(num) "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" num "|" TAIL("")
