@@ -181,7 +181,11 @@ static size_t contraction(const char *s, size_t i, size_t n, bool fold)
 		size_t k = 0, more;                                                                           \
                                                                                                               \
 		while (k < max && i < n) {                                                                    \
-			if (max - k >= PRETOK_BLOCK && n - i >= PRETOK_BLOCK && (more = block) != 0) {        \
+			bool room = max - k >= PRETOK_BLOCK;                                                  \
+                                                                                                              \
+			if (!room && k >= PRETOK_BLOCK) /* the next call has room for a block again */        \
+				break;                                                                        \
+			if (room && n - i >= PRETOK_BLOCK && (more = block) != 0) {                           \
 				k += more;                                                                    \
 				i = end[k - 1];                                                               \
 				continue;                                                                     \
