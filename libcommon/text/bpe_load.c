@@ -14,6 +14,7 @@ void bpe_free(struct bpe *b)
 	if (!b->borrowed) {
 		vocab_release(&b->raw);
 		lp_pages_free(b->merges, (b->mask + 1) * sizeof(*b->merges));
+		lp_pages_free(b->shorts, (b->short_mask + 1) * sizeof(*b->shorts));
 		free(b->first);
 		free(b->direct);
 		free(b->joined);
@@ -87,6 +88,38 @@ static void find_bytes(struct bpe *b, bool want)
 	}
 }
 
+/* --- whole words --- */
+
+static void put_short(struct bpe *b, const char *s, size_t n, int32_t id)
+{
+	uint64_t key[2], h;
+
+	word_key(s, n, n, key);
+	for (h = word_hash(key) & b->short_mask;; h = (h + 1) & b->short_mask) {
+		struct bpe_short *x = &b->shorts[h];
+
+		for (int i = 0; i < BPE_SHORT; i++)
+			if (!x->key[i][1] || (x->key[i][0] == key[0] && x->key[i][1] == key[1])) {
+				memcpy(x->key[i], key, sizeof(key));
+				x->id[i] = id;
+				return;
+			}
+		x->spilt = 1;
+	}
+}
+
+static int new_shorts(struct bpe *b, struct err *e)
+{
+	size_t n = 16;
+
+	while (n < b->v->n_ids / 2)
+		n *= 2;
+	b->shorts = lp_pages(n * sizeof(*b->shorts));
+	b->short_mask = n - 1;
+	return b->shorts ? 0 : err_set(e, LP_DEVICE, "out of memory for %zu tokens", b->v->n_ids);
+}
+
+/* Tokens as the bytes that they stand for. */
 static int load_raw(struct bpe *b, struct err *e)
 {
 	char buf[65536];
@@ -94,15 +127,33 @@ static int load_raw(struct bpe *b, struct err *e)
 
 	if (!b->ignore_merges)
 		return 0;
-	if (vocab_reserve(&b->raw, b->v->n_ids, e))
+	if (vocab_reserve(&b->raw, b->v->n_ids, e) || new_shorts(b, e))
 		return -1;
 	for (size_t id = 0; id < b->v->n_ids; id++) {
 		const char *s = vocab_str(b->v, (int32_t)id, &n);
 
 		if (!s || n > sizeof(buf) || !unmap(s, n, buf, &len) || !len)
 			continue;
-		if (vocab_add(&b->raw, buf, len, (int64_t)id, e))
+		if (len <= WORD_BYTES)
+			put_short(b, buf, len, (int32_t)id);
+		else if (vocab_add(&b->raw, buf, len, (int64_t)id, e))
 			return -1;
+	}
+	return 0;
+}
+
+/* The same of a vocabulary of bytes. */
+static int find_shorts(struct bpe *b, struct err *e)
+{
+	size_t n;
+
+	if (new_shorts(b, e))
+		return -1;
+	for (size_t id = 0; id < b->v->n_ids; id++) {
+		const char *s = vocab_str(b->v, (int32_t)id, &n);
+
+		if (s && n && n <= WORD_BYTES)
+			put_short(b, s, n, (int32_t)id);
 	}
 	return 0;
 }
@@ -497,7 +548,7 @@ struct bpe *bpe_from_ranks(const struct vocab *v, const uint32_t *rank, bool byt
 	}
 	if (!bytes)
 		load_direct(b);
-	if (load_ranks(b, rank, e)) {
+	if (load_ranks(b, rank, e) || (bytes && find_shorts(b, e))) {
 		bpe_free(b);
 		return NULL;
 	}

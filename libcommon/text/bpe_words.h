@@ -41,11 +41,16 @@ struct word_tok {
 const struct word_tok *words_find_long(const struct words *w, const char *s, size_t len, size_t *n);
 void words_add_long(struct words *w, const char *s, size_t len, const struct word_tok *t, size_t n);
 
-static inline uint32_t word_set(const uint64_t key[2])
+static inline uint64_t word_hash(const uint64_t key[2])
 {
 	uint64_t h = key[0] * 0x9E3779B97F4A7C15u + (key[1] ^ key[1] >> 29) * 0xC2B2AE3D27D4EB4Fu;
 
-	return (uint32_t)((h ^ h >> 32) * 0xD6E8FEB86659FD93u >> (64 - WORD_SETS_LOG2));
+	return (h ^ h >> 32) * 0xD6E8FEB86659FD93u >> 32;
+}
+
+static inline uint32_t word_set(const uint64_t key[2])
+{
+	return (uint32_t)word_hash(key) >> (32 - WORD_SETS_LOG2);
 }
 
 /* s[0..len), len within 1 and WORD_BYTES; room: bytes that may be read from s on. */

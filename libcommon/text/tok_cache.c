@@ -13,10 +13,10 @@
 #include "base/tool.h"
 #include "base/xalloc.h"
 
-#define FORMAT 2 /* of the tables; a release makes its own in any case */
+#define FORMAT 3 /* of the tables; a release makes its own in any case */
 #define ALIGN 64
 
-enum section { REST, POOL, STR, SLOTS, RAW_POOL, RAW_STR, RAW_SLOTS, MERGES, FIRST, JOINED, DIRECT, N_SECTIONS };
+enum section { REST, POOL, STR, SLOTS, RAW_POOL, RAW_STR, RAW_SLOTS, MERGES, SHORTS, FIRST, JOINED, DIRECT, N_SECTIONS };
 struct header {
 	char magic[8];
 	uint32_t order, format;      /* a number that tells the order of bytes */
@@ -116,6 +116,8 @@ static bool open_tables(const struct header *h, char *map, struct tok_cache *c)
 		return false;
 	t->merges = map + h->at[MERGES].off;
 	t->merges_bytes = h->at[MERGES].len;
+	t->shorts = h->at[SHORTS].len ? map + h->at[SHORTS].off : NULL;
+	t->shorts_bytes = h->at[SHORTS].len;
 	t->first = h->at[FIRST].len ? map + h->at[FIRST].off : NULL;
 	t->first_bytes = h->at[FIRST].len;
 	t->joined = h->at[JOINED].len ? map + h->at[JOINED].off : NULL;
@@ -256,6 +258,7 @@ void tok_cache_write(const char *path, size_t source_len, const char sha256[65],
 	vocab_parts(v, p + POOL);
 	vocab_parts(&t->raw, p + RAW_POOL);
 	p[MERGES] = (struct part){ t->merges, t->merges_bytes };
+	p[SHORTS] = (struct part){ t->shorts, t->shorts_bytes };
 	p[FIRST] = (struct part){ t->first, t->first_bytes };
 	p[JOINED] = (struct part){ t->joined, t->joined_bytes };
 	p[DIRECT] = (struct part){ t->direct, t->direct_bytes };
