@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -15,6 +16,7 @@
 #include "data/tok_stats.h"
 #include "data/tok_view.h"
 #include "fmt/lineage.h"
+#include "model/gguf_tok.h"
 
 #define DEFAULT_MAX_LEN 2048
 #define FRAME_BYTES_MAX (4ull << 30)
@@ -119,8 +121,13 @@ static int load_tokenizer(struct run *r, struct err *e)
 {
 	char hex[65];
 
-	r->tok = opt.no_cache ? tok_load_model(opt.model, opt.pattern, e) : tok_load_kept(opt.model, opt.pattern, e);
-	if (!r->tok || (!tok_sha256(r->tok) && sha_file(tok_path(r->tok), hex, e)))
+	if (gguf_tok_is(opt.model))
+		r->tok = opt.pattern ? NULL : gguf_tok_load(opt.model, hex, e);
+	else
+		r->tok = opt.no_cache ? tok_load_model(opt.model, opt.pattern, e) : tok_load_kept(opt.model, opt.pattern, e);
+	if (!r->tok && !e->code)
+		return err_set(e, LP_USAGE, "--pattern goes with tiktoken ranks, and this is another kind; leave it out");
+	if (!r->tok || (tok_path(r->tok) && !tok_sha256(r->tok) && sha_file(tok_path(r->tok), hex, e)))
 		return -1;
 	snprintf(r->tok_hash, sizeof(r->tok_hash), "sha256:%s", tok_sha256(r->tok) ? tok_sha256(r->tok) : hex);
 	if (opt.add_bos && tok_bos(r->tok) < 0)
@@ -159,7 +166,7 @@ static int write_frame(struct run *r, struct err *e)
 	lineage_init(&l, &spec);
 	hash = xasprintf("xxh3:%s", r->input_hash);
 	lineage_input(&l, in_name(jsonl_in(r->records)), hash, r->side.lineage);
-	lineage_input(&l, file_name(tok_path(r->tok)), r->tok_hash, NULL);
+	lineage_input(&l, file_name(tok_path(r->tok) ? tok_path(r->tok) : opt.model), r->tok_hash, NULL);
 	lineage_json(&l, &text);
 	meta[n++] = (struct st_kv){ "tokenizer", file_name(opt.model) };
 	meta[n++] = (struct st_kv){ "tokenizer_hash", r->tok_hash };
@@ -307,17 +314,26 @@ static int put_text(const char *path, const struct sb *text, struct err *e)
 	return out_commit(o, e);
 }
 
+static int columns(void)
+{
+	struct winsize w;
+
+	return !ioctl(1, TIOCGWINSZ, &w) && w.ws_col ? w.ws_col : 80;
+}
+
 static int finish_records(struct run *r, struct err *e)
 {
-	struct sb text = SB_INIT;
+	struct sb text = SB_INIT, picture = SB_INIT;
 	int rc = opt.limit ? 0 : tok_sidecar_check(&r->side, jsonl_in(r->records), e);
 
 	in_hash(jsonl_in(r->records), r->input_hash);
 	if (!rc && r->stream)
 		rc = write_frame(r, e) || st_writer_end(r->stream, e) ? -1 : 0;
+	if (opt.stats && !opt_common.output && isatty(1)) /* for people; --stats-file has the figures */
+		tok_stats_picture(&r->stats, columns(), &picture);
 	tok_stats_json(&r->stats, (uint64_t)opt.max_len, opt.pack ? r->frames.rows : 0, r->frames.tokens, &text);
 	if (!rc && opt.stats)
-		rc = out_write(r->out, text.s, text.len, e);
+		rc = picture.len ? out_write(r->out, picture.s, picture.len, e) : out_write(r->out, text.s, text.len, e);
 	if (!rc && opt.stats_file)
 		rc = put_text(opt.stats_file, &text, e);
 	if (!rc && r->rejects) {
@@ -332,6 +348,7 @@ static int finish_records(struct run *r, struct err *e)
 	if (!rc && r->stats.dropped && !opt.stats)
 		warn("%" PRIu64 " records longer than %" PRId64 " tokens were left out", r->stats.dropped, opt.max_len);
 	sb_release(&text);
+	sb_release(&picture);
 	return rc;
 }
 

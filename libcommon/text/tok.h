@@ -47,6 +47,9 @@ const char *tok_path(const struct tok *t); /* the file; NULL when it came from m
  * contents or name). Text is encoded as the kind's own library does it:
  * control symbols of the last three in a text are plain text. */
 struct tok *tok_load_file(const char *path, struct err *e) LP_MUST_USE;
+/* From the pieces of a SentencePiece model; special tokens in a text are found. */
+struct spm_file;
+struct tok *tok_from_pieces(const struct spm_file *f, const char *name, struct err *e) LP_MUST_USE;
 void tok_free(struct tok *t);
 
 /* Appends the ids of text (valid UTF-8) to out; special tokens in the text are

@@ -147,6 +147,20 @@ static int load_json(struct tok *t, const struct json *v, const struct parts *p,
 
 /* --- SentencePiece --- */
 
+static int load_pieces(struct tok *t, const struct spm_file *f, struct err *e)
+{
+	t->spm = spm_new(f, &t->vocab, e);
+	if (!t->spm || added_init(&t->added, t->uni, f->n + TOK_SPECIALS_MAX, e))
+		return -1;
+	for (size_t i = 0; i < f->n; i++)
+		if (f->pieces[i].type == SPM_CONTROL && added_put(&t->added, f->pieces[i].s, f->pieces[i].len, (int32_t)i, true, e))
+			return -1;
+	t->bos = (int32_t)f->bos;
+	t->eos = (int32_t)f->eos;
+	t->n_ids = (int64_t)f->n;
+	return 0;
+}
+
 static int load_spm(struct tok *t, const char *bytes, size_t n, const char *name, struct err *e)
 {
 	struct arena a = ARENA_INIT;
@@ -155,18 +169,8 @@ static int load_spm(struct tok *t, const char *bytes, size_t n, const char *name
 
 	if (!rc && f.denormalizes)
 		rc = err_set(e, LP_USAGE, "its denormaliser is not supported");
-	if (!rc && !(t->spm = spm_new(&f, &t->vocab, e)))
-		rc = -1;
 	if (!rc)
-		rc = added_init(&t->added, t->uni, f.n + TOK_SPECIALS_MAX, e);
-	for (size_t i = 0; i < (rc ? 0 : f.n) && !rc; i++)
-		if (f.pieces[i].type == SPM_CONTROL)
-			rc = added_put(&t->added, f.pieces[i].s, f.pieces[i].len, (int32_t)i, true, e);
-	if (!rc) {
-		t->bos = (int32_t)f.bos;
-		t->eos = (int32_t)f.eos;
-		t->n_ids = (int64_t)f.n;
-	}
+		rc = load_pieces(t, &f, e);
 	arena_release(&a);
 	return rc;
 }
@@ -240,6 +244,7 @@ static bool looks_like_ranks(const char *s, size_t n)
 }
 
 struct source {
+	const struct spm_file *pieces; /* instead of a text */
 	const char *text, *config, *name, *pattern;
 	size_t len;
 	bool keep;          /* what a plain JSON file makes is kept */
@@ -308,6 +313,8 @@ static int load_kind(struct tok *t, const struct source *s, struct json_parser *
 {
 	struct json v;
 
+	if (s->pieces)
+		return load_pieces(t, s->pieces, e);
 	if (looks_like_ranks(s->text, s->len))
 		return tok_from_tiktoken(t, s->text, s->len, s->name, s->pattern, e);
 	if (s->pattern)
@@ -371,6 +378,13 @@ static struct tok *load_source(const struct source *s, struct err *e)
 struct tok *tok_new(const char *tokenizer_json, size_t len, const char *config_json, const char *name, struct err *e)
 {
 	struct source s = { .text = tokenizer_json, .len = len, .config = config_json, .name = name };
+
+	return load_source(&s, e);
+}
+
+struct tok *tok_from_pieces(const struct spm_file *f, const char *name, struct err *e)
+{
+	struct source s = { .pieces = f, .name = name, .find_specials = true };
 
 	return load_source(&s, e);
 }

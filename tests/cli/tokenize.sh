@@ -57,6 +57,13 @@ prints '"rows":3,"tokens":' "count"
 prints '"p50":.*"p90":.*"p95":.*"p99":.*"max":' "percentiles"
 prints '"cut":\[{"max_len":256,"rows":0,"tokens":0}\]' "cuts"
 
+if command -v script >/dev/null; then
+	script -qec "tokenize --model '$M' --stats a.jsonl" /dev/null >pic 2>/dev/null
+	ok "on a terminal it is a picture" sh -c "grep -q '█' pic && grep -q 'holds 99 % of the rows' pic && ! grep -q '\"rows\"' pic"
+else
+	skip "no script(1) for a terminal"
+fi
+
 # --- length ---
 status 3 "a longer record is an error" tokenize --model "$M" --max-len 12 a.jsonl -o x.lps
 says 'a.jsonl:1: .*--over-long truncate' "it names the line and the remedy"
@@ -129,6 +136,18 @@ printf x >"$XDG_CACHE_HOME/lorapipe/$(ls "$XDG_CACHE_HOME/lorapipe")"
 tokenize --model big --show-mask a.jsonl >c3
 same "a damaged file is not believed" c0 c3
 is "no home, no cache" "$(XDG_CACHE_HOME= HOME= tokenize --model big --show-mask a.jsonl | cksum)" "$(cksum <c0)"
+
+# --- a GGUF's own vocabulary ---
+gguf-export -q --model "$M" -o s.gguf
+is "byte fallback: the same ids" "$(tokenize --model s.gguf --show-mask a.jsonl | cksum)" "$(tokenize --model "$M" --show-mask a.jsonl | cksum)"
+mkdir q && zstd -dqc "$K/qwen2.json.zst" >q/tokenizer.json
+model-init -q --like tiny --hidden 32 --ffn 32 --heads 2 --kv-heads 1 --head-dim 16 --vocab 1024 --tokenizer q -o qm
+gguf-export -q --model qm -o q.gguf
+is "byte-level: the same ids" "$(tokenize --model q.gguf --allow-double-bos --show-mask a.jsonl | cksum)" "$(tokenize --model q --show-mask a.jsonl | cksum)"
+ok "a stream that names it" sh -c "tokenize --model q.gguf --allow-double-bos a.jsonl | tokenize --model q.gguf --decode >/dev/null"
+status 2 "and no pattern" tokenize --model q.gguf --pattern gpt2 a.jsonl
+head -c 3000 q.gguf >cut.gguf
+status 3 "a cut one" tokenize --model cut.gguf a.jsonl
 
 # --- rules ---
 echo '{"text":"<s><s>Twice</s>"}' >bos.jsonl
