@@ -359,6 +359,45 @@ static bool nmt_space(uint32_t c)
 enum step { STEP_LOWER, STEP_ACCENTS, STEP_NONSPACING, STEP_NMT, STEP_CLEAN, STEP_CHINESE, STEP_BYTES };
 
 /* One pass that maps character by character. */
+struct marks {
+	uint32_t lo, hi;
+};
+
+static bool among(const struct marks *m, size_t n, uint32_t c)
+{
+	size_t lo = 0, hi = n;
+
+	while (lo < hi) {
+		size_t mid = (lo + hi) / 2;
+
+		if (c < m[mid].lo)
+			hi = mid;
+		else if (c > m[mid].hi)
+			lo = mid + 1;
+		else
+			return true;
+	}
+	return false;
+}
+
+/* Does StripAccents take it out, or BertNormalizer? Each has a table of its own in the
+ * reference, older than the others: marks that it does not know, and some that are none now. */
+static bool is_accent(uint32_t c, uint32_t mask, bool bert)
+{
+	static const struct marks left[] = {
+#include "text/tok_marks_tab.h"
+	};
+	static const struct marks left_bert[] = {
+#include "text/tok_marks_bert_tab.h"
+	};
+
+	if (c < 0x300)
+		return false;
+	if (bert)
+		return c == 0x1734 || c == 0x1171E || ((mask & 1u << UC_MN) && !among(left_bert, sizeof(left_bert) / sizeof(*left_bert), c));
+	return c == 0x1CF2 || c == 0x1CF3 || ((mask & UM_M) && !among(left, sizeof(left) / sizeof(*left), c));
+}
+
 static void each_char(const struct tok_norm *n, enum step step, struct astr *a, struct astr *tmp)
 {
 	unsigned w;
@@ -367,7 +406,7 @@ static void each_char(const struct tok_norm *n, enum step step, struct astr *a, 
 	for (size_t i = 0; i < a->len; i += w) {
 		uint32_t c = utf8_get(a->s + i, &w), m = uni_mask(n->uni, c), b = astr_begin(a, i), e = astr_end(a, i + w - 1);
 
-		if ((step == STEP_ACCENTS && (m & UM_M)) || (step == STEP_NONSPACING && (m & 1u << UC_MN)) || (step == STEP_NMT && nmt_dropped(c)))
+		if ((step == STEP_ACCENTS && is_accent(c, m, false)) || (step == STEP_NONSPACING && is_accent(c, m, true)) || (step == STEP_NMT && nmt_dropped(c)))
 			continue;
 		if (step == STEP_CLEAN && (c == 0 || c == 0xFFFD || (c != '\t' && c != '\n' && c != '\r' && (m & (1u << UC_CC | 1u << UC_CF | 1u << UC_CO)))))
 			continue;
