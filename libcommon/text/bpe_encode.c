@@ -269,7 +269,7 @@ static size_t put_first(const struct bpe *b, struct bpe_mem *m, const char *s, s
 void bpe_encode_marked(const struct bpe *b, struct bpe_mem *m, const char *s, size_t len, bool prefix, uint32_t prefix_end, uint32_t base, struct tok_out *out)
 {
 	uint32_t end[BPE_AHEAD];
-	size_t i = prefix && len ? put_first(b, m, s, len, prefix_end, base, out) : 0, n;
+	size_t i = prefix ? put_first(b, m, s, len, prefix_end, base, out) : 0, n;
 
 	for (; i < len; i = end[n - 1]) {
 		unsigned w;
