@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -15,6 +16,7 @@
 #include "data/tok_stats.h"
 #include "data/tok_view.h"
 #include "fmt/lineage.h"
+#include "model/gguf_tok.h"
 
 #define DEFAULT_MAX_LEN 2048
 #define FRAME_BYTES_MAX (4ull << 30)
@@ -23,7 +25,7 @@ static struct {
 	const char *model, *pattern, *rejects, *stats_file, *template_hash, *format, *over_long, *train_on;
 	int64_t max_len, window, split_frames, threads, limit, seed;
 	bool truncate, drop_long, pack, shuffle, stats, count, show_mask, decode;
-	bool double_bos, masked, add_bos, add_eos;
+	bool double_bos, masked, add_bos, add_eos, no_cache;
 	enum tok_over over;
 	enum tok_train train;
 } opt = { .format = "auto", .window = 4096, .threads = 1, .over_long = "refuse", .train_on = "all" };
@@ -58,6 +60,7 @@ static struct opt opts[] = {
 	{ OPT_STR, "template-hash", 0, &opt.template_hash, "HASH", "the template's, for the stream (otherwise from the input's sidecar)" },
 	{ OPT_CHOICE, "format", 0, &opt.format, "FORMAT", "of the input", "auto|jsonl|array|csv" },
 	{ OPT_INT, "split-frames", 0, &opt.split_frames, "N", "records of a frame; 0: by tokens, about a million", .min = 0, .max = 65536 },
+	{ OPT_FLAG, "no-cache", 0, &opt.no_cache, 0, "read the tokenizer itself, and keep nothing of it for the next run", .unrecorded = true },
 	{ OPT_INT, "threads", 'j', &opt.threads, "N", "threads; the output does not depend on them", .min = 1, .max = 1024, .unrecorded = true },
 	OPT_COMMON,
 };
@@ -85,6 +88,7 @@ struct run {
 	struct tok_stats stats;
 	int64_t n_records;
 	int pairs;              /* -1: no record yet */
+	char input_hash[33];    /* of the input's bytes up to the batch in use */
 };
 
 /* --- before work starts --- */
@@ -117,10 +121,15 @@ static int load_tokenizer(struct run *r, struct err *e)
 {
 	char hex[65];
 
-	r->tok = tok_load_model(opt.model, opt.pattern, e);
-	if (!r->tok || sha_file(tok_path(r->tok), hex, e))
+	if (gguf_tok_is(opt.model))
+		r->tok = opt.pattern ? NULL : gguf_tok_load(opt.model, hex, e);
+	else
+		r->tok = opt.no_cache ? tok_load_model(opt.model, opt.pattern, e) : tok_load_kept(opt.model, opt.pattern, e);
+	if (!r->tok && !e->code)
+		return err_set(e, LP_USAGE, "--pattern goes with tiktoken ranks, and this is another kind; leave it out");
+	if (!r->tok || (tok_path(r->tok) && !tok_sha256(r->tok) && sha_file(tok_path(r->tok), hex, e)))
 		return -1;
-	snprintf(r->tok_hash, sizeof(r->tok_hash), "sha256:%s", hex);
+	snprintf(r->tok_hash, sizeof(r->tok_hash), "sha256:%s", tok_sha256(r->tok) ? tok_sha256(r->tok) : hex);
 	if (opt.add_bos && tok_bos(r->tok) < 0)
 		return err_set(e, LP_USAGE, "--add-bos: the tokenizer names no begin token; tokenizer_config.json may (bos_token)");
 	if (opt.add_eos && tok_eos(r->tok) < 0)
@@ -143,7 +152,7 @@ static const char *file_name(const char *path)
 static int write_frame(struct run *r, struct err *e)
 {
 	struct st_kv meta[N_META];
-	char vocab[24], max_len[24], bos[16], eos[16], hex[33];
+	char vocab[24], max_len[24], bos[16], eos[16];
 	struct lineage l;
 	struct sb text = SB_INIT;
 	char *hash;
@@ -155,10 +164,9 @@ static int write_frame(struct run *r, struct err *e)
 	snprintf(bos, sizeof(bos), "%" PRId32, tok_bos(r->tok));
 	snprintf(eos, sizeof(eos), "%" PRId32, tok_eos(r->tok));
 	lineage_init(&l, &spec);
-	in_hash(jsonl_in(r->records), hex);
-	hash = xasprintf("xxh3:%s", hex);
+	hash = xasprintf("xxh3:%s", r->input_hash);
 	lineage_input(&l, in_name(jsonl_in(r->records)), hash, r->side.lineage);
-	lineage_input(&l, file_name(tok_path(r->tok)), r->tok_hash, NULL);
+	lineage_input(&l, file_name(tok_path(r->tok) ? tok_path(r->tok) : opt.model), r->tok_hash, NULL);
 	lineage_json(&l, &text);
 	meta[n++] = (struct st_kv){ "tokenizer", file_name(opt.model) };
 	meta[n++] = (struct st_kv){ "tokenizer_hash", r->tok_hash };
@@ -185,10 +193,10 @@ static int to_frames(struct run *r, const struct tok_rec *rec, struct err *e)
 
 	for (int k = 0; k < rec->n_texts; k++) {
 		const struct tok_text *t = &rec->t[k];
-		size_t step = opt.over == TOK_SPLIT ? (size_t)opt.max_len : t->out.n;
+		size_t step = opt.over == TOK_SPLIT ? (size_t)opt.max_len : t->n;
 
-		for (size_t at = 0, n; at < t->out.n; at += n) {
-			struct token_seq s = { t->out.ids + at, t->mask + at, t->out.n - at, rec->number, rec->pair ? rec->number : -1, t->good };
+		for (size_t at = 0, n; at < t->n; at += n) {
+			struct token_seq s = { t->ids + at, t->mask + at, t->n - at, rec->number, rec->pair ? rec->number : -1, t->good };
 
 			s.n = n = s.n < step ? s.n : step;
 			if (at && !opt.masked && !memchr(s.mask + 1, 1, n - 1))
@@ -233,7 +241,7 @@ static int drop(struct run *r, const struct tok_rec *rec, struct err *e)
 {
 	r->stats.dropped++;
 	for (int k = 0; k < rec->n_texts; k++)
-		r->stats.dropped_tokens += rec->t[k].out.n;
+		r->stats.dropped_tokens += rec->t[k].n;
 	if (!r->rejects)
 		return 0;
 	return out_write(r->rejects, rec->raw, rec->raw_len, e) || out_write(r->rejects, "\n", 1, e) ? -1 : 0;
@@ -243,10 +251,10 @@ static int use_record(struct run *r, const struct tok_rec *rec, struct err *e)
 {
 	if (rec->problem) {
 		*e = *rec->problem;
-		return err_where(e, in_name(jsonl_in(r->records)), rec->line);
+		return err_where(e, rec->name, rec->line);
 	}
 	if (r->pairs >= 0 && r->pairs != rec->pair)
-		return err_line(e, LP_DATA, in_name(jsonl_in(r->records)), rec->line, "preference pairs and plain records are mixed; separate them");
+		return err_line(e, LP_DATA, rec->name, rec->line, "preference pairs and plain records are mixed; separate them");
 	r->pairs = rec->pair;
 	if (rec->pair && (opt.pack || opt.over == TOK_SPLIT))
 		return err_set(e, LP_USAGE, "%s does not apply to preference pairs", opt.pack ? "--pack" : "--over-long split");
@@ -255,11 +263,11 @@ static int use_record(struct run *r, const struct tok_rec *rec, struct err *e)
 
 		tok_stats_add(&r->stats, t->n_full, t->n_targets);
 		r->stats.split += opt.over == TOK_SPLIT && t->n_full > (size_t)opt.max_len;
-		if (!rec->dropped && t->n_full > t->out.n) {
+		if (!rec->dropped && t->n_full > t->n) {
 			r->stats.truncated++;
-			r->stats.cut_tokens += t->n_full - t->out.n;
+			r->stats.cut_tokens += t->n_full - t->n;
 		}
-		if (opt.show_mask && !rec->dropped && show(r, t->out.ids, t->mask, t->out.n, rec->number, side_of(rec, k), e))
+		if (opt.show_mask && !rec->dropped && show(r, t->ids, t->mask, t->n, rec->number, side_of(rec, k), e))
 			return -1;
 		if (opt.count && count(r, rec, k, e))
 			return -1;
@@ -269,28 +277,28 @@ static int use_record(struct run *r, const struct tok_rec *rec, struct err *e)
 	return r->stream ? to_frames(r, rec, e) : 0;
 }
 
+static int use_batch(void *arg, struct tok_batch *b, struct err *e)
+{
+	struct run *r = arg;
+
+	memcpy(r->input_hash, b->input_hash, sizeof(r->input_hash));
+	for (size_t i = 0; i < b->n; i++)
+		if (use_record(r, &b->recs[i], e))
+			return -1;
+	r->n_records += (int64_t)b->n;
+	progress("%" PRId64 " records, %" PRIu64 " tokens", r->n_records, r->stats.tokens);
+	return 0;
+}
+
 static int each_record(struct run *r, struct err *e)
 {
-	struct tok_batch b;
-	int rc;
+	struct tok_pipe p = { r->records, &r->policy, (int)opt.threads, opt.limit, use_batch, r };
+	int rc = tok_pipe_run(&p, e);
 
-	tok_batch_init(&b);
-	while ((rc = tok_batch_read(&b, r->records, opt.rejects != NULL, e)) == 1) {
-		if (opt.limit && r->n_records + (int64_t)b.n > opt.limit)
-			b.n = (size_t)(opt.limit - r->n_records);
-		tok_batch_encode(&b, &r->policy, (int)opt.threads);
-		for (size_t i = 0; i < b.n && rc > 0; i++)
-			rc = use_record(r, &b.recs[i], e) ? -1 : 1;
-		r->n_records += (int64_t)b.n;
-		if (rc < 0 || (opt.limit && r->n_records >= opt.limit))
-			break;
-		progress("%" PRId64 " records, %" PRIu64 " tokens", r->n_records, r->stats.tokens);
-	}
 	progress_done();
-	tok_batch_release(&b);
-	if (rc >= 0 && r->n_records == 0)
-		return err_line(e, LP_DATA, in_name(jsonl_in(r->records)), 0, "no records in it");
-	return rc < 0 ? -1 : 0;
+	if (!rc && r->n_records == 0)
+		rc = err_line(e, LP_DATA, in_name(jsonl_in(r->records)), 0, "no records in it");
+	return rc;
 }
 
 static int put_text(const char *path, const struct sb *text, struct err *e)
@@ -306,16 +314,26 @@ static int put_text(const char *path, const struct sb *text, struct err *e)
 	return out_commit(o, e);
 }
 
+static int columns(void)
+{
+	struct winsize w;
+
+	return !ioctl(1, TIOCGWINSZ, &w) && w.ws_col ? w.ws_col : 80;
+}
+
 static int finish_records(struct run *r, struct err *e)
 {
-	struct sb text = SB_INIT;
+	struct sb text = SB_INIT, picture = SB_INIT;
 	int rc = opt.limit ? 0 : tok_sidecar_check(&r->side, jsonl_in(r->records), e);
 
+	in_hash(jsonl_in(r->records), r->input_hash);
 	if (!rc && r->stream)
 		rc = write_frame(r, e) || st_writer_end(r->stream, e) ? -1 : 0;
+	if (opt.stats && !opt_common.output && isatty(1)) /* for people; --stats-file has the figures */
+		tok_stats_picture(&r->stats, columns(), &picture);
 	tok_stats_json(&r->stats, (uint64_t)opt.max_len, opt.pack ? r->frames.rows : 0, r->frames.tokens, &text);
 	if (!rc && opt.stats)
-		rc = out_write(r->out, text.s, text.len, e);
+		rc = picture.len ? out_write(r->out, picture.s, picture.len, e) : out_write(r->out, text.s, text.len, e);
 	if (!rc && opt.stats_file)
 		rc = put_text(opt.stats_file, &text, e);
 	if (!rc && r->rejects) {
@@ -330,6 +348,7 @@ static int finish_records(struct run *r, struct err *e)
 	if (!rc && r->stats.dropped && !opt.stats)
 		warn("%" PRIu64 " records longer than %" PRId64 " tokens were left out", r->stats.dropped, opt.max_len);
 	sb_release(&text);
+	sb_release(&picture);
 	return rc;
 }
 

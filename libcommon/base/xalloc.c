@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 /* The documented exception to "libraries never exit": see the header. */
 static void LP_NORETURN no_memory(size_t bytes)
@@ -22,6 +23,36 @@ bool lp_mul_overflows(size_t a, size_t b, size_t *product)
 bool lp_add_overflows(size_t a, size_t b, size_t *sum)
 {
 	return __builtin_add_overflow(a, b, sum);
+}
+
+#define HUGE_PAGE ((size_t)2 << 20)
+
+void *lp_pages(size_t bytes)
+{
+	size_t spare = bytes >= HUGE_PAGE ? HUGE_PAGE : 0, head;
+	char *p;
+
+	if (bytes > SIZE_MAX / 2)
+		return NULL;
+	p = mmap(NULL, bytes + spare, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		return NULL;
+	if (!spare)
+		return p;
+	head = (HUGE_PAGE - (uintptr_t)p % HUGE_PAGE) % HUGE_PAGE;
+	if (head)
+		munmap(p, head);
+	bytes = (bytes + 4095) & ~(size_t)4095;
+	if (spare > head)
+		munmap(p + head + bytes, spare - head);
+	madvise(p + head, bytes, MADV_HUGEPAGE);
+	return p + head;
+}
+
+void lp_pages_free(void *p, size_t bytes)
+{
+	if (p)
+		munmap(p, bytes);
 }
 
 void *xmalloc(size_t bytes)

@@ -21,6 +21,11 @@ char *xasprintf(const char *fmt, ...) LP_PRINTF(1, 2);
  * the product overflows or memory is short. what names it. Free with free(). */
 void *lp_try_alloc(size_t n, size_t size, const char *what, struct err *e) LP_MUST_USE;
 
+/* Zeroed memory in pages of its own, large ones where the system has them: for tables whose look-ups go
+ * everywhere. NULL when memory is short. Free with lp_pages_free and the same size. */
+void *lp_pages(size_t bytes);
+void lp_pages_free(void *p, size_t bytes); /* NULL is fine */
+
 bool lp_mul_overflows(size_t a, size_t b, size_t *product);
 bool lp_add_overflows(size_t a, size_t b, size_t *sum);
 

@@ -6,12 +6,13 @@
 
 #include "base/xalloc.h"
 
-#define BATCH_BYTES (1u << 20)
+#define BATCH_BYTES (128u << 10) /* with its tokens, this stays in the processor's second cache */
 #define BATCH_RECORDS 1024
 
 void tok_batch_init(struct tok_batch *b)
 {
 	memset(b, 0, sizeof(*b));
+	b->parser = json_parser_new();
 }
 
 static void forget_problems(struct tok_batch *b)
@@ -25,160 +26,76 @@ static void forget_problems(struct tok_batch *b)
 void tok_batch_release(struct tok_batch *b)
 {
 	forget_problems(b);
-	for (size_t i = 0; i < b->cap_init; i++)
-		for (int k = 0; k < 2; k++) {
-			tok_out_release(&b->recs[i].t[k].out);
-			free(b->recs[i].t[k].mask);
-		}
+	tok_out_release(&b->out);
+	json_parser_free(b->parser);
+	arena_release(&b->names);
+	arena_release(&b->texts);
+	arena_release(&b->tree);
+	sb_release(&b->raw);
+	free(b->mask);
 	free(b->recs);
-	arena_release(&b->arena);
 }
 
 /* --- reading --- */
 
-static int read_spans(struct tok_batch *b, const struct json *v, struct tok_text *t, struct err *e)
+static void add(struct tok_batch *b, const struct jsonl_rec *rec, const char *name, int64_t number)
 {
-	int64_t at[2];
-	size_t last = 0;
+	const char *last = b->n ? b->recs[b->n - 1].name : NULL;
+	struct tok_rec *r;
 
-	t->n_spans = 0;
-	t->spans = NULL;
-	t->all = !v || v->type == JSON_NULL;
-	if (t->all)
-		return 0;
-	if (v->type != JSON_ARR)
-		return err_set(e, LP_DATA, "spans is not a list of [begin, end]");
-	t->spans = arena_alloc(&b->arena, (v->n + 1) * sizeof(*t->spans));
-	for (uint32_t i = 0; i < v->n; i++) {
-		const struct json *s = &v->items[i];
-
-		if (s->type != JSON_ARR || s->n != 2 || !json_as_i64(&s->items[0], &at[0]) || !json_as_i64(&s->items[1], &at[1]))
-			return err_set(e, LP_DATA, "span %u is not [begin, end]", i);
-		if (at[0] < 0 || at[1] < at[0] || (uint64_t)at[1] > t->len || (uint64_t)at[0] < last)
-			return err_set(e, LP_DATA, "span %u, [%lld, %lld], is not in order within the %zu bytes of the text", i, (long long)at[0], (long long)at[1], t->len);
-		for (int k = 0; k < 2; k++)
-			if ((size_t)at[k] < t->len && ((unsigned char)t->text[at[k]] & 0xC0) == 0x80)
-				return err_set(e, LP_DATA, "span %u cuts a character at byte %lld", i, (long long)at[k]);
-		t->spans[t->n_spans++] = (struct tok_span){ (size_t)at[0], (size_t)at[1] };
-		last = (size_t)at[1];
+	if (b->n == b->cap_init) {
+		b->recs = xgrow(b->recs, &b->cap, b->n + 1, sizeof(*b->recs));
+		memset(&b->recs[b->n], 0, sizeof(*b->recs));
+		b->cap_init = b->n + 1;
 	}
-	return 0;
+	r = &b->recs[b->n++];
+	r->name = last && !strcmp(last, name) ? last : arena_strndup(&b->names, name, strlen(name));
+	r->line = rec->line;
+	r->number = number;
+	r->dropped = false;
+	r->raw_at = b->raw.len;
+	r->raw_len = rec->raw_len;
+	sb_add(&b->raw, rec->raw, rec->raw_len);
+	sb_addc(&b->raw, '\n');
 }
 
-/* A side of a pair: the answer behind the prompt; spans are bytes of the answer,
- * and without them all of it is the target. */
-static int read_side(struct tok_batch *b, const struct json *v, const char *side, const char *spans_key, const struct json *prompt, struct tok_text *t, struct err *e)
+int tok_batch_read(struct tok_batch *b, struct jsonl *j, int64_t first, uint64_t max, struct err *e)
 {
-	const struct json *s = json_get(v, side);
-	char *text;
-
-	if (!json_is(s, JSON_STR))
-		return err_set(e, LP_DATA, "%s is not a rendered text; run chat-template first", side);
-	text = arena_alloc(&b->arena, (size_t)prompt->n + s->n + 1);
-	memcpy(text, prompt->s, prompt->n);
-	memcpy(text + prompt->n, s->s, s->n);
-	text[prompt->n + s->n] = 0;
-	t->text = text + prompt->n;
-	t->len = s->n;
-	if (read_spans(b, json_get(v, spans_key), t, e))
-		return -1;
-	if (t->all) {
-		t->all = false;
-		t->spans = arena_alloc(&b->arena, sizeof(*t->spans));
-		t->spans[0] = (struct tok_span){ 0, t->len };
-		t->n_spans = 1;
-	}
-	for (size_t i = 0; i < t->n_spans; i++) {
-		t->spans[i].begin += prompt->n;
-		t->spans[i].end += prompt->n;
-	}
-	t->text = text;
-	t->len += prompt->n;
-	return 0;
-}
-
-static int read_pair(struct tok_batch *b, const struct json *v, struct tok_rec *r, struct err *e)
-{
-	const struct json *prompt = json_get(v, "prompt"), *label = json_get(v, "label");
-	bool one = !json_get(v, "rejected") && json_is(label, JSON_BOOL);
-
-	if (!json_is(prompt, JSON_STR))
-		return err_set(e, LP_DATA, "a preference record needs prompt, chosen and rejected as rendered texts; run chat-template first");
-	r->pair = true;
-	r->n_texts = one ? 1 : 2;
-	r->t[0].good = one ? label->b : true;
-	r->t[1].good = false;
-	if (read_side(b, v, "chosen", "chosen_spans", prompt, &r->t[0], e))
-		return -1;
-	return one ? 0 : read_side(b, v, "rejected", "rejected_spans", prompt, &r->t[1], e);
-}
-
-static int read_record(struct tok_batch *b, const struct json *v, struct tok_rec *r, struct err *e)
-{
-	const struct json *text = json_get(v, "text");
-
-	if (json_get(v, "chosen") || json_get(v, "rejected"))
-		return read_pair(b, v, r, e);
-	if (!json_is(text, JSON_STR))
-		return err_set(e, LP_DATA, json_get(v, "messages") ? "a chat record; run chat-template first" : "no text; a text record is {\"text\",\"spans\"}");
-	r->pair = false;
-	r->n_texts = 1;
-	r->t[0].text = arena_strndup(&b->arena, text->s, text->n);
-	r->t[0].len = text->n;
-	return read_spans(b, json_get(v, "spans"), &r->t[0], e);
-}
-
-int tok_batch_read(struct tok_batch *b, struct jsonl *j, bool keep_raw, struct err *e)
-{
+	struct in *in = jsonl_in(j);
 	struct jsonl_rec rec;
-	size_t bytes = 0;
 	int rc = 1;
 
 	forget_problems(b);
 	b->n = 0;
-	arena_reset(&b->arena);
-	while (b->n < BATCH_RECORDS && bytes < BATCH_BYTES && (rc = jsonl_next(j, &rec, e)) == 1) {
-		struct tok_rec *r;
-
-		if (b->n == b->cap_init) {
-			b->recs = xgrow(b->recs, &b->cap, b->n + 1, sizeof(*b->recs));
-			memset(&b->recs[b->n], 0, sizeof(*b->recs));
-			b->cap_init = b->n + 1;
-		}
-		r = &b->recs[b->n];
-		r->line = rec.line;
-		r->number = b->n_read;
-		r->dropped = false;
-		if (read_record(b, &rec.v, r, e))
-			return err_where(e, in_name(jsonl_in(j)), rec.line);
-		r->raw = keep_raw ? arena_strndup(&b->arena, rec.raw, rec.raw_len) : NULL;
-		r->raw_len = rec.raw_len;
-		bytes += rec.raw_len;
-		b->n++;
-		b->n_read++;
-	}
+	arena_reset(&b->names);
+	sb_reset(&b->raw);
+	if (b->raw.cap > 64 * (size_t)BATCH_BYTES) /* a giant's memory goes back */
+		sb_release(&b->raw);
+	while (b->n < BATCH_RECORDS && b->n < max && b->raw.len < BATCH_BYTES && (rc = jsonl_next_raw(j, &rec, e)) == 1)
+		add(b, &rec, in_name(in), first + (int64_t)b->n);
+	sb_grow(&b->raw, JSON_PADDING);
+	memset(b->raw.s + b->raw.len, 0, JSON_PADDING);
+	for (size_t i = 0; i < b->n; i++)
+		b->recs[i].raw = b->raw.s + b->recs[i].raw_at;
+	in_hash(in, b->input_hash);
 	return rc < 0 ? -1 : b->n > 0;
 }
 
-/* --- one text --- */
+/* --- one text, its tokens behind those of the texts before it --- */
 
 static void insert(struct tok_out *o, size_t at, int32_t id, uint32_t byte)
 {
-	if (o->n + 1 > o->cap) {
-		o->cap = o->n + 64;
-		o->ids = xrealloc(o->ids, o->cap * sizeof(*o->ids));
-		o->begin = xrealloc(o->begin, o->cap * sizeof(*o->begin));
-		o->end = xrealloc(o->end, o->cap * sizeof(*o->end));
-	}
-	memmove(o->ids + at + 1, o->ids + at, (o->n - at) * sizeof(*o->ids));
-	memmove(o->begin + at + 1, o->begin + at, (o->n - at) * sizeof(*o->begin));
-	memmove(o->end + at + 1, o->end + at, (o->n - at) * sizeof(*o->end));
+	size_t n = o->n - at;
+
+	tok_out_add(o, id, byte, byte);
+	memmove(o->ids + at + 1, o->ids + at, n * sizeof(*o->ids));
+	memmove(o->begin + at + 1, o->begin + at, n * sizeof(*o->begin));
+	memmove(o->end + at + 1, o->end + at, n * sizeof(*o->end));
 	o->ids[at] = id;
 	o->begin[at] = o->end[at] = byte;
-	o->n++;
 }
 
-static int check_bos(const struct tok_policy *p, const struct tok_out *o, struct err *e)
+static int check_bos(const struct tok_policy *p, const int32_t *ids, size_t n_ids, struct err *e)
 {
 	int32_t bos = tok_bos(p->tok);
 	size_t n = 0;
@@ -186,97 +103,116 @@ static int check_bos(const struct tok_policy *p, const struct tok_out *o, struct
 	if (bos < 0 || p->allow_double_bos)
 		return 0;
 	if (bos == tok_eos(p->tok)) /* one token for both: only a doubled start is wrong */
-		n = o->n > 1 && o->ids[0] == bos && o->ids[1] == bos ? 2 : 0;
+		n = n_ids > 1 && ids[0] == bos && ids[1] == bos ? 2 : 0;
 	else
-		for (size_t i = 0; i < o->n; i++)
-			n += o->ids[i] == bos;
+		for (size_t i = 0; i < n_ids; i++)
+			n += ids[i] == bos;
 	if (n < 2)
 		return 0;
 	return err_set(e, LP_DATA, "the text begins %zu times ('%s'); render it without the second one, or give --allow-double-bos", n, tok_piece(p->tok, bos));
 }
 
 /* A token is a target when its first byte is inside a span. */
-static void mask(struct tok_text *t, bool eos_added)
+static void mask(struct tok_batch *b, const struct tok_text *t, bool eos_added)
 {
+	const uint32_t *begin = b->out.begin + t->at;
+	uint8_t *m;
 	size_t k = 0;
 
-	if (t->cap_mask < t->out.n) {
-		t->cap_mask = t->out.n + 64;
-		t->mask = xrealloc(t->mask, t->cap_mask);
-	}
-	for (size_t i = 0; i < t->out.n; i++) {
-		while (k < t->n_spans && t->spans[k].end <= t->out.begin[i])
+	b->mask = xgrow(b->mask, &b->cap_mask, b->out.n + 1, 1);
+	m = b->mask + t->at;
+	if (t->all)
+		memset(m, 1, t->n);
+	for (size_t i = 0; i < t->n && !t->all; i++) {
+		while (k < t->n_spans && t->spans[k].end <= begin[i])
 			k++;
-		t->mask[i] = t->all || (k < t->n_spans && t->out.begin[i] >= t->spans[k].begin && t->out.begin[i] < t->spans[k].end);
+		m[i] = k < t->n_spans && begin[i] >= t->spans[k].begin;
 	}
 	if (eos_added)
-		t->mask[t->out.n - 1] = 1;
-	if (t->out.n)
-		t->mask[0] = 0;
+		m[t->n - 1] = 1;
+	if (t->n)
+		m[0] = 0;
 }
 
-static int encode_text(const struct tok_policy *p, struct tok_text *t, bool *dropped, struct err *e)
+static int cut(struct tok_batch *b, const struct tok_policy *p, struct tok_text *t, bool *dropped, struct err *e)
+{
+	if (!p->max_len || t->n <= p->max_len)
+		return 0;
+	if (p->over == TOK_REFUSE)
+		return err_set(e, LP_DATA, "%zu tokens, and --max-len is %zu; raise it, or give --over-long truncate, split or drop", t->n, p->max_len);
+	*dropped |= p->over == TOK_DROP;
+	if (p->over == TOK_TRUNCATE) {
+		t->n = p->max_len;
+		b->out.n = t->at + t->n;
+	}
+	return 0;
+}
+
+static int encode_text(struct tok_batch *b, const struct tok_policy *p, struct tok_text *t, bool *dropped, struct err *e)
 {
 	int32_t bos = tok_bos(p->tok), eos = tok_eos(p->tok);
+	struct tok_out *o = &b->out;
 	bool eos_added = false;
 
-	t->out.n = 0;
-	if (tok_encode(p->tok, t->text, t->len, &t->out, e))
+	t->at = o->n;
+	if (tok_encode(p->tok, t->text, t->len, o, e))
 		return -1;
-	if (p->add_bos && bos >= 0 && !(t->out.n && t->out.ids[0] == bos))
-		insert(&t->out, 0, bos, 0);
-	if (p->add_eos && eos >= 0 && !(t->out.n && t->out.ids[t->out.n - 1] == eos)) {
-		insert(&t->out, t->out.n, eos, (uint32_t)t->len);
+	if (p->add_bos && bos >= 0 && !(o->n > t->at && o->ids[t->at] == bos))
+		insert(o, t->at, bos, 0);
+	if (p->add_eos && eos >= 0 && !(o->n > t->at && o->ids[o->n - 1] == eos)) {
+		tok_out_add(o, eos, (uint32_t)t->len, (uint32_t)t->len);
 		eos_added = true;
 	}
-	if (check_bos(p, &t->out, e))
+	t->n = t->n_full = o->n - t->at;
+	if (check_bos(p, o->ids + t->at, t->n, e))
 		return -1;
 	if (p->train == TOK_TRAIN_LAST && t->n_spans > 1) {
 		t->spans[0] = t->spans[t->n_spans - 1];
 		t->n_spans = 1;
 	}
-	mask(t, eos_added);
+	mask(b, t, eos_added);
 	if (p->train == TOK_TRAIN_NONE)
-		memset(t->mask, 0, t->out.n);
-	t->n_full = t->out.n;
-	if (p->max_len && t->out.n > p->max_len) {
-		if (p->over == TOK_REFUSE)
-			return err_set(e, LP_DATA, "%zu tokens, and --max-len is %zu; raise it, or give --over-long truncate, split or drop", t->out.n, p->max_len);
-		*dropped |= p->over == TOK_DROP;
-		if (p->over == TOK_TRUNCATE)
-			t->out.n = p->max_len;
-	}
+		memset(b->mask + t->at, 0, t->n);
+	if (cut(b, p, t, dropped, e))
+		return -1;
 	t->n_targets = 0;
-	for (size_t i = 0; i < t->out.n; i++)
-		t->n_targets += t->mask[i];
-	if (!t->out.n)
+	for (size_t i = 0; i < t->n; i++)
+		t->n_targets += b->mask[t->at + i];
+	if (!t->n)
 		return err_set(e, LP_DATA, "the text is empty");
 	if (!t->n_targets && !p->allow_masked && p->train != TOK_TRAIN_NONE)
 		return err_set(e, LP_DATA, "no token to learn from%s; look at it with --show-mask, or give --allow-masked",
-		               t->n_full > t->out.n ? " is left after truncation" : "");
+		               t->n_full > t->n ? " is left after truncation" : "");
 	return 0;
 }
 
-static void encode_record(const struct tok_policy *p, struct tok_rec *r)
+static int encode_record(struct tok_batch *b, const struct tok_policy *p, struct tok_rec *r, struct err *e)
+{
+	if (tok_record_parse(b->parser, r->raw, r->raw_len, &b->texts, &b->tree, r, e)) {
+		r->n_texts = 0;
+		return -1;
+	}
+	for (int k = 0; k < r->n_texts; k++)
+		if (encode_text(b, p, &r->t[k], &r->dropped, e))
+			return -1;
+	return 0;
+}
+
+void tok_batch_encode(struct tok_batch *b, const struct tok_policy *p)
 {
 	struct err e = ERR_INIT;
 
-	for (int k = 0; k < r->n_texts; k++)
-		if (encode_text(p, &r->t[k], &r->dropped, &e)) {
-			r->problem = xmalloc(sizeof(e));
-			*r->problem = e;
-			return;
-		}
-}
-
-void tok_batch_encode(struct tok_batch *b, const struct tok_policy *p, int threads)
-{
-	if (threads <= 1) {
-		for (size_t i = 0; i < b->n; i++)
-			encode_record(p, &b->recs[i]);
-		return;
-	}
-#pragma omp parallel for schedule(dynamic, 8) num_threads(threads)
+	b->out.n = 0;
+	arena_reset(&b->texts);
 	for (size_t i = 0; i < b->n; i++)
-		encode_record(p, &b->recs[i]);
+		if (encode_record(b, p, &b->recs[i], &e)) { /* none behind it will be used */
+			b->recs[i].problem = xmalloc(sizeof(e));
+			*b->recs[i].problem = e;
+			b->n = i + 1;
+		}
+	for (size_t i = 0; i < b->n; i++)
+		for (int k = 0; k < b->recs[i].n_texts; k++) {
+			b->recs[i].t[k].ids = b->out.ids + b->recs[i].t[k].at;
+			b->recs[i].t[k].mask = b->mask + b->recs[i].t[k].at;
+		}
 }

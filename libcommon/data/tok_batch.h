@@ -1,10 +1,9 @@
-/* Text records in batches: read, tokenised by several threads, and judged in
- * input order. What a record may be: {"text","spans"}, {"text"} (every token
- * is a target), a preference pair {"prompt","chosen","rejected","chosen_spans",
- * "rejected_spans"}, or one answer with its verdict {"prompt","chosen","label"}. */
+/* Text records in batches: read in one place, parsed and tokenised in another,
+ * and judged in input order. What a record may be: tok_record.h. */
 #ifndef LP_DATA_TOK_BATCH_H
 #define LP_DATA_TOK_BATCH_H
 
+#include "data/tok_record.h"
 #include "json/jsonl.h"
 #include "text/tok.h"
 
@@ -19,43 +18,37 @@ struct tok_policy {
 	bool add_bos, add_eos;  /* around each text, where it has none */
 };
 
-struct tok_span {
-	size_t begin, end; /* bytes of the text */
-};
-struct tok_text {
-	const char *text; /* valid UTF-8, in the batch's arena */
-	size_t len;
-	struct tok_span *spans;
-	size_t n_spans;
-	bool all;            /* no spans given: every token is a target */
-	bool good;           /* of a pair: the chosen one, or the label */
-	struct tok_out out;
-	uint8_t *mask;       /* (out.n) */
-	size_t cap_mask;
-	size_t n_full;       /* tokens before truncation */
-	size_t n_targets;    /* what counts: never the first token */
-};
-struct tok_rec {
-	uint64_t line;
-	int64_t number;      /* from 0, in input order */
-	const char *raw;     /* the record's line, when kept */
-	size_t raw_len;
-	struct tok_text t[2]; /* text; or chosen, rejected */
-	int n_texts;
-	bool pair, dropped;  /* dropped: longer than max_len */
-	struct err *problem; /* NULL: none */
-};
 struct tok_batch {
 	struct tok_rec *recs;
 	size_t n, cap, cap_init;
-	struct arena arena;
-	int64_t n_read;      /* records of all batches */
+	char input_hash[33];    /* of the input's bytes up to here */
+	/* Scratch: */
+	struct sb raw;          /* the records' lines, each with a newline behind */
+	struct json_parser *parser;
+	struct arena names, texts, tree;
+	struct tok_out out;     /* of all texts, one after another */
+	uint8_t *mask;
+	size_t cap_mask;
 };
 void tok_batch_init(struct tok_batch *b);
 void tok_batch_release(struct tok_batch *b);
-/* The next records, about a megabyte of text. 1 some, 0 end, -1 error. */
-int tok_batch_read(struct tok_batch *b, struct jsonl *j, bool keep_raw, struct err *e) LP_MUST_USE;
-/* Tokenises and masks all of them; what is wrong with a record stands in it. */
-void tok_batch_encode(struct tok_batch *b, const struct tok_policy *p, int threads);
+/* The next records, at most max and as much text as stays near the processor;
+ * first: the number of the first one. 1 some, 0 end, -1 error: then the records
+ * that came before it are there as well. */
+int tok_batch_read(struct tok_batch *b, struct jsonl *j, int64_t first, uint64_t max, struct err *e) LP_MUST_USE;
+/* Parses, tokenises and masks all of them; what is wrong with a record stands in it. */
+void tok_batch_encode(struct tok_batch *b, const struct tok_policy *p);
+
+/* All of an input through a number of threads: each reads a batch, encodes it,
+ * and has it used when those before it have been. */
+struct tok_pipe {
+	struct jsonl *records;
+	const struct tok_policy *policy;
+	int threads;
+	int64_t limit; /* records; 0: all */
+	int (*use)(void *arg, struct tok_batch *b, struct err *e); /* never two at once */
+	void *arg;
+};
+int tok_pipe_run(const struct tok_pipe *p, struct err *e) LP_MUST_USE;
 
 #endif

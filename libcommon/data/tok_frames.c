@@ -15,6 +15,8 @@ struct tok_frame_seq {
 	int64_t record, pair;
 };
 
+static void columns_free(struct tok_columns *c);
+
 void tok_frames_init(struct tok_frames *f, struct st_writer *w)
 {
 	memset(f, 0, sizeof(*f));
@@ -27,6 +29,7 @@ void tok_frames_release(struct tok_frames *f)
 	free(f->ids);
 	free(f->mask);
 	free(f->seqs);
+	columns_free(f->columns);
 	memset(f, 0, sizeof(*f));
 }
 
@@ -110,15 +113,19 @@ static int arrange(const struct tok_frames *f, uint32_t *order, uint32_t *row, s
 	return rc;
 }
 
-/* The frame's columns in the order of writing. */
-struct columns {
+/* The frame's columns in the order of writing; kept from frame to frame. */
+struct tok_columns {
 	int32_t *ids;
 	uint8_t *mask, *side;
 	int64_t *row_start, *seq_start, *seq_record, *pair;
+	uint32_t *order, *row;
+	size_t cap_ids, cap_mask, cap_side, cap_row_start, cap_seq_start, cap_seq_record, cap_pair, cap_order, cap_row;
 };
 
-static void columns_release(struct columns *c)
+static void columns_free(struct tok_columns *c)
 {
+	if (!c)
+		return;
 	free(c->ids);
 	free(c->mask);
 	free(c->side);
@@ -126,18 +133,44 @@ static void columns_release(struct columns *c)
 	free(c->seq_start);
 	free(c->seq_record);
 	free(c->pair);
+	free(c->order);
+	free(c->row);
+	free(c);
 }
 
-static void fill(const struct tok_frames *f, const uint32_t *order, const uint32_t *row, struct columns *c)
+static struct tok_columns *columns_for(struct tok_frames *f, bool moved)
+{
+	struct tok_columns *c = f->columns ? f->columns : xcalloc(1, sizeof(*c));
+	size_t n = f->n_seqs;
+
+	f->columns = c;
+	if (moved) {
+		c->ids = xgrow(c->ids, &c->cap_ids, f->n_tokens, sizeof(*c->ids));
+		c->mask = xgrow(c->mask, &c->cap_mask, f->n_tokens, 1);
+	}
+	c->side = xgrow(c->side, &c->cap_side, n, 1);
+	c->row_start = xgrow(c->row_start, &c->cap_row_start, n + 1, sizeof(*c->row_start));
+	c->seq_start = xgrow(c->seq_start, &c->cap_seq_start, n + 1, sizeof(*c->seq_start));
+	c->seq_record = xgrow(c->seq_record, &c->cap_seq_record, n, sizeof(*c->seq_record));
+	c->pair = xgrow(c->pair, &c->cap_pair, n, sizeof(*c->pair));
+	c->order = xgrow(c->order, &c->cap_order, n, sizeof(*c->order));
+	c->row = xgrow(c->row, &c->cap_row, n, sizeof(*c->row));
+	return c;
+}
+
+/* moved: tokens stand in another order than they came in. */
+static void fill(const struct tok_frames *f, bool moved, struct tok_columns *c)
 {
 	size_t at = 0, r = 0;
 
 	for (size_t i = 0; i < f->n_seqs; i++) {
-		const struct tok_frame_seq *q = &f->seqs[order[i]];
+		const struct tok_frame_seq *q = &f->seqs[c->order[i]];
 
-		memcpy(c->ids + at, f->ids + q->at, q->n * sizeof(*c->ids));
-		memcpy(c->mask + at, f->mask + q->at, q->n);
-		if (!i || row[i] != row[i - 1])
+		if (moved) {
+			memcpy(c->ids + at, f->ids + q->at, q->n * sizeof(*c->ids));
+			memcpy(c->mask + at, f->mask + q->at, q->n);
+		}
+		if (!i || c->row[i] != c->row[i - 1])
 			c->row_start[r++] = (int64_t)at;
 		c->seq_start[i] = (int64_t)at;
 		c->seq_record[i] = q->record;
@@ -150,43 +183,31 @@ static void fill(const struct tok_frames *f, const uint32_t *order, const uint32
 
 int tok_frames_flush(struct tok_frames *f, struct err *e)
 {
-	uint32_t *order, *row;
-	struct columns c;
-	struct token_frame t = { 0 };
+	bool moved = f->pack || f->shuffle;
+	struct tok_columns *c;
+	struct token_frame t;
 	size_t n_rows = 0;
-	int rc;
 
 	if (!f->n_seqs)
 		return 0;
-	order = xcalloc(f->n_seqs, sizeof(*order));
-	row = xcalloc(f->n_seqs, sizeof(*row));
-	rc = arrange(f, order, row, &n_rows, e);
-	if (!rc && f->shuffle)
-		shuffle(f, order, row);
-	c.ids = xcalloc(f->n_tokens, sizeof(*c.ids));
-	c.mask = xcalloc(f->n_tokens, 1);
-	c.side = xcalloc(f->n_seqs, 1);
-	c.row_start = xcalloc(n_rows + 1, sizeof(*c.row_start));
-	c.seq_start = xcalloc(f->n_seqs + 1, sizeof(*c.seq_start));
-	c.seq_record = xcalloc(f->n_seqs, sizeof(*c.seq_record));
-	c.pair = xcalloc(f->n_seqs, sizeof(*c.pair));
-	if (!rc) {
-		fill(f, order, row, &c);
-		t = (struct token_frame){ .n_rows = (int64_t)n_rows, .n_seqs = (int64_t)f->n_seqs, .n_tokens = (int64_t)f->n_tokens, .input_ids = c.ids,
-			.loss_mask = c.mask, .row_start = c.row_start, .seq_start = c.seq_start, .seq_record = c.seq_record };
-		if (f->seqs[0].pair >= 0) {
-			t.pair_id = c.pair;
-			t.pair_side = c.side;
-		}
-		rc = token_frame_write(f->w, &t, f->meta, f->n_meta, e);
+	c = columns_for(f, moved);
+	if (arrange(f, c->order, c->row, &n_rows, e))
+		return -1;
+	if (f->shuffle)
+		shuffle(f, c->order, c->row);
+	fill(f, moved, c);
+	t = (struct token_frame){ .n_rows = (int64_t)n_rows, .n_seqs = (int64_t)f->n_seqs, .n_tokens = (int64_t)f->n_tokens, .input_ids = moved ? c->ids : f->ids,
+		.loss_mask = moved ? c->mask : f->mask, .row_start = c->row_start, .seq_start = c->seq_start, .seq_record = c->seq_record };
+	if (f->seqs[0].pair >= 0) {
+		t.pair_id = c->pair;
+		t.pair_side = c->side;
 	}
+	if (token_frame_write(f->w, &t, f->meta, f->n_meta, e))
+		return -1;
 	f->n_frames++;
 	f->rows += n_rows;
 	f->tokens += f->n_tokens;
 	f->n_tokens = f->n_seqs = f->n_records = 0;
 	f->last_record = -1;
-	columns_release(&c);
-	free(order);
-	free(row);
-	return rc;
+	return 0;
 }

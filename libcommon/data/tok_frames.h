@@ -38,6 +38,7 @@ struct tok_frames {
 	size_t n_records;
 	int64_t last_record;
 	uint64_t n_frames;
+	struct tok_columns *columns; /* scratch */
 	/* Totals of what has been written: */
 	uint64_t rows, tokens;
 };

@@ -73,19 +73,24 @@ static void number(struct jw *w, const char *key, uint64_t v)
 	jw_i64(w, (int64_t)v);
 }
 
+static uint64_t rows_within(const struct tok_stats *s, uint64_t from, uint64_t to)
+{
+	uint64_t n = 0;
+
+	for (uint64_t l = from; l <= to && l < s->cap; l++)
+		n += s->count[l];
+	return n;
+}
+
 /* Sequences by length in powers of two: (from/2, from]. */
 static void histogram(const struct tok_stats *s, struct jw *w)
 {
 	jw_key(w, "histogram");
 	jw_arr(w);
 	for (uint64_t from = 0, to = 16; s->n && from <= s->max && from < TOK_STATS_EXACT; from = to + 1, to *= 2) {
-		uint64_t n = 0;
-
-		for (uint64_t l = from; l <= to && l < s->cap; l++)
-			n += s->count[l];
 		jw_obj(w);
 		number(w, "to", to);
-		number(w, "rows", n);
+		number(w, "rows", rows_within(s, from, to));
 		jw_end_obj(w);
 	}
 	jw_end_arr(w);
@@ -137,4 +142,63 @@ void tok_stats_json(const struct tok_stats *s, uint64_t max_len, uint64_t rows, 
 	}
 	jw_end_obj(&w);
 	sb_addc(out, '\n');
+}
+
+/* --- for people --- */
+
+/* A bar of eighths of a character. */
+static void bar(struct sb *out, uint64_t n, uint64_t most, int columns)
+{
+	uint64_t eighths = most ? (uint64_t)((double)n / (double)most * columns * 8 + 0.5) : 0;
+
+	if (n && !eighths)
+		eighths = 1;
+	for (; eighths >= 8; eighths -= 8)
+		sb_adds(out, "\xE2\x96\x88");
+	if (eighths) {
+		char part[4] = { '\xE2', '\x96', (char)(0x90 - eighths), 0 };
+
+		sb_adds(out, part);
+	}
+}
+
+static void picture_cuts(const struct tok_stats *s, uint64_t len, struct sb *out)
+{
+	uint64_t rows = s->longer, tokens = s->longer_tokens - s->longer * len;
+
+	for (size_t l = len + 1; l < s->cap; l++) {
+		rows += s->count[l];
+		tokens += s->count[l] * (l - len);
+	}
+	sb_addf(out, "  --max-len %-7llu cuts %llu rows (%.2f %%), %llu tokens (%.2f %%)\n", (unsigned long long)len, (unsigned long long)rows, 100.0 * (double)rows / (double)s->n,
+	        (unsigned long long)tokens, s->tokens ? 100.0 * (double)tokens / (double)s->tokens : 0);
+}
+
+void tok_stats_picture(const struct tok_stats *s, int columns, struct sb *out)
+{
+	uint64_t most = s->longer, suggest = suggested(s), n;
+	int width = columns > 60 ? columns - 30 : 30;
+
+	if (!s->n)
+		return;
+	for (uint64_t from = 0, to = 16; from <= s->max && from < TOK_STATS_EXACT; from = to + 1, to *= 2)
+		if ((n = rows_within(s, from, to)) > most)
+			most = n;
+	for (uint64_t from = 0, to = 16; from <= s->max && from < TOK_STATS_EXACT; from = to + 1, to *= 2) {
+		n = rows_within(s, from, to);
+		sb_addf(out, "%10llu %10llu ", (unsigned long long)to, (unsigned long long)n);
+		bar(out, n, most, width);
+		sb_addc(out, '\n');
+	}
+	if (s->longer) {
+		sb_addf(out, "%10s %10llu ", "more", (unsigned long long)s->longer);
+		bar(out, s->longer, most, width);
+		sb_addc(out, '\n');
+	}
+	sb_addf(out, "  %llu rows, %llu tokens, %llu of them targets; a row has %llu to %llu, mean %.1f, p50 %llu, p90 %llu, p99 %llu\n", (unsigned long long)s->n,
+	        (unsigned long long)s->tokens, (unsigned long long)s->targets, (unsigned long long)s->min, (unsigned long long)s->max, (double)s->tokens / (double)s->n,
+	        (unsigned long long)tok_stats_percentile(s, 0.5), (unsigned long long)tok_stats_percentile(s, 0.9), (unsigned long long)tok_stats_percentile(s, 0.99));
+	for (uint64_t len = suggest > 256 ? suggest / 4 : 64; len <= suggest * 2; len *= 2)
+		picture_cuts(s, len, out);
+	sb_addf(out, "  %llu holds 99 %% of the rows whole\n", (unsigned long long)suggest);
 }

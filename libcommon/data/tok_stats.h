@@ -21,4 +21,7 @@ uint64_t tok_stats_percentile(const struct tok_stats *s, double share);
 /* One JSON object, with a newline. max_len, rows, row_tokens: of what was written; rows 0: not written. */
 void tok_stats_json(const struct tok_stats *s, uint64_t max_len, uint64_t rows, uint64_t row_tokens, struct sb *out);
 
+/* The same for people: a bar for each power of two, what common lengths would cut. columns: of the terminal. */
+void tok_stats_picture(const struct tok_stats *s, int columns, struct sb *out);
+
 #endif

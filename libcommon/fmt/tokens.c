@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "base/compiler.h"
 #include "base/num.h"
 
 static int bad(struct err *e, const char *what)
@@ -23,8 +24,28 @@ static bool offsets_ok(const int64_t *at, int64_t n, int64_t total)
 	return true;
 }
 
+/* Is an id negative, or not below vocab? Many are looked at together. */
+LP_CLONES static bool beyond(const int32_t *ids, int64_t n, uint64_t vocab)
+{
+	uint32_t last = vocab > INT32_MAX ? INT32_MAX : (uint32_t)vocab - 1, any = 0;
+
+	uint32_t lane[16] = { 0 };
+	int64_t i = 0;
+
+	for (; i + 16 <= n; i += 16)
+		for (int k = 0; k < 16; k++)
+			lane[k] |= (uint32_t)ids[i + k] | (last - (uint32_t)ids[i + k]);
+	for (; i < n; i++)
+		any |= (uint32_t)ids[i] | (last - (uint32_t)ids[i]);
+	for (int k = 0; k < 16; k++)
+		any |= lane[k];
+	return vocab == 0 ? n > 0 : any >> 31; /* both have their top bit clear for an id from 0 to last */
+}
+
 static int check_frame(const struct token_frame *f, uint64_t vocab, struct err *e)
 {
+	uint8_t bits = 0;
+	bool over;
 	int64_t s = 0;
 
 	if (!offsets_ok(f->row_start, f->n_rows, f->n_tokens))
@@ -37,13 +58,15 @@ static int check_frame(const struct token_frame *f, uint64_t vocab, struct err *
 		if (f->seq_start[s] != f->row_start[r])
 			return bad(e, "a row begins inside a sequence");
 	}
-	for (int64_t i = 0; i < f->n_tokens; i++) {
+	over = beyond(f->input_ids, f->n_tokens, vocab);
+	for (int64_t i = 0; i < f->n_tokens; i++)
+		bits |= f->loss_mask[i];
+	for (int64_t i = 0; over && i < f->n_tokens; i++)
 		if (f->input_ids[i] < 0 || (uint64_t)f->input_ids[i] >= vocab)
 			return err_set(e, LP_DATA, "corrupt token frame: token id %" PRId32 " is outside the vocabulary of %" PRIu64,
 				       f->input_ids[i], vocab);
-		if (f->loss_mask[i] > 1)
-			return bad(e, "loss_mask holds other than 0 and 1");
-	}
+	if (bits > 1)
+		return bad(e, "loss_mask holds other than 0 and 1");
 	for (int64_t i = 0; i < f->n_seqs; i++) {
 		if (f->seq_record[i] < 0)
 			return bad(e, "a negative record number");

@@ -20,6 +20,7 @@ extern "C" { /* base/ is plain C */
 #include "base/err.h"
 #include "base/in.h"
 #include "json/json.h"
+#include "json/json_quick.h"
 }
 
 namespace {
@@ -422,6 +423,11 @@ simdjson::error_code run_stage_one(json_parser *p, const char *text, size_t len)
 } // namespace
 
 extern "C" {
+
+bool json_utf8_ok(const char *s, size_t n)
+{
+	return simdjson::validate_utf8(s, n);
+}
 
 struct json_parser *json_parser_new(void)
 {

@@ -195,7 +195,7 @@ static bool blank(const char *s, size_t n)
 	return true;
 }
 
-static int next_line(struct jsonl *j, struct jsonl_rec *rec, struct err *e)
+static int next_line(struct jsonl *j, struct jsonl_rec *rec, bool parse, struct err *e)
 {
 	int rc;
 
@@ -207,7 +207,9 @@ static int next_line(struct jsonl *j, struct jsonl_rec *rec, struct err *e)
 	while (rec->raw_len && is_space(rec->raw[rec->raw_len - 1]))
 		rec->raw_len--;
 	rec->line = in_line_no(j->in);
-	if (json_parse(j->parser, rec->raw, rec->raw_len, &j->arena, &rec->v, e))
+	if (!parse)
+		rec->v = (struct json){ .type = JSON_NULL };
+	else if (json_parse(j->parser, rec->raw, rec->raw_len, &j->arena, &rec->v, e))
 		return bad_record(j, rec->raw, rec->raw_len, rec->line, e);
 	return 1;
 }
@@ -574,7 +576,7 @@ static int next_row(struct jsonl *j, struct jsonl_rec *rec, struct err *e)
 	return 1;
 }
 
-int jsonl_next(struct jsonl *j, struct jsonl_rec *rec, struct err *e)
+static int next(struct jsonl *j, struct jsonl_rec *rec, bool parse, struct err *e)
 {
 	arena_reset(&j->arena);
 	j->can_continue = false;
@@ -587,5 +589,15 @@ int jsonl_next(struct jsonl *j, struct jsonl_rec *rec, struct err *e)
 	case JSONL:
 		break;
 	}
-	return next_line(j, rec, e);
+	return next_line(j, rec, parse, e);
+}
+
+int jsonl_next(struct jsonl *j, struct jsonl_rec *rec, struct err *e)
+{
+	return next(j, rec, true, e);
+}
+
+int jsonl_next_raw(struct jsonl *j, struct jsonl_rec *rec, struct err *e)
+{
+	return next(j, rec, false, e);
 }

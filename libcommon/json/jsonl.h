@@ -23,6 +23,9 @@ struct jsonl *jsonl_open_take(struct in *in, const char *format, struct err *e) 
 /* 1 a record (valid until the next call), 0 end, -1 error. Empty lines are skipped. An error in one
  * record (LP_DATA) leaves the stream usable when jsonl_can_continue is true. */
 int jsonl_next(struct jsonl *j, struct jsonl_rec *rec, struct err *e) LP_MUST_USE;
+/* The same, but a record of JSONL is not parsed: its text may be no JSON, and v is null. JSON_PADDING bytes
+ * behind it can be read. */
+int jsonl_next_raw(struct jsonl *j, struct jsonl_rec *rec, struct err *e) LP_MUST_USE;
 bool jsonl_can_continue(const struct jsonl *j);
 /* After a failed record: the raw bytes of it (for a rejects file). */
 void jsonl_bad_raw(const struct jsonl *j, const char **raw, size_t *len);

@@ -72,6 +72,8 @@ struct gguf_token {
 };
 
 /* llama.cpp's name of a byte-level pre-tokeniser. */
+/* The steps of a name (gguf_pre.c says how they are written); NULL: not known. */
+const char *gguf_pre_steps(const char *name, size_t n, bool *ignore_merges);
 const char *gguf_pre_name(const struct json *tokenizer, struct err *e) LP_MUST_USE;
 
 #endif

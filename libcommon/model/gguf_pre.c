@@ -98,3 +98,22 @@ const char *gguf_pre_name(const struct json *tokenizer, struct err *e)
 		        same_steps ? " together with its ignore_merges" : "");
 	return name;
 }
+
+const char *gguf_pre_steps(const char *name, size_t n, bool *ignore_merges)
+{
+	static const char *const same[][2] = { { "llama3", "llama-bpe" }, { "llama-v3", "llama-bpe" }, { "smaug-bpe", "dbrx" }, { "deepseek-r1-qwen", "qwen2" },
+		{ "gpt2", "gpt-2" }, { "phi-2", "gpt-2" }, { "llama4", "gpt-4o" } };
+
+	for (size_t i = 0; i < sizeof(same) / sizeof(*same); i++)
+		if (strlen(same[i][0]) == n && !memcmp(same[i][0], name, n)) {
+			name = same[i][1];
+			n = strlen(name);
+			break;
+		}
+	for (size_t i = 0; i < sizeof(known) / sizeof(*known); i++)
+		if (strlen(known[i].name) == n && !memcmp(known[i].name, name, n)) {
+			*ignore_merges = known[i].ignore_merges;
+			return known[i].steps;
+		}
+	return NULL;
+}

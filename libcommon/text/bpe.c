@@ -1,4 +1,5 @@
-/* BPE: the merge loop and its word cache. Reading is in bpe_load.c. */
+/* BPE: a word's symbols and their merging. Words that come again are bpe_encode.c's,
+ * reading is bpe_load.c's. */
 #include "text/bpe.h"
 
 #include <stdlib.h>
@@ -9,37 +10,6 @@
 #include "text/utf8.h"
 
 #define LINEAR_MAX 64  /* symbols; longer pieces use a heap */
-#define CACHE_KEY 31   /* bytes of a word; the last byte of the key is its length */
-#define CACHE_IDS 7
-#define CACHE_SETS 32768u /* of two slots */
-
-/* One line of the processor's cache. */
-struct cache_slot {
-	uint64_t key[4];
-	uint32_t n;
-	int32_t ids[CACHE_IDS];
-};
-
-/* A symbol of the piece being merged. */
-struct sym {
-	int32_t id;
-	uint32_t b, e;
-	int32_t prev, next;
-};
-struct cand {
-	uint32_t rank, pos;
-	int32_t id; /* what the pair becomes */
-};
-
-struct bpe_mem {
-	struct cache_slot *cache;
-	struct sym *sym;
-	size_t n_sym, cap_sym;
-	struct cand *heap;
-	size_t n_heap, cap_heap;
-	uint32_t *trace; /* by id: see bpe_trace */
-};
-
 void mtoks_grow(struct mtoks *o)
 {
 	o->t = xgrow(o->t, &o->cap, o->n + 64, sizeof(*o->t));
@@ -53,9 +23,7 @@ struct bpe_mem *bpe_mem_new(const struct bpe *b)
 		m->trace = xcalloc(b->v->n_ids + 1, sizeof(*m->trace));
 		return m;
 	}
-	m->cache = aligned_alloc(64, 2 * CACHE_SETS * sizeof(*m->cache));
-	if (m->cache)
-		memset(m->cache, 0, 2 * CACHE_SETS * sizeof(*m->cache));
+	words_init(&m->words); /* without memory each word is merged each time */
 	return m;
 }
 
@@ -63,8 +31,12 @@ void bpe_mem_free(struct bpe_mem *m)
 {
 	if (!m)
 		return;
-	free(m->cache);
+	words_release(&m->words);
+	free(m->long_word);
 	free(m->sym);
+	free(m->spare);
+	free(m->mark);
+	free(m->first);
 	free(m->heap);
 	free(m->trace);
 	free(m);
@@ -82,7 +54,7 @@ bool bpe_byte_mode(const struct bpe *b)
 
 /* --- the piece as symbols --- */
 
-static void add_sym(struct bpe_mem *m, int32_t id, size_t b, size_t e)
+void bpe_add_sym(struct bpe_mem *m, int32_t id, size_t b, size_t e)
 {
 	if (m->n_sym == m->cap_sym)
 		m->sym = xgrow(m->sym, &m->cap_sym, m->n_sym + 1, sizeof(*m->sym));
@@ -94,7 +66,7 @@ static void byte_symbols(const struct bpe *b, struct bpe_mem *m, const char *s, 
 	m->n_sym = 0;
 	for (size_t i = 0; i < n; i++)
 		if (b->byte_id[(unsigned char)s[i]] >= 0)
-			add_sym(m, b->byte_id[(unsigned char)s[i]], i, i + 1);
+			bpe_add_sym(m, b->byte_id[(unsigned char)s[i]], i, i + 1);
 }
 
 static int32_t char_id(const struct bpe *b, const char *s, unsigned w, bool first, bool last)
@@ -133,7 +105,7 @@ static bool fall_back(const struct bpe *b, struct bpe_mem *m, const char *s, siz
 				return false;
 	for (int p = 0; p < 3; p++)
 		for (size_t k = 0; k < len[p]; k++)
-			add_sym(m, b->byte_id[(unsigned char)part[p][k]], p == 1 ? i + k : i, p == 1 ? i + k + 1 : i + 1);
+			bpe_add_sym(m, b->byte_id[(unsigned char)part[p][k]], p == 1 ? i + k : i, p == 1 ? i + k + 1 : i + 1);
 	return true;
 }
 
@@ -154,9 +126,9 @@ static void char_symbols(const struct bpe *b, struct bpe_mem *m, const char *s, 
 		id = char_id(b, s + i, w, first, last);
 		if (id >= 0) {
 			if (unk)
-				add_sym(m, b->unk, unk_b, unk_e);
+				bpe_add_sym(m, b->unk, unk_b, unk_e);
 			unk = false;
-			add_sym(m, id, i, i + w);
+			bpe_add_sym(m, id, i, i + w);
 			continue;
 		}
 		if (b->byte_fallback && fall_back(b, m, s, i, w, first, last))
@@ -168,50 +140,107 @@ static void char_symbols(const struct bpe *b, struct bpe_mem *m, const char *s, 
 			continue;
 		}
 		if (unk)
-			add_sym(m, b->unk, unk_b, unk_e);
+			bpe_add_sym(m, b->unk, unk_b, unk_e);
 		unk = true;
 		unk_b = i;
 		unk_e = i + w;
 	}
 	if (unk)
-		add_sym(m, b->unk, unk_b, unk_e);
+		bpe_add_sym(m, b->unk, unk_b, unk_e);
 }
 
 /* --- merging --- */
 
-static void merge_linear(const struct bpe *b, struct bpe_mem *m)
+/* A short word while it is merged: symbol i begins at place i, and is gone when
+ * its bit of alive is clear. The rank of it and the next one has the place in
+ * its low bits: the least number is the merge that comes next. */
+#define PLACE_BITS 6
+struct row {
+	uint64_t rank[LINEAR_MAX];
+	int32_t id[LINEAR_MAX], to[LINEAR_MAX];
+	uint64_t alive;
+};
+#define NO_MERGE ((uint64_t)BPE_NO_RANK << PLACE_BITS)
+
+/* The pairs that a merge would make are asked for when it is found: by the time it
+ * is done, they are there. */
+static inline __attribute__((always_inline)) void row_want(const struct bpe *b, const struct row *r, unsigned i, uint64_t before, uint64_t behind)
 {
-	uint32_t rank[LINEAR_MAX];
-	int32_t to[LINEAR_MAX];
-	struct sym *s = m->sym;
-	size_t n = m->n_sym, i;
+	if (r->rank[i] >= NO_MERGE)
+		return;
+	if (before)
+		bpe_want(b, r->id[63 - (unsigned)__builtin_clzll(before)], r->to[i]);
+	if (behind)
+		bpe_want(b, r->to[i], r->id[(unsigned)__builtin_ctzll(behind)]);
+}
 
-	for (i = 0; i + 1 < n; i++)
-		rank[i] = bpe_pair(b, s[i].id, s[i + 1].id, &to[i]);
-	while (n > 1) {
-		uint32_t best = BPE_NO_RANK;
-		size_t at = 0;
+static inline void row_pair(const struct bpe *b, struct row *r, unsigned i, unsigned next)
+{
+	r->rank[i] = (uint64_t)bpe_pair(b, r->id[i], r->id[next], &r->to[i]) << PLACE_BITS | i;
+}
 
-		for (i = 0; i + 1 < n; i++)
-			if (rank[i] < best) {
-				best = rank[i];
-				at = i;
-			}
-		if (best == BPE_NO_RANK)
-			break;
-		s[at].id = to[at];
-		s[at].e = s[at + 1].e;
-		n--;
-		memmove(s + at + 1, s + at + 2, (n - at - 1) * sizeof(*s));
-		if (n - at > 1) {
-			memmove(rank + at + 1, rank + at + 2, (n - at - 2) * sizeof(*rank));
-			memmove(to + at + 1, to + at + 2, (n - at - 2) * sizeof(*to));
-			rank[at] = bpe_pair(b, s[at].id, s[at + 1].id, &to[at]);
+static void row_merge(const struct bpe *b, struct row *r, size_t n)
+{
+	for (;;) {
+		uint64_t best = NO_MERGE, before, behind, rest;
+		unsigned at, gone, prev, next;
+
+		for (size_t i = 0; i < n; i++)
+			best = r->rank[i] < best ? r->rank[i] : best;
+		if (best == NO_MERGE)
+			return;
+		at = (unsigned)best & (LINEAR_MAX - 1);
+		behind = r->alive & ~1ull << at;
+		gone = (unsigned)__builtin_ctzll(behind);
+		r->id[at] = r->to[at];
+		r->rank[at] = r->rank[gone] = NO_MERGE;
+		r->alive &= ~(1ull << gone);
+		behind &= behind - 1;
+		before = r->alive & ((1ull << at) - 1);
+		if (behind) {
+			next = (unsigned)__builtin_ctzll(behind);
+			rest = behind & (behind - 1);
+			row_pair(b, r, at, next);
+			row_want(b, r, at, before, rest);
 		}
-		if (at)
-			rank[at - 1] = bpe_pair(b, s[at - 1].id, s[at].id, &to[at - 1]);
+		if (before) {
+			prev = 63 - (unsigned)__builtin_clzll(before);
+			row_pair(b, r, prev, at);
+			row_want(b, r, prev, before & ~(1ull << prev), behind);
+		}
 	}
-	m->n_sym = n;
+}
+
+/* m->sym by its bytes in s, or by its ids where s is NULL. */
+static void merge_row(const struct bpe *b, struct bpe_mem *m, const unsigned char *s)
+{
+	struct sym *sym = m->sym;
+	size_t n = m->n_sym, k = 0, i;
+	struct row r;
+
+	if (n < 2)
+		return;
+	for (i = 0; i < n; i++)
+		r.id[i] = sym[i].id;
+	for (i = 0; i + 1 < n; i++) {
+		if (!s) {
+			row_pair(b, &r, (unsigned)i, (unsigned)i + 1);
+			continue;
+		}
+		r.rank[i] = (uint64_t)b->first[s[i] << 8 | s[i + 1]].rank << PLACE_BITS | i;
+		r.to[i] = b->first[s[i] << 8 | s[i + 1]].id;
+	}
+	r.rank[n - 1] = NO_MERGE;
+	r.alive = UINT64_MAX >> (64 - n);
+	for (i = 0; i + 1 < n; i++)
+		row_want(b, &r, (unsigned)i, r.alive & ((1ull << i) - 1), i + 2 < n ? 1ull << (i + 2) : 0);
+	row_merge(b, &r, n);
+	for (i = 0; i < n; i++)
+		if (r.alive >> i & 1)
+			sym[k++] = (struct sym){ r.id[i], sym[i].b, sym[i].e, 0, 0 };
+		else
+			sym[k - 1].e = sym[i].e;
+	m->n_sym = k;
 }
 
 static inline bool before(const struct cand *a, const struct cand *b)
@@ -297,194 +326,80 @@ static void merge_heap(const struct bpe *b, struct bpe_mem *m)
 	m->n_sym = k;
 }
 
-/* --- words and their cache --- */
-
-static inline uint64_t load8(const char *s)
+void bpe_tokens(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, bool whole)
 {
-	uint64_t w;
+	int32_t id = whole && b->ignore_merges ? bpe_whole(b, s, n) : -1;
 
-	memcpy(&w, s, 8);
-	return w;
-}
-
-/* 1 to 7 bytes in the low end, without reading beyond them. */
-static inline uint64_t load_short(const char *s, size_t n)
-{
-	uint32_t lo, hi;
-
-	if (n >= 4) {
-		memcpy(&lo, s, 4);
-		memcpy(&hi, s + n - 4, 4);
-		return lo | (uint64_t)hi << (8 * (n - 4));
-	}
-	return (unsigned char)s[0] | (uint64_t)(unsigned char)s[n >> 1] << (8 * (n >> 1)) | (uint64_t)(unsigned char)s[n - 1] << (8 * (n - 1));
-}
-
-/* The word padded with zeros, its length in the last byte; 0 < n <= CACHE_KEY. */
-static inline void make_key(const char *s, size_t n, uint64_t key[4])
-{
-	size_t i = 0, left = n;
-
-	key[0] = key[1] = key[2] = key[3] = 0;
-	for (; left >= 8; left -= 8, s += 8)
-		key[i++] = load8(s);
-	if (left)
-		key[i] = i ? load8(s + left - 8) >> (8 * (8 - left)) : load_short(s, left);
-	key[3] |= (uint64_t)n << 56;
-}
-
-static inline uint32_t key_hash(const uint64_t k[4])
-{
-	uint64_t h = (k[0] ^ k[3]) * 0x9E3779B97F4A7C15u;
-
-	h ^= h >> 29;
-	h = (h ^ k[1]) * 0xFF51AFD7ED558CCDu;
-	h ^= h >> 32;
-	h = (h ^ k[2]) * 0xC4CEB9FE1A85EC53u;
-	return (uint32_t)(h >> 40) & (CACHE_SETS - 1);
-}
-
-static inline bool same_key(const struct cache_slot *c, const uint64_t k[4])
-{
-	return !((c->key[0] ^ k[0]) | (c->key[1] ^ k[1]) | (c->key[2] ^ k[2]) | (c->key[3] ^ k[3]));
-}
-
-/* The word's slot, or NULL; *set is where it would go. The newer of two stands first. */
-static inline const struct cache_slot *find_word(const struct bpe_mem *m, const uint64_t key[4], struct cache_slot **set)
-{
-	*set = &m->cache[2 * key_hash(key)];
-	if (same_key(*set, key))
-		return *set;
-	return same_key(*set + 1, key) ? *set + 1 : NULL;
-}
-
-static void store(const struct bpe *b, const struct bpe_mem *m, struct cache_slot *set, const uint64_t key[4], size_t n)
-{
-	uint32_t at = 0;
-
-	if (m->n_sym > CACHE_IDS)
+	if (id >= 0) {
+		m->n_sym = 0;
+		bpe_add_sym(m, id, 0, n);
 		return;
-	for (size_t i = 0; i < m->n_sym; i++) { /* only what the lengths of the ids can give back */
-		if (m->sym[i].b != at || m->sym[i].e - at != b->id_len[m->sym[i].id])
-			return;
-		at = m->sym[i].e;
 	}
-	if (at != n)
-		return;
-	set[1] = set[0];
-	memcpy(set->key, key, sizeof(set->key));
-	set->n = (uint32_t)m->n_sym;
-	for (size_t i = 0; i < m->n_sym; i++)
-		set->ids[i] = m->sym[i].id;
-}
-
-/* The word's symbols, merged, in m->sym. */
-static void merge_word(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n)
-{
 	if (b->bytes)
 		byte_symbols(b, m, s, n);
 	else
 		char_symbols(b, m, s, n);
 	if (m->n_sym <= LINEAR_MAX && !b->traced)
-		merge_linear(b, m);
+		merge_row(b, m, b->first && m->n_sym == n ? (const unsigned char *)s : NULL);
 	else
 		merge_heap(b, m);
 }
 
-/* off: where the word stands in its piece. */
-static void encode_word(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, size_t off, struct mtoks *out)
+/* A space has one byte in the text, and three as a mark: ends go back. */
+static void unmark(struct bpe_mem *m, const char *s)
 {
-	const struct cache_slot *c = NULL;
-	struct cache_slot *set = NULL;
-	uint64_t key[4];
+	uint32_t at = 0, marked = 0;
 
-	if (n <= CACHE_KEY && m->cache) {
-		make_key(s, n, key);
-		c = find_word(m, key, &set);
+	for (size_t i = 0; i < m->n_sym; i++) {
+		m->sym[i].b = at;
+		for (; marked < m->sym[i].e; at++)
+			marked += s[at] == ' ' ? BPE_MARK_BYTES : 1;
+		m->sym[i].e = at;
 	}
-	for (uint32_t i = 0; c && i < c->n; i++) {
-		size_t w = b->id_len[c->ids[i]];
-
-		mtoks_add(out, c->ids[i], off, off + w);
-		off += w;
-	}
-	if (c)
-		return;
-	merge_word(b, m, s, n);
-	for (size_t i = 0; i < m->n_sym; i++)
-		mtoks_add(out, m->sym[i].id, off + m->sym[i].b, off + m->sym[i].e);
-	if (set)
-		store(b, m, set, key, n);
 }
 
-/* Characters that no merge brings together can be cut between. */
-static void encode_cut(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, struct mtoks *out)
+/* What the model does not know becomes a token for each byte, any other the one of its name. */
+static void finish(const struct bpe_final *f, struct bpe_mem *m, const char *s)
 {
-	size_t from = 0, i;
-	unsigned w;
-	uint32_t prev = utf8_get(s, &w), c;
+	struct sym *from = m->sym;
+	size_t n = m->n_sym, cap = m->cap_sym;
 
-	for (i = w; i < n; i += w) {
-		c = utf8_get(s + i, &w);
-		if (!bpe_joined(b, prev, c)) {
-			encode_word(b, m, s + from, i - from, from, out);
-			from = i;
+	for (size_t i = 0; i < n; i++)
+		if (from[i].id < 0 || (size_t)from[i].id >= f->n || from[i].id == f->unk)
+			goto bytes;
+		else
+			from[i].id = f->name_of[from[i].id];
+	return;
+bytes:
+	m->sym = m->spare;
+	m->cap_sym = m->cap_spare;
+	m->n_sym = 0;
+	for (size_t i = 0; i < n; i++) {
+		bool known = from[i].id >= 0 && (size_t)from[i].id < f->n && from[i].id != f->unk;
+
+		if (known)
+			bpe_add_sym(m, f->name_of[from[i].id], from[i].b, from[i].e);
+		for (uint32_t k = from[i].b; !known && k < from[i].e; k++)
+			bpe_add_sym(m, f->byte_id[(unsigned char)s[k]], k, k + 1);
+	}
+	m->spare = from;
+	m->cap_spare = cap;
+}
+
+void bpe_marked_tokens(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n)
+{
+	size_t len = 0;
+
+	m->mark = xgrow(m->mark, &m->cap_mark, BPE_MARK_BYTES * n, 1);
+	for (size_t i = 0; i < n; i++)
+		if (s[i] == ' ') {
+			memcpy(m->mark + len, "\xE2\x96\x81", BPE_MARK_BYTES);
+			len += BPE_MARK_BYTES;
+		} else {
+			m->mark[len++] = s[i];
 		}
-		prev = c;
-	}
-	encode_word(b, m, s + from, n - from, from, out);
-}
-
-/* A whole word of the vocabulary, when merges do not matter. Kept among the words
- * where those are whole pieces too. */
-static bool encode_whole(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, struct mtoks *out)
-{
-	int32_t id = vocab_find(b->whole, s, n);
-	struct cache_slot *set;
-	uint64_t key[4];
-
-	if (id < 0)
-		return false;
-	mtoks_add(out, id, 0, n);
-	if (n <= CACHE_KEY && m->cache && !b->joined) {
-		m->n_sym = 0;
-		add_sym(m, id, 0, n);
-		make_key(s, n, key);
-		find_word(m, key, &set);
-		store(b, m, set, key, n);
-	}
-	return true;
-}
-
-void bpe_encode(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, struct mtoks *out)
-{
-	if (!n || (b->ignore_merges && encode_whole(b, m, s, n, out)))
-		return;
-	if (b->joined)
-		encode_cut(b, m, s, n, out);
-	else
-		encode_word(b, m, s, n, 0, out);
-}
-
-bool bpe_encode_known(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, uint32_t base, struct tok_out *out)
-{
-	const struct cache_slot *c;
-	struct cache_slot *set;
-	uint64_t key[4];
-	size_t at = out->n;
-
-	if (n > CACHE_KEY || !m->cache || b->joined || out->cap - at < CACHE_IDS)
-		return false;
-	make_key(s, n, key);
-	c = find_word(m, key, &set);
-	if (!c)
-		return false;
-	for (uint32_t i = 0; i < c->n; i++) {
-		out->ids[at] = c->ids[i];
-		out->begin[at] = base;
-		base += b->id_len[c->ids[i]];
-		out->end[at++] = base;
-	}
-	out->n = at;
-	return true;
+	bpe_tokens(b, m, m->mark, len, false);
+	unmark(m, s);
+	if (b->final)
+		finish(b->final, m, s);
 }

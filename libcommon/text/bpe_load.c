@@ -11,11 +11,15 @@ void bpe_free(struct bpe *b)
 {
 	if (!b)
 		return;
-	vocab_release(&b->raw);
-	free(b->merges);
-	free(b->direct);
-	free(b->id_len);
-	free(b->joined);
+	if (!b->borrowed) {
+		vocab_release(&b->raw);
+		lp_pages_free(b->merges, (b->mask + 1) * sizeof(*b->merges));
+		lp_pages_free(b->shorts, (b->short_mask + 1) * sizeof(*b->shorts));
+		free(b->first);
+		free(b->direct);
+		free(b->joined);
+	}
+	free(b->joined_ascii);
 	free(b);
 }
 
@@ -84,21 +88,72 @@ static void find_bytes(struct bpe *b, bool want)
 	}
 }
 
+/* --- whole words --- */
+
+static void put_short(struct bpe *b, const char *s, size_t n, int32_t id)
+{
+	uint64_t key[2], h;
+
+	word_key(s, n, n, key);
+	for (h = word_hash(key) & b->short_mask;; h = (h + 1) & b->short_mask) {
+		struct bpe_short *x = &b->shorts[h];
+
+		for (int i = 0; i < BPE_SHORT; i++)
+			if (!x->key[i][1] || (x->key[i][0] == key[0] && x->key[i][1] == key[1])) {
+				memcpy(x->key[i], key, sizeof(key));
+				x->id[i] = id;
+				return;
+			}
+		x->spilt = 1;
+	}
+}
+
+static int new_shorts(struct bpe *b, struct err *e)
+{
+	size_t n = 16;
+
+	while (n < b->v->n_ids / 2)
+		n *= 2;
+	b->shorts = lp_pages(n * sizeof(*b->shorts));
+	b->short_mask = n - 1;
+	return b->shorts ? 0 : err_set(e, LP_DEVICE, "out of memory for %zu tokens", b->v->n_ids);
+}
+
+/* Tokens as the bytes that they stand for. */
 static int load_raw(struct bpe *b, struct err *e)
 {
 	char buf[65536];
 	size_t n, len;
 
-	if (vocab_reserve(&b->raw, b->v->n_ids, e))
+	if (!b->ignore_merges)
+		return 0;
+	if (vocab_reserve(&b->raw, b->v->n_ids, e) || new_shorts(b, e))
 		return -1;
 	for (size_t id = 0; id < b->v->n_ids; id++) {
 		const char *s = vocab_str(b->v, (int32_t)id, &n);
 
 		if (!s || n > sizeof(buf) || !unmap(s, n, buf, &len) || !len)
 			continue;
-		b->id_len[id] = len < UINT16_MAX ? (uint16_t)len : 0;
-		if (b->ignore_merges && vocab_add(&b->raw, buf, len, (int64_t)id, e))
+		if (len <= WORD_BYTES)
+			put_short(b, buf, len, (int32_t)id);
+		else if (vocab_add(&b->raw, buf, len, (int64_t)id, e))
 			return -1;
+	}
+	return 0;
+}
+
+/* The same of a vocabulary of bytes. */
+static int find_shorts(struct bpe *b, struct err *e)
+{
+	size_t n;
+
+	if (new_shorts(b, e))
+		return -1;
+	for (size_t id = 0; id < b->v->n_ids; id++) {
+		const char *s = vocab_str(b->v, (int32_t)id, &n);
+
+		if (s && n && n <= WORD_BYTES)
+			put_short(b, s, n, (int32_t)id);
 	}
 	return 0;
 }
@@ -115,29 +170,30 @@ static void load_direct(struct bpe *b)
 
 		if (!s || !n)
 			continue;
-		b->id_len[id] = n < UINT16_MAX ? (uint16_t)n : 0;
 		if (n <= 3 && utf8_valid_len(s, n) == n && utf8_len((unsigned char)*s) == n && utf8_get(s, &w) < BPE_DIRECT)
 			b->direct[utf8_get(s, &w)] = vocab_find(b->v, s, n);
 	}
-	for (int i = 0; i < 256; i++)
-		if (b->byte_id[i] >= 0)
-			b->id_len[b->byte_id[i]] = 1;
 }
 
 /* --- merges --- */
 
 static void put_merge(struct bpe *b, int32_t l, int32_t r, uint32_t rank, int32_t id)
 {
-	uint64_t key = (uint64_t)(uint32_t)l << 32 | (uint32_t)r, h = key * 0x9E3779B97F4A7C15u >> b->shift;
+	uint64_t key = bpe_pair_key(l, r), h = key * BPE_PAIR_MIX >> b->shift;
 
-	while (b->merges[h].pair != UINT64_MAX && b->merges[h].pair != key)
-		h = (h + 1) & b->mask;
-	b->merges[h] = (struct bpe_merge){ key, rank, id }; /* the last of equal pairs stays, as in the reference */
-}
+	for (;; h = (h + 1) & b->mask) {
+		struct bpe_bucket *x = &b->merges[h];
 
-static void want_merge(const struct bpe *b, int32_t l, int32_t r)
-{
-	__builtin_prefetch(&b->merges[((uint64_t)(uint32_t)l << 32 | (uint32_t)r) * 0x9E3779B97F4A7C15u >> b->shift], 1);
+		for (int i = 0; i < BPE_BUCKET; i++) {
+			if (x->pair[i] && x->pair[i] != key)
+				continue;
+			x->pair[i] = key; /* the last of equal pairs stays, as in the reference */
+			x->rank[i] = rank;
+			x->id[i] = (x->id[i] & BPE_SPILT) | (uint32_t)id;
+			return;
+		}
+		x->id[0] |= BPE_SPILT;
+	}
 }
 
 /* The two halves of one merge: "a b" or ["a","b"]. */
@@ -179,44 +235,78 @@ static void mark_joined(struct bpe *b, const char *s, size_t n)
 	}
 }
 
-/* One merge on its way: halves, then ids. */
-struct merge {
-	const char *s[2];
-	size_t n[2];
-	uint64_t hash[2];
-	int32_t id[2], to;
-};
-
-/* guess: where the token that it makes often is. */
-static int load_merge(struct bpe *b, struct merge *m, uint32_t rank, int32_t *guess, bool *byte_merges, struct err *e)
+/* Merges of a tree by their halves; a line of the file's version is no merge, id -1. */
+static int pairs_from(const struct bpe *b, const struct json *list, struct bpe_pairs *out, struct err *e)
 {
-	size_t skip, len;
-	int32_t id[2], to;
-	char buf[65536];
+	if (!json_is(list, JSON_ARR))
+		return err_set(e, LP_DATA, "model BPE: merges is not a list");
+	out->p = xcalloc((size_t)list->n + 1, sizeof(*out->p));
+	out->n = list->n;
+	for (uint32_t i = 0; i < list->n; i++) {
+		const struct json *v = &list->items[i];
+		const char *s[2];
+		size_t n[2];
 
-	for (int i = 0; i < 2; i++) {
-		id[i] = vocab_find_hashed(b->v, m->s[i], m->n[i], m->hash[i]);
-		if (id[i] < 0)
-			return err_set(e, LP_DATA, "model BPE: merge %u: '%.*s' is not in the vocabulary", rank, (int)(m->n[i] < 100 ? m->n[i] : 100), m->s[i]);
-		if (b->byte_fallback && m->n[i] == 6 && !memcmp(m->s[i], "<0x", 3))
-			*byte_merges = true;
+		out->p[i] = (struct bpe_pair_ids){ { -1, -1 }, -1 };
+		if (v->type == JSON_STR && !strncmp(v->s, "#version", 8))
+			continue;
+		if (!halves(v, s, n))
+			return err_set(e, LP_DATA, "model BPE: merge %u is not two tokens", i);
+		for (int k = 0; k < 2; k++) {
+			out->p[i].id[k] = vocab_find(b->v, s[k], n[k]);
+			if (out->p[i].id[k] < 0)
+				return err_set(e, LP_DATA, "model BPE: merge %u: '%.*s' is not in the vocabulary", i, (int)(n[k] < 100 ? n[k] : 100), s[k]);
+		}
 	}
-	skip = m->n[1] < b->prefix_len ? m->n[1] : b->prefix_len;
-	len = m->n[0] + m->n[1] - skip;
-	if (len > sizeof(buf))
-		return err_set(e, LP_DATA, "model BPE: merge %u is longer than %zu bytes", rank, sizeof(buf));
-	memcpy(buf, m->s[0], m->n[0]);
-	memcpy(buf + m->n[0], m->s[1] + skip, m->n[1] - skip);
-	to = b->distinct && vocab_is(b->v, *guess, buf, len) ? *guess : vocab_find(b->v, buf, len);
-	if (to < 0)
-		return err_set(e, LP_DATA, "model BPE: merge %u makes '%.*s', which is not in the vocabulary", rank, (int)(len < 100 ? len : 100), buf);
-	*guess = to + 1;
-	m->id[0] = id[0];
-	m->id[1] = id[1];
-	m->to = to;
-	want_merge(b, id[0], id[1]);
-	if (b->joined)
-		mark_joined(b, buf, len);
+	return 0;
+}
+
+#define MERGE_MAX 65536 /* bytes of what one makes */
+
+/* What the merge of two tokens makes, into buf. False: too long. */
+static bool join(const struct bpe *b, const struct bpe_pair_ids *p, char buf[MERGE_MAX], size_t *len)
+{
+	size_t n[2] = { 0, 0 }, skip;
+	const char *l = vocab_str(b->v, p->id[0], &n[0]), *r = vocab_str(b->v, p->id[1], &n[1]);
+
+	skip = n[1] < b->prefix_len ? n[1] : b->prefix_len;
+	*len = n[0] + n[1] - skip;
+	if (*len > MERGE_MAX)
+		return false;
+	memcpy(buf, l, n[0]);
+	memcpy(buf + n[0], r + skip, n[1] - skip);
+	return true;
+}
+
+/* Tokens that stand for a byte, or look so, are within these two. */
+static void byte_tokens(const struct bpe *b, int32_t *lo, int32_t *hi)
+{
+	*lo = INT32_MAX;
+	*hi = -1;
+	for (size_t id = 0, n; b->byte_fallback && id < b->v->n_ids; id++) {
+		const char *s = vocab_str(b->v, (int32_t)id, &n);
+
+		if (!s || n != 6 || memcmp(s, "<0x", 3) != 0)
+			continue;
+		*lo = (int32_t)id < *lo ? (int32_t)id : *lo;
+		*hi = (int32_t)id;
+	}
+}
+
+/* The token that merge i makes: p->to when that is known. */
+static int made(const struct bpe *b, const struct bpe_pair_ids *p, uint32_t i, int32_t *to, struct err *e)
+{
+	char buf[MERGE_MAX];
+	size_t len;
+
+	*to = p->to;
+	if (*to >= 0 && !b->prefix_len)
+		return 0;
+	if (!join(b, p, buf, &len))
+		return err_set(e, LP_DATA, "model BPE: merge %u is longer than %d bytes", i, MERGE_MAX);
+	*to = vocab_find(b->v, buf, len);
+	if (*to < 0)
+		return err_set(e, LP_DATA, "model BPE: merge %u makes '%.*s', which is not in the vocabulary", i, (int)(len < 100 ? len : 100), buf);
 	return 0;
 }
 
@@ -237,61 +327,90 @@ static bool may_cut(const struct bpe *b)
 /* An empty table for n merges. */
 static int new_table(struct bpe *b, size_t n, struct err *e)
 {
-	size_t slots = 16;
-	unsigned log2 = 4;
+	size_t slots = 4; /* buckets */
+	unsigned log2 = 2;
 
-	while (slots < n * 3 / 2) {
+	while (slots * BPE_BUCKET < n * 3 / 2) {
 		slots *= 2;
 		log2++;
 	}
-	b->merges = lp_try_alloc(slots, sizeof(*b->merges), "the merges", e);
+	b->merges = lp_pages(slots * sizeof(*b->merges));
 	if (!b->merges)
-		return -1;
-	memset(b->merges, 0xFF, slots * sizeof(*b->merges));
+		return err_set(e, LP_DEVICE, "out of memory for %zu merges", n);
 	b->mask = slots - 1;
 	b->shift = 64 - log2;
 	return 0;
 }
 
-#define AHEAD 16 /* merges whose halves are looked up together */
-
-/* A line of the file's version is no merge: s[0] NULL. */
-static int read_merge(const struct bpe *b, const struct json *v, uint32_t rank, struct merge *m, struct err *e)
+/* What each two bytes make, so that a word's first look-ups are near. */
+static void find_first(struct bpe *b)
 {
-	m->s[0] = NULL;
-	if (v->type == JSON_STR && !strncmp(v->s, "#version", 8))
-		return 0;
-	if (!halves(v, m->s, m->n))
-		return err_set(e, LP_DATA, "model BPE: merge %u is not two tokens", rank);
-	for (int i = 0; i < 2; i++)
-		m->hash[i] = vocab_hash(b->v, m->s[i], m->n[i]);
-	return 0;
+	struct bpe_first *f = b->bytes ? xmalloc(256 * 256 * sizeof(*f)) : NULL;
+
+	b->first = f;
+	for (int i = 0; f && i < 256 * 256; i++) {
+		int32_t l = b->byte_id[i >> 8], r = b->byte_id[i & 255];
+
+		f[i] = (struct bpe_first){ BPE_NO_RANK, -1 };
+		if (l >= 0 && r >= 0)
+			f[i].rank = bpe_pair(b, l, r, &f[i].id);
+	}
 }
 
-static int load_merges(struct bpe *b, const struct json *list, struct err *e)
+/* A text can be marked where the mark is a character of the model, as it is: then
+ * each word of the text, spaces and all, always has the same tokens. */
+static void find_marked(struct bpe *b)
 {
-	struct merge m[AHEAD];
-	bool byte_merges = false;
-	int32_t guess = 0;
-	uint32_t n;
+	if (!b->joined || b->traced || b->ignore_merges || !b->direct || b->direct[BPE_MARK] < 0)
+		return;
+	b->joined_ascii = xmalloc(128 * 128);
+	for (uint32_t i = 0; i < 128 * 128; i++) {
+		uint32_t l = i >> 7, r = i & 127;
 
-	if (!json_is(list, JSON_ARR))
-		return err_set(e, LP_DATA, "model BPE: merges is not a list");
-	if (new_table(b, list->n, e))
+		b->joined_ascii[i] = bpe_joined(b, l == ' ' ? BPE_MARK : l, r == ' ' ? BPE_MARK : r);
+	}
+}
+
+bool bpe_takes_marks(const struct bpe *b)
+{
+	return b->joined_ascii != NULL;
+}
+
+void bpe_set_final(struct bpe *b, const struct bpe_final *f)
+{
+	b->final = f;
+}
+
+#define AHEAD 16 /* merges whose memory is asked for together */
+
+static int load_pairs(struct bpe *b, const struct bpe_pairs *m, struct err *e)
+{
+	int32_t to, last = -1, lo, hi;
+	bool byte_merges = false;
+
+	if (new_table(b, m->n, e))
 		return -1;
 	if (may_cut(b))
 		b->joined = xcalloc((1u << BPE_JOINED_BITS) / 64, sizeof(*b->joined));
-	b->distinct = b->v->n_strings == b->v->n_ids;
-	for (uint32_t i = 0; i < list->n; i += n) {
-		for (n = 0; n < AHEAD && i + n < list->n; n++)
-			if (read_merge(b, &list->items[i + n], i + n, &m[n], e))
-				return -1;
-		for (uint32_t k = 0; k < n; k++)
-			if (m[k].s[0] && load_merge(b, &m[k], i + k, &guess, &byte_merges, e))
-				return -1;
-		for (uint32_t k = 0; k < n; k++)
-			if (m[k].s[0])
-				put_merge(b, m[k].id[0], m[k].id[1], i + k, m[k].to);
+	byte_tokens(b, &lo, &hi);
+	for (size_t i = 0; i < m->n; i++) {
+		const struct bpe_pair_ids *p = &m->p[i], *ahead = &m->p[i + AHEAD < m->n ? i + AHEAD : i];
+		const char *s;
+		size_t n = 0;
+
+		bpe_want(b, ahead->id[0], ahead->id[1]);
+		if (p->id[0] < 0)
+			continue;
+		if (made(b, p, (uint32_t)i, &to, e))
+			return -1;
+		for (int k = 0; k < 2; k++)
+			byte_merges |= p->id[k] >= lo && p->id[k] <= hi;
+		if (b->joined && to != last) {
+			s = vocab_str(b->v, to, &n);
+			mark_joined(b, s, n);
+		}
+		last = to;
+		put_merge(b, p->id[0], p->id[1], (uint32_t)i, to);
 	}
 	if (byte_merges) {
 		free(b->joined);
@@ -300,41 +419,68 @@ static int load_merges(struct bpe *b, const struct json *list, struct err *e)
 	return 0;
 }
 
-struct bpe *bpe_new(const struct json *model, const struct vocab *v, bool want_bytes, struct err *e)
+static int load_merges(struct bpe *b, const struct bpe_pairs *given, const struct json *list, struct err *e)
+{
+	struct bpe_pairs m = { 0 };
+	int rc;
+
+	if (given)
+		return load_pairs(b, given, e);
+	rc = pairs_from(b, list, &m, e);
+	if (!rc)
+		rc = load_pairs(b, &m, e);
+	free(m.p);
+	return rc;
+}
+
+static int make_tables(struct bpe *b, const struct bpe_pairs *merges, const struct json *list, struct err *e)
+{
+	if (!b->bytes)
+		load_direct(b);
+	else if (load_raw(b, e))
+		return -1;
+	if (load_merges(b, merges, list, e))
+		return -1;
+	find_first(b);
+	return 0;
+}
+
+struct bpe *bpe_new(const struct json *model, const struct bpe_pairs *merges, const struct bpe_tables *tables, const struct vocab *v, bool want_bytes, struct err *e)
 {
 	struct bpe *b = xcalloc(1, sizeof(*b));
+	int rc;
 
-	b->v = b->whole = v;
-	b->id_len = xcalloc(v->n_ids + 1, sizeof(*b->id_len));
-	if (load_flags(b, model, e))
-		goto bad;
-	find_bytes(b, want_bytes);
-	if (b->bytes) {
-		b->whole = &b->raw;
-		if (load_raw(b, e))
-			goto bad;
-	} else {
-		load_direct(b);
+	b->v = v;
+	rc = load_flags(b, model, e);
+	if (!rc) {
+		find_bytes(b, want_bytes);
+		b->whole = b->bytes ? &b->raw : v;
+		rc = tables ? bpe_borrow(b, tables, e) : make_tables(b, merges, json_get(model, "merges"), e);
 	}
-	if (load_merges(b, json_get(model, "merges"), e))
-		goto bad;
-	return b;
-bad:
+	if (!rc) {
+		find_marked(b);
+		return b;
+	}
 	bpe_free(b);
 	return NULL;
 }
 
 /* --- from ranks --- */
 
-struct pair_list {
-	struct bpe_merge *m;
+struct way {
+	int32_t l, r;
+	uint32_t rank;
+	int32_t id;
+};
+struct ways {
+	struct way *w;
 	size_t n, cap;
 };
 
 #define SPLITS 16 /* looked up together */
 
 /* Every way to make token id of two tokens. */
-static void find_pairs(const struct bpe *b, int32_t id, uint32_t rank, struct pair_list *l)
+static void find_pairs(const struct bpe *b, int32_t id, uint32_t rank, struct ways *l)
 {
 	size_t n, i, from;
 	const char *s = vocab_str(b->v, id, &n);
@@ -353,15 +499,15 @@ static void find_pairs(const struct bpe *b, int32_t id, uint32_t rank, struct pa
 			if (right < 0)
 				continue;
 			if (l->n == l->cap)
-				l->m = xgrow(l->m, &l->cap, l->n + 1, sizeof(*l->m));
-			l->m[l->n++] = (struct bpe_merge){ (uint64_t)(uint32_t)left << 32 | (uint32_t)right, rank, id };
+				l->w = xgrow(l->w, &l->cap, l->n + 1, sizeof(*l->w));
+			l->w[l->n++] = (struct way){ left, right, rank, id };
 		}
 	}
 }
 
 static int load_ranks(struct bpe *b, const uint32_t *rank, struct err *e)
 {
-	struct pair_list l = { 0 };
+	struct ways l = { 0 };
 	size_t n;
 	int rc;
 
@@ -378,12 +524,12 @@ static int load_ranks(struct bpe *b, const uint32_t *rank, struct err *e)
 	}
 	rc = new_table(b, l.n, e);
 	for (size_t i = 0; i < l.n && !rc; i++) {
-		const struct bpe_merge *ahead = &l.m[i + AHEAD < l.n ? i + AHEAD : i];
+		const struct way *ahead = &l.w[i + AHEAD < l.n ? i + AHEAD : i];
 
-		want_merge(b, (int32_t)(ahead->pair >> 32), (int32_t)(uint32_t)ahead->pair);
-		put_merge(b, (int32_t)(l.m[i].pair >> 32), (int32_t)(uint32_t)l.m[i].pair, l.m[i].rank, l.m[i].id);
+		bpe_want(b, ahead->l, ahead->r);
+		put_merge(b, l.w[i].l, l.w[i].r, l.w[i].rank, l.w[i].id);
 	}
-	free(l.m);
+	free(l.w);
 	return rc;
 }
 
@@ -395,19 +541,18 @@ struct bpe *bpe_from_ranks(const struct vocab *v, const uint32_t *rank, bool byt
 	b->bytes = b->ignore_merges = bytes;
 	b->unk = unk;
 	b->traced = traced;
-	b->id_len = xcalloc(v->n_ids + 1, sizeof(*b->id_len));
 	for (int i = 0; i < 256; i++) {
 		char c = (char)i;
 
 		b->byte_id[i] = bytes ? vocab_find(v, &c, 1) : -1;
 	}
-	for (size_t id = 0; bytes && id < v->n_ids; id++)
-		if (v->len[id] > 0)
-			b->id_len[id] = v->len[id] < UINT16_MAX ? (uint16_t)v->len[id] : 0;
 	if (!bytes)
 		load_direct(b);
-	if (!load_ranks(b, rank, e))
-		return b;
-	bpe_free(b);
-	return NULL;
+	if (load_ranks(b, rank, e) || (bytes && find_shorts(b, e))) {
+		bpe_free(b);
+		return NULL;
+	}
+	find_first(b);
+	find_marked(b);
+	return b;
 }

@@ -20,6 +20,7 @@ struct pretok {
 	enum split_behavior behavior;
 	bool invert;
 	bool prefix_space, use_regex;
+	bool of_space; /* splits at a space */
 	/* Metaspace, CharDelimiterSplit: */
 	char mark[5];
 	size_t mark_len;
@@ -96,6 +97,7 @@ static int load_split(const struct json *v, struct pretok *p, struct err *e)
 		return err_set(e, LP_DATA, "pre-tokenizer Split needs a pattern (String or Regex)");
 	if (!p->re)
 		return -1;
+	p->of_space = json_is(lit, JSON_STR) && json_str_is(lit, " ") && !p->invert;
 	if (json_is(re, JSON_STR) && p->behavior == SPLIT_ISOLATED)
 		p->scan = pretok_scan_for(re->s, re->n);
 	return 0;
@@ -257,6 +259,16 @@ pretok_scan_fn *pretok_single(const struct pretok *p)
 	return p->seq[0]->scan; /* a tiling: inverted or not, isolated is the same */
 }
 
+bool pretok_marks(const struct pretok *p, bool normalised, struct marking *m)
+{
+	if (normalised)
+		return !p || (p->kind == K_SPLIT && p->of_space); /* which finds none */
+	if (!p || p->kind != K_METASPACE || p->split || p->mark_len != 3 || memcmp(p->mark, "\xE2\x96\x81", 3) != 0)
+		return false;
+	*m = (struct marking){ .prefix = p->scheme != PREPEND_NEVER, .only_first = p->scheme == PREPEND_FIRST, .unless_space = true };
+	return true;
+}
+
 /* --- cutting --- */
 
 void pretok_mem_init(struct pretok_mem *m)
@@ -271,6 +283,8 @@ void pretok_mem_release(struct pretok_mem *m)
 	free(m->cuts.p);
 }
 
+#define SCAN_AHEAD 64 /* pieces found in one call */
+
 /* cuts: consecutive ranges of s[0..n), id 1 where the pattern matched, else 0. */
 static int cut_regex(const struct pretok *p, struct pretok_mem *m, const char *s, size_t n, struct err *e)
 {
@@ -280,10 +294,11 @@ static int cut_regex(const struct pretok *p, struct pretok_mem *m, const char *s
 
 	m->cuts.n = 0;
 	if (p->scan) {
-		for (size_t i = 0; i < n; i = end) {
-			end = p->scan(p->uni, s, i, n);
-			pieces_add(&m->cuts, i, end - i, 1);
-		}
+		uint32_t ends[SCAN_AHEAD];
+
+		for (size_t i = 0, k; (k = p->scan(p->uni, s, i, n, ends, SCAN_AHEAD)) != 0;)
+			for (size_t w = 0; w < k; i = ends[w++])
+				pieces_add(&m->cuts, i, ends[w] - i, 1);
 		return 0;
 	}
 	while (from <= n && (rc = tok_re_next(p->re, m->re, s, n, from, &b, &end)) != 0) {

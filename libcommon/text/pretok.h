@@ -8,8 +8,9 @@
 #include "text/tok_re.h"
 #include "text/tok_str.h"
 
-/* End of the piece that starts at byte i of s[0..n), i < n. uni: tok_uni.h's table. */
-typedef size_t pretok_scan_fn(const uint8_t *uni, const char *s, size_t i, size_t n);
+/* The ends of the pieces from byte i of s[0..n) on, at most max (> 0) of them; how many there are, 0 only
+ * when i is n. uni: tok_uni.h's table. */
+typedef size_t pretok_scan_fn(const uint8_t *uni, const char *s, size_t i, size_t n, uint32_t *end, size_t max);
 pretok_scan_fn *pretok_scan_for(const char *pattern, size_t len); /* NULL: not a known pattern */
 extern const char pretok_gpt2_pattern[], pretok_llama3_pattern[], pretok_qwen2_pattern[], pretok_o200k_pattern[];
 extern const char pretok_cl100k_pattern[]; /* as tiktoken has it: Rust's syntax, never compiled */
@@ -24,6 +25,13 @@ void pretok_free(struct pretok *p);
 bool pretok_is_byte_level(const struct pretok *p);
 /* The one scanner that does all of it on unchanged text, or NULL. */
 pretok_scan_fn *pretok_single(const struct pretok *p);
+/* How text becomes marked, and no more: its spaces are U+2581 (by a normaliser that does so when normalised,
+ * else by p), and one may stand before it. False: there is more to do. */
+struct marking {
+	bool prefix, only_first; /* of every part of a text, or of the one that begins it */
+	bool unless_space;       /* not before a space or a mark */
+};
+bool pretok_marks(const struct pretok *p, bool normalised, struct marking *m);
 /* Cuts the pieces of l (ids >= 0 stay) further; a and l are replaced. With a final
  * ByteLevel the bytes are left as they are unless map is set. */
 struct pretok_mem {

@@ -24,6 +24,8 @@ struct spm {
 	struct added user;      /* user-defined symbols, cut out of the text */
 	bool *chosen, *unused;  /* by id of symbols */
 	bool any_unused;
+	bool marked;            /* text is only marked, never changed otherwise */
+	struct bpe_final final;
 	bool plain[256];        /* no rule and no symbol begins with this byte, which is no space */
 	/* by piece */
 	uint8_t *type;
@@ -262,6 +264,26 @@ static void find_plain(struct spm *s)
 		s->plain[i] = i != ' ' && !s->user.raw.first[i] && !(s->map.n_units && charsmap_begins(&s->map, (unsigned char)i));
 }
 
+/* A user-defined symbol with a mark may stand where the text has a space. */
+static bool user_has_mark(const struct spm *s)
+{
+	for (size_t i = 0; i < s->user.n; i++)
+		if (memmem(s->user.t[i].text, s->user.t[i].len, SPACE, SPACE_LEN) || memchr(s->user.t[i].text, ' ', s->user.t[i].len))
+			return true;
+	return false;
+}
+
+/* Most models change nothing but spaces; then words of the text itself come again. */
+static void find_marked(struct spm *s)
+{
+	s->marked = s->bpe && s->byte_fallback && !s->any_unused && !s->rules.remove_extra && s->rules.escape && !s->rules.suffix && !s->map.n_units &&
+		    !user_has_mark(s) && bpe_takes_marks(s->bpe);
+	if (!s->marked)
+		return;
+	s->final = (struct bpe_final){ s->name_of, s->n, s->unk, s->byte_id };
+	bpe_set_final(s->bpe, &s->final);
+}
+
 struct spm *spm_new(const struct spm_file *f, struct vocab *names, struct err *e)
 {
 	struct spm *s = xcalloc(1, sizeof(*s));
@@ -292,6 +314,7 @@ struct spm *spm_new(const struct spm_file *f, struct vocab *names, struct err *e
 	find_plain(s);
 	if ((f->model == SPM_UNIGRAM ? load_unigram(s, f, e) : load_bpe(s, f, e)) != 0)
 		goto bad;
+	find_marked(s);
 	return s;
 bad:
 	spm_free(s);
@@ -458,10 +481,37 @@ static int encode_bpe(const struct spm *s, struct spm_mem *m, bool *after_unk, s
 	return 0;
 }
 
+/* Text as it is, its spaces being marks, between the user-defined symbols. */
+static void encode_marked(const struct spm *s, struct spm_mem *m, const char *text, size_t len, uint32_t base, struct tok_out *out)
+{
+	bool prefix = s->rules.dummy_prefix;
+
+	m->pieces.n = 0;
+	added_split(&s->user, &s->user.raw, text, len, &m->pieces);
+	if (prefix && m->pieces.p[0].id >= 0) { /* the mark before the text stands alone */
+		bpe_encode_marked(s->bpe, m->bpe, text, 0, true, 0, base, out);
+		prefix = false;
+	}
+	for (size_t i = 0; i < m->pieces.n; i++, prefix = false) {
+		struct piece x = m->pieces.p[i];
+		uint32_t at = base + (uint32_t)x.off;
+
+		if (x.id >= 0)
+			tok_out_add(out, x.id, at, at + (uint32_t)x.len);
+		else
+			bpe_encode_marked(s->bpe, m->bpe, text + x.off, x.len, prefix, 0, at, out);
+	}
+}
+
 int spm_encode(const struct spm *s, struct spm_mem *m, const char *text, size_t off, size_t len, struct tok_out *out, struct err *e)
 {
 	bool after_unk = false;
 
+	if (s->marked) {
+		if (len)
+			encode_marked(s, m, text + off, len, (uint32_t)off, out);
+		return 0;
+	}
 	normalise(s, text, off, off + len, &m->text);
 	if (!m->text.len)
 		return 0;

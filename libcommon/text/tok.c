@@ -120,16 +120,27 @@ static int encode_piece(const struct tok *t, struct tok_mem *m, const struct ast
 
 static int encode_scan(const struct tok *t, struct tok_mem *m, const struct astr *a, struct piece x, struct tok_out *out, struct err *e)
 {
-	size_t end = x.off + x.len, i, j;
+	size_t end = x.off + x.len, i = x.off, n;
+	uint32_t ends[BPE_AHEAD];
 
-	for (i = x.off; i < end; i = j) {
-		j = t->scan(t->uni, a->s, i, end);
-		if (a->ident && bpe_encode_known(t->bpe, m->bpe, a->s + i, j - i, a->base + (uint32_t)i, out))
-			continue;
-		if (encode_piece(t, m, a, i, j - i, out, e))
-			return -1;
+	while ((n = t->scan(t->uni, a->s, i, end, ends, BPE_AHEAD)) != 0) {
+		if (a->ident)
+			bpe_encode_words(t->bpe, m->bpe, a->s, end, i, ends, n, a->base, out);
+		for (size_t k = 0, at = i; k < n && !a->ident; at = ends[k++])
+			if (encode_piece(t, m, a, at, ends[k] - at, out, e))
+				return -1;
+		i = ends[n - 1];
 	}
 	return 0;
+}
+
+static void encode_marked(const struct tok *t, struct tok_mem *m, const char *text, struct piece seg, struct tok_out *out)
+{
+	const struct marking *k = &t->marking;
+	const char *s = text + seg.off;
+	bool space = *s == ' ' || (seg.len >= 3 && !memcmp(s, "\xE2\x96\x81", 3));
+
+	bpe_encode_marked(t->bpe, m->bpe, s, seg.len, k->prefix && !(k->only_first && seg.off) && !(k->unless_space && space), 1, (uint32_t)seg.off, out);
 }
 
 /* Text between added tokens of the raw kind. */
@@ -179,6 +190,8 @@ int tok_encode(const struct tok *t, const char *text, size_t len, struct tok_out
 			tok_out_add(out, x.id, (uint32_t)x.off, (uint32_t)(x.off + x.len));
 		else if (t->spm)
 			rc = spm_encode(t->spm, m->spm, text, x.off, x.len, out, e);
+		else if (t->marked)
+			encode_marked(t, m, text, x, out);
 		else
 			rc = encode_segment(t, m, text, x, out, e);
 	}

@@ -23,6 +23,8 @@ struct tok_out {
 	size_t n, cap;
 };
 void tok_out_release(struct tok_out *o);
+void tok_out_reserve(struct tok_out *o, size_t extra);
+void tok_out_add(struct tok_out *o, int32_t id, uint32_t b, uint32_t e);
 
 /* From the text of tokenizer.json; config_json (tokenizer_config.json) may be NULL. name is for errors. */
 struct tok *tok_new(const char *tokenizer_json, size_t len, const char *config_json, const char *name, struct err *e) LP_MUST_USE;
@@ -34,6 +36,10 @@ struct tok *tok_load_dir(const char *model_dir, struct err *e) LP_MUST_USE;
 /* The same for a directory or one file. pattern: of tiktoken ranks, a name
  * (tok_pattern) or a regular expression; NULL: known from the file. */
 struct tok *tok_load_model(const char *path, const char *pattern, struct err *e) LP_MUST_USE;
+/* As tok_load_model; the tables of a large tokenizer.json are kept from run to run (tok_cache.h). */
+struct tok *tok_load_kept(const char *path, const char *pattern, struct err *e) LP_MUST_USE;
+bool tok_was_kept(const struct tok *t);       /* it was made of such tables */
+const char *tok_sha256(const struct tok *t);  /* of its file; NULL: not known */
 const char *tok_pattern(const char *name); /* gpt2, cl100k, o200k, llama3, qwen ...; NULL: no such name */
 const char *tok_path(const struct tok *t); /* the file; NULL when it came from memory */
 /* One tokeniser file, its kind found from its contents: tokenizer.json, a
@@ -41,6 +47,9 @@ const char *tok_path(const struct tok *t); /* the file; NULL when it came from m
  * contents or name). Text is encoded as the kind's own library does it:
  * control symbols of the last three in a text are plain text. */
 struct tok *tok_load_file(const char *path, struct err *e) LP_MUST_USE;
+/* From the pieces of a SentencePiece model; special tokens in a text are found. */
+struct spm_file;
+struct tok *tok_from_pieces(const struct spm_file *f, const char *name, struct err *e) LP_MUST_USE;
 void tok_free(struct tok *t);
 
 /* Appends the ids of text (valid UTF-8) to out; special tokens in the text are

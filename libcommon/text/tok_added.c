@@ -52,7 +52,9 @@ static void set_add(struct added_set *s, const char *text, size_t n, int32_t tok
 		return;
 	if (!s->n)
 		new_node(s, 0);
-	s->first[(unsigned char)text[0]] = true;
+	s->n_first += !s->first[(unsigned char)text[0]];
+	s->any = (unsigned char)text[0];
+	s->first[s->any] = true;
 	for (size_t i = 0; i < n; i++, at = c) {
 		unsigned char b = (unsigned char)text[i];
 
@@ -222,6 +224,20 @@ static bool word_after(const struct added *a, const char *s, size_t i, size_t n)
 	return i < n && uni_is_word_rust(a->uni, utf8_get(s + i, &w));
 }
 
+/* The next byte from i on that may begin a token, or n. */
+static inline size_t next_first(const struct added_set *set, const char *s, size_t i, size_t n)
+{
+	const char *at;
+
+	if (set->n_first == 1) {
+		at = memchr(s + i, set->any, n - i);
+		return at ? (size_t)(at - s) : n;
+	}
+	while (i < n && !set->first[(unsigned char)s[i]])
+		i++;
+	return i;
+}
+
 void added_split(const struct added *a, const struct added_set *set, const char *s, size_t n, struct pieces *out)
 {
 	size_t done = 0, i = 0, len = 0;
@@ -231,8 +247,7 @@ void added_split(const struct added *a, const struct added_set *set, const char 
 		size_t b, end;
 		int32_t k = -1;
 
-		while (i < n && !set->first[(unsigned char)s[i]])
-			i++;
+		i = next_first(set, s, i, n);
 		if (i < n)
 			k = longest(set, s + i, n - i, &len);
 		if (k < 0) {

@@ -23,6 +23,8 @@ struct added_set {
 	struct added_node *nodes;
 	size_t n, cap;
 	bool first[256];
+	int n_first;         /* bytes that begin one */
+	unsigned char any;   /* the last of them: the only one when n_first is 1 */
 };
 struct added {
 	struct added_token *t;

@@ -8,6 +8,7 @@
 #include "text/pretok.h"
 #include "text/spm.h"
 #include "text/tok_added.h"
+#include "text/tok_cache.h"
 #include "text/tok_dec.h"
 #include "text/tok_models.h"
 #include "text/tok_norm.h"
@@ -41,10 +42,14 @@ struct tok {
 	bool raw_bytes;       /* the vocabulary holds bytes as they are */
 	struct added added;
 	bool map;             /* pieces go to the model as mapped characters */
+	bool marked;          /* text is cut into words as it is, its spaces being marks */
+	struct marking marking;
 	pretok_scan_fn *scan; /* the whole pre-tokeniser, when it is a known pattern */
 	int64_t n_ids;
 	int32_t bos, eos;
 	struct tok_pool *pool;
+	struct tok_cache cache; /* what vocab and bpe point into, when they were kept */
+	char sha256[65];      /* of the file; "": not known */
 	char *path;           /* of the tokeniser's file; NULL: it came from memory */
 };
 

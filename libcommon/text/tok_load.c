@@ -6,13 +6,37 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/hash.h"
 #include "base/in.h"
 #include "base/num.h"
 #include "base/xalloc.h"
+#include "text/tok_file.h"
 #include "text/tok_int.h"
+#include "text/tok_quick.h"
 #include "text/tok_uni.h"
 
-#define TOKENIZER_MAX (512u << 20)
+#define CONFIG_MAX (512u << 20)
+
+/* All that a file describes. */
+static void forget(struct tok *t)
+{
+	added_release(&t->added);
+	tok_dec_free(t->dec);
+	pretok_free(t->pretok);
+	tok_norm_free(t->norm);
+	spm_free(t->spm);
+	bpe_free(t->bpe);
+	unigram_free(t->unigram);
+	wordpiece_free(t->wordpiece);
+	vocab_release(&t->vocab);
+	t->dec = NULL;
+	t->pretok = NULL;
+	t->norm = NULL;
+	t->spm = NULL;
+	t->bpe = NULL;
+	t->unigram = NULL;
+	t->wordpiece = NULL;
+}
 
 void tok_free(struct tok *t)
 {
@@ -27,21 +51,21 @@ void tok_free(struct tok *t)
 	if (t->pool)
 		pthread_mutex_destroy(&t->pool->lock);
 	free(t->pool);
-	added_release(&t->added);
-	tok_dec_free(t->dec);
-	pretok_free(t->pretok);
-	tok_norm_free(t->norm);
-	spm_free(t->spm);
+	forget(t);
+	tok_cache_close(&t->cache);
 	free(t->path);
-	bpe_free(t->bpe);
-	unigram_free(t->unigram);
-	wordpiece_free(t->wordpiece);
-	vocab_release(&t->vocab);
 	free(t->uni);
 	free(t);
 }
 
-static int load_model(struct tok *t, const struct json *m, struct err *e)
+/* A BPE model's vocabulary and merges that have been read, or its tables. */
+struct parts {
+	struct tok_quick *quick;
+	const struct tok_cache *cache;
+};
+
+/* p: NULL: all of it stands in m. */
+static int load_model(struct tok *t, const struct json *m, const struct parts *p, struct err *e)
 {
 	const char *type;
 
@@ -55,10 +79,15 @@ static int load_model(struct tok *t, const struct json *m, struct err *e)
 	}
 	if (strcmp(type, "BPE") && strcmp(type, "WordPiece") && strcmp(type, "WordLevel"))
 		return err_set(e, LP_USAGE, "model '%s' is not supported", type);
-	if (vocab_from_obj(&t->vocab, json_get(m, "vocab"), e))
+	if (p && p->cache) {
+		t->vocab = p->cache->vocab;
+	} else if (p) {
+		t->vocab = p->quick->vocab;
+		memset(&p->quick->vocab, 0, sizeof(p->quick->vocab));
+	} else if (vocab_from_obj(&t->vocab, json_get(m, "vocab"), e))
 		return -1;
 	if (!strcmp(type, "BPE")) {
-		t->bpe = bpe_new(m, &t->vocab, pretok_is_byte_level(t->pretok), e);
+		t->bpe = bpe_new(m, p && p->quick ? &p->quick->merges : NULL, p && p->cache ? &p->cache->tables : NULL, &t->vocab, pretok_is_byte_level(t->pretok), e);
 		return t->bpe ? 0 : -1;
 	}
 	t->wordpiece = wordpiece_new(m, &t->vocab, !strcmp(type, "WordLevel"), e);
@@ -84,7 +113,19 @@ static int check_post_processor(const struct json *v, int depth, struct err *e)
 	return err_set(e, LP_USAGE, "post-processor '%s' is not supported", type);
 }
 
-static int load_json(struct tok *t, const struct json *v, struct err *e)
+/* Is the whole way from text to model no more than marking spaces? */
+static bool only_marks(const struct tok *t, struct marking *m)
+{
+	bool normalised;
+
+	memset(m, 0, sizeof(*m));
+	if (!t->bpe || !bpe_takes_marks(t->bpe) || t->added.norm.n)
+		return false;
+	normalised = tok_norm_marks(t->norm, &m->prefix);
+	return (normalised || !t->norm) && pretok_marks(t->pretok, normalised, m);
+}
+
+static int load_json(struct tok *t, const struct json *v, const struct parts *p, struct err *e)
 {
 	if (!json_is(v, JSON_OBJ))
 		return err_set(e, LP_DATA, "not an object");
@@ -92,10 +133,11 @@ static int load_json(struct tok *t, const struct json *v, struct err *e)
 		return tok_from_tekken(t, v, e);
 	if (tok_norm_new(json_get(v, "normalizer"), t->uni, &t->norm, e) || pretok_new(json_get(v, "pre_tokenizer"), t->uni, &t->pretok, e) ||
 	    tok_dec_new(json_get(v, "decoder"), &t->dec, e) || check_post_processor(json_get(v, "post_processor"), 0, e) ||
-	    load_model(t, json_get(v, "model"), e) || added_load(&t->added, json_get(v, "added_tokens"), &t->vocab, t->norm, t->uni, e))
+	    load_model(t, json_get(v, "model"), p, e) || added_load(&t->added, json_get(v, "added_tokens"), &t->vocab, t->norm, t->uni, e))
 		return -1;
 	t->map = !(t->bpe && bpe_byte_mode(t->bpe));
 	t->scan = t->map ? NULL : pretok_single(t->pretok);
+	t->marked = only_marks(t, &t->marking);
 	t->n_ids = (int64_t)t->vocab.n_ids;
 	for (size_t i = 0; i < t->added.n; i++)
 		if (t->added.t[i].id >= t->n_ids)
@@ -105,6 +147,20 @@ static int load_json(struct tok *t, const struct json *v, struct err *e)
 
 /* --- SentencePiece --- */
 
+static int load_pieces(struct tok *t, const struct spm_file *f, struct err *e)
+{
+	t->spm = spm_new(f, &t->vocab, e);
+	if (!t->spm || added_init(&t->added, t->uni, f->n + TOK_SPECIALS_MAX, e))
+		return -1;
+	for (size_t i = 0; i < f->n; i++)
+		if (f->pieces[i].type == SPM_CONTROL && added_put(&t->added, f->pieces[i].s, f->pieces[i].len, (int32_t)i, true, e))
+			return -1;
+	t->bos = (int32_t)f->bos;
+	t->eos = (int32_t)f->eos;
+	t->n_ids = (int64_t)f->n;
+	return 0;
+}
+
 static int load_spm(struct tok *t, const char *bytes, size_t n, const char *name, struct err *e)
 {
 	struct arena a = ARENA_INIT;
@@ -113,18 +169,8 @@ static int load_spm(struct tok *t, const char *bytes, size_t n, const char *name
 
 	if (!rc && f.denormalizes)
 		rc = err_set(e, LP_USAGE, "its denormaliser is not supported");
-	if (!rc && !(t->spm = spm_new(&f, &t->vocab, e)))
-		rc = -1;
 	if (!rc)
-		rc = added_init(&t->added, t->uni, f.n + TOK_SPECIALS_MAX, e);
-	for (size_t i = 0; i < (rc ? 0 : f.n) && !rc; i++)
-		if (f.pieces[i].type == SPM_CONTROL)
-			rc = added_put(&t->added, f.pieces[i].s, f.pieces[i].len, (int32_t)i, true, e);
-	if (!rc) {
-		t->bos = (int32_t)f.bos;
-		t->eos = (int32_t)f.eos;
-		t->n_ids = (int64_t)f.n;
-	}
+		rc = load_pieces(t, &f, e);
 	arena_release(&a);
 	return rc;
 }
@@ -198,22 +244,86 @@ static bool looks_like_ranks(const char *s, size_t n)
 }
 
 struct source {
+	const struct spm_file *pieces; /* instead of a text */
 	const char *text, *config, *name, *pattern;
 	size_t len;
+	bool keep;          /* what a plain JSON file makes is kept */
 	bool find_specials; /* special tokens in a text are found, whatever the kind */
 };
+
+/* rest: the file without them. What fails here is tried again by the way that knows what to say. */
+static int load_parts(struct tok *t, const struct parts *parts, const char *rest, size_t len, struct json_parser *p, struct arena *a)
+{
+	struct err e = ERR_INIT;
+	struct json v;
+	const char *type = NULL;
+
+	if (json_parse(p, rest, len, a, &v, &e))
+		return -1;
+	if (!json_get_str(json_get(&v, "model"), "type", "BPE", &type) || strcmp(type, "BPE") || load_json(t, &v, parts, &e)) {
+		forget(t);
+		return -1;
+	}
+	return 0;
+}
+
+/* True: t is what the kept tables and the rest of the file make. */
+static bool load_kept(struct tok *t, const struct source *s, const char *path, struct json_parser *p, struct arena *a)
+{
+	struct parts parts = { NULL, &t->cache };
+
+	if (!tok_cache_open(&t->cache, path, s->len))
+		return false;
+	if (!load_parts(t, &parts, t->cache.rest, t->cache.rest_len, p, a)) {
+		memcpy(t->sha256, t->cache.sha256, sizeof(t->sha256));
+		return true;
+	}
+	tok_cache_close(&t->cache);
+	return false;
+}
+
+static void keep(struct tok *t, const struct source *s, const char *path, const struct sb *rest)
+{
+	struct bpe_tables tables;
+
+	sha_once(s->text, s->len, t->sha256);
+	bpe_tables_of(t->bpe, &tables);
+	tok_cache_write(path, s->len, t->sha256, rest->s, rest->len, &t->vocab, &tables);
+}
+
+/* False: the file is to be read with a tree. */
+static bool load_quick(struct tok *t, const struct source *s, struct json_parser *p, struct arena *a)
+{
+	char *path = s->keep ? tok_cache_path(s->text, s->len) : NULL;
+	struct tok_quick quick;
+	struct parts parts = { &quick, NULL };
+	bool ok = path && load_kept(t, s, path, p, a);
+
+	if (!ok && tok_quick_read(&quick, s->text, s->len)) {
+		ok = !load_parts(t, &parts, quick.rest.s, quick.rest.len, p, a);
+		if (ok && path)
+			keep(t, s, path, &quick.rest);
+		tok_quick_release(&quick);
+	}
+	free(path);
+	return ok;
+}
 
 static int load_kind(struct tok *t, const struct source *s, struct json_parser *p, struct arena *a, struct err *e)
 {
 	struct json v;
 
+	if (s->pieces)
+		return load_pieces(t, s->pieces, e);
 	if (looks_like_ranks(s->text, s->len))
 		return tok_from_tiktoken(t, s->text, s->len, s->name, s->pattern, e);
 	if (s->pattern)
 		return err_set(e, LP_USAGE, "a pattern goes with tiktoken ranks, and this is another kind; leave it out");
 	if (!looks_like_json(s->text, s->len) && s->len && *s->text == '\n')
 		return load_spm(t, s->text, s->len, s->name, e);
-	return parse(p, s->text, s->len, a, &v, e) ? -1 : load_json(t, &v, e);
+	if (load_quick(t, s, p, a))
+		return 0;
+	return parse(p, s->text, s->len, a, &v, e) ? -1 : load_json(t, &v, NULL, e);
 }
 
 static int load(struct tok *t, const struct source *s, struct json_parser *p, struct arena *a, struct err *e)
@@ -272,31 +382,43 @@ struct tok *tok_new(const char *tokenizer_json, size_t len, const char *config_j
 	return load_source(&s, e);
 }
 
+struct tok *tok_from_pieces(const struct spm_file *f, const char *name, struct err *e)
+{
+	struct source s = { .pieces = f, .name = name, .find_specials = true };
+
+	return load_source(&s, e);
+}
+
 /* The file at path, with tokenizer_config.json beside it when wanted. */
-static struct tok *load_path(const char *path, const char *config_path, const char *pattern, bool find_specials, struct err *e)
+static struct tok *load_path(const char *path, const char *config_path, const char *pattern, bool find_specials, bool keep_it, struct err *e)
 {
 	bool has_config = config_path && access(config_path, F_OK) == 0; /* it may be missing */
 	struct source s = { .name = path, .pattern = pattern, .find_specials = find_specials };
-	char *text = in_slurp(path, TOKENIZER_MAX, &s.len, e), *config = NULL;
 	struct tok *t = NULL;
+	struct tok_file f;
+	char *config = NULL;
 	size_t config_n;
 
-	if (text && has_config)
-		config = in_slurp(config_path, TOKENIZER_MAX, &config_n, e);
-	s.text = text;
+	if (tok_file_open(&f, path, e))
+		return NULL;
+	if (has_config)
+		config = in_slurp(config_path, CONFIG_MAX, &config_n, e);
+	s.text = f.text;
+	s.keep = keep_it && f.map;
+	s.len = f.len;
 	s.config = config;
-	if (text && (config || !has_config))
+	if (config || !has_config)
 		t = load_source(&s, e);
 	if (t)
 		t->path = xstrdup(path);
-	free(text);
+	tok_file_close(&f);
 	free(config);
 	return t;
 }
 
 struct tok *tok_load_file(const char *path, struct err *e)
 {
-	return load_path(path, NULL, NULL, false, e);
+	return load_path(path, NULL, NULL, false, false, e);
 }
 
 struct tok *tok_load_dir(const char *model_dir, struct err *e)
@@ -304,7 +426,7 @@ struct tok *tok_load_dir(const char *model_dir, struct err *e)
 	return tok_load_model(model_dir, NULL, e);
 }
 
-struct tok *tok_load_model(const char *path, const char *pattern, struct err *e)
+static struct tok *load_model_path(const char *path, const char *pattern, bool keep_it, struct err *e)
 {
 	static const char *const names[] = { "tokenizer.json", "tekken.json", "tokenizer.model", "tiktoken.model", "qwen.tiktoken", "tokenizer.json" };
 	const size_t n = sizeof(names) / sizeof(*names);
@@ -313,7 +435,7 @@ struct tok *tok_load_model(const char *path, const char *pattern, struct err *e)
 	struct tok *t;
 
 	if (stat(path, &st) == 0 && !S_ISDIR(st.st_mode))
-		return load_path(path, NULL, pattern, true, e);
+		return load_path(path, NULL, pattern, true, keep_it, e);
 	for (size_t i = 0; i < n; i++) { /* of none, the first name is the one that is missed */
 		free(file);
 		file = xasprintf("%s/%s", path, names[i]);
@@ -321,10 +443,30 @@ struct tok *tok_load_model(const char *path, const char *pattern, struct err *e)
 			break;
 	}
 	config = xasprintf("%s/tokenizer_config.json", path);
-	t = load_path(file, config, pattern, true, e);
+	t = load_path(file, config, pattern, true, keep_it, e);
 	free(file);
 	free(config);
 	return t;
+}
+
+struct tok *tok_load_model(const char *path, const char *pattern, struct err *e)
+{
+	return load_model_path(path, pattern, false, e);
+}
+
+struct tok *tok_load_kept(const char *path, const char *pattern, struct err *e)
+{
+	return load_model_path(path, pattern, true, e);
+}
+
+const char *tok_sha256(const struct tok *t)
+{
+	return t->sha256[0] ? t->sha256 : NULL;
+}
+
+bool tok_was_kept(const struct tok *t)
+{
+	return t->cache.map != NULL;
 }
 
 const char *tok_path(const struct tok *t)

@@ -23,6 +23,7 @@ struct tok_norm {
 	char *text; /* prepended or put in place */
 	size_t text_len;
 	bool left, right; /* strip */
+	bool of_space;    /* replaces a space */
 	bool clean, chinese, accents, lower; /* BertNormalizer */
 	struct charsmap map; /* Precompiled */
 	struct tok_norm **seq;
@@ -69,6 +70,7 @@ static int load_replace(const struct json *v, struct tok_norm *n, struct err *e)
 	n->kind = K_REPLACE;
 	n->text = xmemdup0(c->s, c->n);
 	n->text_len = c->n;
+	n->of_space = json_is(lit, JSON_STR) && json_str_is(lit, " ");
 	n->re = json_is(lit, JSON_STR) ? tok_re_new_string(lit->s, lit->n, e) : tok_re_new(re->s, re->n, e);
 	return n->re ? 0 : -1;
 }
@@ -357,6 +359,45 @@ static bool nmt_space(uint32_t c)
 enum step { STEP_LOWER, STEP_ACCENTS, STEP_NONSPACING, STEP_NMT, STEP_CLEAN, STEP_CHINESE, STEP_BYTES };
 
 /* One pass that maps character by character. */
+struct marks {
+	uint32_t lo, hi;
+};
+
+static bool among(const struct marks *m, size_t n, uint32_t c)
+{
+	size_t lo = 0, hi = n;
+
+	while (lo < hi) {
+		size_t mid = (lo + hi) / 2;
+
+		if (c < m[mid].lo)
+			hi = mid;
+		else if (c > m[mid].hi)
+			lo = mid + 1;
+		else
+			return true;
+	}
+	return false;
+}
+
+/* Does StripAccents take it out, or BertNormalizer? Each has a table of its own in the
+ * reference, older than the others: marks that it does not know, and some that are none now. */
+static bool is_accent(uint32_t c, uint32_t mask, bool bert)
+{
+	static const struct marks left[] = {
+#include "text/tok_marks_tab.h"
+	};
+	static const struct marks left_bert[] = {
+#include "text/tok_marks_bert_tab.h"
+	};
+
+	if (c < 0x300)
+		return false;
+	if (bert)
+		return c == 0x1734 || c == 0x1171E || ((mask & 1u << UC_MN) && !among(left_bert, sizeof(left_bert) / sizeof(*left_bert), c));
+	return c == 0x1CF2 || c == 0x1CF3 || ((mask & UM_M) && !among(left, sizeof(left) / sizeof(*left), c));
+}
+
 static void each_char(const struct tok_norm *n, enum step step, struct astr *a, struct astr *tmp)
 {
 	unsigned w;
@@ -365,7 +406,7 @@ static void each_char(const struct tok_norm *n, enum step step, struct astr *a, 
 	for (size_t i = 0; i < a->len; i += w) {
 		uint32_t c = utf8_get(a->s + i, &w), m = uni_mask(n->uni, c), b = astr_begin(a, i), e = astr_end(a, i + w - 1);
 
-		if ((step == STEP_ACCENTS && (m & UM_M)) || (step == STEP_NONSPACING && (m & 1u << UC_MN)) || (step == STEP_NMT && nmt_dropped(c)))
+		if ((step == STEP_ACCENTS && is_accent(c, m, false)) || (step == STEP_NONSPACING && is_accent(c, m, true)) || (step == STEP_NMT && nmt_dropped(c)))
 			continue;
 		if (step == STEP_CLEAN && (c == 0 || c == 0xFFFD || (c != '\t' && c != '\n' && c != '\r' && (m & (1u << UC_CC | 1u << UC_CF | 1u << UC_CO)))))
 			continue;
@@ -507,6 +548,23 @@ static void precompiled(const struct tok_norm *n, struct astr *a, struct astr *t
 		}
 	}
 	astr_swap(a, tmp);
+}
+
+static bool is_mark(const struct tok_norm *n)
+{
+	return n->text_len == 3 && !memcmp(n->text, "\xE2\x96\x81", 3);
+}
+
+bool tok_norm_marks(const struct tok_norm *n, bool *prefix)
+{
+	size_t last = n && n->kind == K_SEQ && n->n_seq ? n->n_seq - 1 : 0;
+
+	*prefix = last == 1 && n->seq[0]->kind == K_PREPEND && is_mark(n->seq[0]);
+	if (!n || last > 1 || (last == 1 && !*prefix) || (n->kind == K_SEQ && !n->n_seq))
+		return false;
+	if (n->kind == K_SEQ)
+		n = n->seq[last];
+	return n->kind == K_REPLACE && n->of_space && is_mark(n);
 }
 
 int tok_norm_apply(const struct tok_norm *n, struct tok_re_mem *m, struct astr *a, struct astr *tmp, struct err *e)

@@ -82,7 +82,7 @@ static int build_trie(struct unigram *u, struct err *e)
 	unsigned log2 = 4;
 
 	for (size_t id = 0; id < u->v->n_ids; id++)
-		bytes += u->v->len[id] > 0 ? (size_t)u->v->len[id] : 0;
+		bytes += u->v->str[id].len > 0 ? (size_t)u->v->str[id].len : 0;
 	while (slots < bytes * 2) {
 		slots *= 2;
 		log2++;
@@ -188,17 +188,20 @@ struct unigram *unigram_from_scores(const struct vocab *v, const struct unigram_
 	return u;
 }
 
-/* A chosen piece wins by its length; the reference computes it so. */
-static double score_of(const struct unigram *u, int32_t id, size_t len)
+/* The score of a path and a piece more. Of equal ones the first stays, so each sum
+ * is rounded as the reference rounds it. A chosen piece wins by its length. */
+static double longer(const struct unigram *u, double here, int32_t id, size_t len)
 {
-	return u->single && u->chosen[id] ? (float)len * u->max - 0.1 : u->score[id];
+	if (!u->single)
+		return u->score[id] + here;
+	return (float)(u->chosen[id] ? (float)len * u->max - 0.1 : u->score[id]) + (float)here;
 }
 
-static void relax(const struct unigram *u, struct node *to, double score, size_t from, int32_t id)
+static void relax(struct node *to, double score, size_t from, int32_t id)
 {
 	if (to->from >= 0 && !(score > to->score))
 		return;
-	to->score = u->single ? (float)score : score; /* compared before it is rounded */
+	to->score = score;
 	to->from = (int64_t)from;
 	to->id = id;
 }
@@ -229,13 +232,13 @@ static int best_paths(const struct unigram *u, struct unigram_mem *m, const char
 			at = x->to;
 			if (u->piece[at] < 0)
 				continue;
-			relax(u, &m->best[j + 1], score_of(u, u->piece[at], j + 1 - i) + here, i, u->piece[at]);
+			relax(&m->best[j + 1], longer(u, here, u->piece[at], j + 1 - i), i, u->piece[at]);
 			single |= j + 1 - i == w;
 		}
 		if (!single) {
 			if (u->unk < 0)
 				return err_set(e, LP_DATA, "the text has a character outside the vocabulary, which has no unknown token");
-			relax(u, &m->best[i + w], u->single ? (float)u->unk_score + (float)here : u->unk_score + here, i, u->unk);
+			relax(&m->best[i + w], u->single ? (float)u->unk_score + (float)here : u->unk_score + here, i, u->unk);
 		}
 		i += w;
 	}

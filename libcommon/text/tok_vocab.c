@@ -4,15 +4,15 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/hash.h"
 #include "base/xalloc.h"
 
 void vocab_release(struct vocab *v)
 {
-	free(v->pool);
-	free(v->off);
-	free(v->len);
-	free(v->slots);
+	if (!v->borrowed) {
+		free(v->pool);
+		free(v->str);
+		lp_pages_free(v->slots, ((size_t)v->mask + 1) * sizeof(*v->slots));
+	}
 	memset(v, 0, sizeof(*v));
 }
 
@@ -26,28 +26,50 @@ int vocab_reserve(struct vocab *v, size_t strings, struct err *e)
 		n *= 2;
 	if (v->slots)
 		return 0;
-	v->slots = xcalloc(n, sizeof(*v->slots));
+	v->slots = lp_pages(n * sizeof(*v->slots));
+	if (!v->slots)
+		return err_set(e, LP_DEVICE, "out of memory for a vocabulary of %zu strings", strings);
 	v->mask = (uint32_t)(n - 1);
 	return 0;
+}
+
+/* --- hashing: short strings, in order --- */
+
+static inline uint64_t stir(uint64_t h, uint64_t x)
+{
+	h = (h ^ x) * 0x9E3779B97F4A7C15u;
+	return h ^ h >> 32;
+}
+
+static inline uint64_t hash_of(const char *s, size_t n)
+{
+	uint64_t h = n * 0xC2B2AE3D27D4EB4Fu;
+
+	if (n >= 8) {
+		for (; n > 16; s += 8, n -= 8)
+			h = stir(h, vocab_load8(s));
+		h = stir(stir(h, vocab_load8(s)), vocab_load8(s + n - 8));
+	} else if (n >= 4) {
+		h = stir(h, (uint64_t)vocab_load4(s) << 32 | vocab_load4(s + n - 4));
+	} else if (n) {
+		h = stir(h, (uint64_t)(unsigned char)s[0] << 16 | (uint64_t)(unsigned char)s[n >> 1] << 8 | (unsigned char)s[n - 1]);
+	}
+	return stir(h, n);
 }
 
 static inline uint32_t slot_of(const struct vocab *v, const char *s, size_t n, uint64_t hash)
 {
 	uint32_t h = (uint32_t)hash & v->mask, tag = (uint32_t)(hash >> 32);
 
-	while (v->slots[h].id1) {
-		int32_t id = v->slots[h].id1 - 1;
-
-		if (v->slots[h].tag == tag && (size_t)v->len[id] == n && !memcmp(v->pool + v->off[id], s, n))
+	for (; v->slots[h].id1; h = (h + 1) & v->mask)
+		if (v->slots[h].tag == tag && vocab_is(v, v->slots[h].id1 - 1, s, n))
 			break;
-		h = (h + 1) & v->mask;
-	}
 	return h;
 }
 
 uint64_t vocab_hash(const struct vocab *v, const char *s, size_t n)
 {
-	uint64_t hash = xxh_u64(s, n, 0);
+	uint64_t hash = hash_of(s, n);
 
 	if (v->slots)
 		__builtin_prefetch(&v->slots[(uint32_t)hash & v->mask]);
@@ -61,7 +83,48 @@ int32_t vocab_find_hashed(const struct vocab *v, const char *s, size_t n, uint64
 
 int32_t vocab_find(const struct vocab *v, const char *s, size_t n)
 {
-	return v->slots ? v->slots[slot_of(v, s, n, xxh_u64(s, n, 0))].id1 - 1 : -1;
+	return v->slots ? v->slots[slot_of(v, s, n, hash_of(s, n))].id1 - 1 : -1;
+}
+
+/* Each step reads what the step before it asked for. */
+void vocab_find_many(const struct vocab *v, struct vocab_query *q, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		q[i].hash = vocab_hash(v, q[i].s, q[i].n);
+	for (size_t i = 0; i < n && v->n_ids; i++) {
+		q[i].id = v->slots[(uint32_t)q[i].hash & v->mask].id1 - 1;
+		__builtin_prefetch(&v->str[q[i].id < 0 ? 0 : q[i].id]);
+	}
+	for (size_t i = 0; i < n && v->n_ids; i++)
+		__builtin_prefetch(v->pool + v->str[q[i].id < 0 ? 0 : q[i].id].off);
+	for (size_t i = 0; i < n; i++)
+		q[i].id = vocab_find_hashed(v, q[i].s, q[i].n, q[i].hash);
+}
+
+/* --- adding --- */
+
+/* The string of an id that has none. */
+static void put_string(struct vocab *v, const char *s, size_t n, size_t id)
+{
+	v->pool = xgrow(v->pool, &v->pool_cap, v->pool_len + n + 1, 1);
+	memcpy(v->pool + v->pool_len, s, n);
+	v->pool[v->pool_len + n] = 0;
+	v->str[id] = (struct vocab_str){ (uint32_t)v->pool_len, (int32_t)n };
+	v->pool_len += n + 1;
+}
+
+static void grow_ids(struct vocab *v, size_t id)
+{
+	while (v->cap <= id) {
+		size_t cap = v->cap ? v->cap * 2 : 1024;
+
+		v->str = xrealloc(v->str, cap * sizeof(*v->str));
+		for (size_t i = v->cap; i < cap; i++)
+			v->str[i] = (struct vocab_str){ 0, -1 };
+		v->cap = cap;
+	}
+	if (id >= v->n_ids)
+		v->n_ids = id + 1;
 }
 
 /* hash: of s. */
@@ -73,42 +136,26 @@ static int add(struct vocab *v, const char *s, size_t n, int64_t id, uint64_t ha
 		return err_set(e, LP_DATA, "token id %lld is not within 0..%d", (long long)id, VOCAB_MAX_ID - 1);
 	if (n > INT32_MAX || v->pool_len + n + 1 > UINT32_MAX || v->n_strings >= v->mask)
 		return err_set(e, LP_DATA, "the vocabulary is too large");
-	while (v->cap <= (size_t)id) {
-		size_t cap = v->cap ? v->cap * 2 : 1024;
-
-		v->off = xrealloc(v->off, cap * sizeof(*v->off));
-		v->len = xrealloc(v->len, cap * sizeof(*v->len));
-		for (size_t i = v->cap; i < cap; i++)
-			v->off[i] = 0, v->len[i] = -1;
-		v->cap = cap;
-	}
+	grow_ids(v, (size_t)id);
 	h = slot_of(v, s, n, hash);
 	if (!v->slots[h].id1)
 		v->n_strings++;
 	v->slots[h] = (struct vocab_slot){ (uint32_t)(hash >> 32), (int32_t)id + 1 };
-	if ((size_t)id >= v->n_ids)
-		v->n_ids = (size_t)id + 1;
-	if (v->len[id] >= 0)
+	if (v->str[id].len >= 0)
 		return err_set(e, LP_DATA, "token id %lld stands for two strings in the vocabulary", (long long)id);
-	v->pool = xgrow(v->pool, &v->pool_cap, v->pool_len + n + 1, 1);
-	memcpy(v->pool + v->pool_len, s, n);
-	v->pool[v->pool_len + n] = 0;
-	v->off[id] = (uint32_t)v->pool_len;
-	v->len[id] = (int32_t)n;
-	v->pool_len += n + 1;
+	put_string(v, s, n, (size_t)id);
 	return 0;
 }
 
 int vocab_add(struct vocab *v, const char *s, size_t n, int64_t id, struct err *e)
 {
-	return add(v, s, n, id, xxh_u64(s, n, 0), e);
+	return add(v, s, n, id, hash_of(s, n), e);
 }
 
 #define AHEAD 16 /* strings hashed before they are stored */
 
 int vocab_from_obj(struct vocab *v, const struct json *obj, struct err *e)
 {
-	uint64_t hash[AHEAD];
 	int64_t id;
 
 	if (!json_is(obj, JSON_OBJ))
@@ -118,12 +165,84 @@ int vocab_from_obj(struct vocab *v, const struct json *obj, struct err *e)
 	for (uint32_t i = 0; i < obj->n; i++) {
 		const struct json_member *m = &obj->members[i];
 
-		for (uint32_t k = i; i % AHEAD == 0 && k < obj->n && k < i + AHEAD; k++)
-			hash[k - i] = vocab_hash(v, obj->members[k].key, obj->members[k].key_len);
 		if (!json_as_i64(&m->val, &id))
 			return err_set(e, LP_DATA, "the vocabulary's id of '%.60s' is not a whole number", m->key);
-		if (add(v, m->key, m->key_len, id, hash[i % AHEAD], e))
+		if (vocab_add(v, m->key, m->key_len, id, e))
 			return -1;
 	}
 	return 0;
+}
+
+/* One member to pool and str; its place among the slots comes later. */
+static bool read_member(struct vocab *v, struct quick *q, char **scratch, size_t *cap)
+{
+	const char *s, *from = q->s;
+	bool slash;
+	uint32_t id;
+	size_t n;
+
+	if (!quick_char(q, '"'))
+		return false;
+	from = q->s;
+	if (!quick_slice(q, &s, &n, &slash))
+		return false;
+	if (slash) {
+		struct quick again = { from, q->s };
+
+		if (q->end - q->s < 8)
+			return false;
+		*scratch = xgrow(*scratch, cap, n + 32, 1);
+		if (!quick_string(&again, *scratch, &n))
+			return false;
+		s = *scratch;
+	}
+	if (!quick_char(q, ':') || !quick_count(q, &id) || id >= VOCAB_MAX_ID || v->pool_len + n + 1 > UINT32_MAX || n > INT32_MAX)
+		return false;
+	grow_ids(v, id);
+	if (v->str[id].len >= 0)
+		return false;
+	put_string(v, s, n, id);
+	v->n_strings++;
+	return true;
+}
+
+/* All strings into the slots; false when one is there twice. */
+static bool index_all(struct vocab *v)
+{
+	uint64_t hash[AHEAD];
+
+	for (size_t id = 0; id < v->n_ids; id++) {
+		uint32_t h;
+
+		for (size_t k = id; id % AHEAD == 0 && k < v->n_ids && k < id + AHEAD; k++)
+			if (v->str[k].len >= 0)
+				hash[k - id] = vocab_hash(v, v->pool + v->str[k].off, (size_t)v->str[k].len);
+		if (v->str[id].len < 0)
+			continue;
+		h = slot_of(v, v->pool + v->str[id].off, (size_t)v->str[id].len, hash[id % AHEAD]);
+		if (v->slots[h].id1)
+			return false;
+		v->slots[h] = (struct vocab_slot){ (uint32_t)(hash[id % AHEAD] >> 32), (int32_t)id + 1 };
+	}
+	return true;
+}
+
+bool vocab_from_text(struct vocab *v, struct quick *q)
+{
+	struct err e = ERR_INIT;
+	char *scratch = NULL;
+	size_t cap = 0;
+	bool ok = true;
+
+	if (!quick_char(q, '}')) {
+		do
+			ok = read_member(v, q, &scratch, &cap);
+		while (ok && quick_char(q, ','));
+		ok = ok && quick_char(q, '}');
+	}
+	free(scratch);
+	ok = ok && !vocab_reserve(v, v->n_strings, &e) && index_all(v);
+	if (!ok)
+		vocab_release(v);
+	return ok;
 }

@@ -5,6 +5,7 @@ BUILD=${BUILD:-build}
 PATH=$ROOT/$BUILD/bin:$PATH
 export PATH LC_ALL=C
 T=$(mktemp -d "${TMPDIR:-/tmp}/lp-test.XXXXXX")
+export XDG_CACHE_HOME="$T/.cache" # nothing is left in the user's
 n_test=0 n_fail=0
 finish() { rc=$?; rm -rf "$T"; [ "$rc" = 0 ] || exit "$rc"; echo "1..$n_test"; [ "$n_fail" = 0 ] || exit 1; }
 trap finish EXIT

@@ -57,6 +57,13 @@ prints '"rows":3,"tokens":' "count"
 prints '"p50":.*"p90":.*"p95":.*"p99":.*"max":' "percentiles"
 prints '"cut":\[{"max_len":256,"rows":0,"tokens":0}\]' "cuts"
 
+if command -v script >/dev/null; then
+	script -qec "tokenize --model '$M' --stats a.jsonl" /dev/null >pic 2>/dev/null
+	ok "on a terminal it is a picture" sh -c "grep -q '█' pic && grep -q 'holds 99 % of the rows' pic && ! grep -q '\"rows\"' pic"
+else
+	skip "no script(1) for a terminal"
+fi
+
 # --- length ---
 status 3 "a longer record is an error" tokenize --model "$M" --max-len 12 a.jsonl -o x.lps
 says 'a.jsonl:1: .*--over-long truncate' "it names the line and the remedy"
@@ -114,6 +121,33 @@ echo '{"text":"Some words, 1234"}' >bare0.jsonl
 status 2 "ranks that are not known" tokenize --model r.zst bare0.jsonl
 says 'give --pattern' "say how"
 is "with a pattern by name" "$(tokenize --model r.zst --pattern cl100k --count bare0.jsonl | cksum)" "$(tokenize --model "$K/cl100k-tiny.tiktoken.zst" --count bare0.jsonl | cksum)"
+
+# --- tables kept from run to run ---
+mkdir big && zstd -dqc "$K/qwen2.5.json.zst" >big/tokenizer.json
+tokenize --no-cache --model big --show-mask a.jsonl >c0
+ok "nothing is kept when told" test ! -d "$XDG_CACHE_HOME"
+tokenize --model big --show-mask a.jsonl >c1
+ok "tables are kept" sh -c "test \$(ls '$XDG_CACHE_HOME/lorapipe' | wc -l) = 1"
+tokenize --model big --show-mask a.jsonl >c2
+same "the same tokens when they are made" c0 c1
+same "and when they are read" c0 c2
+is "the same stream as well" "$(tokenize --model big a.jsonl | cksum)" "$(tokenize --no-cache --model big a.jsonl | cksum)"
+printf x >"$XDG_CACHE_HOME/lorapipe/$(ls "$XDG_CACHE_HOME/lorapipe")"
+tokenize --model big --show-mask a.jsonl >c3
+same "a damaged file is not believed" c0 c3
+is "no home, no cache" "$(XDG_CACHE_HOME= HOME= tokenize --model big --show-mask a.jsonl | cksum)" "$(cksum <c0)"
+
+# --- a GGUF's own vocabulary ---
+gguf-export -q --model "$M" -o s.gguf
+is "byte fallback: the same ids" "$(tokenize --model s.gguf --show-mask a.jsonl | cksum)" "$(tokenize --model "$M" --show-mask a.jsonl | cksum)"
+mkdir q && zstd -dqc "$K/qwen2.json.zst" >q/tokenizer.json
+model-init -q --like tiny --hidden 32 --ffn 32 --heads 2 --kv-heads 1 --head-dim 16 --vocab 1024 --tokenizer q -o qm
+gguf-export -q --model qm -o q.gguf
+is "byte-level: the same ids" "$(tokenize --model q.gguf --allow-double-bos --show-mask a.jsonl | cksum)" "$(tokenize --model q --show-mask a.jsonl | cksum)"
+ok "a stream that names it" sh -c "tokenize --model q.gguf --allow-double-bos a.jsonl | tokenize --model q.gguf --decode >/dev/null"
+status 2 "and no pattern" tokenize --model q.gguf --pattern gpt2 a.jsonl
+head -c 3000 q.gguf >cut.gguf
+status 3 "a cut one" tokenize --model cut.gguf a.jsonl
 
 # --- rules ---
 echo '{"text":"<s><s>Twice</s>"}' >bos.jsonl

@@ -175,6 +175,10 @@ def main():
     for case in ("llama", "llama3", "qwen2", "mistral"):
         model_checks(case, os.path.join(GOLDENS, case), golden_tokens(case), 5)
     demo_checks()
+    # random text through every tokenizer of the tree
+    p = subprocess.run([sys.executable, os.path.join(os.path.dirname(os.path.abspath(__file__)), "check_tokens.py"), BIN, os.path.join(WORK, "tokens")], capture_output=True, text=True)
+    print(p.stdout + p.stderr[-2000:], end="")
+    check("tokenizers that differ from their library on 3,000 random texts each", p.stdout.count("FAIL") + (p.returncode != 0 and "FAIL" not in p.stdout), 0)
     gguf = os.path.join(os.path.dirname(os.path.abspath(__file__)), "check_gguf.py")
     tail = ""
     status = 0

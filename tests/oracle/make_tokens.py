@@ -5,6 +5,8 @@
       [--real NAME=TOKENIZER_JSON]... [--cases CASES_JSONL]   real vocabularies and their cases beside them
   make_tokens.py uni > libcommon/text/tok_uni_tab.h          Unicode classes as the library's regular expressions see them
   make_tokens.py uni-new > libcommon/text/tok_uni_new.h      code points assigned after Unicode 14 (needs Python 3.11's tables)
+  make_tokens.py marks > libcommon/text/tok_marks_tab.h      marks that StripAccents leaves
+  make_tokens.py marks-bert > libcommon/text/tok_marks_bert_tab.h   and BertNormalizer
   make_tokens.py random TOKENIZER_JSON N SEED                N more cases over random Unicode, to stdout
 
 The goldens in the tree: tokenizers 0.23.3, Python 3.11.7, zstd 1.5.4.
@@ -82,6 +84,25 @@ def make_uni():
     r = runs(classes())
     for i in range(0, len(r), 10):
         print(", ".join("0x%x" % (c << 16 | b << 8 | a) for c, a, b in r[i:i + 10]) + ",")
+
+
+def make_marks(bert):
+    """Runs of marks that a normaliser leaves, unassigned code points between them as it may be."""
+    strip = (normalizers.BertNormalizer(clean_text=False, handle_chinese_chars=False, strip_accents=True, lowercase=False) if bert
+             else normalizers.StripAccents())
+    marks = [CATS.index(c) for c in (("Mn",) if bert else ("Mn", "Mc", "Me"))]
+    v = classes()
+    gone = {c for c in SCALARS if strip.normalize_str("a" + chr(c)) == "a"}
+    out = []
+    for c in (c for c in SCALARS if v[c] & 31 in marks and c not in gone):
+        if out and not any(x in gone for x in range(out[-1][1] + 1, c)):
+            out[-1][1] = c
+        else:
+            out.append([c, c])
+    print("/* Made by tests/oracle/make_tokens.py marks: marks that " + ("BertNormalizer" if bert else "StripAccents")
+          + " of\n * tokenizers 0.23.3 leaves where they are; its table is older than the others. */")
+    for i in range(0, len(out), 6):
+        print(" ".join("{ 0x%x, 0x%x }," % (a, b) for a, b in out[i:i + 6]))
 
 
 def make_uni_new():
@@ -275,6 +296,8 @@ def main():
     a = sys.argv[1:]
     if a[:1] == ["uni"]:
         make_uni()
+    elif a[:1] in (["marks"], ["marks-bert"]):
+        make_marks(a[0] == "marks-bert")
     elif a[:1] == ["uni-new"]:
         make_uni_new()
     elif a[:1] == ["random"]:

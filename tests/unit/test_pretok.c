@@ -16,6 +16,11 @@
 	"[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"                  \
 	"\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
+#define TEKKEN                                                                                                \
+	"[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+|"       \
+	"[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*|"       \
+	"\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+
 static uint64_t draw;
 static uint32_t below(uint32_t n)
 {
@@ -38,6 +43,13 @@ static uint32_t random_char(void)
 	}
 }
 
+static uint32_t ascii_char(void)
+{
+	static const char some[] = "  \n\r\t''''ssttmdrevlLSDREV..,/!\"(01239abcXYZ_";
+
+	return below(8) ? (unsigned char)some[below(sizeof(some) - 1)] : below(128);
+}
+
 static void compare(const char *pattern, const uint8_t *uni)
 {
 	pretok_scan_fn *scan = pretok_scan_for(pattern, strlen(pattern));
@@ -52,14 +64,25 @@ static void compare(const char *pattern, const uint8_t *uni)
 		char u[4];
 
 		sb_reset(&text);
-		for (uint32_t n = 1 + below(24); n; n--)
-			sb_add(&text, u, utf8_put(u, random_char()));
-		for (size_t i = 0, b, end; i < text.len; i = end) {
-			size_t got = scan(uni, text.s, i, text.len);
+		bool plain = below(2); /* nearly all ASCII, for what looks at blocks of it */
 
+		for (uint32_t n = 1 + below(plain ? 120 : 24); n; n--) {
+			uint32_t c = plain && below(60) ? ascii_char() : random_char();
+
+			for (uint32_t times = below(5) ? 1 : 1 + below(20); times; times--) /* runs, for what looks at many bytes at once */
+				sb_add(&text, u, utf8_put(u, c < 0x80 && below(8) == 0 ? c ^ 32 : c));
+		}
+		for (size_t i = 0, b, end, k = 0, have = 0; i < text.len; i = end, k++) {
+			static uint32_t got[200];
+
+			if (k == have) {
+				have = scan(uni, text.s, i, text.len, got, below(2) ? 1 + below(7) : 64 + below(130));
+				k = 0;
+			}
+			ck_assert_uint_gt(have, 0);
 			ck_assert_int_eq(tok_re_next(re, m, text.s, text.len, i, &b, &end), 1);
 			ck_assert_uint_eq(b, i);
-			ck_assert_msg(got == end, "'%.*s' at %zu: scanner ends at %zu, pattern at %zu (%s)", (int)text.len, text.s, i, got, end, pattern);
+			ck_assert_msg(got[k] == end, "'%.*s' at %zu: scanner ends at %u, pattern at %zu (%s)", (int)text.len, text.s, i, got[k], end, pattern);
 		}
 	}
 	sb_release(&text);
@@ -75,6 +98,7 @@ START_TEST(scanners)
 	compare(CL100K("\\p{N}{1,3}"), uni);
 	compare(CL100K("\\p{N}"), uni);
 	compare(O200K, uni);
+	compare(TEKKEN, uni);
 	free(uni);
 }
 END_TEST

@@ -203,6 +203,20 @@ struct job {
 	unsigned seed;
 };
 
+/* The reference takes out the marks that it knows. */
+START_TEST(accents)
+{
+	struct err e = ERR_INIT;
+	struct tok *t = parse("{\"normalizer\":{\"type\":\"StripAccents\"},\"model\":{\"type\":\"WordLevel\",\"unk_token\":\"?\",\"vocab\":{\"a\":0,\"?\":1}}}", &e);
+
+	ck_assert_msg(t != NULL, "%s", e.msg);
+	expect(t, "a\xCC\x81", "0[0,1]");
+	expect(t, "a\xDF\xBD", "1[0,3]");     /* U+07FD: newer than its table */
+	expect(t, "a\xE1\xB3\xB2", "0[0,1]"); /* U+1CF2: a mark then, a letter now */
+	tok_free(t);
+}
+END_TEST
+
 static void *encode_many(void *arg)
 {
 	struct job *j = arg;
@@ -255,6 +269,7 @@ int main(void)
 	tcase_add_test(tc, bad_text);
 	tcase_add_test(tc, special_tokens);
 	tcase_add_test(tc, decoding_in_steps);
+	tcase_add_test(tc, accents);
 	tcase_add_test(tc, threads);
 	suite_add_tcase(s, tc);
 	srunner_run_all(sr, CK_NORMAL);
