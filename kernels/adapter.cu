@@ -48,7 +48,6 @@ void kn_adapter_place_cuda(struct device *d, void *g, int64_t ldg, const struct 
 #define TILE_ROWS 128
 #define CHUNK 64
 #define SUBS (BLOCK_ROWS / TILE_ROWS)
-#define STAGES 4
 #define GRAD_THREADS 256
 
 struct grad_piece { /* of the grid's second dimension */
@@ -101,8 +100,10 @@ static __device__ __forceinline__ uint32_t tile_at(uint32_t base, int row, int c
 }
 
 template <int R> struct grad_shared { /* bytes */
+	/* tiles on their way: so many that two thread blocks share a multiprocessor */
+	static const int stages = R == 16 ? 4 : 3;
 	static const int tile = TILE_ROWS * CHUNK * 2, s_ld = R + 8, s = BLOCK_ROWS * s_ld * 2, b_ld = R + 8, b = CHUNK * b_ld * 2;
-	static const int all = STAGES * tile + s + 2 * b + CHUNK * R * 4;
+	static const int all = stages * tile + s + 2 * b + CHUNK * R * 4;
 };
 
 /* dS of one tile: this warp's 16 tokens by the chunk's B (64, R). */
@@ -198,8 +199,8 @@ template <int R> static __global__ void __launch_bounds__(GRAD_THREADS) grad_ker
 {
 	extern __shared__ __align__(128) unsigned char smem[];
 	typedef grad_shared<R> L;
-	uint32_t tiles = shared_at(smem), s = tiles + STAGES * L::tile, b = s + L::s;
-	float *both = (float *)(smem + STAGES * L::tile + L::s + 2 * L::b);
+	uint32_t tiles = shared_at(smem), s = tiles + L::stages * L::tile, b = s + L::s;
+	float *both = (float *)(smem + L::stages * L::tile + L::s + 2 * L::b);
 	struct grad_piece p = a.piece[blockIdx.y];
 	int64_t row0 = (int64_t)blockIdx.x * BLOCK_ROWS;
 	int warp = threadIdx.x / 32, lane = threadIdx.x % 32, n = p.chunks * SUBS;
@@ -211,22 +212,22 @@ template <int R> static __global__ void __launch_bounds__(GRAD_THREADS) grad_ker
 
 		copy16_or_zero(s + (uint32_t)((r * L::s_ld + c) * 2), a.s + (ok ? (row0 + r) * a.ld_s + p.part * R + c : 0), ok);
 	}
-	for (int i = 0; i < n + STAGES - 1; i++) {
+	for (int i = 0; i < n + L::stages - 1; i++) {
 		if (i < n) {
 			int64_t col = a.row[p.part] + (int64_t)(p.first + i / SUBS) * CHUNK;
 
-			fetch_tile<R>(a, tiles + (uint32_t)(i % STAGES * L::tile), row0 + i % SUBS * TILE_ROWS, col);
+			fetch_tile<R>(a, tiles + (uint32_t)(i % L::stages * L::tile), row0 + i % SUBS * TILE_ROWS, col);
 			if (i % SUBS == 0)
 				fetch_b<R>(a, b + (uint32_t)(i / SUBS % 2 * L::b), col, p.part);
 		}
 		asm volatile("cp.async.commit_group;" ::: "memory");
-		if (i < STAGES - 1)
+		if (i < L::stages - 1)
 			continue;
-		asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 1) : "memory");
+		asm volatile("cp.async.wait_group %0;" ::"n"(L::stages - 1) : "memory");
 		__syncthreads();
 		{
-			int k = i - (STAGES - 1);
-			uint32_t tile = tiles + (uint32_t)(k % STAGES * L::tile);
+			int k = i - (L::stages - 1);
+			uint32_t tile = tiles + (uint32_t)(k % L::stages * L::tile);
 
 #pragma unroll
 			for (int sub = 0; sub < SUBS; sub++) /* registers want a constant index */

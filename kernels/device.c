@@ -172,8 +172,10 @@ static int usable_cores(void)
 	return 1;
 }
 
-static int open_cpu(struct device *d, int threads)
+static int open_cpu(struct device *d, int threads, struct err *e)
 {
+	struct gemm_room *room;
+
 	d->kind = DEVICE_CPU;
 	d->act = DT_F32;
 	d->row_pad = 16;
@@ -183,7 +185,9 @@ static int open_cpu(struct device *d, int threads)
 	d->k = cpu_ops;
 	/* tiles are ours to spread over threads: each product stays on one */
 	openblas_set_num_threads(1);
-	d->impl = gemm_room_new(16);
+	if (gemm_room_new(16, &room, e) < 0)
+		return -1;
+	d->impl = room;
 	snprintf(d->name, sizeof(d->name), "cpu, %d threads, OpenBLAS %s", d->threads, openblas_get_corename());
 	return 0;
 }
@@ -234,7 +238,7 @@ int device_open(struct device *d, const char *spec, int threads, struct err *e)
 
 	memset(d, 0, sizeof(*d));
 	if (strcmp(spec, "cpu") == 0)
-		return open_cpu(d, threads);
+		return open_cpu(d, threads, e);
 	if (strcmp(spec, "auto") == 0) {
 		struct err none = ERR_INIT;
 
@@ -242,7 +246,7 @@ int device_open(struct device *d, const char *spec, int threads, struct err *e)
 		if (has_driver() && open_cuda(d, 0, &none) == 0)
 			return 0;
 		memset(d, 0, sizeof(*d));
-		return open_cpu(d, threads);
+		return open_cpu(d, threads, e);
 	}
 	if (strcmp(spec, "cuda") == 0 || (strncmp(spec, "cuda:", 5) == 0 && parse_u64(spec + 5, &index) && index < 1024))
 		return open_cuda(d, (int)index, e);
@@ -254,7 +258,7 @@ int device_open_plan(struct device *d, const char *spec, int threads, struct err
 	if (strncmp(spec, "cuda", 4) != 0)
 		return device_open(d, spec, threads, e);
 	memset(d, 0, sizeof(*d));
-	if (open_cpu(d, threads) < 0)
+	if (open_cpu(d, threads, e) < 0)
 		return -1;
 	describe_cuda(d);
 	return 0;

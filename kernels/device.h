@@ -30,7 +30,7 @@
 #include "kernels/vec.h"
 #include "kernels/xent.h"
 
-enum { COPY_SLOTS = 8 };
+enum { COPY_SLOTS = 4 };
 
 struct kn_ops {
 	/* memory: 256-byte aligned, cleared; uploads read src before they return */

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/compiler.h"
+#include "base/xalloc.h"
 
 #define STEP 512    /* of K: a panel of A this deep stays in the first cache */
 #define ROOM_K 1024 /* of K at once, whole steps */
@@ -99,21 +100,26 @@ static bool choose(struct gemm_room *r, int lanes)
 }
 #endif
 
-struct gemm_room *gemm_room_new(int lanes)
+int gemm_room_new(int lanes, struct gemm_room **out, struct err *e)
 {
-	struct gemm_room *r = calloc(1, sizeof(*r));
+	struct gemm_room *r = lp_try_alloc(1, sizeof(*r), "products", e);
 
-	if (!r || !choose(r, lanes)) {
+	*out = NULL;
+	if (!r)
+		return -1;
+	memset(r, 0, sizeof(*r));
+	if (!choose(r, lanes)) {
 		free(r);
-		return NULL;
+		return 0;
 	}
 	r->a = aligned_alloc(64, (size_t)ROOM_N * ROOM_K * sizeof(float));
 	r->b = aligned_alloc(64, (size_t)ROOM_N * ROOM_K * sizeof(float));
 	if (!r->a || !r->b) {
 		gemm_room_free(r);
-		return NULL;
+		return err_set(e, LP_DEVICE, "out of memory for products");
 	}
-	return r;
+	*out = r;
+	return 0;
 }
 
 void gemm_room_free(struct gemm_room *r)

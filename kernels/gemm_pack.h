@@ -11,11 +11,13 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "base/err.h"
+
 struct gemm_room;
 /* Room for panels, 16 MiB, touched when used, and the kernel with the most fp32
- * lanes (16 or 8), at most these. NULL where this processor has none, or without
- * memory: kn_gemm_packed then takes no product. */
-struct gemm_room *gemm_room_new(int lanes);
+ * lanes (16 or 8), at most these. *out NULL where this processor has none: kn_gemm_packed then takes
+ * no product. LP_DEVICE without memory: results must not follow from how much there is. */
+int gemm_room_new(int lanes, struct gemm_room **out, struct err *e) LP_MUST_USE;
 void gemm_room_free(struct gemm_room *r);
 
 /* False, and nothing done: r is NULL, or the shape is too small to be worth it. */

@@ -53,7 +53,7 @@ struct engine {
 	/* Of the layers from the top: full keep all their activations, lean ones all that is not an
 	 * element-wise step away from the rest; the others run forward again in backward. */
 	int64_t full, lean;
-	bool offload, offload_x2; /* the residual stream before, and inside, each layer waits for its backward pass in host memory */
+	bool offload;            /* the residual stream of each layer waits for its backward pass in host memory */
 	struct layout plan[ARENA_N];
 	void *memory[ARENA_N];
 	struct layout host_plan; /* page-locked host memory */
@@ -64,7 +64,7 @@ struct engine {
 	int64_t in_count;        /* int32 of in */
 	void **x1;               /* (layers) x (T, C): the residual stream at each layer; not training: all one buffer; offloaded:
 	                            RING buffers in turn */
-	void **x1_host, **x2_host; /* (layers), NULL: stays; x2 (acts) has a ring of its own */
+	void **x1_host;          /* (layers), NULL: stays */
 	void *embed_way;         /* (T, C) rows of an embedding in host memory, on their way */
 	struct acts *acts;       /* (layers): own, or parts of the shared one */
 	void *x_final, *y_final; /* (T, C) */

@@ -168,19 +168,12 @@ static void bring_back(struct engine *g, int64_t i, int64_t t)
 {
 	struct device *d = g->dev;
 	int64_t next = i - RING + 1;
-	uint64_t bytes = (uint64_t)(t * g->w.desc.hidden) * dtype_bytes(d->act);
 
 	if (!g->offload)
 		return;
 	d->k.await(d, (int)(i % RING));
-	if (g->offload_x2)
-		d->k.await(d, (int)(RING + i % RING));
-	if (i == g->w.desc.layers - 1 || next < 0)
-		return;
-	if (g->x1_host[next])
-		d->k.back(d, (int)(next % RING), g->x1[next], g->x1_host[next], bytes);
-	if (g->x2_host[next])
-		d->k.back(d, (int)(RING + next % RING), g->acts[next].x2, g->x2_host[next], bytes);
+	if (i < g->w.desc.layers - 1 && next >= 0 && g->x1_host[next])
+		d->k.back(d, (int)(next % RING), g->x1[next], g->x1_host[next], (uint64_t)(t * g->w.desc.hidden) * dtype_bytes(d->act));
 }
 
 void engine_backward(struct engine *g, const struct microbatch *b)

@@ -188,16 +188,11 @@ void engine_forward(struct engine *g, const struct microbatch *b, engine_attn_fn
 	else
 		d->k.embed_fwd(d, g->x1[0], g->in.ids, g->w.embed.data, g->w.embed.dtype, b->n_tokens, m->hidden);
 	for (int64_t i = 0; i < m->layers; i++) {
-		if (g->offload) { /* the layer writes there */
-			d->k.await(d, (int)((i + 1) % RING));
-			if (g->offload_x2)
-				d->k.await(d, (int)(RING + i % RING));
-		}
+		if (g->offload)
+			d->k.await(d, (int)((i + 1) % RING)); /* the layer writes there */
 		engine_layer(g, i, b, attn, ctx, false);
 		if (g->x1_host[i])
 			d->k.away(d, (int)(i % RING), g->x1_host[i], g->x1[i], stream);
-		if (g->x2_host[i])
-			d->k.away(d, (int)(RING + i % RING), g->x2_host[i], g->acts[i].x2, stream);
 	}
 	d->k.rmsnorm_fwd(d, g->y_final, m->hidden, g->rstd_final, g->x_final, g->w.norm, b->n_tokens, m->hidden, (float)m->rms_eps);
 }

@@ -46,8 +46,7 @@ static void layout_far(struct engine *g, struct acts *a, struct layout *l, const
 
 	a->qkv = acts(g, l, name, t * (group_out(m, GRP_QKV) + pad(g, GRP_QKV)));
 	a->o = acts(g, l, name, t * (m->heads * m->head_dim + pad(g, GRP_O)));
-	if (!g->offload_x2)
-		a->x2 = acts(g, l, name, t * m->hidden);
+	a->x2 = acts(g, l, name, t * m->hidden);
 	a->gu = acts(g, l, name, t * (2 * m->ffn + pad(g, GRP_GU)));
 	a->rstd1 = floats(l, name, t);
 	a->rstd2 = floats(l, name, t);
@@ -87,10 +86,6 @@ static void layout_activations(struct engine *g, struct layout *l)
 		/* the last are still there when backward comes */
 		g->x1_host[i] = g->offload && i < m->layers - RING ? acts(g, &g->host_plan, "residual stream of each layer", t * c) : NULL;
 		*a = shared;
-		/* a layer that runs again has its x2 anew */
-		g->x2_host[i] = g->offload_x2 && i < m->layers - RING && last - i < g->full + g->lean ? acts(g, &g->host_plan, "residual stream of each layer", t * c) : NULL;
-		if (g->offload_x2)
-			a->x2 = i < RING ? acts(g, l, "residual stream of each layer", t * c) : g->acts[i - RING].x2;
 		/* the last layers keep: backward needs them first */
 		if (last - i < g->full)
 			layout_near(g, a, l, "activations, kept");
@@ -206,7 +201,6 @@ static void plan_with(struct engine *g, struct choice c)
 	memset(&g->host_plan, 0, sizeof(g->host_plan));
 	g->host_plan.title = "host";
 	g->offload = c.offload;
-	g->offload_x2 = c.offload && c.full + c.lean > 0;
 	g->w.host_embed = c.host_embed;
 	g->full = c.full;
 	g->lean = c.lean;
@@ -301,7 +295,6 @@ int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m
 	weights_init(&g->w, dev, m, base, nf4, pads);
 	g->x1 = xcalloc((size_t)m->layers, sizeof(*g->x1));
 	g->x1_host = xcalloc((size_t)m->layers, sizeof(*g->x1_host));
-	g->x2_host = xcalloc((size_t)m->layers, sizeof(*g->x2_host));
 	g->acts = xcalloc((size_t)m->layers, sizeof(*g->acts));
 	g->chunk = clamp(dev->logits / m->vocab, 16, 4096);
 	g->chunk -= g->chunk > 256 ? g->chunk % 256 : 0; /* whole tiles of any product */
@@ -367,7 +360,6 @@ void engine_release(struct engine *g)
 	free(g->in_host);
 	free(g->x1);
 	free(g->x1_host);
-	free(g->x2_host);
 	free(g->acts);
 	g->in_host = NULL;
 	g->x1 = NULL;

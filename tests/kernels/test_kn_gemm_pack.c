@@ -103,9 +103,12 @@ int main(void)
 	TCase *t = tcase_create("all");
 	SRunner *r;
 	int failed;
+	struct err e = ERR_INIT;
 
-	rooms[0] = gemm_room_new(16);
-	rooms[1] = gemm_room_new(8);
+	if (gemm_room_new(16, &rooms[0], &e) < 0 || gemm_room_new(8, &rooms[1], &e) < 0) {
+		fprintf(stderr, "%s\n", e.msg);
+		return 1;
+	}
 	tcase_set_timeout(t, 120);
 	tcase_add_test(t, small_shapes_are_left);
 	if (rooms[0] && rooms[1]) {
