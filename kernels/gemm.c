@@ -7,6 +7,7 @@
 
 #include "kernels/device.h"
 #include "kernels/gemm_pack.h"
+#include "kernels/gemm_skinny.h"
 
 #define TILE_M 256
 #define TILE_N 768
@@ -35,14 +36,17 @@ void kn_gemm_cpu(struct device *d, bool ta, bool tb, int64_t m, int64_t n, int64
                  int64_t lda, const void *pb, int64_t ldb, float beta, const void *c0, void *pc, int64_t ldc, bool f32_c)
 {
 	const float *a = pa, *b = pb;
-	float *c = pc;
+	float *c = pc, *room;
+	int64_t floats;
 	int64_t tn = tile_cols(m, n);
 	int64_t n_m = (m + TILE_M - 1) / TILE_M, n_n = (n + tn - 1) / tn;
 
 	(void)f32_c; /* it is fp32 either way */
 	if (c0 && c0 != pc)
 		copy_matrix(d, c, c0, m, n, ldc);
-	if (kn_gemm_packed(d->impl, d->threads, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc))
+	room = gemm_room_scratch(d->impl, &floats);
+	if (kn_gemm_skinny(d->threads, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc, room, floats) ||
+	    kn_gemm_packed(d->impl, d->threads, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc))
 		return;
 
 #pragma omp parallel for schedule(dynamic) num_threads(d->threads) if (n_m * n_n > 1)

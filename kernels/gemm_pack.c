@@ -131,6 +131,12 @@ void gemm_room_free(struct gemm_room *r)
 	free(r);
 }
 
+float *gemm_room_scratch(struct gemm_room *r, int64_t *floats)
+{
+	*floats = r ? (int64_t)ROOM_N * ROOM_K : 0;
+	return r ? r->b : NULL;
+}
+
 /* One operand: element (i, l) of its n x k is x[i * ld + l], or x[l * ld + i] when across. */
 struct operand {
 	const float *x;

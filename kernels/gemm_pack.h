@@ -19,6 +19,8 @@ struct gemm_room;
  * no product. LP_DEVICE without memory: results must not follow from how much there is. */
 int gemm_room_new(int lanes, struct gemm_room **out, struct err *e) LP_MUST_USE;
 void gemm_room_free(struct gemm_room *r);
+/* One of its panels, for whoever wants a place while no product runs: *floats of them; NULL and 0 without room. */
+float *gemm_room_scratch(struct gemm_room *r, int64_t *floats);
 
 /* False, and nothing done: r is NULL, or the shape is too small to be worth it. */
 bool kn_gemm_packed(struct gemm_room *r, int threads, bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const float *a,

@@ -6,12 +6,12 @@
 #define LP_PRINTF(fmt_arg, first_arg) __attribute__((format(printf, fmt_arg, first_arg)))
 #define LP_NORETURN __attribute__((noreturn))
 
-/* Element-wise loops compiled twice, for any x86-64 and for AVX2, chosen when
- * the program loads (x86-64-v3 is a feature level; a processor name such as
- * haswell would match that one model only). -ffp-contract=off keeps both to
- * the same bits. */
+/* Element-wise loops compiled for any x86-64, for AVX2 and for AVX-512, chosen
+ * when the program loads (x86-64-v3 and -v4 are feature levels; a processor name such
+ * as haswell would match that one model only). -ffp-contract=off keeps all of them
+ * to the same bits. */
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(LP_NO_CLONES)
-#define LP_CLONES __attribute__((target_clones("arch=x86-64-v3", "default")))
+#define LP_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define LP_CLONES
 #endif
