@@ -100,8 +100,8 @@ static __device__ __forceinline__ uint32_t tile_at(uint32_t base, int row, int c
 }
 
 template <int R> struct grad_shared { /* bytes */
-	/* tiles on their way: so many that two thread blocks share a multiprocessor */
-	static const int stages = R == 16 ? 4 : 3;
+	/* tiles on their way; with R 16 two thread blocks share a multiprocessor */
+	static const int stages = 4;
 	static const int tile = TILE_ROWS * CHUNK * 2, s_ld = R + 8, s = BLOCK_ROWS * s_ld * 2, b_ld = R + 8, b = CHUNK * b_ld * 2;
 	static const int all = stages * tile + s + 2 * b + CHUNK * R * 4;
 };

@@ -119,7 +119,7 @@ static int load_engine(struct state *s, struct model_source *src, struct err *e)
 	shape.budget = budget - cache;
 	if (engine_plan(&s->g, &s->dev, &s->desc, weights_source_dtype(src, s->desc.dtype), strcmp(o.quant, "nf4") == 0,
 	                s->has_adapter ? &s->lora : NULL, &shape, e) < 0 ||
-	    engine_alloc(&s->g, e) < 0 || weights_load(&s->g.w, src, &s->dev, e) < 0)
+	    engine_alloc(&s->g, e) < 0 || engine_load(&s->g, src, e) < 0)
 		return -1;
 	lineage_input(&s->lineage, o.model, s->g.w.identity, NULL);
 	if (check_base(s, e) < 0)

@@ -419,13 +419,15 @@ static int load_all(struct weights *w, struct model_source *s, struct device *d,
 	return model_source_identity(s, w->identity, e);
 }
 
-int weights_load(struct weights *w, struct model_source *s, struct device *d, struct err *e)
+int weights_load(struct weights *w, struct model_source *s, struct device *d, void *lent, uint64_t lent_bytes, struct err *e)
 {
-	void *room = device_alloc(d, weights_room(w), "weights on their way", e);
-	int rc = room ? load_all(w, s, d, room, e) : -1;
+	void *own = weights_room(w) > lent_bytes ? device_alloc(d, weights_room(w), "weights on their way", e) : NULL;
+	int rc = -1;
 
-	if (room)
-		device_free(d, room);
+	if (own || weights_room(w) <= lent_bytes)
+		rc = load_all(w, s, d, own ? own : lent, e);
+	if (own)
+		device_free(d, own);
 	return rc;
 }
 

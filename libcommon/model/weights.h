@@ -53,8 +53,9 @@ void weights_init(struct weights *w, const struct device *d, const struct model_
 void weights_release(struct weights *w); /* the description; memory is the layout's */
 /* Takes room for the weights, for the dense copies of cached_layers, and in host memory for what stays there. */
 void weights_layout(struct weights *w, const struct device *d, struct layout *l, struct layout *cache, struct layout *host);
-/* Fills them, with weights_room bytes of device memory for a time. Every tensor must be there, of its shape, 16/32-bit float. */
-int weights_load(struct weights *w, struct model_source *s, struct device *d, struct err *e) LP_MUST_USE;
+/* Fills them, with weights_room bytes of device memory for a time: those lent, if they are enough. Every tensor must be there, of
+ * its shape, 16/32-bit float. */
+int weights_load(struct weights *w, struct model_source *s, struct device *d, void *lent, uint64_t lent_bytes, struct err *e) LP_MUST_USE;
 /* Device memory that loading needs beside the layout's, for a time. */
 uint64_t weights_room(const struct weights *w);
 /* Where a quantised matrix's codes go (room: weights_room bytes), and, when they are there, what follows from them. */

@@ -23,7 +23,8 @@ static void run_key(const struct run *r, char hex[65])
 
 	if (r->c->spec)
 		opt_json(r->c->spec, &b);
-	sb_addf(&b, " %s %s %s", r->g.w.identity, r->train.hash, r->eval.hash);
+	/* another kind of device computes in another type: its steps would be others */
+	sb_addf(&b, " %s %s %s %s", r->g.w.identity, r->train.hash, r->eval.hash, dtype_st_name(r->dev.act));
 	sha_once(b.s, b.len, hex);
 	sb_release(&b);
 }
@@ -120,7 +121,7 @@ static int read_meta(struct run *r, const struct st_blob *b, struct err *e)
 	    !meta_i64(b, "stale", &r->stale))
 		return err_set(e, LP_DATA, "not the state of a run; remove it to start anew");
 	if (strcmp(run, key) != 0)
-		return err_set(e, LP_USAGE, "the state of a run with other options, model or data; finish that one with its command, or remove the file to start anew");
+		return err_set(e, LP_USAGE, "the state of a run with other options, model, data or device; finish that one with its command, or remove the file to start anew");
 	r->best_loss = strtod(best, &end);
 	if (*end || r->step < 0 || r->step > r->total_steps)
 		return err_set(e, LP_DATA, "damaged: step or best loss cannot be; remove it to start anew");

@@ -98,6 +98,8 @@ int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m
                 struct lora *lora, const struct engine_shape *shape, struct err *e) LP_MUST_USE;
 uint64_t engine_bytes(const struct engine *g); /* of the device; host_plan.used of the host */
 int engine_alloc(struct engine *g, struct err *e) LP_MUST_USE;
+/* Fills the weights; what they need on their way is the room that activations will have. */
+int engine_load(struct engine *g, struct model_source *s, struct err *e) LP_MUST_USE;
 void engine_release(struct engine *g);
 
 /* Mask of this optimiser step's dropout. */

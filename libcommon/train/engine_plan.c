@@ -344,6 +344,16 @@ int engine_alloc(struct engine *g, struct err *e)
 	return 0;
 }
 
+int engine_load(struct engine *g, struct model_source *s, struct err *e)
+{
+	void *room = g->memory[ARENA_ACTIVATIONS];
+	uint64_t bytes = g->plan[ARENA_ACTIVATIONS].used;
+	int rc = weights_load(&g->w, s, g->dev, room, bytes, e);
+
+	device_zero(g->dev, room, bytes); /* what lies behind rows is expected to be 0 */
+	return rc;
+}
+
 void engine_release(struct engine *g)
 {
 	for (int i = 0; i < ARENA_N; i++) {

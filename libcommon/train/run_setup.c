@@ -146,7 +146,7 @@ static int load_adapter(struct run *r, struct err *e)
 
 int run_load(struct run *r, struct err *e)
 {
-	if (engine_alloc(&r->g, e) < 0 || weights_load(&r->g.w, r->source, &r->dev, e) < 0 || load_adapter(r, e) < 0)
+	if (engine_alloc(&r->g, e) < 0 || engine_load(&r->g, r->source, e) < 0 || load_adapter(r, e) < 0)
 		return -1;
 	microbatch_init(&r->mb, r->g.shape.max_tokens);
 	order_init(&r->order, r->c->seed, r->train.n_rows);

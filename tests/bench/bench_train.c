@@ -76,7 +76,7 @@ int main(int argc, char **argv)
 	must(device_open(&dev, "cpu", (int)threads, &e) == 0 && model_desc_load(argv[2], &m, &e) == 0);
 	must((src = model_source_open(argv[2], &e)) != NULL && peft_load(&p, argv[3], &e) == 0 && lora_from_peft(&lora, &m, &p, &e) == 0);
 	must(engine_plan(&g, &dev, &m, DT_F32, false, &lora, &(struct engine_shape){ .max_tokens = batch * seq, .max_seq = seq, .train = true, .optim = &optim }, &e) == 0);
-	must(engine_alloc(&g, &e) == 0 && weights_load(&g.w, src, &dev, &e) == 0);
+	must(engine_alloc(&g, &e) == 0 && engine_load(&g, src, &e) == 0);
 	lora_load(&lora, &dev, &p);
 	microbatch_init(&b, batch * seq);
 	microbatch_clear(&b);

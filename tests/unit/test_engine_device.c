@@ -84,7 +84,7 @@ static void setup(struct fix *f, const char *name, bool nf4, uint64_t budget)
 	must(f, lora_from_peft(&f->lora, &f->desc, &f->peft, &f->e) == 0);
 	must(f, engine_plan(&f->g, &dev, &f->desc, weights_source_dtype(src, DT_F32), nf4, &f->lora, &shape, &f->e) == 0);
 	must(f, engine_alloc(&f->g, &f->e) == 0);
-	must(f, weights_load(&f->g.w, src, &dev, &f->e) == 0);
+	must(f, engine_load(&f->g, src, &f->e) == 0);
 	lora_load(&f->lora, &dev, &f->peft);
 	model_source_close(src);
 	start = gold(f, "seq_start")->data;

@@ -79,7 +79,7 @@ static void setup(void)
 	must((s = model_source_open(MODEL, &e)) != NULL, &e);
 	must(engine_plan(&g, &dev, &m, DT_F32, false, NULL, &shape, &e) == 0, &e);
 	must(engine_alloc(&g, &e) == 0, &e);
-	must(weights_load(&g.w, s, &dev, &e) == 0, &e);
+	must(engine_load(&g, s, &e) == 0, &e);
 	model_source_close(s);
 }
 
