@@ -3,6 +3,7 @@
 #include "model/gguf_export.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -212,13 +213,14 @@ static int make_plan(struct exporter *x, const struct gguf_options *opt)
 {
 	struct gguf_plan *p = &x->plan;
 	struct json config;
+	char where[512];
 
 	p->file_type = gguf_file_type(opt->type);
 	if (!p->file_type)
 		return err_set(x->e, LP_USAGE, "file type '%s' is none of %s", opt->type, GGUF_FILE_TYPES);
-	if (json_parse_str(model_source_texts(x->s)->config, &p->arena, &config, x->e) ||
-	    model_desc_read(&config, "config.json", &p->desc, x->e))
-		return err_where(x->e, "config.json", 0);
+	snprintf(where, sizeof(where), "%s: config.json", model_source_name(x->s));
+	if (json_parse_str(model_source_texts(x->s)->config, &p->arena, &config, x->e) || model_desc_read(&config, where, &p->desc, x->e))
+		return err_where(x->e, where, 0);
 	p->family = gguf_family(&p->desc, x->e);
 	if (!p->family || gguf_plan_tensors(p, x->s, x->e))
 		return -1;

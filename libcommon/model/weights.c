@@ -362,21 +362,33 @@ static bool source_has(const struct model_source *s, const char *name)
 	return false;
 }
 
+static int named_missing(const char *name, struct err *e)
+{
+	return err_set(e, LP_DATA, "tensor '%s' is missing from the model", name);
+}
+
 /* Names one tensor that is missing: only called when one is. */
 static int missing(const struct weights *w, const struct model_source *s, struct err *e)
 {
 	char name[ARCH_NAME];
 
+	if (!source_has(s, arch_embed_name))
+		return named_missing(arch_embed_name, e);
 	for (int64_t l = 0; l < w->desc.layers; l++)
-		for (int i = 0; i < LIN_N + 2; i++) {
+		for (int i = 0; i < 2 * LIN_N + 2; i++) {
 			if (i < LIN_N)
 				arch_linear_name(name, l, i, "weight");
+			else if (i >= LIN_N + 2 && !w->desc.bias[i - LIN_N - 2])
+				continue;
+			else if (i >= LIN_N + 2)
+				arch_linear_name(name, l, i - LIN_N - 2, "bias");
 			else
 				arch_norm_name(name, l, i - LIN_N);
 			if (!source_has(s, name))
-				return err_set(e, LP_DATA, "tensor '%s' is missing from the model", name);
+				return named_missing(name, e);
 		}
-	return err_set(e, LP_DATA, "the model lacks a bias, an embedding, a norm or the head");
+	arch_norm_name(name, -1, false);
+	return named_missing(source_has(s, name) ? arch_head_name : name, e);
 }
 
 static void fill_dense(struct device *d, const struct layer_weights *lw, enum linear_group kind, void *to)
