@@ -20,7 +20,6 @@ extern "C" {
 
 #define WARPS 16
 #define THREADS (32 * WARPS)
-#define STAGES 3
 #define LUT_BYTES (256 * 32 * 4)
 #define MOST 16 /* tokens of one pass */
 
@@ -61,13 +60,15 @@ struct skinny {
 	float *inner;    /* (pieces, ranks, t) */
 };
 
-/* Bytes of shared memory: table, rings, scales, sums, inner values. MT: tiles of 16 rows at a time. */
+/* Bytes of shared memory: table, rings, scales, sums; the adapters' inner values follow. MT: tiles of 16 rows at a time. */
 template <int MT, int NT, bool NF4> struct layout_of {
 	static const int blocks = NF4 && MT == 1 ? 2 : 1; /* of 64 in a stage */
 	static const int row = NF4 ? 32 * blocks : 128;   /* bytes of a row in it */
-	static const int lut = NF4 ? LUT_BYTES : 0, stage = MT * 16 * row, ring = WARPS * STAGES * stage;
-	static const int scale = NF4 ? WARPS * STAGES * 32 * 4 : 0, red = WARPS * MT * 16 * NT * 8 * 4, all = lut + ring + scale + red;
+	static const int stages = NF4 || MT == 1 ? 3 : 2;
+	static const int lut = NF4 ? LUT_BYTES : 0, stage = MT * 16 * row, ring = WARPS * stages * stage;
+	static const int scale = NF4 ? WARPS * stages * 32 * 4 : 0, red = WARPS * MT * 16 * NT * 8 * 4, all = lut + ring + scale + red;
 };
+
 
 static __device__ __forceinline__ void copy16(uint32_t to, const void *from)
 {
@@ -130,40 +131,47 @@ static __device__ __forceinline__ void take_x(uint32_t w[8], const bf16 *x, bool
 	w[4] = v.x, w[5] = v.y, w[6] = v.z, w[7] = v.w;
 }
 
-/* Sixteen rows of A by one piece of columns: a block of 64 a warp. */
-template <int NT> static __device__ void inner_job(const struct skinny &a, int job, float *red)
+/* Sixteen rows of A by one piece of columns: W warps, each with blocks of 64 of it in turn. red (W, 16, 8 NT). */
+template <int NT, int W> static __device__ void inner_job(const struct skinny &a, int job, float *red)
 {
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-	int row = job / a.pieces * 16, piece = job % a.pieces, k = piece * KN_SKINNY_PIECE + warp * 64 + t * 16;
-	bool any = k < a.in;
-	uint32_t w0[8], w1[8], x[8];
+	int row = job / a.pieces * 16, piece = job % a.pieces;
+	float sum[NT][4] = { 0 };
 
-	take_row(w0, a.a + (int64_t)(row + g) * a.in + k, any && row + g < a.ranks);
-	take_row(w1, a.a + (int64_t)(row + g + 8) * a.in + k, any && row + g + 8 < a.ranks);
 #pragma unroll
-	for (int n = 0; n < NT; n++) {
-		float sum[4] = { 0 };
+	for (int b = 0; b < KN_SKINNY_PIECE / 64 / W; b++) {
+		int k = piece * KN_SKINNY_PIECE + (b * W + warp) * 64 + t * 16;
+		bool any = k < a.in;
+		uint32_t w0[8], w1[8], x[8];
 
-		take_x(x, a.x + (8 * n + g) * a.ldx + k, any && 8 * n + g < a.t);
+		take_row(w0, a.a + (int64_t)(row + g) * a.in + k, any && row + g < a.ranks);
+		take_row(w1, a.a + (int64_t)(row + g + 8) * a.in + k, any && row + g + 8 < a.ranks);
 #pragma unroll
-		for (int s = 0; s < 4; s++) {
-			const uint32_t f[4] = { w0[2 * s], w1[2 * s], w0[2 * s + 1], w1[2 * s + 1] };
+		for (int n = 0; n < NT; n++) {
+			take_x(x, a.x + (8 * n + g) * a.ldx + k, any && 8 * n + g < a.t);
+#pragma unroll
+			for (int s = 0; s < 4; s++) {
+				const uint32_t f[4] = { w0[2 * s], w1[2 * s], w0[2 * s + 1], w1[2 * s + 1] };
 
-			mma16(sum, f, x[2 * s], x[2 * s + 1]);
+				mma16(sum[n], f, x[2 * s], x[2 * s + 1]);
+			}
 		}
+	}
+#pragma unroll
+	for (int n = 0; n < NT; n++)
 #pragma unroll
 		for (int h = 0; h < 2; h++)
-			*(float2 *)(red + (warp * 16 + g + 8 * h) * NT * 8 + 8 * n + 2 * t) = make_float2(sum[2 * h], sum[2 * h + 1]);
-	}
+			*(float2 *)(red + (warp * 16 + g + 8 * h) * NT * 8 + 8 * n + 2 * t) = make_float2(sum[n][2 * h], sum[n][2 * h + 1]);
 	__syncthreads();
-	for (int i = threadIdx.x; i < 16 * NT * 8; i += THREADS) {
+	for (int i = threadIdx.x; i < 16 * NT * 8; i += 32 * W) {
 		int r = row + i / (NT * 8), n = i % (NT * 8);
-		float sum = 0;
+		float all = 0;
 
-		for (int w = 0; w < WARPS; w++)
-			sum += red[w * 16 * NT * 8 + i];
+#pragma unroll
+		for (int w = 0; w < W; w++)
+			all += red[w * 16 * NT * 8 + i];
 		if (r < a.ranks && n < a.t)
-			a.inner[((int64_t)piece * a.ranks + r) * a.t + n] = sum;
+			a.inner[((int64_t)piece * a.ranks + r) * a.t + n] = all;
 	}
 	__threadfence();
 	__syncthreads();
@@ -181,29 +189,67 @@ static __device__ __forceinline__ void await_inner(const struct skinny &a)
 	while (done < (uint32_t)a.jobs);
 }
 
-/* What the adapters add to output row i for token n. */
-static __device__ __forceinline__ float adapter_part(const struct skinny &a, int i, int n)
+/* The inner values (ranks, cols) of all pieces together, in shared memory; zero behind the last token. */
+static __device__ __forceinline__ void fold_inner(const struct skinny &a, float *inner, int cols, int threads)
 {
-	int j = part_of(a.ad_row, a.ad_end, a.n_ad, i);
-	const float *b;
-	float sum = 0;
+	for (int i = threadIdx.x; i < a.ranks * cols; i += threads) {
+		int r = i / cols, n = i % cols;
+		float sum = 0;
 
-	if (j < 0)
-		return 0;
-	b = a.b[0] + (int64_t)(i - a.ad_row[0]) * a.rank;
+#pragma unroll 8
+		for (int p = 0; p < a.pieces; p++)
+			sum += n < a.t ? __ldcg(&a.inner[((int64_t)p * a.ranks + r) * a.t + n]) : 0;
+		inner[i] = sum;
+	}
+}
+
+/* Row i of the adapters' B, and which of them it is; NULL: none. */
+static __device__ __forceinline__ const float *row_of_b(const struct skinny &a, int i, int *j)
+{
+	const float *b = a.b[0] + (int64_t)(i - a.ad_row[0]) * a.rank;
+
+	*j = part_of(a.ad_row, a.ad_end, a.n_ad, i);
 #pragma unroll
 	for (int k = 1; k < KN_PARTS; k++) /* registers and parameters want a constant index */
-		if (j == k)
+		if (*j == k)
 			b = a.b[k] + (int64_t)(i - a.ad_row[k]) * a.rank;
-	for (int r = 0; r < a.rank; r++) {
-		float s = 0;
+	return *j < 0 ? NULL : b;
+}
 
+/* What the adapters add to output row i for column n of the inner values. */
+static __device__ __forceinline__ float adapter_part(const struct skinny &a, int i, const float *inner, int cols, int n)
+{
+	int j;
+	const float *b = row_of_b(a, i, &j), *s = inner + j * a.rank * cols + n;
+	float sum = 0;
+
+	if (!b)
+		return 0;
+	if (((uintptr_t)b & 15) == 0 && a.rank % 4 == 0) {
 #pragma unroll 4
-		for (int p = 0; p < a.pieces; p++)
-			s += __ldcg(&a.inner[((int64_t)p * a.ranks + j * a.rank + r) * a.t + n]);
-		sum += __ldg(b + r) * s;
+		for (int r = 0; r < a.rank; r += 4) {
+			float4 v = __ldg((const float4 *)(b + r));
+
+			sum += v.x * s[r * cols];
+			sum += v.y * s[(r + 1) * cols];
+			sum += v.z * s[(r + 2) * cols];
+			sum += v.w * s[(r + 3) * cols];
+		}
+	} else {
+		for (int r = 0; r < a.rank; r++)
+			sum += __ldg(b + r) * s[r * cols];
 	}
 	return a.scale * sum;
+}
+
+/* Row i of B comes nearer. */
+static __device__ __forceinline__ void call_b(const struct skinny &a, int i)
+{
+	int j;
+	const float *b = i < a.out ? row_of_b(a, i, &j) : NULL;
+
+	for (int r = 0; b && r < a.rank; r += 32)
+		asm volatile("prefetch.global.L2 [%0];" ::"l"(b + r));
 }
 
 static __device__ __forceinline__ float gated(float g, float u)
@@ -383,7 +429,7 @@ static __device__ __forceinline__ void multiply(float acc[MT][NT][4], const unsi
 }
 
 /* The tile's outputs from the warps' sums: neighbours first, then in order. */
-template <int MT, int NT> static __device__ __forceinline__ void finish(const struct skinny &a, const float *red, int tile)
+template <int MT, int NT> static __device__ __forceinline__ void finish(const struct skinny &a, const float *red, const float *inner, int tile)
 {
 	enum { COLS = NT * 8, ALL = MT * 16 * COLS };
 	int rows = a.f ? 16 : MT * 16;
@@ -402,7 +448,7 @@ template <int MT, int NT> static __device__ __forceinline__ void finish(const st
 			for (int w = 0; w < WARPS; w += 2)
 				v[h] += red[w * ALL + h * 16 * COLS + i] + red[(w + 1) * ALL + h * 16 * COLS + i];
 			if (a.jobs)
-				v[h] += adapter_part(a, row + h * a.f, n);
+				v[h] += adapter_part(a, row + h * a.f, inner, COLS, n);
 		}
 		if (a.f)
 			a.y[n * a.ldy + row] = __float2bfloat16_rn(gated(v[0], v[1]));
@@ -417,8 +463,9 @@ static __global__ void __launch_bounds__(THREADS, NT == 1 ? 2 : 1) skinny_kernel
 	extern __shared__ __align__(128) unsigned char smem[];
 	typedef layout_of<MT, NT, NF4> L;
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-	unsigned char *ring = smem + L::lut + warp * STAGES * L::stage;
-	float *scale = (float *)(smem + L::lut + L::ring) + warp * STAGES * 32, *red = (float *)(smem + L::lut + L::ring + L::scale);
+	unsigned char *ring = smem + L::lut + warp * L::stages * L::stage;
+	float *scale = (float *)(smem + L::lut + L::ring) + warp * L::stages * 32, *red = (float *)(smem + L::lut + L::ring + L::scale);
+	float *inner = (float *)(smem + L::all);
 	uint32_t ring_at = (uint32_t)__cvta_generic_to_shared(ring);
 	/* segments in whole units of 128 (64 for dense weights); stages of L::blocks blocks */
 	int units = a.in / (NF4 ? 128 : 64), from = units * warp / WARPS, per = units * (warp + 1) / WARPS - from;
@@ -434,9 +481,9 @@ static __global__ void __launch_bounds__(THREADS, NT == 1 ? 2 : 1) skinny_kernel
 	if (src.tile < tiles)
 		at_tile(&src, a, first_k);
 #pragma unroll
-	for (int i = 0; i < STAGES - 1; i++) {
+	for (int i = 0; i < L::stages - 1; i++) {
 		send<MT, NT, NF4>(&src, a, ring_at + i * L::stage, tiles, per, first_k, &next);
-		if (NF4 && i < STAGES - 2)
+		if (NF4 && i < L::stages - 2)
 			scale[i * 32 + lane] = scale_of(next);
 	}
 	if (NF4)
@@ -445,13 +492,15 @@ static __global__ void __launch_bounds__(THREADS, NT == 1 ? 2 : 1) skinny_kernel
 	__syncthreads();
 	follow_previous();
 	for (int job = blockIdx.x; job < a.jobs; job += gridDim.x)
-		inner_job<NT>(a, job, red);
+		inner_job<NT, WARPS>(a, job, red);
 	for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
 		float acc[MT][NT][4] = { 0 };
 
+		if (a.jobs && threadIdx.x < MT * 16)
+			call_b(a, tile_row<MT>(a, tile, threadIdx.x / 16) + threadIdx.x % 16);
 		for (int st = 0; st < per; st++) {
 			uint32_t x[L::blocks][NT][8];
-			int after = slot + 1 == STAGES ? 0 : slot + 1, ahead = slot ? slot - 1 : STAGES - 1;
+			int after = slot + 1 == L::stages ? 0 : slot + 1, ahead = slot ? slot - 1 : L::stages - 1;
 			struct pending old = next; /* of the stage after this one: two steps under way, by now it is here */
 
 #pragma unroll
@@ -459,7 +508,7 @@ static __global__ void __launch_bounds__(THREADS, NT == 1 ? 2 : 1) skinny_kernel
 #pragma unroll
 				for (int n = 0; n < NT; n++)
 					take_x(x[b][n], a.x + (8 * n + g) * a.ldx + first_k + (st * L::blocks + b) * 64 + t * 16, 8 * n + g < a.t);
-			asm volatile("cp.async.wait_group %0;" ::"n"(STAGES - 2) : "memory");
+			asm volatile("cp.async.wait_group %0;" ::"n"(L::stages - 2) : "memory");
 			__syncwarp();
 			send<MT, NT, NF4>(&src, a, ring_at + ahead * L::stage, tiles, per, first_k, &next);
 #pragma unroll
@@ -479,13 +528,292 @@ static __global__ void __launch_bounds__(THREADS, NT == 1 ? 2 : 1) skinny_kernel
 					*(float2 *)(red + ((warp * MT + m) * 16 + g + 8 * h) * NT * 8 + 8 * n + 2 * t) = make_float2(acc[m][n][2 * h], acc[m][n][2 * h + 1]);
 		if (!waited && threadIdx.x == 0)
 			await_inner(a);
-		waited = true;
 		__syncthreads();
-		finish<MT, NT>(a, red, tile);
+		if (!waited) {
+			fold_inner(a, inner, NT * 8, THREADS);
+			__syncthreads();
+		}
+		waited = true;
+		finish<MT, NT>(a, red, inner, tile);
 	}
 	/* the last block to have waited sets the counters back */
 	if (a.jobs && threadIdx.x == 0 && atomicInc(&a.count[1], gridDim.x - 1) == gridDim.x - 1)
 		atomicExch(&a.count[0], 0u);
+}
+
+/* --- many rows: up to 64 tokens ---
+ *
+ * A block has 256 outputs, 32 for each of its eight warps, and all tokens; x goes through shared memory for all of them.
+ * Where outputs alone do not fill the device, a cluster of blocks shares the inner dimension, and each of them folds the
+ * sums of some of the outputs from its neighbours' shared memory, in their order. */
+
+#define M_WARPS 8
+#define M_THREADS (32 * M_WARPS)
+#define M_COLS 64
+#define M_STAGES 4
+#define M_OUT 256
+
+struct many_layout { /* bytes of shared memory; the sums lie where the rings were */
+	static const int w = M_WARPS * 1024, x = M_COLS * 128, rings = M_STAGES * (w + x), scale = M_STAGES * M_WARPS * 32 * 4;
+	static const int red = M_WARPS * 16 * M_COLS * 4, all = LUT_BYTES + rings + scale + red;
+};
+static_assert(many_layout::rings == M_OUT * M_COLS * 4, "the sums take the rings' place");
+
+/* 64 columns of all tokens to a stage; zeros behind the last. */
+static __device__ __forceinline__ void send_x(const struct skinny &a, uint32_t to, int k)
+{
+#pragma unroll
+	for (int i = 0; i < M_COLS * 8 / M_THREADS; i++) {
+		int n = (i * M_THREADS + (int)threadIdx.x) / 8, c = threadIdx.x % 8;
+		bool ok = n < a.t;
+
+		asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to + (uint32_t)(n * 128 + (c ^ (n & 1)) * 16)), "l"(a.x + (ok ? n : 0) * a.ldx + k + c * 8),
+		             "r"(ok ? 16 : 0)
+		             : "memory");
+	}
+}
+
+static __device__ __forceinline__ void multiply_many(float acc[2][8][4], const unsigned char *lut, const unsigned char *w, const unsigned char *x, const float *scale)
+{
+	int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+	uint32_t f[2][4][4];
+	float sc[2][2];
+
+#pragma unroll
+	for (int m = 0; m < 2; m++)
+#pragma unroll
+		for (int h = 0; h < 2; h++) {
+			uint2 c = *(const uint2 *)(w + (m * 16 + g + 8 * h) * 32 + t * 8);
+
+			sc[m][h] = scale[m * 16 + g + 8 * h];
+#pragma unroll
+			for (int s = 0; s < 4; s++) {
+				f[m][s][h] = pair_at(lut, s < 2 ? c.x : c.y, s % 2 * 2, (uint32_t)lane * 4);
+				f[m][s][2 + h] = pair_at(lut, s < 2 ? c.x : c.y, s % 2 * 2 + 1, (uint32_t)lane * 4);
+			}
+		}
+#pragma unroll
+	for (int n = 0; n < 8; n++) {
+		const unsigned char *row = x + (8 * n + g) * 128;
+		uint4 u = *(const uint4 *)(row + (2 * t ^ (g & 1)) * 16), v = *(const uint4 *)(row + ((2 * t + 1) ^ (g & 1)) * 16);
+		const uint32_t b[8] = { u.x, u.y, u.z, u.w, v.x, v.y, v.z, v.w };
+		float part[2][4] = { 0 };
+
+#pragma unroll
+		for (int s = 0; s < 4; s++)
+#pragma unroll
+			for (int m = 0; m < 2; m++)
+				mma16(part[m], f[m][s], b[2 * s], b[2 * s + 1]);
+#pragma unroll
+		for (int m = 0; m < 2; m++)
+#pragma unroll
+			for (int e = 0; e < 4; e++)
+				acc[m][n][e] += sc[m][e / 2] * part[m][e];
+	}
+}
+
+/* Where the sum of a block's row and token lies: eight rows at a column are in different banks. */
+static __device__ __forceinline__ int sum_at(int row, int n)
+{
+	return row * M_COLS + (n ^ (row & 3) * 8);
+}
+
+/* The sums of eight rows for one token, from all blocks of the cluster. */
+static __device__ __forceinline__ void gather8(float v[8], const float *red, uint32_t blocks, int row, int n)
+{
+#pragma unroll
+	for (int r = 0; r < 8; r++)
+		v[r] = 0;
+	for (uint32_t c = 0; c < blocks; c++) {
+		uint32_t there = (uint32_t)__cvta_generic_to_shared(red);
+
+#if __CUDA_ARCH__ >= 900
+		asm volatile("mapa.shared::cluster.u32 %0, %0, %1;" : "+r"(there) : "r"(c));
+#pragma unroll
+		for (int r = 0; r < 8; r++) {
+			float s;
+
+			asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(s) : "r"(there + (uint32_t)sum_at(row + r, n) * 4) : "memory");
+			v[r] += s;
+		}
+#endif
+	}
+}
+
+/* What the adapters add to eight rows, which have one part. */
+static __device__ __forceinline__ void adapters8(float v[8], const struct skinny &a, int i, const float *inner, int n)
+{
+	int j;
+	const float *b = row_of_b(a, i, &j), *s = inner + j * a.rank * M_COLS + n;
+
+	if (!b)
+		return;
+	for (int r = 0; r < a.rank; r += 4) {
+		float by[4];
+
+#pragma unroll
+		for (int k = 0; k < 4; k++)
+			by[k] = a.scale * s[(r + k) * M_COLS];
+#pragma unroll
+		for (int k = 0; k < 8; k++) {
+			float4 u = __ldg((const float4 *)(b + (int64_t)k * a.rank + r));
+
+			v[k] += u.x * by[0] + u.y * by[1] + u.z * by[2] + u.w * by[3];
+		}
+	}
+}
+
+/* This block's share of the outputs: eight of a token at a time. */
+static __device__ __forceinline__ void finish_many(const struct skinny &a, const float *red, const float *inner, int tile, int tiles, uint32_t rank, uint32_t blocks)
+{
+	int per_warp = a.f ? 2 : 4; /* eights of outputs in a warp's rows */
+	int items = M_WARPS / (int)blocks * per_warp * M_COLS;
+
+	for (int i = threadIdx.x; i < items; i += M_THREADS) {
+		int n = i % M_COLS, o = i / M_COLS, w = (int)rank * (M_WARPS / (int)blocks) + o / per_warp, at = o % per_warp * 8, mine = tile * M_WARPS + w;
+		int row = a.f ? mine * 16 + at : mine * 32 + at;
+		float v[8], u[8];
+		f8 y;
+
+		if (n >= a.t || mine >= tiles || row >= a.out)
+			continue;
+		gather8(v, red, blocks, w * 32 + at, n);
+		if (a.jobs)
+			adapters8(v, a, row, inner, n);
+		if (a.f) {
+			gather8(u, red, blocks, w * 32 + 16 + at, n);
+			if (a.jobs)
+				adapters8(u, a, row + a.f, inner, n);
+		} else if (a.add) {
+			y = load8(a.add + n * a.ldy + row);
+		}
+#pragma unroll
+		for (int k = 0; k < 8; k++)
+			y.v[k] = a.f ? gated(v[k], u[k]) : v[k] + (a.bias ? a.bias[row + k] : 0) + (a.add ? y.v[k] : 0);
+		store8(a.y + n * a.ldy + row, y);
+	}
+}
+
+static __device__ __forceinline__ void cluster_barrier(void)
+{
+#if __CUDA_ARCH__ >= 900
+	asm volatile("barrier.cluster.arrive.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
+#endif
+}
+
+static __global__ void __launch_bounds__(M_THREADS, 1) many_kernel(const __grid_constant__ struct skinny a, int tiles, uint32_t blocks)
+{
+	extern __shared__ __align__(128) unsigned char smem[];
+	typedef many_layout L;
+	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
+	uint32_t rank = blockIdx.x % blocks;
+	int tile = blockIdx.x / blocks, units = a.in / 64, from = units * (int)rank / (int)blocks, per = units * ((int)rank + 1) / (int)blocks - from;
+	unsigned char *rings = smem + LUT_BYTES;
+	float *scale = (float *)(rings + L::rings) + warp * M_STAGES * 32, *job_red = (float *)(rings + L::rings + L::scale), *inner = (float *)(smem + L::all);
+	float *red = (float *)rings;
+	uint32_t w_at = (uint32_t)__cvta_generic_to_shared(rings) + warp * 1024, x_at = (uint32_t)__cvta_generic_to_shared(rings) + M_STAGES * L::w;
+	struct source<2, true> src;
+	struct pending next = { 0, 0, 0 };
+	float acc[2][8][4] = { 0 };
+	int last = min(tile * M_WARPS + warp + 1, tiles); /* one tile is all that this warp has */
+
+	let_next();
+	src.tile = tile * M_WARPS + warp;
+	src.stage = 0;
+	if (src.tile < last)
+		at_tile(&src, a, from * 64);
+	if (a.jobs)
+		for (int i = threadIdx.x; i < M_OUT; i += M_THREADS)
+			call_b(a, tile_row<2>(a, tile * M_WARPS + i / 32, i / 16 % 2) + i % 16);
+	for (int e = warp; e < 256; e += M_WARPS)
+		*(uint32_t *)(smem + e * 128 + lane * 4) = level_pair[e];
+	follow_previous();
+#pragma unroll
+	for (int i = 0; i < M_STAGES - 1; i++) {
+		if (i < per)
+			send_x(a, x_at + i * L::x, (from + i) * 64);
+		send<2, 1, true>(&src, a, w_at + i * L::w, last, per, from * 64, &next);
+		if (i < M_STAGES - 2)
+			scale[i * 32 + lane] = scale_of(next);
+	}
+	for (int job = blockIdx.x; job < a.jobs; job += gridDim.x)
+		inner_job<M_COLS / 8, M_WARPS>(a, job, job_red);
+	for (int st = 0; st < per; st++) {
+		int slot = st % M_STAGES, ahead = (st + M_STAGES - 1) % M_STAGES;
+		struct pending old = next; /* of the stage before the one that is sent now */
+
+		asm volatile("cp.async.wait_group %0;" ::"n"(M_STAGES - 2) : "memory");
+		__syncthreads();
+		if (st + M_STAGES - 1 < per)
+			send_x(a, x_at + ahead * L::x, (from + st + M_STAGES - 1) * 64);
+		send<2, 1, true>(&src, a, w_at + ahead * L::w, last, per, from * 64, &next);
+		multiply_many(acc, smem, rings + warp * 1024 + slot * L::w, rings + M_STAGES * L::w + slot * L::x, scale + slot * 32);
+		scale[(st + M_STAGES - 2) % M_STAGES * 32 + lane] = scale_of(old);
+	}
+	asm volatile("cp.async.wait_group 0;" ::: "memory");
+	__syncthreads();
+#pragma unroll
+	for (int m = 0; m < 2; m++)
+#pragma unroll
+		for (int n = 0; n < 8; n++)
+#pragma unroll
+			for (int h = 0; h < 2; h++)
+				*(float2 *)(red + sum_at(warp * 32 + m * 16 + g + 8 * h, 8 * n + 2 * t)) = make_float2(acc[m][n][2 * h], acc[m][n][2 * h + 1]);
+	if (a.jobs && threadIdx.x == 0)
+		await_inner(a);
+	__syncthreads();
+	fold_inner(a, inner, M_COLS, M_THREADS);
+	__syncthreads();
+	cluster_barrier();
+	finish_many(a, red, inner, tile, tiles, rank, blocks);
+	cluster_barrier(); /* a neighbour may still read here */
+	if (a.jobs && threadIdx.x == 0 && atomicInc(&a.count[1], gridDim.x - 1) == gridDim.x - 1)
+		atomicExch(&a.count[0], 0u);
+}
+
+static bool aligned(const void *p)
+{
+	return ((uintptr_t)p & 15) == 0;
+}
+
+static bool fits_many(const struct device *d, const struct skinny *a)
+{
+	int major = 0;
+
+	cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, d->index);
+	return major >= 9 && !a->dense && a->rank % 4 == 0 && a->ranks <= 256 && eights(a->y, a->ldy) && eights(a->add, 8) && aligned(a->b[0]) && aligned(a->b[1]) &&
+	       aligned(a->b[2]);
+}
+
+/* Blocks that share the inner dimension: as many as leave every block a multiprocessor. */
+static int cluster_of(const struct skinny *a, int groups, int sms)
+{
+	int n = 1;
+
+	while (n < 8 && groups * n * 2 <= sms && a->in / 64 >= n * 2)
+		n *= 2;
+	return n;
+}
+
+static void many(struct device *d, const struct skinny *a)
+{
+	int tiles = a->f ? a->f / 16 : (a->out + 31) / 32, groups = (tiles + M_WARPS - 1) / M_WARPS, blocks = cluster_of(a, groups, cuda_of(d)->sms);
+	int shared = many_layout::all + a->ranks * M_COLS * (int)sizeof(float);
+	cudaLaunchConfig_t c = {};
+	cudaLaunchAttribute at[2] = {};
+
+	c.gridDim = dim3((unsigned)(groups * blocks));
+	c.blockDim = dim3(M_THREADS);
+	c.dynamicSmemBytes = (size_t)shared;
+	c.stream = cuda_of(d)->stream;
+	at[0].id = cudaLaunchAttributeClusterDimension;
+	at[0].val.clusterDim = { (unsigned)blocks, 1, 1 };
+	at[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+	at[1].val.programmaticStreamSerializationAllowed = 1;
+	c.attrs = at;
+	c.numAttrs = 2;
+	cudaFuncSetAttribute(many_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
+	cudaLaunchKernelEx(&c, many_kernel, *a, tiles, (uint32_t)blocks);
 }
 
 /* --- any shape: a block a row of outputs --- */
@@ -539,9 +867,9 @@ static __global__ void __launch_bounds__(PLAIN) plain_kernel(const __grid_consta
 		v[1] = a.f ? block_sum(v[1], shared) : 0;
 		if (threadIdx.x)
 			continue;
-		v[0] += a.n_ad ? adapter_part(a, row, n) : 0;
+		v[0] += a.n_ad ? adapter_part(a, row, a.inner, a.t, n) : 0;
 		if (a.f)
-			a.y[n * a.ldy + row] = __float2bfloat16_rn(gated(v[0], v[1] + (a.n_ad ? adapter_part(a, row + a.f, n) : 0)));
+			a.y[n * a.ldy + row] = __float2bfloat16_rn(gated(v[0], v[1] + (a.n_ad ? adapter_part(a, row + a.f, a.inner, a.t, n) : 0)));
 		else
 			put(a, row, n, v[0]);
 	}
@@ -562,7 +890,7 @@ static void plain(struct device *d, struct skinny *a)
 template <int MT, int NT, bool NF4> static void launch(struct device *d, const struct skinny *a)
 {
 	int tiles = a->f ? a->f / 16 : (a->out + 16 * MT - 1) / (16 * MT), sms = cuda_of(d)->sms;
-	int shared = layout_of<MT, NT, NF4>::all;
+	int shared = layout_of<MT, NT, NF4>::all + a->ranks * NT * 8 * (int)sizeof(float);
 
 	cudaFuncSetAttribute(skinny_kernel<MT, NT, NF4>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
 	launch_after(d, skinny_kernel<MT, NT, NF4>, dim3((unsigned)(tiles < sms ? tiles : sms)), THREADS, (size_t)shared, *a, tiles);
@@ -593,11 +921,6 @@ static void fast(struct device *d, const struct skinny *a)
 	}
 }
 
-static bool aligned(const void *p)
-{
-	return ((uintptr_t)p & 15) == 0;
-}
-
 /* Shapes of the tensor cores' kernel: whole tiles of rows in each part, whole units of columns, pieces of 16 bytes. */
 static bool fits(const struct device *d, const struct skinny *a)
 {
@@ -605,6 +928,7 @@ static bool fits(const struct device *d, const struct skinny *a)
 	int room = 0;
 
 	cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerBlockOptin, d->index);
+	room -= a->ranks * MOST * (int)sizeof(float);
 	if (a->dense)
 		return ok && eights(a->dense, a->ldw) && room >= layout_of<2, 2, false>::all;
 	for (int j = 0; j < a->n; j++)
@@ -640,19 +964,24 @@ static struct skinny args_of(const struct device *d, const struct kn_skinny *s)
 	return a;
 }
 
+/* How many tokens a pass takes, and by which kernel, follows from the planned number of them, so that bits do. */
 void kn_skinny_cuda(struct device *d, const struct kn_skinny *s)
 {
 	struct skinny a = args_of(d, s);
+	bool whole = fits(d, &a), wide = whole && s->planned > MOST && fits_many(d, &a);
+	int64_t most = wide ? M_COLS : MOST;
 
-	for (int64_t i = 0; i < s->t; i += MOST) {
-		a.t = (int)(s->t - i < MOST ? s->t - i : MOST);
-		if (fits(d, &a))
+	for (int64_t i = 0; i < s->t; i += most) {
+		a.t = (int)(s->t - i < most ? s->t - i : most);
+		if (wide)
+			many(d, &a);
+		else if (whole)
 			fast(d, &a);
 		else
 			plain(d, &a);
-		a.x += MOST * a.ldx;
-		a.y += MOST * a.ldy;
-		a.add = a.add ? a.add + MOST * a.ldy : NULL;
+		a.x += most * a.ldx;
+		a.y += most * a.ldy;
+		a.add = a.add ? a.add + most * a.ldy : NULL;
 	}
 	cuda_launched(d, "skinny");
 }

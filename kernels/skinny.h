@@ -10,8 +10,8 @@
  * once, multiplies the scale of a block of 64 in fp32 to the block's sum; A is rounded to bf16, B is not. So against
  * fp64 |err| <= (2^-9 + (in + rank + 2) 2^-24) (sum |x w| + scale sum |x a| |b|), and one rounding to y's type (a gate
  * passes on at most 1.1 of its input's error, and its factors are not rounded before it).
- * A row's bits follow from its own x and from the shapes (in, out, parts, rank): neither from T nor from the
- * other rows. No atomics on floats. */
+ * A row's bits follow from its own x, from the shapes (in, out, parts, rank) and from the planned number of rows: neither
+ * from T nor from the other rows. No atomics on floats. */
 #ifndef LP_KERNELS_SKINNY_H
 #define LP_KERNELS_SKINNY_H
 
@@ -23,6 +23,7 @@
 
 struct kn_skinny {
 	int64_t t, in, out;
+	int64_t planned;              /* the most rows that the caller will ever have, t of this call or more */
 	const void *x;
 	int64_t ldx;
 	void *y;

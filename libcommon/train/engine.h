@@ -86,6 +86,8 @@ struct engine {
 	int64_t chunk;           /* rows of logits at a time */
 	int64_t head_rows;       /* vocabulary rows converted at a time */
 
+	int64_t decode_rows;     /* what a generator with fewer rows than shape.decode sets: kernels follow from it */
+
 	bool dropout_on;
 	struct kn_dropout_key dropout;
 };

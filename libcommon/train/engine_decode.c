@@ -8,12 +8,17 @@ int64_t engine_decode_rows(const struct engine *g)
 	return rows <= g->dev->few && rows <= g->chunk ? rows : 0;
 }
 
+static int64_t planned(const struct engine *g)
+{
+	return g->decode_rows ? g->decode_rows : g->shape.decode;
+}
+
 /* y (T, out) = x W^T with the group's adapters and bias, + add; gated: (T, F) of gate and up. */
 static void product(struct engine *g, int64_t layer, enum linear_group grp, const void *x, const void *add, void *y, int64_t ldy, int64_t t, bool gated)
 {
 	const struct layer_weights *lw = &g->w.layers[layer];
 	const struct wgroup *w = &lw->grp[grp];
-	struct kn_skinny s = { .t = t, .in = w->in, .out = w->out, .x = x, .ldx = w->ld, .y = y, .ldy = ldy, .add = add, .bias = w->bias, .gated = gated,
+	struct kn_skinny s = { .t = t, .planned = planned(g), .in = w->in, .out = w->out, .x = x, .ldx = w->ld, .y = y, .ldy = ldy, .add = add, .bias = w->bias, .gated = gated,
 		.n = w->n, .dense = w->dense, .ldw = w->ld, .adapters = engine_adapters(g, layer, grp), .scratch = g->skinny_scratch };
 
 	for (int j = 0; j < w->n; j++) {
@@ -67,11 +72,12 @@ static void layer(struct engine *g, int64_t i, int64_t t, const struct kn_kv_cac
 static void head(struct engine *g, int64_t t)
 {
 	const struct model_desc *m = &g->w.desc;
-	struct kn_skinny s = { .t = t, .in = m->hidden, .out = m->vocab, .x = g->y_final, .ldx = m->hidden, .y = g->logits, .ldy = m->vocab,
+	struct kn_skinny s = { .t = t, .planned = planned(g), .in = m->hidden, .out = m->vocab, .x = g->y_final, .ldx = m->hidden, .y = g->logits, .ldy = m->vocab,
 		.dense = g->w.head.data, .ldw = m->hidden, .scratch = g->skinny_scratch };
 
-	if (g->head_rows_at || t > HEAD_ROWS)
-		engine_head(g, g->y_final, g->logits, t);
+	/* as many rows as are planned, whatever lies in them: the library's bits depend on their number */
+	if (g->head_rows_at || planned(g) > HEAD_ROWS)
+		engine_head(g, g->y_final, g->logits, planned(g));
 	else
 		g->dev->k.skinny(g->dev, &s);
 }

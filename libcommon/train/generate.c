@@ -425,6 +425,7 @@ int generator_run(struct generator *n, struct gen_seq *s, int64_t count, const s
 			             (long long)n->context);
 	}
 	if (rc == 0) {
+		n->g->decode_rows = n->batch;
 		engine_place_adapters(n->g);
 		n_live = read_prompts(n, s, count, live, o);
 		while (n_live > 0)

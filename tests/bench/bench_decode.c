@@ -4,7 +4,7 @@
  * usage: bench_decode [name=value]...
  *   device=cuda shape=8b|1b|3b|70b|tiny base=nf4|bf16 rank=16 prompt=512 new=128 batch=0 (1, 8 and 64) parts=0|1
  * Decoding's time is that of a whole run less that of one which stops at the first new token. parts: how much shorter a
- * step is when an operation is left out of it. */
+ * step is when an operation is left out of it, and how long one is that has nothing else (but the choice of the token). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -101,8 +101,8 @@ static double complete(struct bench *x, struct generator *n, int64_t batch, int6
 	return now_seconds() - from;
 }
 
-/* Decoding's seconds for each step, the better of two. hex: the tokens' hash. */
-static double step_seconds(struct bench *x, int64_t batch, double *read, char hex[65], bool *same)
+/* Decoding's seconds for each step, the best of some runs. hex: the tokens' hash. */
+static double step_seconds(struct bench *x, int64_t batch, int times, double *read, char hex[65], bool *same)
 {
 	struct generator n;
 	char again[65];
@@ -111,7 +111,7 @@ static double step_seconds(struct bench *x, int64_t batch, double *read, char he
 	must(generator_init(&n, &x->g, batch, x->context, &e) == 0);
 	complete(x, &n, batch, x->c.max_new); /* what is made at first use */
 	sha_once(x->out, (size_t)(batch * x->c.max_new) * sizeof(*x->out), hex);
-	for (int i = 0; i < 2; i++) {
+	for (int i = 0; i < times; i++) {
 		double first = complete(x, &n, batch, 1), all = complete(x, &n, batch, x->c.max_new);
 
 		best = i && best < all - first ? best : all - first;
@@ -130,7 +130,7 @@ static bool run(struct bench *x, int64_t batch)
 	char hex[65];
 	bool same;
 
-	step = step_seconds(x, batch, &read, hex, &same);
+	step = step_seconds(x, batch, 2, &read, hex, &same);
 	x->dev.k.memory(&x->dev, &unused, &total);
 	printf("batch %3lld: %8.0f tok/s, %.3f ms a step; prompts %.0f tok/s; %.1f MiB of the device in use; tokens %.16s%s\n", (long long)batch,
 	       (double)batch / step, 1e3 * step, (double)(batch * x->c.prompt) / read, (double)(total - unused) / (1 << 20), hex, same ? "" : ", AND ANOTHER");
@@ -138,78 +138,79 @@ static bool run(struct bench *x, int64_t batch)
 	return same;
 }
 
-/* --- a step without one of its operations --- */
+/* --- a step without one of its operations, and with that one alone --- */
+
+enum { NORMS = GRP_N, TURN, ATTENTION, HEAD, PARTS };
 
 static struct kn_ops real;
-static int64_t left_out; /* inputs of the products that are left out */
-static bool left_gated;
+static int chosen;
+static bool alone; /* the chosen one runs alone, or all others do */
+static const struct engine *engine;
 
-static void no_skinny(struct device *d, const struct kn_skinny *s)
+static bool runs(int what)
 {
-	if (s->in * 100000 + s->out != left_out || s->gated != left_gated)
+	return (what == chosen) == alone;
+}
+
+static void some_skinny(struct device *d, const struct kn_skinny *s)
+{
+	int what = HEAD;
+
+	for (int i = 0; i < GRP_N; i++)
+		if (s->out == engine->w.layers[0].grp[i].out && s->in == engine->w.layers[0].grp[i].in)
+			what = i;
+	if (runs(what))
 		real.skinny(d, s);
 }
-static void no_gemm(struct device *d, bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const void *a, int64_t lda, const void *b, int64_t ldb,
-                    float beta, const void *c0, void *c, int64_t ldc, bool f32_c)
+static void some_gemm(struct device *d, bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const void *a, int64_t lda, const void *b, int64_t ldb,
+                      float beta, const void *c0, void *c, int64_t ldc, bool f32_c)
 {
-	if (m > 64)
+	if (m > 64 || runs(HEAD))
 		real.gemm(d, ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c0, c, ldc, f32_c);
 }
-static void no_turn(struct device *d, const struct kn_attn_shape *s, const struct kn_kv_cache *c, void *q, const float *ct, const float *st, const int32_t *slot,
-                    const int32_t *pos, int64_t t)
+static void some_turn(struct device *d, const struct kn_attn_shape *s, const struct kn_kv_cache *c, void *q, const float *ct, const float *st, const int32_t *slot,
+                      const int32_t *pos, int64_t t)
 {
-	(void)d, (void)s, (void)c, (void)q, (void)ct, (void)st, (void)slot, (void)pos, (void)t;
+	if (runs(TURN))
+		real.kv_turn(d, s, c, q, ct, st, slot, pos, t);
 }
-static void no_decode(struct device *d, const struct kn_attn_shape *s, const void *q, const struct kn_kv_cache *c, const int32_t *slot, const int32_t *len,
-                      int64_t longest, void *o)
+static void some_decode(struct device *d, const struct kn_attn_shape *s, const void *q, const struct kn_kv_cache *c, const int32_t *slot, const int32_t *len,
+                        int64_t longest, void *o)
 {
-	(void)d, (void)s, (void)q, (void)c, (void)slot, (void)len, (void)longest, (void)o;
+	if (runs(ATTENTION))
+		real.attn_decode(d, s, q, c, slot, len, longest, o);
 }
-static void no_norm(struct device *d, void *y, int64_t ldy, float *rstd, const void *x, const float *w, int64_t t, int64_t c, float eps)
+static void some_norm(struct device *d, void *y, int64_t ldy, float *rstd, const void *x, const float *w, int64_t t, int64_t c, float eps)
 {
-	if (t > 64)
+	if (t > 64 || runs(NORMS))
 		real.rmsnorm_fwd(d, y, ldy, rstd, x, w, t, c, eps);
-}
-
-static void part(struct bench *x, int64_t batch, const char *name, double whole)
-{
-	double read, step;
-	char hex[65];
-	bool same;
-
-	step = step_seconds(x, batch, &read, hex, &same);
-	printf("  %-28s %8.3f ms\n", name, 1e3 * (whole - step));
-	fflush(stdout);
-	x->dev.k = real;
 }
 
 static void parts(struct bench *x, int64_t batch)
 {
-	static const char *const names[GRP_N] = { "q, k, v", "o", "gate, up", "down" };
-	double read, whole;
+	static const char *const names[PARTS] = { "q, k, v", "o", "gate, up", "down", "norms", "rotary and cache", "attention", "head" };
+	double read, whole, ms[2];
 	char hex[65];
 	bool same;
 
 	real = x->dev.k;
-	whole = step_seconds(x, batch, &read, hex, &same);
-	printf("batch %lld: %.3f ms a step, of which\n", (long long)batch, 1e3 * whole);
-	for (int i = 0; i < GRP_N; i++) {
-		left_out = x->g.w.layers[0].grp[i].in * 100000 + x->g.w.layers[0].grp[i].out;
-		left_gated = i == GRP_GU;
-		x->dev.k.skinny = no_skinny;
-		part(x, batch, names[i], whole);
+	engine = &x->g;
+	whole = step_seconds(x, batch, 1, &read, hex, &same);
+	printf("batch %lld: %.3f ms a step\n  %-20s saved when left out, alone\n", (long long)batch, 1e3 * whole, "");
+	x->dev.k.skinny = some_skinny;
+	x->dev.k.gemm = some_gemm;
+	x->dev.k.kv_turn = some_turn;
+	x->dev.k.attn_decode = some_decode;
+	x->dev.k.rmsnorm_fwd = some_norm;
+	for (chosen = 0; chosen < PARTS; chosen++) {
+		for (int i = 0; i < 2; i++) {
+			alone = i;
+			ms[i] = 1e3 * step_seconds(x, batch, 1, &read, hex, &same);
+		}
+		printf("  %-20s %8.3f %8.3f ms\n", names[chosen], 1e3 * whole - ms[0], ms[1]);
+		fflush(stdout);
 	}
-	left_out = x->m.hidden * 100000 + x->m.vocab;
-	left_gated = false;
-	x->dev.k.skinny = no_skinny;
-	x->dev.k.gemm = no_gemm;
-	part(x, batch, "head", whole);
-	x->dev.k.kv_turn = no_turn;
-	part(x, batch, "rotary and cache", whole);
-	x->dev.k.attn_decode = no_decode;
-	part(x, batch, "attention", whole);
-	x->dev.k.rmsnorm_fwd = no_norm;
-	part(x, batch, "norms", whole);
+	x->dev.k = real;
 }
 
 int main(int argc, char **argv)

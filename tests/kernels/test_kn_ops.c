@@ -1080,7 +1080,7 @@ static void skinny_drop(struct skinny_host *h)
 /* Rows [first, first + t) of the case on d, twice with the same scratch; y as it lies there, ld apart. */
 static void *skinny_run(struct device *d, const struct skinny_case *c, const struct skinny_host *h, int64_t first, int64_t t, int64_t ld)
 {
-	struct kn_skinny s = { .t = t, .in = c->in, .out = h->out, .ldx = c->in + 8, .ldy = ld, .gated = c->gated, .n = h->n };
+	struct kn_skinny s = { .t = t, .planned = c->t, .in = c->in, .out = h->out, .ldx = c->in + 8, .ldy = ld, .gated = c->gated, .n = h->n };
 	uint64_t bytes = d->k.skinny_scratch(d, t, c->in, h->n * c->rank);
 	void *mem[32];
 	int n = 0;
