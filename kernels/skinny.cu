@@ -22,6 +22,7 @@ extern "C" {
 #define THREADS (32 * WARPS)
 #define LUT_BYTES (256 * 32 * 4)
 #define MOST 16 /* tokens of one pass */
+#define SCALE_BYTES 256 /* of a stage: for each lane the word with the code of its scale, and what that is multiplied by */
 
 static __device__ uint32_t level_pair[256]; /* bf16 levels of a byte's two codes, the first one low */
 static __device__ float level[16], map[256];
@@ -60,13 +61,13 @@ struct skinny {
 	float *inner;    /* (pieces, ranks, t) */
 };
 
-/* Bytes of shared memory: table, rings, scales, sums; the adapters' inner values follow. MT: tiles of 16 rows at a time. */
+/* Bytes of shared memory: levels, rings, scales, the second level's map, sums; the adapters' inner values follow. MT: tiles of 16 rows at a time. */
 template <int MT, int NT, bool NF4> struct layout_of {
 	static const int blocks = NF4 && MT == 1 ? 2 : 1; /* of 64 in a stage */
 	static const int row = NF4 ? 32 * blocks : 128;   /* bytes of a row in it */
 	static const int stages = NF4 || MT == 1 ? 3 : 2;
 	static const int lut = NF4 ? LUT_BYTES : 0, stage = MT * 16 * row, ring = WARPS * stages * stage;
-	static const int scale = NF4 ? WARPS * stages * 32 * 4 : 0, red = WARPS * MT * 16 * NT * 8 * 4, all = lut + ring + scale + red;
+	static const int scale = NF4 ? WARPS * stages * SCALE_BYTES : 0, table = NF4 ? sizeof(map) : 0, red = WARPS * MT * 16 * NT * 8 * 4, all = lut + ring + scale + table + red;
 };
 
 
@@ -77,7 +78,7 @@ static __device__ __forceinline__ void copy16(uint32_t to, const void *from)
 
 static __device__ __forceinline__ void mma16(float d[4], const uint32_t a[4], uint32_t b0, uint32_t b1)
 {
-	asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+	asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
 	             : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
 	             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
@@ -206,14 +207,8 @@ static __device__ __forceinline__ void fold_inner(const struct skinny &a, float 
 /* Row i of the adapters' B, and which of them it is; NULL: none. */
 static __device__ __forceinline__ const float *row_of_b(const struct skinny &a, int i, int *j)
 {
-	const float *b = a.b[0] + (int64_t)(i - a.ad_row[0]) * a.rank;
-
 	*j = part_of(a.ad_row, a.ad_end, a.n_ad, i);
-#pragma unroll
-	for (int k = 1; k < KN_PARTS; k++) /* registers and parameters want a constant index */
-		if (*j == k)
-			b = a.b[k] + (int64_t)(i - a.ad_row[k]) * a.rank;
-	return *j < 0 ? NULL : b;
+	return *j < 0 ? NULL : a.b[*j] + (int64_t)(i - a.ad_row[*j]) * a.rank;
 }
 
 /* What the adapters add to output row i for column n of the inner values. */
@@ -272,61 +267,54 @@ static __device__ __forceinline__ void put(const struct skinny &a, int i, int n,
 /* --- the weights' way --- */
 
 /* Where a warp's next stage comes from: a lane's first piece of each tile's rows, and its row's scales. */
-template <int MT, bool NF4> struct source {
+template <int MT> struct source {
 	int tile, stage;
-	const char *w[MT];         /* first of the tile's rows that this lane copies, at the segment's begin */
-	const uint8_t *qabsmax;    /* of this lane's row, at the segment's begin */
+	const char *w[MT];      /* first of the tile's rows that this lane copies, at the segment's begin */
+	const uint8_t *qabsmax; /* of the part that this lane's scales are of */
 	const float *absmax2;
-	int block;                 /* its number there */
-	float offset;
+	int block;              /* their first one's number there */
 };
 
-template <int MT, bool NF4> static __device__ __forceinline__ void at_tile(struct source<MT, NF4> *s, const struct skinny &a, int first_k)
+/* Of a lane's scales in a tile: one tile, 16 rows of two blocks; two tiles, 32 rows of one. */
+template <int MT> static __device__ __forceinline__ int first_block(const struct skinny &a, int tile, int first_k, int *part)
+{
+	int lane = threadIdx.x % 32, row = min(tile_row<MT>(a, tile, MT == 2 ? lane / 16 : 0), a.out - 16);
+
+	*part = part_of(a.row, a.end, a.n, row);
+	return (row - a.row[*part] + lane % 16) * (a.in / 64) + first_k / 64 + (MT == 1 ? lane / 16 : 0);
+}
+
+template <int MT, bool NF4> static __device__ __forceinline__ void at_tile(struct source<MT> *s, const struct skinny &a, int first_k)
 {
 	enum { PER_ROW = NF4 ? (MT == 1 ? 4 : 2) : 8 };
-	int lane = threadIdx.x % 32;
+	int lane = threadIdx.x % 32, j;
 
 #pragma unroll
 	for (int m = 0; m < MT; m++) {
-		int row = min(tile_row<MT>(a, s->tile, m), a.out - 16), j = part_of(a.row, a.end, a.n, row);
+		int row = min(tile_row<MT>(a, s->tile, m), a.out - 16);
 
-		if (!NF4) {
+		if (NF4) {
+			j = part_of(a.row, a.end, a.n, row);
+			s->w[m] = (const char *)a.codes[j] + ((int64_t)(row - a.row[j] + lane / PER_ROW) * a.in + first_k) / 2 + lane % PER_ROW * 16;
+		} else {
 			s->w[m] = (const char *)(a.dense + (row + lane / PER_ROW) * a.ldw + first_k + lane % PER_ROW * 8);
-			continue;
 		}
-		s->w[m] = (const char *)a.codes[0] + ((int64_t)(row - a.row[0] + lane / PER_ROW) * a.in + first_k) / 2 + lane % PER_ROW * 16;
-#pragma unroll
-		for (int k = 1; k < KN_PARTS; k++)
-			if (j == k)
-				s->w[m] = (const char *)a.codes[k] + ((int64_t)(row - a.row[k] + lane / PER_ROW) * a.in + first_k) / 2 + lane % PER_ROW * 16;
-		/* one tile: lanes are 16 rows of two blocks; two tiles: 32 rows of one */
-		if (MT == 2 && m != lane / 16)
-			continue;
-		s->qabsmax = a.qabsmax[0], s->absmax2 = a.absmax2[0], s->offset = a.offset[0];
-		s->block = (row - a.row[0] + lane % 16) * (a.in / 64) + first_k / 64 + (MT == 1 ? lane / 16 : 0);
-#pragma unroll
-		for (int k = 1; k < KN_PARTS; k++)
-			if (j == k) {
-				s->qabsmax = a.qabsmax[k], s->absmax2 = a.absmax2[k], s->offset = a.offset[k];
-				s->block = (row - a.row[k] + lane % 16) * (a.in / 64) + first_k / 64 + (MT == 1 ? lane / 16 : 0);
-			}
+	}
+	if (NF4) {
+		s->block = first_block<MT>(a, s->tile, first_k, &j);
+		s->qabsmax = a.qabsmax[j];
+		s->absmax2 = a.absmax2[j];
 	}
 }
 
-/* A scale on its way: its code and what it is multiplied by. */
-struct pending {
-	uint32_t code;
-	float by, offset;
-};
-
-static __device__ __forceinline__ float scale_of(const struct pending &p)
+static __device__ __forceinline__ void copy4(uint32_t to, const void *from)
 {
-	return __fadd_rn(__fmul_rn(map[p.code], p.by), p.offset);
+	asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(from) : "memory");
 }
 
-/* The next stage starts to travel to ring slot `to`; commits a group, an empty one behind the last tile. */
+/* The next stage starts to travel: weights to `to`, its scales' raw form to scale_to; commits a group, an empty one behind the last tile. */
 template <int MT, int NT, bool NF4>
-static __device__ __forceinline__ void send(struct source<MT, NF4> *s, const struct skinny &a, uint32_t to, int tiles, int per, int first_k, struct pending *p)
+static __device__ __forceinline__ void send(struct source<MT> *s, const struct skinny &a, uint32_t to, uint32_t scale_to, int tiles, int per, int first_k)
 {
 	typedef layout_of<MT, NT, NF4> L;
 	enum { PER_ROW = L::row / 16, ROWS = 32 / PER_ROW };
@@ -348,18 +336,32 @@ static __device__ __forceinline__ void send(struct source<MT, NF4> *s, const str
 		if (NF4) {
 			int b = s->block + s->stage * L::blocks;
 
-			p->code = __ldg(s->qabsmax + b);
-			p->by = __ldg(s->absmax2 + b / NF4_BLOCK2);
-			p->offset = s->offset;
+			copy4(scale_to + lane * 4, s->qabsmax + (b & ~3)); /* whole words: a matrix has a multiple of 32 blocks */
+			copy4(scale_to + 128 + lane * 4, s->absmax2 + b / NF4_BLOCK2);
 		}
 		if (++s->stage == per) {
 			s->stage = 0;
 			s->tile += gridDim.x;
 			if (s->tile < tiles)
-				at_tile(s, a, first_k);
+				at_tile<MT, NF4>(s, a, first_k);
 		}
 	}
 	asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/* Each operation rounded once, as nf4.cu does it. */
+static __device__ __forceinline__ float scale_of(float mapped, float by, float offset)
+{
+	return __fadd_rn(__fmul_rn(mapped, by), offset);
+}
+
+/* This lane's scale from its raw form; b: its block's number. */
+static __device__ __forceinline__ float scale_here(const unsigned char *raw, const float *table, int b, float offset)
+{
+	int lane = threadIdx.x % 32;
+	uint32_t word = ((const uint32_t *)raw)[lane];
+
+	return scale_of(table[word >> (b & 3) * 8 & 255], ((const float *)(raw + 128))[lane], offset);
 }
 
 /* --- products --- */
@@ -372,9 +374,9 @@ static __device__ __forceinline__ uint32_t pair_at(const unsigned char *lut, uin
 	return *(const uint32_t *)(lut + ((at & 0x7f80u) | lane4));
 }
 
-/* A stage's rows by x: one block of 64. */
+/* A stage's rows by x: one block of 64. scale: this lane's, of the row and block that first_block says. */
 template <int MT, int NT, bool NF4>
-static __device__ __forceinline__ void multiply(float acc[MT][NT][4], const unsigned char *lut, const unsigned char *stage, const float *scale, int b,
+static __device__ __forceinline__ void multiply(float acc[MT][NT][4], const unsigned char *lut, const unsigned char *stage, float scale, int b,
                                                 const uint32_t x[NT][8])
 {
 	typedef layout_of<MT, NT, NF4> L;
@@ -382,6 +384,8 @@ static __device__ __forceinline__ void multiply(float acc[MT][NT][4], const unsi
 
 #pragma unroll
 	for (int m = 0; m < MT; m++) {
+		int from = (MT == 1 ? b * 16 : m * 16) + g; /* the lane that has row g's scale; row g + 8's is eight further */
+		float sc[2] = { NF4 ? __shfl_sync(0xffffffffu, scale, from) : 1, NF4 ? __shfl_sync(0xffffffffu, scale, from + 8) : 1 };
 		uint32_t f[4][4];
 
 #pragma unroll
@@ -411,14 +415,13 @@ static __device__ __forceinline__ void multiply(float acc[MT][NT][4], const unsi
 		for (int n = 0; n < NT; n++) {
 			if (NF4) {
 				float part[4] = { 0 };
-				const float *sc = scale + (MT == 1 ? b * 16 : m * 16) + g;
 
 #pragma unroll
 				for (int s = 0; s < 4; s++)
 					mma16(part, f[s], x[n][2 * s], x[n][2 * s + 1]);
 #pragma unroll
 				for (int e = 0; e < 4; e++)
-					acc[m][n][e] += sc[e / 2 * 8] * part[e];
+					acc[m][n][e] += sc[e / 2] * part[e];
 			} else {
 #pragma unroll
 				for (int s = 0; s < 4; s++)
@@ -463,15 +466,14 @@ static __global__ void __launch_bounds__(THREADS, NT == 1 ? 2 : 1) skinny_kernel
 	extern __shared__ __align__(128) unsigned char smem[];
 	typedef layout_of<MT, NT, NF4> L;
 	int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
-	unsigned char *ring = smem + L::lut + warp * L::stages * L::stage;
-	float *scale = (float *)(smem + L::lut + L::ring) + warp * L::stages * 32, *red = (float *)(smem + L::lut + L::ring + L::scale);
+	unsigned char *ring = smem + L::lut + warp * L::stages * L::stage, *scales = smem + L::lut + L::ring + warp * L::stages * SCALE_BYTES;
+	float *table = (float *)(smem + L::lut + L::ring + L::scale), *red = (float *)(smem + L::lut + L::ring + L::scale + L::table);
 	float *inner = (float *)(smem + L::all);
-	uint32_t ring_at = (uint32_t)__cvta_generic_to_shared(ring);
+	uint32_t ring_at = (uint32_t)__cvta_generic_to_shared(ring), scales_at = (uint32_t)__cvta_generic_to_shared(scales);
 	/* segments in whole units of 128 (64 for dense weights); stages of L::blocks blocks */
 	int units = a.in / (NF4 ? 128 : 64), from = units * warp / WARPS, per = units * (warp + 1) / WARPS - from;
 	int first_k = from * (NF4 ? 128 : 64), slot = 0;
-	struct source<MT, NF4> src;
-	struct pending next = { 0, 0, 0 };
+	struct source<MT> src;
 	bool waited = a.jobs == 0;
 
 	let_next();
@@ -479,29 +481,31 @@ static __global__ void __launch_bounds__(THREADS, NT == 1 ? 2 : 1) skinny_kernel
 	src.tile = per ? (int)blockIdx.x : tiles;
 	src.stage = 0;
 	if (src.tile < tiles)
-		at_tile(&src, a, first_k);
+		at_tile<MT, NF4>(&src, a, first_k);
 #pragma unroll
-	for (int i = 0; i < L::stages - 1; i++) {
-		send<MT, NT, NF4>(&src, a, ring_at + i * L::stage, tiles, per, first_k, &next);
-		if (NF4 && i < L::stages - 2)
-			scale[i * 32 + lane] = scale_of(next);
-	}
-	if (NF4)
+	for (int i = 0; i < L::stages - 1; i++)
+		send<MT, NT, NF4>(&src, a, ring_at + i * L::stage, scales_at + i * SCALE_BYTES, tiles, per, first_k);
+	if (NF4) {
 		for (int e = warp; e < 256; e += WARPS)
 			*(uint32_t *)(smem + e * 128 + lane * 4) = level_pair[e];
+		if (threadIdx.x < 256)
+			table[threadIdx.x] = map[threadIdx.x];
+	}
 	__syncthreads();
 	follow_previous();
 	for (int job = blockIdx.x; job < a.jobs; job += gridDim.x)
 		inner_job<NT, WARPS>(a, job, red);
 	for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-		float acc[MT][NT][4] = { 0 };
+		float acc[MT][NT][4] = { 0 }, offset;
+		int part = 0, block = NF4 ? first_block<MT>(a, tile, first_k, &part) : 0;
 
+		offset = NF4 ? a.offset[part] : 0;
 		if (a.jobs && threadIdx.x < MT * 16)
 			call_b(a, tile_row<MT>(a, tile, threadIdx.x / 16) + threadIdx.x % 16);
 		for (int st = 0; st < per; st++) {
 			uint32_t x[L::blocks][NT][8];
 			int after = slot + 1 == L::stages ? 0 : slot + 1, ahead = slot ? slot - 1 : L::stages - 1;
-			struct pending old = next; /* of the stage after this one: two steps under way, by now it is here */
+			float scale;
 
 #pragma unroll
 			for (int b = 0; b < L::blocks; b++)
@@ -510,12 +514,11 @@ static __global__ void __launch_bounds__(THREADS, NT == 1 ? 2 : 1) skinny_kernel
 					take_x(x[b][n], a.x + (8 * n + g) * a.ldx + first_k + (st * L::blocks + b) * 64 + t * 16, 8 * n + g < a.t);
 			asm volatile("cp.async.wait_group %0;" ::"n"(L::stages - 2) : "memory");
 			__syncwarp();
-			send<MT, NT, NF4>(&src, a, ring_at + ahead * L::stage, tiles, per, first_k, &next);
+			scale = NF4 ? scale_here(scales + slot * SCALE_BYTES, table, block + st * L::blocks, offset) : 0;
+			send<MT, NT, NF4>(&src, a, ring_at + ahead * L::stage, scales_at + ahead * SCALE_BYTES, tiles, per, first_k);
 #pragma unroll
 			for (int b = 0; b < L::blocks; b++)
-				multiply<MT, NT, NF4>(acc, smem, ring + slot * L::stage, scale + slot * 32, b, x[b]);
-			if (NF4)
-				scale[after * 32 + lane] = scale_of(old);
+				multiply<MT, NT, NF4>(acc, smem, ring + slot * L::stage, scale, b, x[b]);
 			slot = after;
 		}
 		__syncthreads(); /* the last tile's sums have been read */
@@ -552,11 +555,13 @@ static __global__ void __launch_bounds__(THREADS, NT == 1 ? 2 : 1) skinny_kernel
 #define M_COLS 64
 #define M_STAGES 4
 #define M_OUT 256
+#define M_WORKERS 64
 
 struct many_layout { /* bytes of shared memory; the sums lie where the rings were */
-	static const int w = M_WARPS * 1024, x = M_COLS * 128, rings = M_STAGES * (w + x), scale = M_STAGES * M_WARPS * 32 * 4;
-	static const int red = M_WARPS * 16 * M_COLS * 4, all = LUT_BYTES + rings + scale + red;
+	static const int w = M_WARPS * 1024, x = M_COLS * 128, rings = M_STAGES * (w + x), scale = M_STAGES * M_WARPS * SCALE_BYTES;
+	static const int red = M_WARPS * 16 * M_COLS * 4, all = LUT_BYTES + rings + scale + (int)sizeof(map) + red;
 };
+static_assert(M_THREADS == 256, "a thread an entry of the map");
 static_assert(many_layout::rings == M_OUT * M_COLS * 4, "the sums take the rings' place");
 
 /* 64 columns of all tokens to a stage; zeros behind the last. */
@@ -573,7 +578,7 @@ static __device__ __forceinline__ void send_x(const struct skinny &a, uint32_t t
 	}
 }
 
-static __device__ __forceinline__ void multiply_many(float acc[2][8][4], const unsigned char *lut, const unsigned char *w, const unsigned char *x, const float *scale)
+static __device__ __forceinline__ void multiply_many(float acc[2][8][4], const unsigned char *lut, const unsigned char *w, const unsigned char *x, float scale)
 {
 	int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 	uint32_t f[2][4][4];
@@ -585,7 +590,7 @@ static __device__ __forceinline__ void multiply_many(float acc[2][8][4], const u
 		for (int h = 0; h < 2; h++) {
 			uint2 c = *(const uint2 *)(w + (m * 16 + g + 8 * h) * 32 + t * 8);
 
-			sc[m][h] = scale[m * 16 + g + 8 * h];
+			sc[m][h] = __shfl_sync(0xffffffffu, scale, m * 16 + g + 8 * h);
 #pragma unroll
 			for (int s = 0; s < 4; s++) {
 				f[m][s][h] = pair_at(lut, s < 2 ? c.x : c.y, s % 2 * 2, (uint32_t)lane * 4);
@@ -709,46 +714,51 @@ static __global__ void __launch_bounds__(M_THREADS, 1) many_kernel(const __grid_
 	uint32_t rank = blockIdx.x % blocks;
 	int tile = blockIdx.x / blocks, units = a.in / 64, from = units * (int)rank / (int)blocks, per = units * ((int)rank + 1) / (int)blocks - from;
 	unsigned char *rings = smem + LUT_BYTES;
-	float *scale = (float *)(rings + L::rings) + warp * M_STAGES * 32, *job_red = (float *)(rings + L::rings + L::scale), *inner = (float *)(smem + L::all);
+	unsigned char *scales = rings + L::rings + warp * M_STAGES * SCALE_BYTES;
+	float *table = (float *)(rings + L::rings + L::scale), *job_red = table + 256, *inner = (float *)(smem + L::all);
 	float *red = (float *)rings;
 	uint32_t w_at = (uint32_t)__cvta_generic_to_shared(rings) + warp * 1024, x_at = (uint32_t)__cvta_generic_to_shared(rings) + M_STAGES * L::w;
-	struct source<2, true> src;
-	struct pending next = { 0, 0, 0 };
-	float acc[2][8][4] = { 0 };
+	uint32_t scales_at = (uint32_t)__cvta_generic_to_shared(scales);
+	struct source<2> src;
+	float acc[2][8][4] = { 0 }, offset;
+	int part, block;
 	int last = min(tile * M_WARPS + warp + 1, tiles); /* one tile is all that this warp has */
 
 	let_next();
 	src.tile = tile * M_WARPS + warp;
 	src.stage = 0;
 	if (src.tile < last)
-		at_tile(&src, a, from * 64);
+		at_tile<2, true>(&src, a, from * 64);
+	block = first_block<2>(a, min(src.tile, tiles - 1), from * 64, &part);
+	offset = a.offset[part];
 	if (a.jobs)
 		for (int i = threadIdx.x; i < M_OUT; i += M_THREADS)
 			call_b(a, tile_row<2>(a, tile * M_WARPS + i / 32, i / 16 % 2) + i % 16);
 	for (int e = warp; e < 256; e += M_WARPS)
 		*(uint32_t *)(smem + e * 128 + lane * 4) = level_pair[e];
+	table[threadIdx.x] = map[threadIdx.x];
 	follow_previous();
 #pragma unroll
 	for (int i = 0; i < M_STAGES - 1; i++) {
 		if (i < per)
 			send_x(a, x_at + i * L::x, (from + i) * 64);
-		send<2, 1, true>(&src, a, w_at + i * L::w, last, per, from * 64, &next);
-		if (i < M_STAGES - 2)
-			scale[i * 32 + lane] = scale_of(next);
+		send<2, 1, true>(&src, a, w_at + i * L::w, scales_at + i * SCALE_BYTES, last, per, from * 64);
 	}
-	for (int job = blockIdx.x; job < a.jobs; job += gridDim.x)
-		inner_job<M_COLS / 8, M_WARPS>(a, job, job_red);
+	/* done by blocks that are at work from the start: a block that waits for one that is not would wait for ever */
+	if (blockIdx.x < M_WORKERS)
+		for (int job = blockIdx.x; job < a.jobs; job += min((int)gridDim.x, M_WORKERS))
+			inner_job<M_COLS / 8, M_WARPS>(a, job, job_red);
 	for (int st = 0; st < per; st++) {
 		int slot = st % M_STAGES, ahead = (st + M_STAGES - 1) % M_STAGES;
-		struct pending old = next; /* of the stage before the one that is sent now */
+		float scale;
 
 		asm volatile("cp.async.wait_group %0;" ::"n"(M_STAGES - 2) : "memory");
 		__syncthreads();
+		scale = scale_here(scales + slot * SCALE_BYTES, table, block + st, offset);
 		if (st + M_STAGES - 1 < per)
 			send_x(a, x_at + ahead * L::x, (from + st + M_STAGES - 1) * 64);
-		send<2, 1, true>(&src, a, w_at + ahead * L::w, last, per, from * 64, &next);
-		multiply_many(acc, smem, rings + warp * 1024 + slot * L::w, rings + M_STAGES * L::w + slot * L::x, scale + slot * 32);
-		scale[(st + M_STAGES - 2) % M_STAGES * 32 + lane] = scale_of(old);
+		send<2, 1, true>(&src, a, w_at + ahead * L::w, scales_at + ahead * SCALE_BYTES, last, per, from * 64);
+		multiply_many(acc, smem, rings + warp * 1024 + slot * L::w, rings + M_STAGES * L::w + slot * L::x, scale);
 	}
 	asm volatile("cp.async.wait_group 0;" ::: "memory");
 	__syncthreads();
@@ -824,15 +834,15 @@ static __device__ float weight_at(const struct skinny &a, int row, int k)
 {
 	int j = a.dense ? -1 : part_of(a.row, a.end, a.n, row);
 	int64_t at;
-	struct pending p;
 	uint8_t c;
+	float scale;
 
 	if (j < 0)
 		return __bfloat162float(a.dense[(int64_t)row * a.ldw + k]);
 	at = (int64_t)(row - a.row[j]) * a.in + k;
 	c = a.codes[j][at / 2];
-	p = { a.qabsmax[j][at / NF4_BLOCK], a.absmax2[j][at / NF4_BLOCK / NF4_BLOCK2], a.offset[j] };
-	return level[at % 2 ? c & 15 : c >> 4] * scale_of(p);
+	scale = scale_of(map[a.qabsmax[j][at / NF4_BLOCK]], a.absmax2[j][at / NF4_BLOCK / NF4_BLOCK2], a.offset[j]);
+	return level[at % 2 ? c & 15 : c >> 4] * scale;
 }
 
 static __global__ void __launch_bounds__(PLAIN) plain_inner(const __grid_constant__ struct skinny a)
@@ -887,13 +897,17 @@ static void plain(struct device *d, struct skinny *a)
 
 /* --- host --- */
 
+/* As many blocks as a multiprocessor holds, so that none gets two while another has none: the last kernel's may be there still. */
 template <int MT, int NT, bool NF4> static void launch(struct device *d, const struct skinny *a)
 {
-	int tiles = a->f ? a->f / 16 : (a->out + 16 * MT - 1) / (16 * MT), sms = cuda_of(d)->sms;
-	int shared = layout_of<MT, NT, NF4>::all + a->ranks * NT * 8 * (int)sizeof(float);
+	int tiles = a->f ? a->f / 16 : (a->out + 16 * MT - 1) / (16 * MT), shared = layout_of<MT, NT, NF4>::all + a->ranks * NT * 8 * (int)sizeof(float);
+	int room = 0, most = cuda_of(d)->sms;
 
+	cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerMultiprocessor, d->index);
+	if (NT == 1 && NF4 && 2 * (shared + 1024) <= room) /* 1024: what a block costs besides; all must be there at once, or they wait in vain for a job */
+		most *= 2;
 	cudaFuncSetAttribute(skinny_kernel<MT, NT, NF4>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
-	launch_after(d, skinny_kernel<MT, NT, NF4>, dim3((unsigned)(tiles < sms ? tiles : sms)), THREADS, (size_t)shared, *a, tiles);
+	launch_after(d, skinny_kernel<MT, NT, NF4>, dim3((unsigned)(tiles < most ? tiles : most)), THREADS, (size_t)shared, *a, tiles);
 }
 
 /* Two tiles at a time read x half as often, where that leaves no multiprocessor longer at work. */
@@ -932,7 +946,7 @@ static bool fits(const struct device *d, const struct skinny *a)
 	if (a->dense)
 		return ok && eights(a->dense, a->ldw) && room >= layout_of<2, 2, false>::all;
 	for (int j = 0; j < a->n; j++)
-		ok = ok && a->row[j] % 16 == 0 && (a->end[j] - a->row[j]) % 16 == 0 && aligned(a->codes[j]);
+		ok = ok && a->row[j] % 16 == 0 && (a->end[j] - a->row[j]) % 16 == 0 && aligned(a->codes[j]) && aligned(a->qabsmax[j]);
 	return ok && room >= layout_of<2, 2, true>::all;
 }
 
