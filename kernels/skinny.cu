@@ -190,17 +190,26 @@ static __device__ __forceinline__ void await_inner(const struct skinny &a)
 	while (done < (uint32_t)a.jobs);
 }
 
-/* The inner values (ranks, cols) of all pieces together, in shared memory; zero behind the last token. */
-static __device__ __forceinline__ void fold_inner(const struct skinny &a, float *inner, int cols, int threads)
+/* Rows [from, to) of the inner values (ranks, cols), of all pieces together, in shared memory; zero behind the last token. */
+static __device__ __forceinline__ void fold_inner(const struct skinny &a, float *inner, int from, int to, int cols, int threads)
 {
-	for (int i = threadIdx.x; i < a.ranks * cols; i += threads) {
-		int r = i / cols, n = i % cols;
-		float sum = 0;
+	enum { AT_ONCE = 4 }; /* values of a thread whose loads are under way together */
 
-#pragma unroll 8
+	for (int i = from * cols + (int)threadIdx.x; i < to * cols; i += AT_ONCE * threads) {
+		float sum[AT_ONCE] = { 0 };
+
 		for (int p = 0; p < a.pieces; p++)
-			sum += n < a.t ? __ldcg(&a.inner[((int64_t)p * a.ranks + r) * a.t + n]) : 0;
-		inner[i] = sum;
+#pragma unroll
+			for (int k = 0; k < AT_ONCE; k++) {
+				int at = i + k * threads, n = at % cols;
+
+				if (at < to * cols && n < a.t)
+					sum[k] += __ldcg(&a.inner[((int64_t)p * a.ranks + at / cols) * a.t + n]);
+			}
+#pragma unroll
+		for (int k = 0; k < AT_ONCE; k++)
+			if (i + k * threads < to * cols)
+				inner[i + k * threads] = sum[k];
 	}
 }
 
@@ -366,6 +375,17 @@ static __device__ __forceinline__ float scale_here(const unsigned char *raw, con
 
 /* --- products --- */
 
+/* The levels' table, by all W warps: one load each, then lanes hand their entries round. */
+template <int W> static __device__ __forceinline__ void fill_levels(unsigned char *lut)
+{
+	int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+	uint32_t mine = level_pair[min(warp + W * lane, 255)];
+
+#pragma unroll
+	for (int i = 0; i < 256 / W; i++)
+		*(uint32_t *)(lut + (warp + W * i) * 128 + lane * 4) = __shfl_sync(0xffffffffu, mine, i);
+}
+
 /* Eight bytes of codes to four pairs of registers: byte 2 s and 2 s + 1 of the row. */
 static __device__ __forceinline__ uint32_t pair_at(const unsigned char *lut, uint32_t w, int byte, uint32_t lane4)
 {
@@ -486,8 +506,7 @@ static __global__ void __launch_bounds__(THREADS, NT == 1 ? 2 : 1) skinny_kernel
 	for (int i = 0; i < L::stages - 1; i++)
 		send<MT, NT, NF4>(&src, a, ring_at + i * L::stage, scales_at + i * SCALE_BYTES, tiles, per, first_k);
 	if (NF4) {
-		for (int e = warp; e < 256; e += WARPS)
-			*(uint32_t *)(smem + e * 128 + lane * 4) = level_pair[e];
+		fill_levels<WARPS>(smem);
 		if (threadIdx.x < 256)
 			table[threadIdx.x] = map[threadIdx.x];
 	}
@@ -533,7 +552,7 @@ static __global__ void __launch_bounds__(THREADS, NT == 1 ? 2 : 1) skinny_kernel
 			await_inner(a);
 		__syncthreads();
 		if (!waited) {
-			fold_inner(a, inner, NT * 8, THREADS);
+			fold_inner(a, inner, 0, a.ranks, NT * 8, THREADS);
 			__syncthreads();
 		}
 		waited = true;
@@ -668,6 +687,19 @@ static __device__ __forceinline__ void adapters8(float v[8], const struct skinny
 	}
 }
 
+/* Of the inner values those that this tile's parts need. */
+static __device__ __forceinline__ void fold_seen(const struct skinny &a, float *inner, int tile)
+{
+	int first = tile * M_OUT, end = first + M_OUT, from = a.n_ad, to = 0;
+
+	for (int j = 0; j < a.n_ad; j++)
+		if (a.f || (a.ad_row[j] < end && a.ad_end[j] > first)) {
+			from = min(from, j);
+			to = j + 1;
+		}
+	fold_inner(a, inner, from * a.rank, to * a.rank, M_COLS, M_THREADS);
+}
+
 /* This block's share of the outputs: eight of a token at a time. */
 static __device__ __forceinline__ void finish_many(const struct skinny &a, const float *red, const float *inner, int tile, int tiles, uint32_t rank, uint32_t blocks)
 {
@@ -734,8 +766,7 @@ static __global__ void __launch_bounds__(M_THREADS, 1) many_kernel(const __grid_
 	if (a.jobs)
 		for (int i = threadIdx.x; i < M_OUT; i += M_THREADS)
 			call_b(a, tile_row<2>(a, tile * M_WARPS + i / 32, i / 16 % 2) + i % 16);
-	for (int e = warp; e < 256; e += M_WARPS)
-		*(uint32_t *)(smem + e * 128 + lane * 4) = level_pair[e];
+	fill_levels<M_WARPS>(smem);
 	table[threadIdx.x] = map[threadIdx.x];
 	follow_previous();
 #pragma unroll
@@ -772,7 +803,8 @@ static __global__ void __launch_bounds__(M_THREADS, 1) many_kernel(const __grid_
 	if (a.jobs && threadIdx.x == 0)
 		await_inner(a);
 	__syncthreads();
-	fold_inner(a, inner, M_COLS, M_THREADS);
+	if (a.jobs)
+		fold_seen(a, inner, tile);
 	__syncthreads();
 	cluster_barrier();
 	finish_many(a, red, inner, tile, tiles, rank, blocks);
