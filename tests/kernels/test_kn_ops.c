@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/rng.h"
-#include "base/xalloc.h"
 #include "kernels/device.h"
 #include "arrays.h"
 
