@@ -303,3 +303,12 @@ void kn_kv_append_cpu(struct device *d, const struct kn_attn_shape *s, const str
 		memcpy((float *)c->v + at, (const float *)v + i * s->ldv, (size_t)c->width * sizeof(float));
 	}
 }
+
+void kn_kv_turn_cpu(struct device *d, const struct kn_attn_shape *s, const struct kn_kv_cache *c, void *qkv, const float *cos_tab,
+                    const float *sin_tab, const int32_t *slot, const int32_t *pos, int64_t t)
+{
+	float *k = (float *)qkv + s->n_heads * s->head_dim;
+
+	kn_rope_cpu(d, qkv, s->ldq, pos, cos_tab, sin_tab, t, s->n_heads + s->n_kv, s->head_dim, s->head_dim, false);
+	kn_kv_append_cpu(d, s, c, k, k + s->n_kv * s->head_dim, slot, pos, t);
+}

@@ -56,6 +56,11 @@ struct kn_kv_cache {
 /* Row t of k, v (row strides ldk, ldv of s) becomes row pos[t] of slot[t]. */
 typedef void kn_kv_append_fn(struct device *d, const struct kn_attn_shape *s, const struct kn_kv_cache *c, const void *k, const void *v,
                              const int32_t *slot, const int32_t *pos, int64_t t);
+/* Both at once for new tokens: rope.h's rotation of the q heads of qkv in place (all of a head turns; row stride ldq of s;
+ * q, k and v of a row lie side by side), and k, rotated, and v to the cache. k in qkv is not read afterwards: it may
+ * stay as it was. Error: rope.h's. */
+typedef void kn_kv_turn_fn(struct device *d, const struct kn_attn_shape *s, const struct kn_kv_cache *c, void *qkv, const float *cos_tab,
+                           const float *sin_tab, const int32_t *slot, const int32_t *pos, int64_t t);
 /* One new token for each of n_tokens rows against its cache: row i attends to the first
  * len[i] entries of slot[i]; longest: the most of these. */
 typedef void kn_attn_decode_fn(struct device *d, const struct kn_attn_shape *s, const void *q, const struct kn_kv_cache *c,
@@ -66,6 +71,7 @@ kn_decode_scratch_fn kn_decode_scratch_cpu, kn_decode_scratch_cuda;
 kn_attn_fwd_fn kn_attn_fwd_cpu;
 kn_attn_bwd_fn kn_attn_bwd_cpu;
 kn_kv_append_fn kn_kv_append_cpu;
+kn_kv_turn_fn kn_kv_turn_cpu;
 kn_attn_decode_fn kn_attn_decode_cpu;
 
 #endif

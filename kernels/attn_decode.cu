@@ -8,6 +8,7 @@
  * The products go to the tensor cores transposed, so that the 16 rows of a product are
  * keys (k q^T, for eight heads) and columns (v^T p^T), not heads, which are few. */
 #include "kernels/attn_mma.cuh"
+#include "kernels/chain.cuh"
 
 #define STEP 16   /* keys of a warp at a time */
 #define WARPS 4
@@ -311,6 +312,8 @@ template <typename T, int DP> __global__ void __launch_bounds__(32 * WARPS) attn
 	struct attn_score sc = attn_score_of(s);
 	struct piece p;
 
+	let_next();
+	follow_previous();
 	if (!take_piece(s, a, &p))
 		return;
 	for (int g0 = 0; g0 < p.group; g0 += 8) {
@@ -349,6 +352,8 @@ template <typename T> __global__ void __launch_bounds__(32 * WARPS) attn_decode_
 	struct attn_score sc = attn_score_of(s);
 	struct piece p;
 
+	let_next();
+	follow_previous();
 	if (!take_piece(s, a, &p))
 		return;
 	for (int g = 0; g < p.group; g++) {
@@ -432,6 +437,15 @@ static int n_stages(int stage_bytes, int64_t blocks)
 	return WARPS * stage_bytes <= room ? n : 0;
 }
 
+static bool chains(void)
+{
+	int dev = 0, major = 0;
+
+	cudaGetDevice(&dev);
+	cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, dev);
+	return major >= 9;
+}
+
 template <typename T, int DP> static cudaError_t launch(cudaStream_t st, const struct attn_cuda *s, struct decode *a, bool vec)
 {
 	dim3 grid((unsigned)a->pieces, (unsigned)s->n_kv, (unsigned)s->n_seqs);
@@ -440,16 +454,14 @@ template <typename T, int DP> static cudaError_t launch(cudaStream_t st, const s
 
 	a->stages = n_stages(sizeof(struct stage<T, DP>), (int64_t)grid.x * grid.y * grid.z);
 	if (!vec || !a->stages) {
-		attn_decode_plain_kernel<T><<<grid, 32 * WARPS, 0, st>>>(*s, *a);
-		return cudaGetLastError();
+		return launch_chained(st, chains(), attn_decode_plain_kernel<T>, grid, 32 * WARPS, 0, *s, *a);
 	}
 	smem = WARPS * a->stages * (int)sizeof(struct stage<T, DP>);
 	smem = smem > (int)sizeof(struct sums<8, DP>) ? smem : (int)sizeof(struct sums<8, DP>);
 	e = cudaFuncSetAttribute(attn_decode_kernel<T, DP>, cudaFuncAttributeMaxDynamicSharedMemorySize, smem);
 	if (e != cudaSuccess)
 		return e;
-	attn_decode_kernel<T, DP><<<grid, 32 * WARPS, (size_t)smem, st>>>(*s, *a);
-	return cudaGetLastError();
+	return launch_chained(st, chains(), attn_decode_kernel<T, DP>, grid, 32 * WARPS, (size_t)smem, *s, *a);
 }
 
 template <typename T> static cudaError_t launch_any(cudaStream_t st, const struct attn_cuda *s, struct decode *a, bool vec)

@@ -11,6 +11,7 @@
 extern "C" {
 #include "kernels/device.h"
 }
+#include "kernels/chain.cuh"
 
 typedef __nv_bfloat16 bf16;
 
@@ -24,6 +25,7 @@ struct cuda_impl {
 	struct gemm_state *gemm;
 	double *partials;  /* (SUM_BLOCKS) of sums */
 	int sms;
+	bool chains;       /* kernels may start before the last one has ended (chain.cuh) */
 	char failed[256];  /* the first failure since the last sync, "" when none */
 };
 enum { SUM_BLOCKS = 1024 };
@@ -44,11 +46,19 @@ static inline void cuda_launched(struct device *d, const char *what)
 		cuda_note(d, e, what);
 }
 
+/* chain.cuh's launch on d's stream; what is wrong with it cuda_launched finds. */
+template <typename... P, typename... A>
+static inline void launch_after(struct device *d, void (*kernel)(P...), dim3 grid, unsigned threads, size_t shared, A... args)
+{
+	launch_chained(cuda_of(d)->stream, cuda_of(d)->chains, kernel, grid, threads, shared, args...);
+}
+
 /* gemm.cu */
 int gemm_open(struct device *d, struct err *e);
 void gemm_close(struct device *d);
 /* quantities that the host keeps as constants go to the device once */
 int nf4_open(struct device *d, struct err *e);
+int skinny_open(struct device *d, struct err *e);
 int adam_open(struct device *d, struct err *e);
 
 extern "C" {
@@ -80,6 +90,9 @@ kn_nf4_dequant_fn kn_nf4_dequant_cuda;
 kn_adapter_place_fn kn_adapter_place_cuda;
 kn_adapter_outer_fn kn_adapter_down_cuda, kn_adapter_outer_cuda;
 kn_adapter_grad_fn kn_adapter_grad_cuda;
+kn_skinny_fn kn_skinny_cuda;
+kn_pick_fn kn_pick_cuda;
+kn_kv_turn_fn kn_kv_turn_cuda;
 }
 
 /* --- eights: 16 bytes of bf16 --- */

@@ -158,6 +158,41 @@ static void cuda_memory(struct device *d, uint64_t *unused, uint64_t *total)
 	*total = b;
 }
 
+/* --- recordings: CUDA graphs of the stream --- */
+
+static bool cuda_record(struct device *d)
+{
+	cudaError_t c = cudaStreamBeginCapture(cuda_of(d)->stream, cudaStreamCaptureModeThreadLocal);
+
+	cudaGetLastError();
+	return c == cudaSuccess;
+}
+
+static void *cuda_recorded(struct device *d)
+{
+	cudaGraph_t graph = NULL;
+	cudaGraphExec_t run = NULL;
+	cudaError_t c = cudaStreamEndCapture(cuda_of(d)->stream, &graph);
+
+	if (c == cudaSuccess)
+		c = cudaGraphInstantiate(&run, graph, 0);
+	if (graph)
+		cudaGraphDestroy(graph);
+	cudaGetLastError();
+	return c == cudaSuccess ? run : NULL;
+}
+
+static void cuda_replay(struct device *d, void *recording)
+{
+	check(d, cudaGraphLaunch((cudaGraphExec_t)recording, cuda_of(d)->stream), "a recording");
+}
+
+static void cuda_forget(struct device *d, void *recording)
+{
+	check(d, cudaStreamSynchronize(cuda_of(d)->stream), "a recording");
+	check(d, cudaGraphExecDestroy((cudaGraphExec_t)recording), "a recording");
+}
+
 static void cuda_close(struct device *d)
 {
 	struct cuda_impl *x = cuda_of(d);
@@ -203,6 +238,10 @@ static const struct kn_ops cuda_ops(void)
 	k.sync = cuda_sync;
 	k.memory = cuda_memory;
 	k.close = cuda_close;
+	k.record = cuda_record;
+	k.recorded = cuda_recorded;
+	k.replay = cuda_replay;
+	k.forget = cuda_forget;
 	k.gemm = kn_gemm_cuda;
 	k.embed_fwd = kn_embed_fwd_cuda;
 	k.embed_host = kn_embed_host_cuda;
@@ -232,6 +271,9 @@ static const struct kn_ops cuda_ops(void)
 	k.adapter_down = kn_adapter_down_cuda;
 	k.adapter_outer = kn_adapter_outer_cuda;
 	k.adapter_grad = kn_adapter_grad_cuda;
+	k.skinny = kn_skinny_cuda;
+	k.pick = kn_pick_cuda;
+	k.kv_turn = kn_kv_turn_cuda;
 	return k;
 }
 
@@ -253,6 +295,7 @@ static cudaError_t open_copies(struct cuda_impl *x)
 static int open_impl(struct device *d, int index, struct err *e)
 {
 	struct cuda_impl *x = (struct cuda_impl *)calloc(1, sizeof(*x));
+	int major = 0;
 	cudaError_t c;
 
 	if (!x)
@@ -269,7 +312,11 @@ static int open_impl(struct device *d, int index, struct err *e)
 		c = cudaDeviceGetAttribute(&x->sms, cudaDevAttrMultiProcessorCount, index);
 	if (c != cudaSuccess)
 		return fail(e, "the device", c);
-	if (gemm_open(d, e) < 0 || nf4_open(d, e) < 0 || adam_open(d, e) < 0)
+	c = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index);
+	if (c != cudaSuccess)
+		return fail(e, "the device", c);
+	x->chains = major >= 9;
+	if (gemm_open(d, e) < 0 || nf4_open(d, e) < 0 || skinny_open(d, e) < 0 || adam_open(d, e) < 0)
 		return -1;
 	return cuda_sync(d, e);
 }
@@ -311,6 +358,7 @@ extern "C" __attribute__((visibility("default"))) int device_open_cuda(struct de
 	d->k.attn_scratch = planned.attn_scratch;
 	d->k.decode_scratch = planned.decode_scratch;
 	d->k.adapter_scratch = planned.adapter_scratch;
+	d->k.skinny_scratch = planned.skinny_scratch;
 	cudaMemGetInfo(&avail, &total);
 	d->free_bytes = avail;
 	snprintf(d->name, sizeof(d->name), "cuda:%d, %.40s, compute capability %d.%d", index, p.name, p.major, p.minor);

@@ -98,6 +98,12 @@ static void cpu_close(struct device *d)
 	d->impl = NULL;
 }
 
+static bool cpu_record(struct device *d)
+{
+	(void)d;
+	return false;
+}
+
 static const struct kn_ops cpu_ops = {
 	.alloc = cpu_alloc,
 	.free = cpu_free,
@@ -114,6 +120,7 @@ static const struct kn_ops cpu_ops = {
 	.sync = cpu_sync,
 	.memory = cpu_memory,
 	.close = cpu_close,
+	.record = cpu_record,
 	.gemm = kn_gemm_cpu,
 	.embed_fwd = kn_embed_fwd_cpu,
 	.embed_host = kn_embed_host_cpu,
@@ -146,6 +153,10 @@ static const struct kn_ops cpu_ops = {
 	.adapter_outer = kn_adapter_outer_cpu,
 	.adapter_grad = kn_adapter_grad_cpu,
 	.adapter_scratch = kn_adapter_scratch_cpu,
+	.skinny = kn_skinny_cpu,
+	.skinny_scratch = kn_skinny_scratch_cpu,
+	.pick = kn_pick_cpu,
+	.kv_turn = kn_kv_turn_cpu,
 };
 
 /* What a CUDA device is planned with; kernels/cuda_device.cu takes the same. */
@@ -157,9 +168,11 @@ static void describe_cuda(struct device *d)
 	d->row_pad = 64; /* 128 bytes: what the copy engine and the memory like */
 	d->logits = 1 << 27;
 	d->overhead = 580ull << 20; /* an H100, driver 580: 563 MiB at first, 575 in the end */
+	d->few = 64;
 	d->k.attn_scratch = kn_attn_scratch_cuda;
 	d->k.decode_scratch = kn_decode_scratch_cuda;
 	d->k.adapter_scratch = kn_adapter_scratch_cuda;
+	d->k.skinny_scratch = kn_skinny_scratch_cuda;
 }
 
 /* Cores that this process may run on (taskset and cgroup cpusets count). */

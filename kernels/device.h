@@ -24,8 +24,10 @@
 #include "kernels/embed.h"
 #include "kernels/gemm.h"
 #include "kernels/nf4.h"
+#include "kernels/pick.h"
 #include "kernels/rmsnorm.h"
 #include "kernels/rope.h"
+#include "kernels/skinny.h"
 #include "kernels/swiglu.h"
 #include "kernels/vec.h"
 #include "kernels/xent.h"
@@ -53,6 +55,13 @@ struct kn_ops {
 	int (*sync)(struct device *d, struct err *e);
 	void (*memory)(struct device *d, uint64_t *unused, uint64_t *total); /* bytes of the whole device */
 	void (*close)(struct device *d);
+	/* Operations between record and recorded do not run: they become a recording that replay runs as often as wanted, with the
+	 * same arguments and no cost for each launch. Nothing in between may wait, allocate or copy from the host. false, or
+	 * NULL: the device cannot, and nothing was recorded. */
+	bool (*record)(struct device *d);
+	void *(*recorded)(struct device *d);
+	void (*replay)(struct device *d, void *recording);
+	void (*forget)(struct device *d, void *recording);
 	/* operations */
 	kn_gemm_fn *gemm;
 	kn_embed_fwd_fn *embed_fwd;
@@ -85,6 +94,10 @@ struct kn_ops {
 	kn_adapter_outer_fn *adapter_down, *adapter_outer;
 	kn_adapter_grad_fn *adapter_grad;
 	kn_adapter_scratch_fn *adapter_scratch;
+	kn_skinny_fn *skinny;
+	kn_skinny_scratch_fn *skinny_scratch;
+	kn_pick_fn *pick;
+	kn_kv_turn_fn *kv_turn;
 };
 
 enum device_kind { DEVICE_CPU, DEVICE_CUDA };
@@ -99,6 +112,7 @@ struct device {
 	enum dtype act;      /* of activations and of dense weights: DT_F32, or DT_BF16 */
 	int64_t row_pad;     /* what is added to a row is a multiple of this many elements */
 	int64_t logits;      /* elements of a chunk of logits that pay */
+	int64_t few;         /* up to so many rows skinny is faster than a dense product; 0: never */
 	struct kn_ops k;
 	void *impl;
 };

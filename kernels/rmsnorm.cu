@@ -12,6 +12,8 @@ static __global__ void __launch_bounds__(THREADS) fwd_eights(bf16 *y, int64_t ld
 	f8 v[EIGHTS];
 	float sum = 0, r;
 
+	let_next();
+	follow_previous();
 	x += row * c;
 #pragma unroll
 	for (int i = 0; i < EIGHTS; i++) {
@@ -71,7 +73,8 @@ void kn_rmsnorm_fwd_cuda(struct device *d, void *y, int64_t ldy, float *rstd, co
 	bool fast = c % 8 == 0 && c <= 8192 && eights(y, ldy) && eights(x, c) && ((uintptr_t)w & 15) == 0;
 	int pieces = (int)((c + 8 * THREADS - 1) / (8 * THREADS));
 
-#define FWD(N) fwd_eights<N><<<(unsigned)t, THREADS, 0, st>>>((bf16 *)y, ldy, rstd, (const bf16 *)x, w, (int)c, eps)
+	/* a step of decoding is a chain of short kernels; where one row more or less is nothing, launches are plain */
+#define FWD(N) launch_chained(st, cuda_of(d)->chains && t <= 64, fwd_eights<N>, dim3((unsigned)t), THREADS, 0, (bf16 *)y, ldy, rstd, (const bf16 *)x, w, (int)c, eps)
 	if (!fast)
 		fwd_any<<<(unsigned)t, THREADS, 0, st>>>((bf16 *)y, ldy, rstd, (const bf16 *)x, w, c, eps);
 	else if (pieces == 1)

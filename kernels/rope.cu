@@ -56,3 +56,54 @@ void kn_rope_cuda(struct device *d, void *x, int64_t ldx, const int32_t *pos, co
 		rope_any<<<(unsigned)t, THREADS, 0, st>>>((bf16 *)x, ldx, pos, cos_tab, sin_tab, (int)n_heads, (int)head_dim, half, sign);
 	cuda_launched(d, "rope");
 }
+
+/* --- new tokens: q and k turn, k and v go to the cache; a block a token --- */
+
+struct turn {
+	bf16 *qkv;
+	int64_t ld, slot_stride, width;
+	const float *cos_tab, *sin_tab;
+	const int32_t *slot, *pos;
+	bf16 *k, *v;
+	int heads, kv_heads, head_dim;
+};
+
+static __global__ void __launch_bounds__(THREADS) turn_kernel(const struct turn a)
+{
+	int half = a.head_dim / 2, row = blockIdx.x, units = (a.heads + a.kv_heads) * half, values = a.kv_heads * a.head_dim;
+	bf16 *q = a.qkv + row * a.ld;
+	const float *c, *s;
+	int64_t at;
+
+	let_next();
+	follow_previous();
+	at = a.slot[row] * a.slot_stride + a.pos[row] * a.width;
+	c = a.cos_tab + (int64_t)a.pos[row] * half;
+	s = a.sin_tab + (int64_t)a.pos[row] * half;
+	for (int i = blockIdx.y * THREADS + threadIdx.x; i < units + values; i += gridDim.y * THREADS) {
+		int h = i / half, j = i % half;
+		bf16 *p = q + h * a.head_dim + j, *to = h < a.heads ? p : a.k + at + (h - a.heads) * a.head_dim + j;
+		float u, v;
+
+		if (i >= units) {
+			a.v[at + i - units] = q[(a.heads + a.kv_heads) * a.head_dim + i - units];
+			continue;
+		}
+		u = __bfloat162float(p[0]);
+		v = __bfloat162float(p[half]);
+		to[0] = __float2bfloat16_rn(u * c[j] - v * s[j]);
+		to[half] = __float2bfloat16_rn(v * c[j] + u * s[j]);
+	}
+}
+
+void kn_kv_turn_cuda(struct device *d, const struct kn_attn_shape *s, const struct kn_kv_cache *c, void *qkv, const float *cos_tab,
+                     const float *sin_tab, const int32_t *slot, const int32_t *pos, int64_t t)
+{
+	struct turn a = { (bf16 *)qkv, s->ldq, c->slot_stride, c->width, cos_tab, sin_tab, slot, pos, (bf16 *)c->k, (bf16 *)c->v, (int)s->n_heads, (int)s->n_kv,
+		(int)s->head_dim };
+
+	if (t == 0)
+		return;
+	launch_after(d, turn_kernel, dim3((unsigned)t, 4), THREADS, 0, a);
+	cuda_launched(d, "kv_turn");
+}

@@ -81,10 +81,12 @@ struct engine {
 	void *logits;            /* (chunk, V) */
 	double *nll;             /* (max_tokens) on the device */
 	double *sums;            /* (2) on the device: losses since engine_begin; squares of the gradients */
-	void *attn_scratch, *decode_scratch;
+	void *attn_scratch, *decode_scratch, *skinny_scratch;
 	float *cos_tab, *sin_tab; /* (max_seq, D/2) */
 	int64_t chunk;           /* rows of logits at a time */
 	int64_t head_rows;       /* vocabulary rows converted at a time */
+
+	int64_t decode_rows;     /* what a generator with fewer rows than shape.decode sets: kernels follow from it */
 
 	bool dropout_on;
 	struct kn_dropout_key dropout;
@@ -116,10 +118,21 @@ int engine_sums(struct engine *g, double *loss, double *squares, struct err *e) 
 /* Forward, then logits (n, V) of the given rows of the micro-batch, n at most g->chunk. */
 int engine_logits(struct engine *g, const struct microbatch *b, const int32_t *rows, int64_t n, struct err *e) LP_MUST_USE;
 
+/* --- decoding where the device has a product for few rows (device.h, few) --- */
+
+/* Rows that engine_decode takes at most: shape.decode, or 0 where the device has nothing for so many. */
+int64_t engine_decode_rows(const struct engine *g);
+/* One new token for each of t rows: g->in has its id, its position, its cache slot (rec) and how many keys that holds
+ * with the new one (tgt_id), all on the device. Leaves logits (t, V) in g->logits. Nothing of it depends on the host,
+ * so it may be recorded. Layer i's part of a slot of c begins i * context * width elements into it. */
+void engine_decode(struct engine *g, int64_t t, const struct kn_kv_cache *c, int64_t context);
+
 /* --- pieces shared by the engine's files and by generation --- */
 
 /* The micro-batch goes to the device; rows of targets are b's. */
 void engine_send(struct engine *g, const struct microbatch *b);
+/* The adapters of a group; n 0: none. */
+struct kn_adapters engine_adapters(const struct engine *g, int64_t layer, enum linear_group grp);
 /* Adapters as they are now go beside the dense weights. */
 void engine_place_adapters(struct engine *g);
 /* What runs between q, k, v and o: attention over the micro-batch, or against a cache. */

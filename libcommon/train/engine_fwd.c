@@ -46,14 +46,14 @@ static const struct lora_group *adapters_of(const struct engine *g, int64_t laye
 	return l && l->n ? l : NULL;
 }
 
-static void place(struct engine *g, int64_t layer, enum linear_group grp, void *dense)
+struct kn_adapters engine_adapters(const struct engine *g, int64_t layer, enum linear_group grp)
 {
 	const struct wgroup *w = &g->w.layers[layer].grp[grp];
 	const struct lora_group *l = adapters_of(g, layer, grp);
 	struct kn_adapters a = { .in = w->in, .out = w->out, .pad = w->pad };
 
 	if (!l)
-		return;
+		return a;
 	a.n = l->n;
 	a.rank = g->lora->rank;
 	a.scale = g->lora->scale;
@@ -63,7 +63,15 @@ static void place(struct engine *g, int64_t layer, enum linear_group grp, void *
 		a.row[j] = w->row[l->slot[j] - w->first];
 		a.rows[j] = g->w.layers[layer].lin[l->slot[j]].rows;
 	}
-	g->dev->k.adapter_place(g->dev, dense, w->ld, &a);
+	return a;
+}
+
+static void place(struct engine *g, int64_t layer, enum linear_group grp, void *dense)
+{
+	struct kn_adapters a = engine_adapters(g, layer, grp);
+
+	if (a.n)
+		g->dev->k.adapter_place(g->dev, dense, g->w.layers[layer].grp[grp].ld, &a);
 }
 
 void engine_place_adapters(struct engine *g)

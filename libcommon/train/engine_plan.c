@@ -168,6 +168,7 @@ static void layout_scratch(struct engine *g, struct layout *l)
 	g->sums = layout_array(l, "loss", 2, sizeof(double));
 	g->attn_scratch = layout_take(l, "attention", g->dev->k.attn_scratch(g->dev, t, g->shape.max_seq, m->heads, m->head_dim, g->shape.train));
 	g->decode_scratch = layout_take(l, "attention", g->dev->k.decode_scratch(g->dev, g->shape.decode, g->shape.max_seq, m->heads, m->head_dim));
+	g->skinny_scratch = engine_decode_rows(g) ? layout_take(l, "decoding", g->dev->k.skinny_scratch(g->dev, engine_decode_rows(g), widest, KN_PARTS * (g->lora ? g->lora->rank : 0))) : NULL;
 	g->cos_tab = floats(l, "rotary tables", g->shape.max_seq * (m->head_dim / 2));
 	g->sin_tab = floats(l, "rotary tables", g->shape.max_seq * (m->head_dim / 2));
 }
@@ -253,7 +254,7 @@ static bool fill_up(struct engine *g, struct choice *c)
 		return false;
 	if (g->shape.train)
 		raise_to_most(g, c, &c->lean, layers);
-	if (!g->w.dense)
+	if (!g->w.dense && !engine_decode_rows(g)) /* decoding reads the codes: a dense copy would be four times as many bytes */
 		raise_to_most(g, c, &c->cached, layers);
 	if (g->shape.train && c->lean > 0)
 		raise_to_most(g, c, &c->full, c->lean);

@@ -12,13 +12,30 @@ static int64_t kv_width(const struct model_desc *m)
 	return m->kv_heads * m->head_dim;
 }
 
+/* Steps of a burst: how often the host looks whether sequences have ended. */
+#define BURST 16
+
+static uint64_t steps_bytes(struct gen_steps *s, void *base, int64_t batch)
+{
+	struct layout l = { .base = base };
+	void *logprob = layout_array(&l, "steps", batch * BURST, sizeof(double)), *out = layout_array(&l, "steps", batch * BURST, sizeof(int32_t));
+	void *count = layout_array(&l, "steps", batch, sizeof(int32_t));
+
+	if (s) {
+		s->logprob = logprob;
+		s->out = out;
+		s->count = count;
+	}
+	return l.used;
+}
+
 uint64_t generator_bytes(const struct device *d, const struct model_desc *m, int64_t batch, int64_t context)
 {
 	struct layout l = { 0 };
 
 	layout_array(&l, "keys", batch * m->layers * context, (size_t)kv_width(m) * dtype_bytes(d->act));
 	layout_array(&l, "values", batch * m->layers * context, (size_t)kv_width(m) * dtype_bytes(d->act));
-	return l.used;
+	return l.used + steps_bytes(NULL, NULL, batch);
 }
 
 int generator_init(struct generator *n, struct engine *g, int64_t batch, int64_t context, struct err *e)
@@ -33,6 +50,10 @@ int generator_init(struct generator *n, struct engine *g, int64_t batch, int64_t
 	n->memory = device_alloc(g->dev, bytes, "the key-value cache (lower --batch or --context)", e);
 	if (!n->memory)
 		return -1;
+	bytes -= steps_bytes(NULL, NULL, batch);
+	steps_bytes(&n->steps, (char *)n->memory + bytes, batch);
+	n->steps.out_host = xcalloc((size_t)(batch * BURST), sizeof(*n->steps.out_host));
+	n->steps.logprob_host = xcalloc((size_t)(batch * BURST), sizeof(*n->steps.logprob_host));
 	n->cache = (struct kn_kv_cache){ n->memory, (char *)n->memory + bytes / 2, m->layers * context * kv_width(m), kv_width(m) };
 	microbatch_init(&n->mb, g->shape.max_tokens);
 	n->slot = xcalloc((size_t)batch, sizeof(*n->slot));
@@ -44,6 +65,11 @@ int generator_init(struct generator *n, struct engine *g, int64_t batch, int64_t
 
 void generator_release(struct generator *n)
 {
+	for (int i = 0; i < GEN_RECORDINGS; i++)
+		if (n->steps.rec[i].recording)
+			n->g->dev->k.forget(n->g->dev, n->steps.rec[i].recording);
+	free(n->steps.out_host);
+	free(n->steps.logprob_host);
 	if (n->memory)
 		device_free(n->g->dev, n->memory);
 	microbatch_release(&n->mb);
@@ -163,13 +189,10 @@ static bool is_stop(const struct gen_options *o, int32_t id)
 	return false;
 }
 
-/* Takes the next token of s from its logits; false when s has ended. */
-static bool take(struct generator *n, struct gen_seq *s, const float *z, const struct gen_options *o)
+/* The next token of s is id; false when s has ended. */
+static bool take_id(struct generator *n, struct gen_seq *s, int32_t id, double logprob, const struct gen_options *o)
 {
-	int64_t v = n->g->w.desc.vocab;
-	int32_t id = o->temperature > 0 ? draw(n, z, v, o, rng_unit(o->seed, s->stream, (uint64_t)s->n_new)) : argmax(z, v);
-
-	s->logprob += (double)z[id] - log_sum_exp(z, v, 1);
+	s->logprob += logprob;
 	if (is_stop(o, id)) {
 		s->finish = GEN_STOP;
 		return false;
@@ -177,6 +200,15 @@ static bool take(struct generator *n, struct gen_seq *s, const float *z, const s
 	s->out[s->n_new++] = id;
 	s->finish = s->n_new == o->max_new ? GEN_LENGTH : GEN_CONTEXT;
 	return s->n_new < o->max_new && s->n_prompt + s->n_new < n->context;
+}
+
+/* Takes the next token of s from its logits; false when s has ended. */
+static bool take(struct generator *n, struct gen_seq *s, const float *z, const struct gen_options *o)
+{
+	int64_t v = n->g->w.desc.vocab;
+	int32_t id = o->temperature > 0 ? draw(n, z, v, o, rng_unit(o->seed, s->stream, (uint64_t)s->n_new)) : argmax(z, v);
+
+	return take_id(n, s, id, (double)z[id] - log_sum_exp(z, v, 1), o);
 }
 
 /* Logits of the micro-batch's target rows through take; slots of the sequences that go on
@@ -255,6 +287,130 @@ static int64_t next_token(struct generator *n, struct gen_seq *s, int32_t *live,
 	return advance(n, s, live, 0, o);
 }
 
+/* --- steps that the device takes by itself --- */
+
+/* Rows for n_live sequences: few different numbers, so that few steps are recorded. Rows behind the last sequence repeat the
+ * first: they write the same keys to the same place. */
+static int64_t rows_for(const struct generator *n, int64_t n_live)
+{
+	int64_t rows = 1;
+
+	while (rows < n_live)
+		rows *= 2;
+	return rows < n->batch ? rows : n->batch;
+}
+
+/* The last tokens of the live sequences go where engine_decode reads them. */
+static void send_last(struct generator *n, const struct gen_seq *s, const int32_t *live, int64_t n_live, int64_t rows)
+{
+	struct engine *g = n->g;
+	struct microbatch *b = &n->mb;
+
+	microbatch_clear(b);
+	for (int64_t i = 0; i < rows; i++) {
+		int32_t slot = live[i < n_live ? i : 0];
+		const struct gen_seq *q = &s[slot];
+
+		add_token(b, q->out[q->n_new - 1], q->n_prompt + q->n_new - 1, slot);
+		b->tgt_id[i] = (int32_t)(q->n_prompt + q->n_new);
+	}
+	device_upload(g->dev, g->in.ids, b->ids, (uint64_t)rows * sizeof(int32_t));
+	device_upload(g->dev, g->in.pos, b->pos, (uint64_t)rows * sizeof(int32_t));
+	device_upload(g->dev, g->in.rec, b->rec, (uint64_t)rows * sizeof(int32_t));
+	device_upload(g->dev, g->in.tgt_id, b->tgt_id, (uint64_t)rows * sizeof(int32_t));
+}
+
+static void greedy_step(struct generator *n, int64_t rows)
+{
+	struct engine *g = n->g;
+	struct kn_pick p = { g->logits, rows, g->w.desc.vocab, BURST, g->in.ids, g->in.pos, g->in.tgt_id, n->steps.count, n->steps.out, n->steps.logprob };
+
+	engine_decode(g, rows, &n->cache, n->context);
+	g->dev->k.pick(g->dev, &p);
+}
+
+/* The first step of so many rows runs as it is, the second is recorded, the others are replayed. */
+static void run_step(struct generator *n, int64_t rows)
+{
+	struct device *d = n->g->dev;
+	int i = 0;
+
+	while (i < GEN_RECORDINGS - 1 && n->steps.rec[i].rows && n->steps.rec[i].rows != rows)
+		i++;
+	if (n->steps.rec[i].rows == rows && n->steps.rec[i].seen && !n->steps.rec[i].recording && d->k.record(d)) {
+		greedy_step(n, rows);
+		n->steps.rec[i].recording = d->k.recorded(d);
+	}
+	if (n->steps.rec[i].rows == rows && n->steps.rec[i].recording) {
+		d->k.replay(d, n->steps.rec[i].recording);
+		return;
+	}
+	n->steps.rec[i].seen = n->steps.rec[i].rows == 0 || n->steps.rec[i].rows == rows;
+	n->steps.rec[i].rows = n->steps.rec[i].rows ? n->steps.rec[i].rows : rows;
+	greedy_step(n, rows);
+}
+
+/* As many steps as no sequence's room forbids; those past a sequence's end are for nothing. */
+static int64_t burst_of(const struct generator *n, const struct gen_seq *s, const int32_t *live, int64_t n_live, const struct gen_options *o)
+{
+	int64_t steps = BURST, wanted = 0;
+
+	for (int64_t i = 0; i < n_live; i++) {
+		const struct gen_seq *q = &s[live[i]];
+		int64_t room = n->context - q->n_prompt - q->n_new, want = o->max_new - q->n_new;
+
+		steps = room < steps ? room : steps;
+		wanted = want > wanted ? want : wanted;
+	}
+	return wanted < steps ? wanted : steps;
+}
+
+/* A burst of greedy steps; slots of the sequences that go on stay in live. */
+static int64_t next_burst(struct generator *n, struct gen_seq *s, int32_t *live, int64_t n_live, const struct gen_options *o)
+{
+	struct device *d = n->g->dev;
+	int64_t rows = rows_for(n, n_live), steps = burst_of(n, s, live, n_live, o), on = 0;
+
+	send_last(n, s, live, n_live, rows);
+	device_zero(d, n->steps.count, (uint64_t)rows * sizeof(*n->steps.count));
+	for (int64_t i = 0; i < steps; i++)
+		run_step(n, rows);
+	device_download(d, n->steps.out_host, n->steps.out, (uint64_t)(rows * BURST) * sizeof(*n->steps.out));
+	device_download(d, n->steps.logprob_host, n->steps.logprob, (uint64_t)(rows * BURST) * sizeof(*n->steps.logprob));
+	for (int64_t i = 0; i < n_live; i++) {
+		bool goes_on = true;
+
+		for (int64_t k = 0; k < steps && goes_on; k++)
+			goes_on = take_id(n, &s[live[i]], n->steps.out_host[i * BURST + k], n->steps.logprob_host[i * BURST + k], o);
+		if (goes_on)
+			live[on++] = live[i];
+	}
+	return on;
+}
+
+/* One step whose tokens the host draws. */
+static int64_t next_drawn(struct generator *n, struct gen_seq *s, int32_t *live, int64_t n_live, const struct gen_options *o)
+{
+	struct device *d = n->g->dev;
+	int64_t vocab = n->g->w.desc.vocab, on = 0;
+
+	send_last(n, s, live, n_live, n_live);
+	engine_decode(n->g, n_live, &n->cache, n->context);
+	d->k.to_host(d, n->logits, n->g->logits, n_live * vocab);
+	for (int64_t i = 0; i < n_live; i++)
+		if (take(n, &s[live[i]], n->logits + i * vocab, o))
+			live[on++] = live[i];
+	return on;
+}
+
+static int64_t go_on(struct generator *n, struct gen_seq *s, int32_t *live, int64_t n_live, const struct gen_options *o)
+{
+	/* how follows from the batch that was planned, not from how many are left */
+	if (n->batch > engine_decode_rows(n->g))
+		return next_token(n, s, live, n_live, o);
+	return o->temperature > 0 ? next_drawn(n, s, live, n_live, o) : next_burst(n, s, live, n_live, o);
+}
+
 int generator_run(struct generator *n, struct gen_seq *s, int64_t count, const struct gen_options *o, struct err *e)
 {
 	int32_t *live = xcalloc((size_t)count + 1, sizeof(*live));
@@ -269,10 +425,11 @@ int generator_run(struct generator *n, struct gen_seq *s, int64_t count, const s
 			             (long long)n->context);
 	}
 	if (rc == 0) {
+		n->g->decode_rows = n->batch;
 		engine_place_adapters(n->g);
 		n_live = read_prompts(n, s, count, live, o);
 		while (n_live > 0)
-			n_live = next_token(n, s, live, n_live, o);
+			n_live = go_on(n, s, live, n_live, o);
 		rc = device_sync(n->g->dev, e);
 	}
 	free(live);

@@ -29,6 +29,22 @@ struct gen_seq {
 	double logprob; /* sum over the new tokens, the stop token's too */
 };
 
+enum { GEN_RECORDINGS = 16 };
+
+/* What a device that decodes by itself needs (engine_decode): the tokens of a burst of steps, and the recording of a
+ * step for each number of rows that was met. */
+struct gen_steps {
+	int32_t *count, *out; /* (batch), (batch, burst): device memory */
+	double *logprob;      /* (batch, burst): device memory */
+	int32_t *out_host;
+	double *logprob_host;
+	struct {
+		int64_t rows;
+		void *recording;
+		bool seen;    /* once without a recording: what is made at first use is there */
+	} rec[GEN_RECORDINGS];
+};
+
 struct generator {
 	struct engine *g;
 	int64_t batch, context;
@@ -39,6 +55,7 @@ struct generator {
 	float *logits;        /* (chunk, V) host copy */
 	uint32_t *idx;        /* (V) sampling scratch */
 	double *prob;         /* (V) */
+	struct gen_steps steps;
 };
 /* g: planned with train = false, max_tokens >= context and >= batch, and loaded.
  * context: most tokens of prompt and response together. */

@@ -18,21 +18,14 @@
 #include "base/hash.h"
 #include "train/engine.h"
 
+#define BENCH "bench_qlora_step"
+#include "random_model.h"
+
 struct conf {
 	const char *device, *shape, *base;
 	int64_t rank, alpha, batch, seq, accumulate, memory, steps, warmup, parts;
 	double dropout;
 };
-
-static struct err e = ERR_INIT;
-
-static void must(bool ok)
-{
-	if (ok)
-		return;
-	fprintf(stderr, "bench_qlora_step: %s\n", e.msg);
-	exit(e.code ? (int)e.code : 5);
-}
 
 static void usage(const char *what)
 {
@@ -60,119 +53,6 @@ static bool set(struct conf *c, const char *arg)
 			return true;
 		}
 	return strncmp(arg, "dropout=", 8) == 0 && parse_f64(arg + 8, &c->dropout);
-}
-
-static void describe(struct model_desc *m, const char *shape)
-{
-	static const struct {
-		const char *name;
-		int64_t layers, hidden, heads, kv, ffn, vocab;
-		bool tied;
-	} shapes[] = {
-		{ "tiny", 4, 512, 8, 2, 1536, 32000, false },
-		{ "1b", 16, 2048, 32, 8, 8192, 128256, true },
-		{ "3b", 28, 3072, 24, 8, 8192, 128256, true },
-		{ "8b", 32, 4096, 32, 8, 14336, 128256, false },
-		{ "70b", 80, 8192, 64, 8, 28672, 128256, false },
-	};
-
-	memset(m, 0, sizeof(*m));
-	for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++)
-		if (strcmp(shapes[i].name, shape) == 0)
-			*m = (struct model_desc){ .family = "llama", .layers = shapes[i].layers, .hidden = shapes[i].hidden, .heads = shapes[i].heads,
-				.kv_heads = shapes[i].kv, .head_dim = shapes[i].hidden / shapes[i].heads, .ffn = shapes[i].ffn, .vocab = shapes[i].vocab,
-				.max_pos = 1 << 20, .rms_eps = 1e-5, .tied = shapes[i].tied, .rope_theta = 500000, .dtype = DT_BF16 };
-	if (!m->layers)
-		usage(shape);
-}
-
-/* --- weights at random, made here and sent in pieces --- */
-
-#define PIECE (1 << 24)
-
-static uint16_t normal_bf16[PIECE]; /* N(0, 0.02) */
-static uint8_t bytes[PIECE];
-
-static void make_noise(void)
-{
-	for (int64_t i = 0; i < PIECE; i += 2) {
-		uint64_t r = rng_u64(1, 2, (uint64_t)i / 2);
-
-		memcpy(bytes + i, &r, 2);
-		/* a sum of four uniform numbers is near enough to a normal one for a benchmark */
-		for (int k = 0; k < 2; k++) {
-			uint64_t q = k ? rng_u64(1, 3, (uint64_t)i) : r;
-			double s = (double)(q & 0xffff) + (double)(q >> 16 & 0xffff) + (double)(q >> 32 & 0xffff) + (double)(q >> 48);
-
-			normal_bf16[i + k] = f32_to_bf16((float)((s / 65536 - 2) * 1.732 * 0.02));
-		}
-	}
-}
-
-static void send(struct device *d, void *to, const void *noise, uint64_t n)
-{
-	for (uint64_t at = 0; at < n; at += PIECE)
-		device_upload(d, (char *)to + at, noise, n - at < PIECE ? n - at : PIECE);
-}
-
-static void send_const(struct device *d, float *to, int64_t n, float v, float spread)
-{
-	float *x = xcalloc((size_t)n, sizeof(*x));
-
-	for (int64_t i = 0; i < n; i++)
-		x[i] = v + spread * (float)(bytes[i % PIECE] - 128) / 128;
-	device_upload(d, to, x, (uint64_t)n * sizeof(*x));
-	free(x);
-}
-
-/* NF4: random codes; scales about 0.045, the largest of 64 of N(0, 0.02). */
-static void fill_nf4(struct engine *g, int64_t layer, int slot, void *room)
-{
-	struct device *d = g->dev;
-	struct nf4 q;
-
-	weights_codes(&g->w, layer, slot, room, &q);
-	send(d, q.codes, bytes, (uint64_t)(q.n + 1) / 2);
-	send(d, q.qabsmax, bytes, (uint64_t)nf4_blocks(q.n));
-	send_const(d, q.absmax2, nf4_blocks2(q.n), 0.01f, 0.001f);
-	q.offset = 0.045f;
-	weights_put(&g->w, d, layer, slot, &q);
-}
-
-static void fill(struct engine *g)
-{
-	struct device *d = g->dev;
-	const struct model_desc *m = &g->w.desc;
-	uint64_t table = (uint64_t)(m->vocab * m->hidden) * 2;
-	void *room = device_alloc(d, weights_room(&g->w), "weights on their way", &e);
-
-	must(room != NULL);
-
-	make_noise();
-	for (uint64_t at = 0; g->w.host_embed && at < table; at += PIECE)
-		memcpy((char *)g->w.embed.data + at, normal_bf16, table - at < PIECE ? table - at : PIECE);
-	if (!g->w.host_embed)
-		send(d, g->w.embed.data, normal_bf16, table);
-	if (!m->tied)
-		send(d, g->w.head.data, normal_bf16, table);
-	send_const(d, g->w.norm, m->hidden, 1, 0.1f);
-	for (int64_t i = 0; i < m->layers; i++) {
-		struct layer_weights *lw = &g->w.layers[i];
-
-		send_const(d, lw->norm1, m->hidden, 1, 0.1f);
-		send_const(d, lw->norm2, m->hidden, 1, 0.1f);
-		for (int s = 0; s < LIN_N; s++)
-			if (g->w.nf4)
-				fill_nf4(g, i, s, room);
-		for (int k = 0; k < GRP_N; k++) {
-			struct wgroup *w = &lw->grp[k];
-
-			if (g->w.dense)
-				send(d, w->dense, normal_bf16, (uint64_t)(w->out * w->ld) * 2);
-		}
-	}
-	must(device_sync(d, &e) == 0);
-	device_free(d, room);
 }
 
 /* --- milliseconds by operation: each one is waited for --- */
@@ -370,7 +250,8 @@ static void setup(struct bench *x)
 	uint64_t before, total;
 	double from = now_seconds();
 
-	describe(&x->m, x->c.shape);
+	if (!describe(&x->m, x->c.shape))
+		usage(x->c.shape);
 	must(device_open(&x->dev, x->c.device, 0, &e) == 0);
 	x->dev.k.memory(&x->dev, &before, &total);
 	s.budget = x->c.memory ? (uint64_t)x->c.memory << 20 : x->dev.free_bytes / 100 * 97;

@@ -1,0 +1,137 @@
+/* Public shapes with weights made at random on the machine, for the benchmarks that run a model. Included once, by a
+ * program that has defined BENCH, its name. */
+#ifndef LP_BENCH_RANDOM_MODEL_H
+#define LP_BENCH_RANDOM_MODEL_H
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/rng.h"
+#include "base/xalloc.h"
+#include "train/engine.h"
+
+static struct err e = ERR_INIT;
+
+static void must(bool ok)
+{
+	if (ok)
+		return;
+	fprintf(stderr, BENCH ": %s\n", e.msg);
+	exit(e.code ? (int)e.code : 5);
+}
+
+/* false: no shape of that name. */
+static bool describe(struct model_desc *m, const char *shape)
+{
+	static const struct {
+		const char *name;
+		int64_t layers, hidden, heads, kv, ffn, vocab;
+		bool tied;
+	} shapes[] = {
+		{ "tiny", 4, 512, 8, 2, 1536, 32000, false },
+		{ "1b", 16, 2048, 32, 8, 8192, 128256, true },
+		{ "3b", 28, 3072, 24, 8, 8192, 128256, true },
+		{ "8b", 32, 4096, 32, 8, 14336, 128256, false },
+		{ "70b", 80, 8192, 64, 8, 28672, 128256, false },
+	};
+
+	memset(m, 0, sizeof(*m));
+	for (size_t i = 0; i < sizeof(shapes) / sizeof(*shapes); i++)
+		if (strcmp(shapes[i].name, shape) == 0)
+			*m = (struct model_desc){ .family = "llama", .layers = shapes[i].layers, .hidden = shapes[i].hidden, .heads = shapes[i].heads,
+				.kv_heads = shapes[i].kv, .head_dim = shapes[i].hidden / shapes[i].heads, .ffn = shapes[i].ffn, .vocab = shapes[i].vocab,
+				.max_pos = 1 << 20, .rms_eps = 1e-5, .tied = shapes[i].tied, .rope_theta = 500000, .dtype = DT_BF16 };
+	return m->layers > 0;
+}
+
+/* --- weights at random, made here and sent in pieces --- */
+
+#define PIECE (1 << 24)
+
+static uint16_t normal_bf16[PIECE]; /* N(0, 0.02) */
+static uint8_t bytes[PIECE];
+
+static void make_noise(void)
+{
+	for (int64_t i = 0; i < PIECE; i += 2) {
+		uint64_t r = rng_u64(1, 2, (uint64_t)i / 2);
+
+		memcpy(bytes + i, &r, 2);
+		/* a sum of four uniform numbers is near enough to a normal one for a benchmark */
+		for (int k = 0; k < 2; k++) {
+			uint64_t q = k ? rng_u64(1, 3, (uint64_t)i) : r;
+			double s = (double)(q & 0xffff) + (double)(q >> 16 & 0xffff) + (double)(q >> 32 & 0xffff) + (double)(q >> 48);
+
+			normal_bf16[i + k] = f32_to_bf16((float)((s / 65536 - 2) * 1.732 * 0.02));
+		}
+	}
+}
+
+static void send(struct device *d, void *to, const void *noise, uint64_t n)
+{
+	for (uint64_t at = 0; at < n; at += PIECE)
+		device_upload(d, (char *)to + at, noise, n - at < PIECE ? n - at : PIECE);
+}
+
+static void send_const(struct device *d, float *to, int64_t n, float v, float spread)
+{
+	float *x = xcalloc((size_t)n, sizeof(*x));
+
+	for (int64_t i = 0; i < n; i++)
+		x[i] = v + spread * (float)(bytes[i % PIECE] - 128) / 128;
+	device_upload(d, to, x, (uint64_t)n * sizeof(*x));
+	free(x);
+}
+
+/* NF4: random codes; scales about 0.045, the largest of 64 of N(0, 0.02). */
+static void fill_nf4(struct engine *g, int64_t layer, int slot, void *room)
+{
+	struct device *d = g->dev;
+	struct nf4 q;
+
+	weights_codes(&g->w, layer, slot, room, &q);
+	send(d, q.codes, bytes, (uint64_t)(q.n + 1) / 2);
+	send(d, q.qabsmax, bytes, (uint64_t)nf4_blocks(q.n));
+	send_const(d, q.absmax2, nf4_blocks2(q.n), 0.01f, 0.001f);
+	q.offset = 0.045f;
+	weights_put(&g->w, d, layer, slot, &q);
+}
+
+static void fill(struct engine *g)
+{
+	struct device *d = g->dev;
+	const struct model_desc *m = &g->w.desc;
+	uint64_t table = (uint64_t)(m->vocab * m->hidden) * 2;
+	void *room = device_alloc(d, weights_room(&g->w), "weights on their way", &e);
+
+	must(room != NULL);
+
+	make_noise();
+	for (uint64_t at = 0; g->w.host_embed && at < table; at += PIECE)
+		memcpy((char *)g->w.embed.data + at, normal_bf16, table - at < PIECE ? table - at : PIECE);
+	if (!g->w.host_embed)
+		send(d, g->w.embed.data, normal_bf16, table);
+	if (!m->tied)
+		send(d, g->w.head.data, normal_bf16, table);
+	send_const(d, g->w.norm, m->hidden, 1, 0.1f);
+	for (int64_t i = 0; i < m->layers; i++) {
+		struct layer_weights *lw = &g->w.layers[i];
+
+		send_const(d, lw->norm1, m->hidden, 1, 0.1f);
+		send_const(d, lw->norm2, m->hidden, 1, 0.1f);
+		for (int s = 0; s < LIN_N; s++)
+			if (g->w.nf4)
+				fill_nf4(g, i, s, room);
+		for (int k = 0; k < GRP_N; k++) {
+			struct wgroup *w = &lw->grp[k];
+
+			if (g->w.dense)
+				send(d, w->dense, normal_bf16, (uint64_t)(w->out * w->ld) * 2);
+		}
+	}
+	must(device_sync(d, &e) == 0);
+	device_free(d, room);
+}
+
+#endif
