@@ -4,9 +4,7 @@
 
 #include <math.h>
 
-extern "C" {
-#include "kernels/dynmap.h"
-}
+#include "kernels/dynmap.cuh"
 
 #define THREADS ADAM8_BLOCK
 
@@ -57,28 +55,6 @@ static __device__ __forceinline__ float update(float p, float m, float v, const 
 	return __fadd_rn(__fmul_rn(p, c.decay), -__fmul_rn(c.step, u));
 }
 
-/* dynmap_code: snapped to the grid of 65,536 points, then the nearest entry. */
-static __device__ __forceinline__ uint8_t code_of(const float *map, float v)
-{
-	int step, lo = 0, hi = 255;
-	float left, right;
-
-	v = v < -1.0f ? -1.0f : v > 1.0f ? 1.0f : v;
-	step = (int)__fmaf_rn(__fmul_rn(__fadd_rn(v, 1.0f), 0.5f), 65535.0f, 0.5f);
-	v = (float)(step / 65535.0 * 2.0 - 1.0);
-	while (hi - lo > 1) {
-		int mid = (lo + hi) / 2;
-
-		if (map[mid] <= v)
-			lo = mid;
-		else
-			hi = mid;
-	}
-	left = fabsf(v - map[lo]);
-	right = fabsf(map[lo + 1] - v);
-	return (uint8_t)(right < left ? lo + 1 : lo);
-}
-
 static __device__ __forceinline__ void store(float x, bool in, const float *map, uint8_t *code, float *max, float *shared)
 {
 	float m = block_max(in ? fabsf(x) : 0, shared);
@@ -86,7 +62,7 @@ static __device__ __forceinline__ void store(float x, bool in, const float *map,
 	if (threadIdx.x == 0)
 		*max = m;
 	if (in)
-		*code = m > 0 ? code_of(map, __fmul_rn(x, __fdiv_rn(1.0f, m))) : 0;
+		*code = m > 0 ? dynmap_code_of(map, __fmul_rn(x, __fdiv_rn(1.0f, m))) : 0;
 }
 
 /* The segment that a block of elements belongs to. */

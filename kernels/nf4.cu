@@ -1,9 +1,7 @@
 /* NF4 to bf16: 8 bytes of codes, a quarter of a block, a thread. */
 #include "kernels/cuda.cuh"
 
-extern "C" {
-#include "kernels/dynmap.h"
-}
+#include "kernels/dynmap.cuh"
 
 #define THREADS 256
 
@@ -137,27 +135,6 @@ static __global__ void __launch_bounds__(THREADS) quant_kernel(uint8_t *codes, f
 		absmax[block] = whole ? m : floor_m;
 }
 
-static __device__ __forceinline__ uint8_t code_of(float v)
-{
-	int step, lo = 0, hi = 255;
-	float left, right;
-
-	v = v < -1.0f ? -1.0f : v > 1.0f ? 1.0f : v;
-	step = (int)__fmaf_rn(__fmul_rn(__fadd_rn(v, 1.0f), 0.5f), 65535.0f, 0.5f);
-	v = (float)(step / 65535.0 * 2.0 - 1.0);
-	while (hi - lo > 1) {
-		int mid = (lo + hi) / 2;
-
-		if (map[mid] <= v)
-			lo = mid;
-		else
-			hi = mid;
-	}
-	left = fabsf(v - map[lo]);
-	right = fabsf(map[lo + 1] - v);
-	return (uint8_t)(right < left ? lo + 1 : lo);
-}
-
 /* A thread block a second-level block. */
 static __global__ void __launch_bounds__(NF4_BLOCK2) quant_absmax_kernel(uint8_t *qabsmax, float *absmax2, const float *absmax, float offset, int64_t n_blocks)
 {
@@ -168,7 +145,7 @@ static __global__ void __launch_bounds__(NF4_BLOCK2) quant_absmax_kernel(uint8_t
 	if (threadIdx.x == 0)
 		absmax2[blockIdx.x] = m;
 	if (b < n_blocks)
-		qabsmax[b] = m == 0 ? 0 : code_of(__fmul_rn(v, __fdiv_rn(1.0f, m)));
+		qabsmax[b] = m == 0 ? 0 : dynmap_code_of(map, __fmul_rn(v, __fdiv_rn(1.0f, m)));
 }
 
 static __global__ void __launch_bounds__(SUM_BLOCKS) mean_kernel(const float *x, int64_t n, double *out)
