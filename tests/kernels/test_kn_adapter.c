@@ -1,0 +1,238 @@
+/* What adapters are made of, against fp64: their place beside a dense weight, their skinny products, and the optimiser beside
+ * the CPU's. LP_DEVICE names the device, as test_kn_ops.c says. */
+#include <check.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/device.h"
+#include "arrays.h"
+
+/* --- adapters in a dense form --- */
+
+START_TEST(test_adapter_place)
+{
+	enum { IN = 40, OUT = 70, PAD = 64, R = 8, LD = IN + PAD, N = 2 };
+	static const int64_t row[N] = { 0, 30 }, rows[N] = { 30, 25 };
+	float *a = noise(N * R * IN, 1, 1), *b0 = noise(rows[0] * R, 1, 2), *b1 = noise(rows[1] * R, 1, 3), *w = noise(OUT * IN, 1, 4);
+	float *full = xcalloc((OUT + PAD) * LD, 4), *g;
+	void *pa = up_raw(&dev, a, N * R * IN * 4), *pb0 = up_raw(&dev, b0, (uint64_t)rows[0] * R * 4), *pb1 = up_raw(&dev, b1, (uint64_t)rows[1] * R * 4), *pg;
+	struct kn_adapters k = { IN, OUT, PAD, N, R, 0.5f, pa, { pb0, pb1 }, { row[0], row[1] }, { rows[0], rows[1] } };
+
+	for (int i = 0; i < (OUT + PAD) * LD; i++)
+		full[i] = i / LD < OUT && i % LD < IN ? w[i / LD * IN + i % LD] : 9;
+	pg = up(&dev, full, OUT + PAD, LD, LD);
+	dev.k.adapter_place(&dev, pg, LD, &k);
+	g = down(&dev, pg, OUT + PAD, LD, LD);
+	for (int64_t i = 0; i < OUT + PAD; i++)
+		for (int64_t j = 0; j < LD; j++) {
+			double want = 0;
+			int64_t s = (j - IN) / R;
+
+			if (i >= OUT && j >= IN)
+				continue; /* nobody reads the corner */
+			if (j < IN)
+				want = i < OUT ? w[i * IN + j] : i < OUT + N * R ? a[(i - OUT) * IN + j] : 0;
+			else if (s < N && i >= row[s] && i < row[s] + rows[s])
+				want = 0.5 * (s ? b1 : b0)[(i - row[s]) * R + (j - IN) % R];
+			near(g[i * LD + j], want, ulp * fabs(want), "g", i * LD + j);
+		}
+	device_free(&dev, pa), device_free(&dev, pb0), device_free(&dev, pb1), device_free(&dev, pg);
+	free(a), free(b0), free(b1), free(w), free(full), free(g);
+}
+END_TEST
+
+/* --- an adapter's inner gradients --- */
+
+static const struct {
+	int64_t t, rank;
+	int n;
+	int64_t rows[3];
+} grad_shapes[] = { { 1, 16, 1, { 64 } }, { 700, 16, 3, { 256, 64, 64 } }, { 513, 32, 2, { 192, 192 } }, { 130, 8, 2, { 40, 24 } },
+	            { 1100, 16, 1, { 4096 } }, { 300, 16, 2, { 100, 60 } } };
+
+START_TEST(test_adapter_grad)
+{
+	int64_t t = grad_shapes[_i].t, r = grad_shapes[_i].rank, out = 0, pad = 112, ld, ldg = 24, inner;
+	int n = grad_shapes[_i].n;
+	struct kn_adapter_grad a = { .t = t, .n = n, .rank = r, .scale = 0.5f }, b;
+	float *dy, *g, *s, *full, *db0, *db;
+
+	for (int j = 0; j < n; j++) {
+		a.row[j] = out;
+		a.rows[j] = grad_shapes[_i].rows[j];
+		out += a.rows[j];
+	}
+	inner = n * r;
+	ld = out + pad;
+	ldg += inner;
+	a.out = out, a.ldy = ld, a.ldg = ldg, a.ld_s = inner + 8;
+	dy = noise(t * out, 1, 1), s = noise(t * inner, 1, 2), g = noise(out * inner, 0.1, 3), db0 = noise(out * r, 1, 4);
+	for (int64_t i = 0; i < out; i++) /* off its own projection's columns G is zero */
+		for (int64_t k = 0; k < inner; k++)
+			if (i < a.row[k / r] || i >= a.row[k / r] + a.rows[k / r])
+				g[i * inner + k] = 0;
+	for (int again_too = 0; again_too < 2; again_too++) {
+		struct device *d = again_too ? &again : &dev;
+		struct kn_adapter_grad *x = again_too ? &b : &a;
+
+		if (again_too)
+			b = a;
+		x->dy = up(d, dy, t, out, ld);
+		x->b = up(d, g, out, inner, ldg);
+		x->s = up(d, s, t, inner, a.ld_s);
+		for (int j = 0; j < n; j++)
+			x->db[j] = up_raw(d, db0 + a.row[j] * r, (uint64_t)(a.rows[j] * r) * 4);
+		x->scratch = room(d, d->k.adapter_scratch(d, t, 64, out, n, r));
+		d->k.adapter_grad(d, x);
+	}
+	same_bytes(&dev, a.dy, &again, b.dy, act_bytes(t * ld));
+	full = down(&dev, a.dy, t, out + inner, ld);
+	for (int64_t i = 0; i < t; i++)
+		for (int64_t k = 0; k < inner; k++) {
+			double want = 0, size = 0;
+			int j = (int)(k / r);
+
+			for (int64_t c = a.row[j]; c < a.row[j] + a.rows[j]; c++) {
+				want += (double)dy[i * out + c] * (double)g[c * inner + k];
+				size += fabs((double)dy[i * out + c] * (double)g[c * inner + k]);
+			}
+			near(full[i * (out + inner) + out + k], want, (double)(a.rows[j] + 2) * 0x1p-24 * size + ulp * fabs(want), "ds", i * inner + k);
+		}
+	for (int j = 0; j < n; j++) {
+		same_bytes(&dev, a.db[j], &again, b.db[j], (uint64_t)(a.rows[j] * r) * 4);
+		db = down_f32(&dev, a.db[j], a.rows[j] * r);
+		for (int64_t c = 0; c < a.rows[j]; c += c < 100 ? 1 : 97)
+			for (int64_t k = 0; k < r; k++) {
+				double want = db0[(a.row[j] + c) * r + k], size = fabs(want);
+
+				for (int64_t i = 0; i < t; i++) {
+					want += 0.5 * (double)dy[i * out + a.row[j] + c] * (double)s[i * inner + j * r + k];
+					size += fabs((double)dy[i * out + a.row[j] + c] * (double)s[i * inner + j * r + k]);
+				}
+				near(db[c * r + k], want, (double)(t + 2) * 0x1p-24 * size, "db", c * r + k);
+			}
+		free(db);
+		device_free(&dev, a.db[j]), device_free(&again, b.db[j]);
+	}
+	device_free(&dev, a.dy), device_free(&dev, (void *)(uintptr_t)a.b), device_free(&dev, (void *)(uintptr_t)a.s), device_free(&dev, a.scratch);
+	device_free(&again, b.dy), device_free(&again, (void *)(uintptr_t)b.b), device_free(&again, (void *)(uintptr_t)b.s), device_free(&again, b.scratch);
+	free(dy), free(g), free(s), free(full), free(db0);
+}
+END_TEST
+
+START_TEST(test_adapter_outer)
+{
+	static const int64_t shapes[][3] = { { 1, 64, 16 }, { 130, 128, 48 }, { 700, 320, 32 }, { 1000, 64, 96 }, { 77, 60, 8 }, { 2100, 192, 80 } };
+	int64_t t = shapes[_i][0], in = shapes[_i][1], nr = shapes[_i][2], ldx = in + 112, lda = in + 8, ld_ds = nr + 8;
+	float *x = noise(t * in, 1, 1), *m = noise(nr * in, 0.1, 2), *ds = noise(t * nr, 1, 3), *da0 = noise(nr * in, 1, 4), *s, *da;
+	struct kn_adapter_outer k[2];
+
+	for (int i = 0; i < 2; i++) {
+		struct device *d = i ? &again : &dev;
+
+		k[i] = (struct kn_adapter_outer){ t, in, nr, up(d, x, t, in, ldx), ldx, up(d, m, nr, in, lda), lda, up(d, ds, t, nr, ld_ds), ld_ds,
+			up_raw(d, da0, (uint64_t)(nr * in) * 4), room(d, d->k.adapter_scratch(d, t, in, 64, (int)(nr / 8), 8)) };
+		d->k.adapter_down(d, &k[i]);
+		d->k.adapter_outer(d, &k[i]);
+	}
+	same_bytes(&dev, k[0].x, &again, k[1].x, act_bytes(t * ldx));
+	same_bytes(&dev, k[0].da, &again, k[1].da, (uint64_t)(nr * in) * 4);
+	s = down(&dev, k[0].x, t, in + nr, ldx);
+	da = down_f32(&dev, k[0].da, nr * in);
+	for (int64_t i = 0; i < t; i++)
+		for (int64_t j = 0; j < nr; j++) {
+			double want = 0, size = 0;
+
+			for (int64_t c = 0; c < in; c++) {
+				want += (double)x[i * in + c] * (double)m[j * in + c];
+				size += fabs((double)x[i * in + c] * (double)m[j * in + c]);
+			}
+			near(s[i * (in + nr) + in + j], want, (double)(in + 2) * 0x1p-24 * size + ulp * fabs(want), "s", i * nr + j);
+		}
+	for (int64_t j = 0; j < nr; j++)
+		for (int64_t c = 0; c < in; c += 7) {
+			double want = da0[j * in + c], size = fabs(want);
+
+			for (int64_t i = 0; i < t; i++) {
+				want += (double)ds[i * nr + j] * (double)x[i * in + c];
+				size += fabs((double)ds[i * nr + j] * (double)x[i * in + c]);
+			}
+			near(da[j * in + c], want, (double)(t + 2) * 0x1p-24 * size, "da", j * in + c);
+		}
+	for (int i = 0; i < 2; i++) {
+		void *all[] = { k[i].x, (void *)(uintptr_t)k[i].a, (void *)(uintptr_t)k[i].ds, k[i].da, k[i].scratch };
+
+		for (int j = 0; j < 5; j++)
+			device_free(i ? &again : &dev, all[j]);
+	}
+	free(x), free(m), free(ds), free(da0), free(s), free(da);
+}
+END_TEST
+
+/* --- optimisers: a few steps beside the CPU's, with clipping; then gradients that are not finite --- */
+
+START_TEST(test_adam)
+{
+	enum { N = 5000, FIRST = 700, STEPS = 4 };
+	struct device cpu = { .threads = 1 };
+	int64_t blocks = N / ADAM8_BLOCK + 2, apart = 0;
+	float *p = noise(N, 1, 1), *g, *m = xcalloc(N, 4), *v = xcalloc(N, 4), *mm = xcalloc((size_t)blocks, 4), *vm = xcalloc((size_t)blocks, 4), *got;
+	uint8_t *m8 = xcalloc(N, 1), *v8 = xcalloc(N, 1), codes[N];
+	void *pp = up_raw(&dev, p, N * 4), *pm = room(&dev, N * 4), *pv = room(&dev, N * 4), *pmm = room(&dev, N * 4), *pvm = room(&dev, N * 4), *ps = room(&dev, 8), *pg;
+	/* two tensors, the first ends within a block */
+	struct kn_adam_seg last = { FIRST, N - FIRST, FIRST, 3, 3, _i }, segs[2] = { { 0, FIRST, 0, 0, 0, _i }, last };
+	void *psegs = up_raw(&dev, segs, sizeof(segs));
+	struct kn_adam_arrays x = { pp, NULL, pm, pv, pm, pv, pmm, pvm }, x2 = { p, NULL, m, v, m8, v8, mm, vm };
+	double squares = 30, nan = NAN;
+
+	for (int t = 1; t <= STEPS; t++) {
+		struct kn_adam a = { 1e-3, 0.9, 0.999, 1e-8, 0.01, t, 1, &squares, 0.3 }, on = a;
+
+		g = noise(N, 0.01, (uint64_t)(10 + t));
+		pg = up_raw(&dev, g, N * 4);
+		x.g = pg;
+		on.squares = ps;
+		for (int bad = 1; bad >= 0; bad--) {
+			device_upload(&dev, ps, bad ? &nan : &squares, sizeof(squares));
+			dev.k.adam(&dev, segs, psegs, 2, last.block + (last.n + ADAM8_BLOCK - 1) / ADAM8_BLOCK, &x, &on);
+		}
+		x2.g = g;
+		kn_adam_cpu(&cpu, segs, NULL, 2, 0, &x2, &a);
+		device_free(&dev, pg);
+		free(g);
+	}
+	got = down_f32(&dev, pp, N);
+	for (int i = 0; i < N; i++)
+		near(got[i], p[i], 1e-6 * (1e-3 + fabs((double)p[i])), "p", i);
+	free(got);
+	if (_i) {
+		device_download(&dev, codes, pm, N);
+		for (int i = 0; i < N; i++) {
+			ck_assert_int_le(abs(codes[i] - m8[i]), 1);
+			apart += codes[i] != m8[i];
+		}
+		ck_assert_int_le(apart, N / 1000);
+	} else {
+		got = down_f32(&dev, pv, N);
+		for (int i = 0; i < N; i++)
+			near(got[i], v[i], 1e-6 * fabs((double)v[i]), "v", i);
+		free(got);
+	}
+	device_free(&dev, pp), device_free(&dev, pm), device_free(&dev, pv), device_free(&dev, pmm), device_free(&dev, pvm), device_free(&dev, ps), device_free(&dev, psegs);
+	free(p), free(m), free(v), free(mm), free(vm), free(m8), free(v8);
+}
+END_TEST
+
+static void add(TCase *t)
+{
+	tcase_add_test(t, test_adapter_place);
+	tcase_add_loop_test(t, test_adapter_grad, 0, (int)(sizeof(grad_shapes) / sizeof(*grad_shapes)));
+	tcase_add_loop_test(t, test_adapter_outer, 0, 6);
+	tcase_add_loop_test(t, test_adam, 0, 2);
+}
+
+int main(void)
+{
+	return run_suite("kn_adapter", add);
+}
