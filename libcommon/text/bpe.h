@@ -45,9 +45,9 @@ struct bpe *bpe_new(const struct json *model, const struct bpe_pairs *merges, co
  * two neighbours merge when v has what they make, the lowest rank first, of
  * equal ranks the leftmost. rank by id; BPE_NO_RANK: nothing merges into it.
  * bytes: v holds raw bytes, and a piece that v has is one token; else UTF-8,
- * and a character that v lacks is unk. traced: by id, or NULL; see bpe_trace. */
+ * and a character that v lacks is unk. traced: by id, or NULL; see bpe_trace. tables: NULL: to be made of rank. */
 #define BPE_NO_RANK UINT32_MAX
-struct bpe *bpe_from_ranks(const struct vocab *v, const uint32_t *rank, bool bytes, int32_t unk, const bool *traced, struct err *e) LP_MUST_USE;
+struct bpe *bpe_from_ranks(const struct vocab *v, const uint32_t *rank, bool bytes, int32_t unk, const bool *traced, const struct bpe_tables *tables, struct err *e) LP_MUST_USE;
 /* What the ids of marked text become: unk, and what is not below n, a token for each byte. f outlives b. */
 struct bpe_final {
 	const int32_t *name_of; /* (n) */

@@ -533,7 +533,17 @@ static int load_ranks(struct bpe *b, const uint32_t *rank, struct err *e)
 	return rc;
 }
 
-struct bpe *bpe_from_ranks(const struct vocab *v, const uint32_t *rank, bool bytes, int32_t unk, const bool *traced, struct err *e)
+static int tables_of_ranks(struct bpe *b, const uint32_t *rank, struct err *e)
+{
+	if (!b->bytes)
+		load_direct(b);
+	if (load_ranks(b, rank, e) || (b->bytes && find_shorts(b, e)))
+		return -1;
+	find_first(b);
+	return 0;
+}
+
+struct bpe *bpe_from_ranks(const struct vocab *v, const uint32_t *rank, bool bytes, int32_t unk, const bool *traced, const struct bpe_tables *tables, struct err *e)
 {
 	struct bpe *b = xcalloc(1, sizeof(*b));
 
@@ -546,13 +556,10 @@ struct bpe *bpe_from_ranks(const struct vocab *v, const uint32_t *rank, bool byt
 
 		b->byte_id[i] = bytes ? vocab_find(v, &c, 1) : -1;
 	}
-	if (!bytes)
-		load_direct(b);
-	if (load_ranks(b, rank, e) || (bytes && find_shorts(b, e))) {
+	if (tables ? bpe_borrow(b, tables, e) : tables_of_ranks(b, rank, e)) {
 		bpe_free(b);
 		return NULL;
 	}
-	find_first(b);
 	find_marked(b);
 	return b;
 }

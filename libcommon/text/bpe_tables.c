@@ -69,7 +69,7 @@ int bpe_borrow(struct bpe *b, const struct bpe_tables *t, struct err *e)
 	size_t n = t->merges_bytes / sizeof(*b->merges);
 
 	b->borrowed = true;
-	if (!t->first == b->bytes || !t->direct == !b->bytes || (b->bytes && b->ignore_merges && (!t->raw.slots || !t->shorts)))
+	if (!t->first == b->bytes || !t->direct == !b->bytes || (b->bytes && b->ignore_merges && (!t->shorts || (b->whole == &b->raw && !t->raw.slots))))
 		return err_set(e, LP_DATA, "the tables are another model's");
 	b->raw = t->raw;
 	b->merges = (struct bpe_bucket *)t->merges;

@@ -12,6 +12,7 @@ struct block {
 	uint64_t high;                 /* beyond ASCII */
 	uint64_t letter, digit, space; /* space: any white space */
 	uint64_t blank, line, quote;   /* ' ', \r or \n, ' */
+	uint64_t small, slash;         /* of the letters; / */
 };
 
 #ifdef __SSE2__
@@ -43,7 +44,10 @@ static inline void classify(const char *s, struct block *b)
 		b->blank |= set(blank, at);
 		b->line |= set(line, at);
 		b->quote |= set(_mm_cmpeq_epi8(x, _mm_set1_epi8('\'')), at);
+		b->small |= set(_mm_slli_epi16(x, 2), at); /* 0x20 is now the top bit */
+		b->slash |= set(_mm_cmpeq_epi8(x, _mm_set1_epi8('/')), at);
 	}
+	b->small &= b->letter;
 }
 #else
 /* Slower than the scanners, so nothing is found here. */
@@ -132,6 +136,25 @@ static inline uint64_t short_forms(const char *s, uint64_t quotes, bool fold, ui
 	return bound;
 }
 
+/* The same behind words, which they belong to; one a word. */
+static inline uint64_t joined_forms(const char *s, uint64_t quotes, uint64_t bound, unsigned *limit)
+{
+	for (unsigned end = 0; quotes; quotes &= quotes - 1) {
+		unsigned k = (unsigned)__builtin_ctzll(quotes), n;
+
+		if (k + 3 >= *limit) {
+			*limit = k < *limit ? k : *limit;
+			break;
+		}
+		n = k == end ? 0 : short_form(s + k, true);
+		if (n) {
+			end = k + n;
+			bound = (bound & ~(below(n) << k)) | 1ull << end;
+		}
+	}
+	return bound;
+}
+
 /* White space that reaches the end of what is known: nothing behind its first byte is certain. */
 static inline unsigned before_space(uint64_t space, unsigned limit)
 {
@@ -142,35 +165,65 @@ static inline unsigned before_space(uint64_t space, unsigned limit)
 	return rest ? 65 - (unsigned)__builtin_clzll(rest) : 1;
 }
 
-size_t pretok_block_cl100k(const char *s, size_t i, unsigned digits, uint32_t *end)
+/* What the patterns of cl100k and o200k have in common: word: where the words of a run of
+ * letters begin; more: what marks take with them besides line ends. */
+static inline uint64_t cl100k_bounds(const struct block *b, uint64_t seen, unsigned digits, uint64_t word, uint64_t more, uint64_t *alone, uint64_t *spaces)
 {
-	struct block b;
-	uint64_t seen, other, eaten, space, plain, tail, last, bound, alone, line;
-	unsigned limit;
+	uint64_t other, begin, taken, eaten, space, plain, tail, last, bound, line;
 
-	classify(s + i, &b);
-	limit = valid(&b);
-	if (limit < 8)
-		return 0;
-	seen = below(limit);
-	other = ~(b.letter | b.digit | b.space) & seen;
-	line = b.line & (other << 1); /* line ends behind marks belong to them */
-	eaten = b.line & ~(b.line + line);
-	space = b.space & seen & ~eaten;
-	line = b.line & space;
+	other = ~(b->letter | b->digit | b->space) & seen;
+	begin = b->line & (other << 1); /* line ends behind marks belong to them, and so does more behind these */
+	taken = (b->line | more) & seen;
+	eaten = (taken & ~(taken + begin)) | begin;
+	other &= ~eaten;
+	space = b->space & seen & ~eaten;
+	line = b->line & space;
 	plain = space & ~line;
 	tail = plain & (line >> 1); /* white space before a line end of its run goes with it */
 	if (tail)
 		tail = fill_down(tail, plain);
 	tail = plain & ~tail;
 	last = tail & ~(space >> 1);
-	alone = other & ~(other << 1) & ~(other >> 1) & (b.letter >> 1) & ~((last & b.blank) << 1); /* a mark that a word begins with */
+	*alone = other & ~(other << 1) & ~(other >> 1) & (b->letter >> 1) & ~((last & b->blank) << 1); /* a mark that a word begins with */
 	bound = (space & ~(space << 1)) | (tail & ~(tail << 1)) | last | ((line << 1) & ~space) | ((eaten << 1) & ~eaten);
-	bound |= (b.letter & ~(b.letter << 1) & ~(last << 1) & ~(alone << 1)) | (other & ~(other << 1) & ~((last & b.blank) << 1));
-	bound |= groups(b.digit & seen, digits);
+	bound |= (word & ~(last << 1) & ~(*alone << 1)) | (other & ~(other << 1) & ~((last & b->blank) << 1));
+	*spaces = space;
+	return bound | groups(b->digit & seen, digits);
+}
+
+size_t pretok_block_cl100k(const char *s, size_t i, unsigned digits, uint32_t *end)
+{
+	struct block b;
+	uint64_t bound, alone, space;
+	unsigned limit;
+
+	classify(s + i, &b);
+	limit = valid(&b);
+	if (limit < 8)
+		return 0;
+	bound = cl100k_bounds(&b, below(limit), digits, b.letter & ~(b.letter << 1), 0, &alone, &space);
 	limit = before_space(space, limit);
 	if (alone & b.quote)
 		bound = short_forms(s + i, alone & b.quote, true, bound, &limit);
+	return put(bound & below(limit), i, end);
+}
+
+size_t pretok_block_o200k(const char *s, size_t i, unsigned digits, bool joined, uint32_t *end)
+{
+	struct block b;
+	uint64_t bound, alone, space, quotes;
+	unsigned limit;
+
+	classify(s + i, &b);
+	limit = valid(&b);
+	if (limit < 8)
+		return 0;
+	/* a capital behind a small letter begins a word */
+	bound = cl100k_bounds(&b, below(limit), digits, b.letter & ~(b.letter << 1 & (b.small | ~(b.small << 1))), b.slash, &alone, &space);
+	limit = before_space(space, limit);
+	quotes = b.quote & (b.letter << 1);
+	if (joined && quotes)
+		bound = joined_forms(s + i, quotes, bound, &limit);
 	return put(bound & below(limit), i, end);
 }
 

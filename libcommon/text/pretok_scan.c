@@ -203,6 +203,7 @@ static inline bool near_ascii(const char *s)
 }
 
 #define BLOCK_CL100K(digits) near_ascii(s + i) ? pretok_block_cl100k(s, i, digits, end + k) : 0
+#define BLOCK_O200K(digits, joined) near_ascii(s + i) ? pretok_block_o200k(s, i, digits, joined, end + k) : 0
 #define BLOCK_GPT2 near_ascii(s + i) ? pretok_block_gpt2(s, i, end + k) : 0
 
 const char pretok_gpt2_pattern[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
@@ -292,7 +293,7 @@ static inline size_t tiktoken_step(const uint8_t *uni, const char *s, size_t i, 
 	return cl100k_step(uni, s, i, n, 3);
 }
 
-SCANNER(scan_tiktoken, tiktoken_step(uni, s, i, n), 0)
+SCANNER(scan_tiktoken, tiktoken_step(uni, s, i, n), BLOCK_CL100K(3)) /* a block leaves white space that ends it to the step */
 
 #define UM_UP (1u << UC_LU | 1u << UC_LT | 1u << UC_LM | 1u << UC_LO | UM_M)
 #define UM_LOW (1u << UC_LL | 1u << UC_LM | 1u << UC_LO | UM_M)
@@ -385,8 +386,8 @@ static inline size_t cased_step(const uint8_t *uni, const char *s, size_t i, siz
 	return marks(uni, s, i, n, k, w, true);
 }
 
-SCANNER(scan_o200k, cased_step(uni, s, i, n, 3, true), 0)
-SCANNER(scan_tekken, cased_step(uni, s, i, n, 1, false), 0)
+SCANNER(scan_o200k, cased_step(uni, s, i, n, 3, true), BLOCK_O200K(3, true))
+SCANNER(scan_tekken, cased_step(uni, s, i, n, 1, false), BLOCK_O200K(1, false))
 
 #define TAIL(more) " ?[^\\s\\p{L}\\p{N}]+[\\r\\n" more "]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 #define CL100K(num) "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" num "|" TAIL("")

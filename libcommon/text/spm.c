@@ -222,7 +222,7 @@ static int load_bpe(struct spm *s, const struct spm_file *f, struct err *e)
 		r += i && order[i].score < order[i - 1].score;
 		rank[order[i].id] = r;
 	}
-	s->bpe = bpe_from_ranks(&s->symbols, rank, false, s->unk, s->any_unused ? s->unused : NULL, e);
+	s->bpe = bpe_from_ranks(&s->symbols, rank, false, s->unk, s->any_unused ? s->unused : NULL, NULL, e);
 	free(order);
 	free(rank);
 	return s->bpe ? 0 : -1;

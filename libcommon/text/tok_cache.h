@@ -1,4 +1,4 @@
-/* What reading a large tokenizer.json makes, kept from one run to the next: one
+/* What reading a large tokenizer.json, tekken.json or file of ranks makes, kept from one run to the next: one
  * file a tokenizer in $XDG_CACHE_HOME/lorapipe (else ~/.cache/lorapipe), named by
  * the hash of the tokenizer file's bytes. It is made whole and renamed, checked by
  * hash each time it is used, and may be deleted at any time: whatever is wrong
@@ -8,12 +8,12 @@
 
 #include "text/bpe.h"
 
-#define TOK_CACHE_LEAST (1u << 20) /* bytes of a tokenizer.json that is worth it */
+#define TOK_CACHE_LEAST (1u << 20) /* bytes of a file that is worth it */
 
 struct tok_cache {
 	void *map;             /* what all of it points into */
 	size_t map_len;
-	const char *rest;      /* the JSON without vocabulary and merges, JSON_PADDING bytes behind */
+	const char *rest;      /* the JSON without vocabulary and merges, nothing for ranks; JSON_PADDING bytes behind */
 	size_t rest_len;
 	struct vocab vocab;    /* borrowed from the map */
 	struct bpe_tables tables;

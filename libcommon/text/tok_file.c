@@ -1,8 +1,8 @@
 /* A tokenizer's file in memory: see tok_file.h. */
 #include "text/tok_file.h"
 
+#include <ctype.h>
 #include <fcntl.h>
-#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -13,16 +13,27 @@
 
 #define TOKENIZER_MAX (512u << 20)
 
+bool tok_file_is_ranks(const char *s, size_t n)
+{
+	size_t i = 0;
+
+	while (i < n && (isalnum((unsigned char)s[i]) || s[i] == '+' || s[i] == '/' || s[i] == '='))
+		i++;
+	return i && i + 1 < n && s[i] == ' ' && isdigit((unsigned char)s[i + 1]);
+}
+
 /* Not mapped: what is packed, a pipe, and whatever goes wrong; reading says why. */
-static bool map_json(struct tok_file *f, const char *path)
+static bool map_plain(struct tok_file *f, const char *path)
 {
 	int fd = open(path, O_RDONLY | O_CLOEXEC);
 	struct stat st;
-	char c;
+	char head[64]; /* what is packed begins otherwise */
+	ssize_t n;
 
 	if (fd < 0)
 		return false;
-	if (!fstat(fd, &st) && S_ISREG(st.st_mode) && st.st_size > 0 && st.st_size <= TOKENIZER_MAX && pread(fd, &c, 1, 0) == 1 && c == '{') {
+	if (!fstat(fd, &st) && S_ISREG(st.st_mode) && st.st_size > 0 && st.st_size <= TOKENIZER_MAX && (n = pread(fd, head, sizeof(head), 0)) > 0 &&
+	    (head[0] == '{' || tok_file_is_ranks(head, (size_t)n))) {
 		f->map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 0);
 		if (f->map == MAP_FAILED)
 			f->map = NULL;
@@ -36,7 +47,7 @@ static bool map_json(struct tok_file *f, const char *path)
 int tok_file_open(struct tok_file *f, const char *path, struct err *e)
 {
 	memset(f, 0, sizeof(*f));
-	if (map_json(f, path))
+	if (map_plain(f, path))
 		return 0;
 	f->copy = in_slurp(path, TOKENIZER_MAX, &f->len, e);
 	f->text = f->copy;

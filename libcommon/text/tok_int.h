@@ -55,9 +55,9 @@ struct tok {
 
 void tok_mem_free(struct tok_mem *m);
 /* tok_ranks.c: vocabularies that are ranks of byte strings. */
-int tok_from_tekken(struct tok *t, const struct json *v, struct err *e) LP_MUST_USE;
-/* pattern: how text is cut; NULL: from the contents or the name. */
-int tok_from_tiktoken(struct tok *t, const char *text, size_t len, const char *path, const char *pattern, struct err *e) LP_MUST_USE;
+int tok_from_tekken(struct tok *t, const struct json *v, const struct tok_cache *kept, struct err *e) LP_MUST_USE;
+/* pattern: how text is cut; NULL: from the contents or the name. kept: tables of these ranks, or NULL. */
+int tok_from_tiktoken(struct tok *t, const char *text, size_t len, const char *path, const char *pattern, const struct tok_cache *kept, struct err *e) LP_MUST_USE;
 /* Room for the file's own special tokens and those of tokenizer_config.json. */
 #define TOK_SPECIALS_MAX 200000
 

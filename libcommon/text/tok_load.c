@@ -130,7 +130,7 @@ static int load_json(struct tok *t, const struct json *v, const struct parts *p,
 	if (!json_is(v, JSON_OBJ))
 		return err_set(e, LP_DATA, "not an object");
 	if (!json_get(v, "model") && json_get(v, "config") && json_is(json_get(v, "vocab"), JSON_ARR))
-		return tok_from_tekken(t, v, e);
+		return tok_from_tekken(t, v, p ? p->cache : NULL, e);
 	if (tok_norm_new(json_get(v, "normalizer"), t->uni, &t->norm, e) || pretok_new(json_get(v, "pre_tokenizer"), t->uni, &t->pretok, e) ||
 	    tok_dec_new(json_get(v, "decoder"), &t->dec, e) || check_post_processor(json_get(v, "post_processor"), 0, e) ||
 	    load_model(t, json_get(v, "model"), p, e) || added_load(&t->added, json_get(v, "added_tokens"), &t->vocab, t->norm, t->uni, e))
@@ -233,21 +233,11 @@ static bool looks_like_json(const char *s, size_t n)
 	return n && (*s == '{' || *s == '['); /* a model file begins with a newline, and a length that is neither */
 }
 
-/* Lines of base64 and a number. */
-static bool looks_like_ranks(const char *s, size_t n)
-{
-	size_t i = 0;
-
-	while (i < n && (isalnum((unsigned char)s[i]) || s[i] == '+' || s[i] == '/' || s[i] == '='))
-		i++;
-	return i && i + 1 < n && s[i] == ' ' && isdigit((unsigned char)s[i + 1]);
-}
-
 struct source {
 	const struct spm_file *pieces; /* instead of a text */
 	const char *text, *config, *name, *pattern;
 	size_t len;
-	bool keep;          /* what a plain JSON file makes is kept */
+	bool keep;          /* what a plain file makes is kept */
 	bool find_specials; /* special tokens in a text are found, whatever the kind */
 };
 
@@ -286,6 +276,8 @@ static void keep(struct tok *t, const struct source *s, const char *path, const 
 {
 	struct bpe_tables tables;
 
+	if (!t->bpe)
+		return;
 	sha_once(s->text, s->len, t->sha256);
 	bpe_tables_of(t->bpe, &tables);
 	tok_cache_write(path, s->len, t->sha256, rest->s, rest->len, &t->vocab, &tables);
@@ -309,21 +301,61 @@ static bool load_quick(struct tok *t, const struct source *s, struct json_parser
 	return ok;
 }
 
+static int load_ranks(struct tok *t, const struct source *s, struct err *e)
+{
+	char *path = s->keep ? tok_cache_path(s->text, s->len) : NULL;
+	struct err ignored = ERR_INIT;
+	struct sb none = SB_INIT;
+	bool kept = path && tok_cache_open(&t->cache, path, s->len);
+	int rc;
+
+	if (kept && tok_from_tiktoken(t, s->text, s->len, s->name, s->pattern, &t->cache, &ignored)) {
+		forget(t);
+		tok_cache_close(&t->cache);
+		kept = false;
+	}
+	if (kept)
+		memcpy(t->sha256, t->cache.sha256, sizeof(t->sha256));
+	rc = kept ? 0 : tok_from_tiktoken(t, s->text, s->len, s->name, s->pattern, NULL, e);
+	if (!rc && path && !kept) {
+		sb_grow(&none, JSON_PADDING);
+		keep(t, s, path, &none);
+	}
+	sb_release(&none);
+	free(path);
+	return rc;
+}
+
+/* What the tree made of a tekken.json, kept for the next run. */
+static void keep_tekken(struct tok *t, const struct source *s)
+{
+	char *path = s->keep ? tok_cache_path(s->text, s->len) : NULL;
+	struct sb rest = SB_INIT;
+
+	if (path && t->raw_bytes && tok_quick_tekken(&rest, s->text, s->len))
+		keep(t, s, path, &rest);
+	sb_release(&rest);
+	free(path);
+}
+
 static int load_kind(struct tok *t, const struct source *s, struct json_parser *p, struct arena *a, struct err *e)
 {
 	struct json v;
 
 	if (s->pieces)
 		return load_pieces(t, s->pieces, e);
-	if (looks_like_ranks(s->text, s->len))
-		return tok_from_tiktoken(t, s->text, s->len, s->name, s->pattern, e);
+	if (tok_file_is_ranks(s->text, s->len))
+		return load_ranks(t, s, e);
 	if (s->pattern)
 		return err_set(e, LP_USAGE, "a pattern goes with tiktoken ranks, and this is another kind; leave it out");
 	if (!looks_like_json(s->text, s->len) && s->len && *s->text == '\n')
 		return load_spm(t, s->text, s->len, s->name, e);
 	if (load_quick(t, s, p, a))
 		return 0;
-	return parse(p, s->text, s->len, a, &v, e) ? -1 : load_json(t, &v, NULL, e);
+	if (parse(p, s->text, s->len, a, &v, e) || load_json(t, &v, NULL, e))
+		return -1;
+	keep_tekken(t, s);
+	return 0;
 }
 
 static int load(struct tok *t, const struct source *s, struct json_parser *p, struct arena *a, struct err *e)

@@ -184,3 +184,32 @@ bool tok_quick_read(struct tok_quick *t, const char *text, size_t len)
 	memset(t->rest.s + t->rest.len, 0, JSON_PADDING);
 	return true;
 }
+
+bool tok_quick_tekken(struct sb *rest, const char *text, size_t len)
+{
+	struct quick q = { text, text + len };
+	const char *from = text, *s;
+	bool slash, seen = false;
+	size_t n;
+
+	if (!quick_char(&q, '{'))
+		return false;
+	do {
+		if (quick_key(&q, "vocab")) {
+			const char *at = q.s;
+
+			if (seen || !quick_skip(&q))
+				return false;
+			seen = true;
+			sb_add(rest, from, (size_t)(at - from));
+			sb_adds(rest, "[]");
+			from = q.s;
+		} else if (!quick_char(&q, '"') || !quick_slice(&q, &s, &n, &slash) || slash || !quick_char(&q, ':') || !quick_skip(&q)) {
+			return false;
+		}
+	} while (quick_char(&q, ','));
+	sb_add(rest, from, (size_t)(q.end - from));
+	sb_grow(rest, JSON_PADDING);
+	memset(rest->s + rest->len, 0, JSON_PADDING);
+	return seen;
+}

@@ -13,6 +13,9 @@ struct tok_quick {
 };
 /* False: the file is not of the plain form, or not right; q is then empty. */
 bool tok_quick_read(struct tok_quick *q, const char *text, size_t len);
+/* Instead of a tree that there is: the text of a tekken.json without its vocab, with JSON_PADDING
+ * bytes behind. False: not in the plain form. */
+bool tok_quick_tekken(struct sb *rest, const char *text, size_t len);
 void tok_quick_release(struct tok_quick *q);
 
 #endif

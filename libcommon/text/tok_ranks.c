@@ -45,12 +45,10 @@ const char *tok_pattern(const char *name)
 }
 
 /* Of ranks without a pattern: published contents, else a name in the file's name. */
-static const char *guess_pattern(const char *text, size_t len, const char *path)
+static const char *guess_pattern(const char hex[65], const char *path)
 {
 	const char *base = strrchr(path, '/');
-	char hex[65];
 
-	sha_once(text, len, hex);
 	for (size_t i = 0; i < sizeof(published) / sizeof(*published); i++)
 		if (!strcmp(published[i].sha, hex))
 			return tok_pattern(published[i].name);
@@ -122,14 +120,14 @@ static int load_pattern(struct tok *t, const char *pattern, struct err *e)
 }
 
 /* The vocabulary is there: ranks are ids in order. */
-static int finish(struct tok *t, const char *pattern, struct err *e)
+static int finish(struct tok *t, const char *pattern, const struct tok_cache *kept, struct err *e)
 {
-	uint32_t *rank = xmalloc((t->vocab.n_ids + 1) * sizeof(*rank));
+	uint32_t *rank = kept ? NULL : xmalloc((t->vocab.n_ids + 1) * sizeof(*rank));
 	int rc = load_pattern(t, pattern, e);
 
-	for (size_t i = 0; i < t->vocab.n_ids; i++)
+	for (size_t i = 0; rank && i < t->vocab.n_ids; i++)
 		rank[i] = (uint32_t)i;
-	if (!rc && !(t->bpe = bpe_from_ranks(&t->vocab, rank, true, -1, NULL, e)))
+	if (!rc && !(t->bpe = bpe_from_ranks(&t->vocab, rank, true, -1, NULL, kept ? &kept->tables : NULL, e)))
 		rc = -1;
 	free(rank);
 	t->raw_bytes = true;
@@ -173,7 +171,7 @@ static int read_rank(struct tok *t, const char *line, const char *end, struct er
 	return add_token(t, line, (size_t)(sp - line), id, e);
 }
 
-int tok_from_tiktoken(struct tok *t, const char *text, size_t len, const char *path, const char *pattern, struct err *e)
+static int read_ranks(struct tok *t, const char *text, size_t len, const char *path, struct err *e)
 {
 	const char *p = text, *end = text + len;
 	size_t lines = 1;
@@ -189,15 +187,28 @@ int tok_from_tiktoken(struct tok *t, const char *text, size_t len, const char *p
 			return err_where(e, path, n);
 		p = nl ? nl + 1 : end;
 	}
+	return 0;
+}
+
+int tok_from_tiktoken(struct tok *t, const char *text, size_t len, const char *path, const char *pattern, const struct tok_cache *kept, struct err *e)
+{
+	char hex[65];
+
+	if (kept)
+		t->vocab = kept->vocab;
+	else if (read_ranks(t, text, len, path, e))
+		return -1;
+	if (!pattern && !kept)
+		sha_once(text, len, hex);
 	if (!pattern)
-		pattern = guess_pattern(text, len, path);
+		pattern = guess_pattern(kept ? kept->sha256 : hex, path);
 	else if (tok_pattern(pattern))
 		pattern = tok_pattern(pattern);
 	if (!pattern)
 		return err_set(e, LP_USAGE, "ranks do not say how text is cut, and these are not known; give --pattern NAME or a regular expression");
 	if (added_init(&t->added, t->uni, TOK_SPECIALS_MAX, e))
 		return -1;
-	return finish(t, pattern, e);
+	return finish(t, pattern, kept, e);
 }
 
 /* --- tekken.json --- */
@@ -234,19 +245,16 @@ static int tekken_specials(struct tok *t, const struct json *list, int64_t n, st
 	return 0;
 }
 
-int tok_from_tekken(struct tok *t, const struct json *v, struct err *e)
+static int tekken_vocab(struct tok *t, const struct json *list, int64_t n, int64_t specials, struct err *e)
 {
-	const struct json *config = json_get(v, "config"), *list = json_get(v, "vocab");
-	int64_t size, specials, rank;
-	const char *pattern, *b64;
+	const char *b64;
+	int64_t rank;
 
-	if (!json_get_i64(config, "default_vocab_size", -1, &size) || !json_get_i64(config, "default_num_special_tokens", -1, &specials) ||
-	    !json_get_str(config, "pattern", NULL, &pattern) || !pattern || size < 0 || specials < 0 || specials > size ||
-	    specials > TOK_SPECIALS_MAX || size - specials > (int64_t)list->n)
+	if (n > (int64_t)list->n)
 		return err_set(e, LP_DATA, "tekken: config needs pattern, default_vocab_size and default_num_special_tokens that go with the vocab");
-	if (vocab_reserve(&t->vocab, (size_t)(size - specials), e))
+	if (vocab_reserve(&t->vocab, (size_t)n, e))
 		return -1;
-	for (int64_t i = 0; i < size - specials; i++) {
+	for (int64_t i = 0; i < n; i++) {
 		const struct json *x = &list->items[i];
 
 		if (!json_get_i64(x, "rank", -1, &rank) || rank != i || !json_get_str(x, "token_bytes", NULL, &b64) || !b64)
@@ -254,9 +262,26 @@ int tok_from_tekken(struct tok *t, const struct json *v, struct err *e)
 		if (add_token(t, b64, strlen(b64), specials + i, e))
 			return -1;
 	}
+	return 0;
+}
+
+int tok_from_tekken(struct tok *t, const struct json *v, const struct tok_cache *kept, struct err *e)
+{
+	const struct json *config = json_get(v, "config");
+	int64_t size, specials;
+	const char *pattern;
+
+	if (!json_get_i64(config, "default_vocab_size", -1, &size) || !json_get_i64(config, "default_num_special_tokens", -1, &specials) ||
+	    !json_get_str(config, "pattern", NULL, &pattern) || !pattern || size < 0 || specials < 0 || specials > size ||
+	    specials > TOK_SPECIALS_MAX)
+		return err_set(e, LP_DATA, "tekken: config needs pattern, default_vocab_size and default_num_special_tokens that go with the vocab");
+	if (kept)
+		t->vocab = kept->vocab;
+	else if (tekken_vocab(t, json_get(v, "vocab"), size - specials, specials, e))
+		return -1;
 	if (added_init(&t->added, t->uni, (size_t)specials + TOK_SPECIALS_MAX, e) || tekken_specials(t, json_get(v, "special_tokens"), specials, e))
 		return -1;
 	t->bos = tok_id(t, "<s>");
 	t->eos = tok_id(t, "</s>");
-	return finish(t, pattern, e);
+	return finish(t, pattern, kept, e);
 }

@@ -21,6 +21,11 @@
 	"[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*|"       \
 	"\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 
+/* pretok_cl100k_pattern, whose $ is the end of the text. */
+#define TIKTOKEN                                                                                              \
+	"'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}++|\\p{N}{1,3}+| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*+|" \
+	"\\s++\\z|\\s*[\\r\\n]|\\s+(?!\\S)|\\s"
+
 static uint64_t draw;
 static uint32_t below(uint32_t n)
 {
@@ -50,9 +55,10 @@ static uint32_t ascii_char(void)
 	return below(8) ? (unsigned char)some[below(sizeof(some) - 1)] : below(128);
 }
 
-static void compare(const char *pattern, const uint8_t *uni)
+/* name: what the scanner knows the pattern as. */
+static void compare(const char *name, const char *pattern, const uint8_t *uni)
 {
-	pretok_scan_fn *scan = pretok_scan_for(pattern, strlen(pattern));
+	pretok_scan_fn *scan = pretok_scan_for(name, strlen(name));
 	struct err e = ERR_INIT;
 	struct tok_re *re = tok_re_new(pattern, strlen(pattern), &e);
 	struct tok_re_mem *m = tok_re_mem_new();
@@ -94,11 +100,12 @@ START_TEST(scanners)
 {
 	uint8_t *uni = uni_table_new();
 
-	compare(pretok_gpt2_pattern, uni);
-	compare(CL100K("\\p{N}{1,3}"), uni);
-	compare(CL100K("\\p{N}"), uni);
-	compare(O200K, uni);
-	compare(TEKKEN, uni);
+	compare(pretok_gpt2_pattern, pretok_gpt2_pattern, uni);
+	compare(CL100K("\\p{N}{1,3}"), CL100K("\\p{N}{1,3}"), uni);
+	compare(CL100K("\\p{N}"), CL100K("\\p{N}"), uni);
+	compare(pretok_cl100k_pattern, TIKTOKEN, uni);
+	compare(O200K, O200K, uni);
+	compare(TEKKEN, TEKKEN, uni);
 	free(uni);
 }
 END_TEST
