@@ -15,8 +15,8 @@ PKG_CONFIG ?= pkg-config
 # libarchive passes over. OpenSSL: SHA-256. xxHash: stream
 # hashes. PCRE2, utf8proc: tokenisers. simdjson: the JSONL hot path. OpenBLAS,
 # OpenMP: the CPU backend (pkg-config: its headers). libcurl, libmicrohttpd: the judge client and its mock.
-# Check: the unit tests. mandoc: the man pages' own syntax check.
+# Check: the unit tests. mandoc: the man pages' own syntax check. zstd: tests unpack tokenizers.
 DEPS := g++:p:g++ pkg-config:p:pkg-config libarchive-dev:h:archive.h zlib1g-dev:h:zlib.h libssl-dev:h:openssl/evp.h libxxhash-dev:h:xxhash.h \
 	libpcre2-dev:h:pcre2.h=-DPCRE2_CODE_UNIT_WIDTH=8 libutf8proc-dev:h:utf8proc.h libsimdjson-dev:H:simdjson.h \
 	libopenblas-openmp-dev:h:openblas_config.h libcurl4-openssl-dev:h:curl/curl.h libmicrohttpd-dev:h:microhttpd.h \
-	check:h:check.h mandoc:p:mandoc
+	check:h:check.h mandoc:p:mandoc zstd:p:zstd

@@ -141,6 +141,7 @@ is "no home, no cache" "$(XDG_CACHE_HOME= HOME= tokenize --model big --show-mask
 gguf-export -q --model "$M" -o s.gguf
 is "byte fallback: the same ids" "$(tokenize --model s.gguf --show-mask a.jsonl | cksum)" "$(tokenize --model "$M" --show-mask a.jsonl | cksum)"
 mkdir q && zstd -dqc "$K/qwen2.json.zst" >q/tokenizer.json
+ok "a tokenizer is unpacked" test -s q/tokenizer.json
 model-init -q --like tiny --hidden 32 --ffn 32 --heads 2 --kv-heads 1 --head-dim 16 --vocab 1024 --tokenizer q -o qm
 gguf-export -q --model qm -o q.gguf
 is "byte-level: the same ids" "$(tokenize --model q.gguf --allow-double-bos --show-mask a.jsonl | cksum)" "$(tokenize --model q --show-mask a.jsonl | cksum)"
