@@ -57,7 +57,7 @@ prints '"rows":3,"tokens":' "count"
 prints '"p50":.*"p90":.*"p95":.*"p99":.*"max":' "percentiles"
 prints '"cut":\[{"max_len":256,"rows":0,"tokens":0}\]' "cuts"
 
-if command -v script >/dev/null; then
+if script -qec true /dev/null >/dev/null 2>&1; then
 	script -qec "tokenize --model '$M' --stats a.jsonl" /dev/null >pic 2>/dev/null
 	ok "on a terminal it is a picture" sh -c "grep -q '█' pic && grep -q 'holds 99 % of the rows' pic && ! grep -q '\"rows\"' pic"
 else
