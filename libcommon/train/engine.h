@@ -131,7 +131,9 @@ void engine_decode(struct engine *g, int64_t t, const struct kn_kv_cache *c, int
 
 /* The micro-batch goes to the device; rows of targets are b's. */
 void engine_send(struct engine *g, const struct microbatch *b);
-/* The adapters of a group; n 0: none. */
+/* The adapters of a group of projections; NULL: it has none. Held by the engine. */
+const struct lora_group *engine_lora_group(const struct engine *g, int64_t layer, enum linear_group grp);
+/* The same with their places in the stacked weights, as kernels want them; n 0: none. */
 struct kn_adapters engine_adapters(const struct engine *g, int64_t layer, enum linear_group grp);
 /* Adapters as they are now go beside the dense weights. */
 void engine_place_adapters(struct engine *g);

@@ -10,13 +10,6 @@ struct back {
 	int64_t ldy, t;
 };
 
-static const struct lora_group *adapters(const struct engine *g, const struct back *k)
-{
-	const struct lora_group *l = g->lora ? &g->lora->groups[k->layer * GRP_N + k->grp] : NULL;
-
-	return l && l->n ? l : NULL;
-}
-
 static void masked(struct engine *g, const struct back *k, const struct lora_group *l, int j)
 {
 	g->dropout.tensor = g->lora->mats[k->layer * LIN_N + (int)l->slot[j]].id;
@@ -59,7 +52,7 @@ static void linear_bwd(struct engine *g, const struct back *k, const void *x, vo
 {
 	struct device *d = g->dev;
 	const struct wgroup *w = &g->w.layers[k->layer].grp[k->grp];
-	const struct lora_group *l = adapters(g, k);
+	const struct lora_group *l = engine_lora_group(g, k->layer, k->grp);
 	const void *dense;
 
 	if (!l && !dx)
@@ -80,7 +73,7 @@ static void linear_bwd_a(struct engine *g, const struct back *k, void *x)
 {
 	struct device *d = g->dev;
 	const struct wgroup *w = &g->w.layers[k->layer].grp[k->grp];
-	const struct lora_group *l = adapters(g, k);
+	const struct lora_group *l = engine_lora_group(g, k->layer, k->grp);
 	const void *ds = act_at(d, k->dy, w->out);
 	int64_t r;
 

@@ -39,7 +39,7 @@ void engine_send(struct engine *g, const struct microbatch *b)
 
 /* --- projections with their adapters --- */
 
-static const struct lora_group *adapters_of(const struct engine *g, int64_t layer, enum linear_group grp)
+const struct lora_group *engine_lora_group(const struct engine *g, int64_t layer, enum linear_group grp)
 {
 	const struct lora_group *l = g->lora ? &g->lora->groups[layer * GRP_N + grp] : NULL;
 
@@ -49,7 +49,7 @@ static const struct lora_group *adapters_of(const struct engine *g, int64_t laye
 struct kn_adapters engine_adapters(const struct engine *g, int64_t layer, enum linear_group grp)
 {
 	const struct wgroup *w = &g->w.layers[layer].grp[grp];
-	const struct lora_group *l = adapters_of(g, layer, grp);
+	const struct lora_group *l = engine_lora_group(g, layer, grp);
 	struct kn_adapters a = { .in = w->in, .out = w->out, .pad = w->pad };
 
 	if (!l)
@@ -97,7 +97,7 @@ static void lora_down(struct engine *g, int64_t layer, enum linear_group grp, vo
 {
 	struct device *d = g->dev;
 	const struct wgroup *w = &g->w.layers[layer].grp[grp];
-	const struct lora_group *l = adapters_of(g, layer, grp);
+	const struct lora_group *l = engine_lora_group(g, layer, grp);
 	const struct acts *a = &g->acts[layer];
 	const void *a_rows = act_at(d, dense, w->out * w->ld);
 	void *s = act_at(d, x, w->in);
@@ -124,7 +124,7 @@ static void linear(struct engine *g, int64_t layer, enum linear_group grp, void 
 	struct device *d = g->dev;
 	const struct wgroup *w = &g->w.layers[layer].grp[grp];
 	const void *dense = engine_dense(g, layer, grp, false);
-	int64_t k = adapters_of(g, layer, grp) ? w->ld : w->in;
+	int64_t k = engine_lora_group(g, layer, grp) ? w->ld : w->in;
 
 	lora_down(g, layer, grp, x, dense, t);
 	d->k.gemm(d, false, true, t, w->out, k, 1, x, w->ld, dense, w->ld, add ? 1 : 0, add, y, ldy, false);
