@@ -3,7 +3,7 @@
 #define THREADS 256
 
 /* The right edge: a block a row of G. */
-static __global__ void right_kernel(bf16 *g, int64_t ldg, const struct kn_adapters a)
+static __global__ void right_kernel(act_t *g, int64_t ldg, const struct kn_adapters a)
 {
 	int64_t row = blockIdx.x, r = a.rank;
 
@@ -13,17 +13,17 @@ static __global__ void right_kernel(bf16 *g, int64_t ldg, const struct kn_adapte
 
 		if (j < a.n && row >= a.row[j] && row < a.row[j] + a.rows[j])
 			v = a.scale * a.b[j][(row - a.row[j]) * r + c % r];
-		g[row * ldg + a.in + c] = __float2bfloat16_rn(v);
+		g[row * ldg + a.in + c] = act_down(v);
 	}
 }
 
 /* The lower edge. */
-static __global__ void __launch_bounds__(THREADS) lower_kernel(bf16 *g, int64_t ldg, const struct kn_adapters a)
+static __global__ void __launch_bounds__(THREADS) lower_kernel(act_t *g, int64_t ldg, const struct kn_adapters a)
 {
 	int64_t row = blockIdx.x, c = (int64_t)blockIdx.y * THREADS + threadIdx.x;
 
 	if (c < a.in)
-		g[(a.out + row) * ldg + c] = __float2bfloat16_rn(row < a.n * a.rank ? a.a[row * a.in + c] : 0);
+		g[(a.out + row) * ldg + c] = act_down(row < a.n * a.rank ? a.a[row * a.in + c] : 0);
 }
 
 void kn_adapter_place_cuda(struct device *d, void *g, int64_t ldg, const struct kn_adapters *a)
@@ -32,7 +32,7 @@ void kn_adapter_place_cuda(struct device *d, void *g, int64_t ldg, const struct 
 
 	if (a->pad == 0)
 		return;
-	right_kernel<<<(unsigned)a->out, 64, 0, st>>>((bf16 *)g, ldg, *a);
-	lower_kernel<<<dim3((unsigned)a->pad, (unsigned)((a->in + THREADS - 1) / THREADS)), THREADS, 0, st>>>((bf16 *)g, ldg, *a);
+	right_kernel<<<(unsigned)a->out, 64, 0, st>>>((act_t *)g, ldg, *a);
+	lower_kernel<<<dim3((unsigned)a->pad, (unsigned)((a->in + THREADS - 1) / THREADS)), THREADS, 0, st>>>((act_t *)g, ldg, *a);
 	cuda_launched(d, "adapter_place");
 }

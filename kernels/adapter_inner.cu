@@ -19,7 +19,7 @@ struct grad_piece { /* of the grid's second dimension */
 };
 struct grad_args {
 	int64_t t, ldy, ldg, ld_s, out;
-	const bf16 *dy, *b, *s;
+	const act_t *dy, *b, *s;
 	float *db_part, *ds_part;
 	int n_pieces;
 	int row[KN_PARTS];
@@ -46,8 +46,8 @@ template <int R> static __device__ __forceinline__ void tile_ds(float acc[R / 8]
 			uint32_t f[4];
 
 			ldsm4t(f, b + (uint32_t)(((k + lane % 16) * (R + 8) + n + lane / 16 * 8) * 2));
-			mma(acc[n / 8], a, f[0], f[1], bf16());
-			mma(acc[n / 8 + 1], a, f[2], f[3], bf16());
+			mma(acc[n / 8], a, f[0], f[1], act_t());
+			mma(acc[n / 8 + 1], a, f[2], f[3], act_t());
 		}
 	}
 }
@@ -67,8 +67,8 @@ template <int R> static __device__ __forceinline__ void tile_db(float acc[R / 8]
 			uint32_t f[4];
 
 			ldsm4t(f, s + (uint32_t)(((row + lane % 16) * (R + 8) + n + lane / 16 * 8) * 2));
-			mma(acc[n / 8], a, f[0], f[1], bf16());
-			mma(acc[n / 8 + 1], a, f[2], f[3], bf16());
+			mma(acc[n / 8], a, f[0], f[1], act_t());
+			mma(acc[n / 8 + 1], a, f[2], f[3], act_t());
 		}
 	}
 }
@@ -208,7 +208,7 @@ static bool cut(struct grad_args *g, const struct kn_adapter_grad *a, int64_t bl
 
 /* ds: a thread an inner value. db: a thread four of them. */
 template <int R>
-static __global__ void __launch_bounds__(THREADS) fold_ds(const __grid_constant__ struct grad_args g, bf16 *ds, int64_t ldy, int n, int64_t rows)
+static __global__ void __launch_bounds__(THREADS) fold_ds(const __grid_constant__ struct grad_args g, act_t *ds, int64_t ldy, int n, int64_t rows)
 {
 	int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x, t = i / (n * R);
 	int c = (int)(i % (n * R)), part = c / R;
@@ -219,7 +219,7 @@ static __global__ void __launch_bounds__(THREADS) fold_ds(const __grid_constant_
 	for (int p = 0; p < g.n_pieces; p++)
 		if (g.piece[p].part == part)
 			sum += g.ds_part[((int64_t)p * rows + t) * R + c % R];
-	ds[t * ldy + c] = __float2bfloat16_rn(sum);
+	ds[t * ldy + c] = act_down(sum);
 }
 
 struct db_out {
@@ -267,7 +267,7 @@ template <int R> static void grad(struct device *d, const struct kn_adapter_grad
 	}
 	cudaFuncSetAttribute(grad_kernel<R>, cudaFuncAttributeMaxDynamicSharedMemorySize, grad_shared<R>::all);
 	grad_kernel<R><<<dim3((unsigned)blocks, (unsigned)g->n_pieces), GRAD_THREADS, grad_shared<R>::all, st>>>(*g);
-	fold_ds<R><<<(unsigned)((a->t * a->n * R + THREADS - 1) / THREADS), THREADS, 0, st>>>(*g, (bf16 *)a->dy + a->out, a->ldy, a->n, rows);
+	fold_ds<R><<<(unsigned)((a->t * a->n * R + THREADS - 1) / THREADS), THREADS, 0, st>>>(*g, (act_t *)a->dy + a->out, a->ldy, a->n, rows);
 	fold_db<R><<<(unsigned)((a->out * R / 4 + THREADS - 1) / THREADS), THREADS, 0, st>>>(g->db_part, blocks, a->out, o);
 	cuda_launched(d, "adapter_grad");
 }
@@ -276,9 +276,9 @@ static void grad_by_products(struct device *d, const struct kn_adapter_grad *a)
 {
 	int64_t r = a->rank;
 
-	kn_gemm_cuda(d, false, false, a->t, a->n * r, a->out, 1, a->dy, a->ldy, a->b, a->ldg, 0, NULL, (bf16 *)a->dy + a->out, a->ldy, false);
+	kn_gemm_cuda(d, false, false, a->t, a->n * r, a->out, 1, a->dy, a->ldy, a->b, a->ldg, 0, NULL, (act_t *)a->dy + a->out, a->ldy, false);
 	for (int j = 0; j < a->n; j++)
-		kn_gemm_cuda(d, true, false, a->rows[j], r, a->t, a->scale, (bf16 *)a->dy + a->row[j], a->ldy, (const bf16 *)a->s + j * r, a->ld_s, 1, NULL,
+		kn_gemm_cuda(d, true, false, a->rows[j], r, a->t, a->scale, (act_t *)a->dy + a->row[j], a->ldy, (const act_t *)a->s + j * r, a->ld_s, 1, NULL,
 		             a->db[j], r, true);
 }
 
@@ -286,7 +286,8 @@ void kn_adapter_grad_cuda(struct device *d, const struct kn_adapter_grad *a)
 {
 	int64_t blocks = (a->t + BLOCK_ROWS - 1) / BLOCK_ROWS;
 	struct grad_args g;
-	bool fits = (a->rank == 16 || a->rank == 32) && eights(a->dy, a->ldy) && eights(a->b, a->ldg) && eights(a->s, a->ld_s);
+	int room = a->rank == 16 ? grad_shared<16>::all : grad_shared<32>::all;
+	bool fits = (a->rank == 16 || a->rank == 32) && room <= cuda_of(d)->shared && eights(a->dy, a->ldy) && eights(a->b, a->ldg) && eights(a->s, a->ld_s);
 
 	memset(&g, 0, sizeof(g));
 	for (int j = 0; j < a->n; j++)
@@ -296,7 +297,7 @@ void kn_adapter_grad_cuda(struct device *d, const struct kn_adapter_grad *a)
 		return;
 	}
 	g.t = a->t, g.ldy = a->ldy, g.ldg = a->ldg, g.ld_s = a->ld_s, g.out = a->out;
-	g.dy = (const bf16 *)a->dy, g.b = (const bf16 *)a->b, g.s = (const bf16 *)a->s;
+	g.dy = (const act_t *)a->dy, g.b = (const act_t *)a->b, g.s = (const act_t *)a->s;
 	g.db_part = (float *)a->scratch;
 	g.ds_part = g.db_part + blocks * a->out * a->rank;
 	if (a->rank == 16)

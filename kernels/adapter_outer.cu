@@ -7,8 +7,8 @@
 #define OUTER_THREADS 128
 #define OUTER_STAGES 6
 
-/* A (rows, 64) tile of bf16, rows of 128 bytes exchanged like tile_at's; rows beyond the end are zero. */
-template <int ROWS> static __device__ __forceinline__ void fetch_rows(uint32_t to, const bf16 *from, int64_t ld, int64_t left)
+/* A (rows, 64) tile of activations, rows of 128 bytes exchanged like tile_at's; rows beyond the end are zero. */
+template <int ROWS> static __device__ __forceinline__ void fetch_rows(uint32_t to, const act_t *from, int64_t ld, int64_t left)
 {
 #pragma unroll
 	for (int i = 0; i < (ROWS * 8 + OUTER_THREADS - 1) / OUTER_THREADS; i++) {
@@ -21,7 +21,7 @@ template <int ROWS> static __device__ __forceinline__ void fetch_rows(uint32_t t
 
 /* s = x A^T. A thread block has 64 tokens; NT sixteens of inner values. */
 template <int NT>
-static __global__ void __launch_bounds__(OUTER_THREADS) down_kernel(bf16 *x, int64_t ldx, const bf16 *a, int64_t lda, int64_t t, int64_t in)
+static __global__ void __launch_bounds__(OUTER_THREADS) down_kernel(act_t *x, int64_t ldx, const act_t *a, int64_t lda, int64_t t, int64_t in)
 {
 	extern __shared__ __align__(128) unsigned char smem[];
 	const int stage = 64 * 128 + NT * 16 * 128;
@@ -56,8 +56,8 @@ static __global__ void __launch_bounds__(OUTER_THREADS) down_kernel(bf16 *x, int
 
 					/* rows of A are columns of the product: its parts come in the order (n, k), (n, k + 8), (n + 8, k), ... */
 					ldsm4(b, tile_at(am, c * 16 + lane % 8 + lane / 16 * 8, k + lane / 8 % 2 * 8));
-					mma(acc[2 * c], f, b[0], b[1], bf16());
-					mma(acc[2 * c + 1], f, b[2], b[3], bf16());
+					mma(acc[2 * c], f, b[0], b[1], act_t());
+					mma(acc[2 * c + 1], f, b[2], b[3], act_t());
 				}
 			}
 		}
@@ -70,13 +70,13 @@ static __global__ void __launch_bounds__(OUTER_THREADS) down_kernel(bf16 *x, int
 		if (row < t)
 #pragma unroll
 			for (int c = 0; c < 2 * NT; c++)
-				*(__nv_bfloat162 *)(x + row * ldx + in + c * 8 + lane % 4 * 2) = __floats2bfloat162_rn(acc[c][2 * h], acc[c][2 * h + 1]);
+				*(uint32_t *)(x + row * ldx + in + c * 8 + lane % 4 * 2) = act_pack(acc[c][2 * h], acc[c][2 * h + 1]);
 	}
 }
 
 /* Partial sums of ds^T x over a run of tokens: a thread block has 64 columns of x. */
 template <int NT>
-static __global__ void __launch_bounds__(OUTER_THREADS) outer_kernel(float *out, const bf16 *ds, int64_t ld_ds, const bf16 *x, int64_t ldx, int64_t t, int64_t in,
+static __global__ void __launch_bounds__(OUTER_THREADS) outer_kernel(float *out, const act_t *ds, int64_t ld_ds, const act_t *x, int64_t ldx, int64_t t, int64_t in,
                                                                      int64_t run)
 {
 	extern __shared__ __align__(128) unsigned char smem[];
@@ -116,8 +116,8 @@ static __global__ void __launch_bounds__(OUTER_THREADS) outer_kernel(float *out,
 					uint32_t f[4];
 
 					ldsm4t(f, dt + (uint32_t)(((k + lane % 8 + lane / 16 * 8) * ds_ld + m * 16 + lane / 8 % 2 * 8) * 2));
-					mma(acc[m][0], f, b[0], b[1], bf16());
-					mma(acc[m][1], f, b[2], b[3], bf16());
+					mma(acc[m][0], f, b[0], b[1], act_t());
+					mma(acc[m][1], f, b[2], b[3], act_t());
 				}
 			}
 		}
@@ -149,24 +149,35 @@ static __global__ void __launch_bounds__(THREADS) fold_outer(float *da, const fl
 	da[i] += sum.x, da[i + 1] += sum.y, da[i + 2] += sum.z, da[i + 3] += sum.w;
 }
 
-static bool outer_fits(const struct kn_adapter_outer *a)
+/* Bytes of shared memory for nr inner values. */
+static int down_bytes(int64_t nr)
 {
-	return a->nr % 16 == 0 && a->nr > 0 && a->nr <= 96 && a->in % 64 == 0 && eights(a->x, a->ldx);
+	return OUTER_STAGES * (64 * 128 + (int)nr * 128);
+}
+
+static int outer_bytes(int64_t nr)
+{
+	return OUTER_STAGES * (64 * 128 + 64 * ((int)nr + 8) * 2);
+}
+
+static bool outer_fits(struct device *d, const struct kn_adapter_outer *a, int bytes)
+{
+	return bytes <= cuda_of(d)->shared && a->nr % 16 == 0 && a->nr > 0 && a->nr <= 96 && a->in % 64 == 0 && eights(a->x, a->ldx);
 }
 
 template <int NT> static void down(struct device *d, const struct kn_adapter_outer *a)
 {
-	int bytes = OUTER_STAGES * (64 * 128 + NT * 16 * 128);
+	int bytes = down_bytes(NT * 16);
 
 	cudaFuncSetAttribute(down_kernel<NT>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-	down_kernel<NT><<<(unsigned)((a->t + 63) / 64), OUTER_THREADS, bytes, cuda_of(d)->stream>>>((bf16 *)a->x, a->ldx, (const bf16 *)a->a, a->lda, a->t, a->in);
+	down_kernel<NT><<<(unsigned)((a->t + 63) / 64), OUTER_THREADS, bytes, cuda_of(d)->stream>>>((act_t *)a->x, a->ldx, (const act_t *)a->a, a->lda, a->t, a->in);
 	cuda_launched(d, "adapter_down");
 }
 
 void kn_adapter_down_cuda(struct device *d, const struct kn_adapter_outer *a)
 {
-	if (!outer_fits(a) || !eights(a->a, a->lda)) {
-		kn_gemm_cuda(d, false, true, a->t, a->nr, a->in, 1, a->x, a->ldx, a->a, a->lda, 0, NULL, (bf16 *)a->x + a->in, a->ldx, false);
+	if (!outer_fits(d, a, down_bytes(a->nr)) || !eights(a->a, a->lda)) {
+		kn_gemm_cuda(d, false, true, a->t, a->nr, a->in, 1, a->x, a->ldx, a->a, a->lda, 0, NULL, (act_t *)a->x + a->in, a->ldx, false);
 		return;
 	}
 	switch (a->nr / 16) {
@@ -182,7 +193,7 @@ void kn_adapter_down_cuda(struct device *d, const struct kn_adapter_outer *a)
 template <int NT> static void outer(struct device *d, const struct kn_adapter_outer *a)
 {
 	cudaStream_t st = cuda_of(d)->stream;
-	int bytes = OUTER_STAGES * (64 * 128 + 64 * (NT * 16 + 8) * 2);
+	int bytes = outer_bytes(NT * 16);
 	int64_t blocks = a->in / 64, runs = (4 * cuda_of(d)->sms + blocks - 1) / blocks, run;
 
 	/* how many runs follows from the shape and the processor alone */
@@ -190,7 +201,7 @@ template <int NT> static void outer(struct device *d, const struct kn_adapter_ou
 	run = ((a->t + runs - 1) / runs + 63) / 64 * 64;
 	runs = (a->t + run - 1) / run;
 	cudaFuncSetAttribute(outer_kernel<NT>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-	outer_kernel<NT><<<dim3((unsigned)blocks, (unsigned)runs), OUTER_THREADS, bytes, st>>>((float *)a->scratch, (const bf16 *)a->ds, a->ld_ds, (const bf16 *)a->x,
+	outer_kernel<NT><<<dim3((unsigned)blocks, (unsigned)runs), OUTER_THREADS, bytes, st>>>((float *)a->scratch, (const act_t *)a->ds, a->ld_ds, (const act_t *)a->x,
 	                                                                                     a->ldx, a->t, a->in, run);
 	fold_outer<<<(unsigned)((a->nr * a->in / 4 + THREADS - 1) / THREADS), THREADS, 0, st>>>(a->da, (const float *)a->scratch, a->nr * a->in, (int)runs);
 	cuda_launched(d, "adapter_outer");
@@ -198,7 +209,7 @@ template <int NT> static void outer(struct device *d, const struct kn_adapter_ou
 
 void kn_adapter_outer_cuda(struct device *d, const struct kn_adapter_outer *a)
 {
-	if (!outer_fits(a) || !eights(a->ds, a->ld_ds)) {
+	if (!outer_fits(d, a, outer_bytes(a->nr)) || !eights(a->ds, a->ld_ds)) {
 		kn_gemm_cuda(d, true, false, a->nr, a->in, a->t, 1, a->ds, a->ld_ds, a->x, a->ldx, 1, NULL, a->da, a->in, true);
 		return;
 	}

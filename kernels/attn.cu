@@ -75,14 +75,14 @@ __global__ void __launch_bounds__(256) attn_stats(const struct attn_cuda s, cons
 
 #pragma unroll
 				for (int l = 0; l < 4; l++) {
-					float2 u = attn_num<T>::unpack(ap[l]), w = attn_num<T>::unpack(bp[l]);
+					float2 u = num16<T>::unpack(ap[l]), w = num16<T>::unpack(bp[l]);
 
 					sum += u.x * w.x + u.y * w.y;
 				}
 			}
 		} else {
 			for (int c = lane; in && c < s.head_dim; c += 16)
-				sum += attn_num<T>::up(x[c]) * attn_num<T>::up(y[c]);
+				sum += num16<T>::up(x[c]) * num16<T>::up(y[c]);
 		}
 #pragma unroll
 		for (int w = 8; w > 0; w /= 2)
@@ -118,10 +118,7 @@ int attn_bwd_cuda(cudaStream_t st, const struct attn_cuda *shape, const void *q,
 	path = choose(s);
 	if (path == ATTN_SM90)
 		return attn_sm90_bwd(st, s, &p); /* forms the statistics on its way */
-	if (s->dtype == ATTN_BF16)
-		launch_stats<bf16>(st, s, &p);
-	else
-		launch_stats<__half>(st, s, &p);
+	ATTN_BY_TYPE(s, launch_stats, st, s, &p);
 	e = cudaGetLastError();
 	if (e != cudaSuccess)
 		return e;

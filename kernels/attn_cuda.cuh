@@ -3,17 +3,23 @@
 #ifndef LP_KERNELS_ATTN_CUDA_CUH
 #define LP_KERNELS_ATTN_CUDA_CUH
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 #include <stdint.h>
 
+#include "kernels/act.cuh"
 #include "kernels/attn_cuda.h"
 
 #define ATTN_LOG2E 1.4426950408889634f
 #define ATTN_LN2 0.6931471805599453f
 
-typedef __nv_bfloat16 bf16;
+#ifdef LP_F16
+#define ATTN_ACT ATTN_F16
+/* fn<the type of s>(...): an fp16 library has no use for bf16 */
+#define ATTN_BY_TYPE(s, fn, ...) fn<__half>(__VA_ARGS__)
+#else
+#define ATTN_ACT ATTN_BF16
+#define ATTN_BY_TYPE(s, fn, ...) ((s)->dtype == ATTN_BF16 ? fn<bf16>(__VA_ARGS__) : fn<__half>(__VA_ARGS__))
+#endif
 
 struct attn_ptrs {
 	const void *q, *k, *v, *o, *d_o;
@@ -84,30 +90,6 @@ __host__ __device__ inline struct attn_score attn_score_of(const struct attn_cud
 	c.mul = (s.softcap > 0 ? s.softcap : s.scale) * ATTN_LOG2E;
 	return c;
 }
-
-template <typename T> struct attn_num;
-template <> struct attn_num<bf16> {
-	static __device__ float up(bf16 x) { return __bfloat162float(x); }
-	static __device__ bf16 down(float x) { return __float2bfloat16_rn(x); }
-	static __device__ uint32_t pack(float lo, float hi)
-	{
-		__nv_bfloat162 p = __floats2bfloat162_rn(lo, hi);
-
-		return *(uint32_t *)&p;
-	}
-	static __device__ float2 unpack(uint32_t x) { return make_float2(__uint_as_float(x << 16), __uint_as_float(x & 0xffff0000u)); }
-};
-template <> struct attn_num<__half> {
-	static __device__ float up(__half x) { return __half2float(x); }
-	static __device__ __half down(float x) { return __float2half_rn(x); }
-	static __device__ uint32_t pack(float lo, float hi)
-	{
-		__half2 p = __floats2half2_rn(lo, hi);
-
-		return *(uint32_t *)&p;
-	}
-	static __device__ float2 unpack(uint32_t x) { return __half22float2(*(__half2 *)&x); }
-};
 
 /* What each path can do, and its launchers. */
 bool attn_mma_fits(const struct attn_cuda *s, int major, int smem);

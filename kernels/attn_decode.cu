@@ -85,7 +85,7 @@ static __device__ __forceinline__ void finish_heads(const struct attn_cuda &s, c
 			o += w.acc[x][g][c] * by;
 		}
 		if (p.n == 1) {
-			((T *)a.o)[p.row * s.ldo + (int64_t)h * d + c] = attn_num<T>::down(o / l);
+			((T *)a.o)[p.row * s.ldo + (int64_t)h * d + c] = num16<T>::down(o / l);
 			continue;
 		}
 		if (c == 0)
@@ -116,7 +116,7 @@ template <typename T> static __device__ __forceinline__ void merge_columns(const
 	for (int i = 0; i < p.n; i++)
 		o += (c < s.head_dim ? __ldcg(&a.part[(at + i) * s.head_dim + c]) : 0) * __shfl_sync(0xffffffffu, by, i);
 	if (c < s.head_dim)
-		((T *)a.o)[p.row * s.ldo + (int64_t)h * s.head_dim + c] = attn_num<T>::down(o / sum);
+		((T *)a.o)[p.row * s.ldo + (int64_t)h * s.head_dim + c] = num16<T>::down(o / sum);
 }
 
 /* The last block of a row and key head merges its pieces. */
@@ -258,8 +258,8 @@ template <typename T, int DP> struct heads8 {
 			x[h + 2] = attn_exp2(x[h + 2] - base);
 			sum[h] = sum[h] * by[h] + x[h] + x[h + 2];
 		}
-		w[0] = transposed(attn_num<T>::pack(x[0], x[1]));
-		w[1] = transposed(attn_num<T>::pack(x[2], x[3]));
+		w[0] = transposed(num16<T>::pack(x[0], x[1]));
+		w[1] = transposed(num16<T>::pack(x[2], x[3]));
 #pragma unroll
 		for (int i = 0; i < DP / 16; i++)
 #pragma unroll
@@ -362,7 +362,7 @@ template <typename T> __global__ void __launch_bounds__(32 * WARPS) attn_decode_
 
 #pragma unroll
 		for (int l = 0; l < COLS; l++)
-			q[l] = lane + 32 * l < d ? attn_num<T>::up(qr[lane + 32 * l]) : 0;
+			q[l] = lane + 32 * l < d ? num16<T>::up(qr[lane + 32 * l]) : 0;
 		for (int j = p.j0, e = 0; j + e < p.end; e + 1 < STEP ? e++ : (e = 0, j += p.stride)) {
 			const T *k = (const T *)a.k + p.kv + (j + e) * s.ldk, *v = (const T *)a.v + p.kv + (j + e) * s.ldv;
 			float x = 0, m, by;
@@ -372,7 +372,7 @@ template <typename T> __global__ void __launch_bounds__(32 * WARPS) attn_decode_
 #pragma unroll
 			for (int l = 0; l < COLS; l++)
 				if (lane + 32 * l < d)
-					x += q[l] * attn_num<T>::up(k[lane + 32 * l]);
+					x += q[l] * num16<T>::up(k[lane + 32 * l]);
 #pragma unroll
 			for (int i = 16; i > 0; i /= 2)
 				x += __shfl_xor_sync(0xffffffffu, x, i);
@@ -384,7 +384,7 @@ template <typename T> __global__ void __launch_bounds__(32 * WARPS) attn_decode_
 			sum = sum * by + x;
 #pragma unroll
 			for (int l = 0; l < COLS; l++)
-				o[l] = o[l] * by + (lane + 32 * l < d ? x * attn_num<T>::up(v[lane + 32 * l]) : 0);
+				o[l] = o[l] * by + (lane + 32 * l < d ? x * num16<T>::up(v[lane + 32 * l]) : 0);
 		}
 		w.max[warp][0] = max;
 		w.sum[warp][0] = sum;
@@ -498,5 +498,5 @@ int attn_decode_cuda(cudaStream_t st, const struct attn_cuda *shape, const void 
 		return 0;
 	if (s->window >= s->max_len) /* it hides nothing */
 		s->window = 0;
-	return s->dtype == ATTN_BF16 ? launch_any<bf16>(st, s, &a, vec) : launch_any<__half>(st, s, &a, vec);
+	return ATTN_BY_TYPE(s, launch_any, st, s, &a, vec);
 }

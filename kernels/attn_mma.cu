@@ -14,6 +14,8 @@
  * would not fit in registers. */
 #include "kernels/attn_mma.cuh"
 
+#include <type_traits>
+
 /* Forward: BN keys at a time, WARPS warps of MI * 16 queries. */
 template <int DP> struct fwd_cfg;
 template <> struct fwd_cfg<64> { enum { BN = 64, MI = 2, WARPS = 4 }; };
@@ -21,9 +23,9 @@ template <> struct fwd_cfg<80> { enum { BN = 64, MI = 2, WARPS = 4 }; };
 template <> struct fwd_cfg<96> { enum { BN = 64, MI = 2, WARPS = 4 }; };
 template <> struct fwd_cfg<128> { enum { BN = 32, MI = 2, WARPS = 4 }; };
 template <> struct fwd_cfg<256> { enum { BN = 32, MI = 1, WARPS = 8 }; };
-/* Backward: BN rows of the other side at a time, in two stages; four warps of 16 rows. */
-template <int DP> struct bwd_cfg { enum { BN = 32 }; };
-template <> struct bwd_cfg<256> { enum { BN = 16 }; };
+/* Backward: BN rows of the other side at a time, in two stages; four warps of 16 rows. FEW where shared memory is 64 KiB. */
+template <int DP> struct bwd_cfg { enum { BN = 32, FEW = DP == 128 ? 16 : 32 }; };
+template <> struct bwd_cfg<256> { enum { BN = 16, FEW = 16 }; };
 #define BM 64
 #define BWD_THREADS 128
 
@@ -32,9 +34,9 @@ template <int DP> static constexpr int fwd_smem()
 	return (ATTN_TILE + 2 * fwd_cfg<DP>::BN) * (DP + 8) * 2;
 }
 
-template <int DP> static constexpr int bwd_smem()
+template <int DP, int BN> static constexpr int bwd_smem()
 {
-	return (2 * BM + 4 * bwd_cfg<DP>::BN) * (DP + 8) * 2;
+	return (2 * BM + 4 * BN) * (DP + 8) * 2;
 }
 
 /* Scores of rows i, i + 8 against keys from j0 on: capped, masked with -inf. `all`: every pair of the block is visible. */
@@ -202,10 +204,10 @@ static __device__ __forceinline__ bool sees(const struct attn_cuda &s, const str
 	return j <= i && i < it.len && (s.window <= 0 || i - j < s.window);
 }
 
-template <typename T, int DP> __global__ void __launch_bounds__(BWD_THREADS) attn_mma_dq_kernel(const struct attn_cuda s,
+template <typename T, int DP, int BN> __global__ void __launch_bounds__(BWD_THREADS) attn_mma_dq_kernel(const struct attn_cuda s,
 	const struct attn_ptrs p)
 {
-	enum { BN = bwd_cfg<DP>::BN, LD = DP + 8 };
+	enum { LD = DP + 8 };
 	extern __shared__ __align__(16) unsigned char smem[];
 	T *qs = (T *)smem, *gs = qs + BM * LD, *kv = gs + BM * LD;
 	int h = blockIdx.x % s.n_heads, kvh = h / (s.n_heads / s.n_kv), d = s.head_dim, lane = threadIdx.x % 32, first, last, row, i0;
@@ -264,10 +266,10 @@ template <typename T, int DP> __global__ void __launch_bounds__(BWD_THREADS) att
 }
 
 /* WANT: bit 0 dv, bit 1 dk. Steps run over the heads of the group and, in each, over the blocks of queries from the diagonal on. */
-template <typename T, int DP, int WANT>
+template <typename T, int DP, int BN, int WANT>
 __global__ void __launch_bounds__(BWD_THREADS) attn_mma_dkv_kernel(const struct attn_cuda s, const struct attn_ptrs p)
 {
-	enum { BN = bwd_cfg<DP>::BN, LD = DP + 8, DV = WANT & 1, DK = WANT / 2 };
+	enum { LD = DP + 8, DV = WANT & 1, DK = WANT / 2 };
 	extern __shared__ __align__(16) unsigned char smem[];
 	T *ks = (T *)smem, *vs = ks + BM * LD, *qg = vs + BM * LD;
 	int kvh = blockIdx.x % s.n_kv, group = s.n_heads / s.n_kv, d = s.head_dim, lane = threadIdx.x % 32,
@@ -346,9 +348,9 @@ bool attn_mma_fits(const struct attn_cuda *s, int cc, int smem)
 	int dp = columns(s->head_dim), need = (ATTN_TILE + 128) * (dp + 8) * 2;
 
 	if (dp == 128)
-		need = bwd_smem<128>();
+		need = fwd_smem<128>(); /* bwd_smem of FEW is as much */
 	if (dp == 256)
-		need = bwd_smem<256>();
+		need = bwd_smem<256, 16>();
 	return cc >= (s->dtype == ATTN_F16 ? 75 : 80) && need <= smem && s->head_dim % 8 == 0 && s->head_dim <= 256 &&
 	       s->ldq % 8 == 0 && s->ldk % 8 == 0 && s->ldv % 8 == 0 && s->ldo % 8 == 0;
 }
@@ -370,32 +372,48 @@ template <typename T, int DP> static cudaError_t fwd(cudaStream_t st, const stru
 	return cudaGetLastError();
 }
 
-template <typename T, int DP, int WANT> static cudaError_t dkv(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p)
+template <typename T, int DP, int BN, int WANT> static cudaError_t dkv(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p)
 {
-	cudaError_t e = room(attn_mma_dkv_kernel<T, DP, WANT>, bwd_smem<DP>());
+	cudaError_t e = room(attn_mma_dkv_kernel<T, DP, BN, WANT>, bwd_smem<DP, BN>());
 
 	if (e != cudaSuccess)
 		return e;
-	attn_mma_dkv_kernel<T, DP, WANT><<<(unsigned)(s->n_tiles * s->n_kv * (ATTN_TILE / BM)), BWD_THREADS, bwd_smem<DP>(), st>>>(*s, *p);
+	attn_mma_dkv_kernel<T, DP, BN, WANT><<<(unsigned)(s->n_tiles * s->n_kv * (ATTN_TILE / BM)), BWD_THREADS, bwd_smem<DP, BN>(), st>>>(*s, *p);
 	return cudaGetLastError();
 }
 
-template <typename T, int DP> static cudaError_t bwd(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p)
+template <typename T, int DP, int BN> static cudaError_t bwd_by(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p)
 {
-	cudaError_t e = room(attn_mma_dq_kernel<T, DP>, bwd_smem<DP>());
+	cudaError_t e = room(attn_mma_dq_kernel<T, DP, BN>, bwd_smem<DP, BN>());
 
 	if (e != cudaSuccess)
 		return e;
-	attn_mma_dq_kernel<T, DP><<<(unsigned)(s->n_tiles * s->n_heads * (ATTN_TILE / BM)), BWD_THREADS, bwd_smem<DP>(), st>>>(*s, *p);
+	attn_mma_dq_kernel<T, DP, BN><<<(unsigned)(s->n_tiles * s->n_heads * (ATTN_TILE / BM)), BWD_THREADS, bwd_smem<DP, BN>(), st>>>(*s, *p);
 	e = cudaGetLastError();
 	if (e != cudaSuccess)
 		return e;
 	if constexpr (DP <= 128) {
-		return dkv<T, DP, 3>(st, s, p);
+		return dkv<T, DP, BN, 3>(st, s, p);
 	} else {
-		e = dkv<T, DP, 1>(st, s, p);
-		return e != cudaSuccess ? e : dkv<T, DP, 2>(st, s, p);
+		e = dkv<T, DP, BN, 1>(st, s, p);
+		return e != cudaSuccess ? e : dkv<T, DP, BN, 2>(st, s, p);
 	}
+}
+
+/* FEW is for devices that have fp16 alone. */
+template <typename T, int DP> static cudaError_t bwd(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p)
+{
+	enum { BN = bwd_cfg<DP>::BN, FEW = bwd_cfg<DP>::FEW };
+
+	if constexpr (FEW < BN && std::is_same<T, __half>::value) {
+		int dev = 0, smem = 0;
+
+		cudaGetDevice(&dev);
+		cudaDeviceGetAttribute(&smem, cudaDevAttrMaxSharedMemoryPerBlockOptin, dev);
+		if (smem < bwd_smem<DP, BN>())
+			return bwd_by<T, DP, FEW>(st, s, p);
+	}
+	return bwd_by<T, DP, BN>(st, s, p);
 }
 
 template <typename T> static cudaError_t fwd_any(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p, void *o, float *lse)
@@ -422,10 +440,10 @@ template <typename T> static cudaError_t bwd_any(cudaStream_t st, const struct a
 
 cudaError_t attn_mma_fwd(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p, void *o, float *lse)
 {
-	return s->dtype == ATTN_BF16 ? fwd_any<bf16>(st, s, p, o, lse) : fwd_any<__half>(st, s, p, o, lse);
+	return ATTN_BY_TYPE(s, fwd_any, st, s, p, o, lse);
 }
 
 cudaError_t attn_mma_bwd(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p)
 {
-	return s->dtype == ATTN_BF16 ? bwd_any<bf16>(st, s, p) : bwd_any<__half>(st, s, p);
+	return ATTN_BY_TYPE(s, bwd_any, st, s, p);
 }

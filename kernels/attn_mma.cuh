@@ -49,8 +49,8 @@ template <typename T, int DP, int K> static __device__ __forceinline__ void prod
 #pragma unroll
 	for (int k = 0; k < K; k += 16) {
 		const float *x = p[k / 8], *y = p[k / 8 + 1];
-		uint32_t bf[4], af[4] = { attn_num<T>::pack(x[0], x[1]), attn_num<T>::pack(x[2], x[3]), attn_num<T>::pack(y[0], y[1]),
-			attn_num<T>::pack(y[2], y[3]) };
+		uint32_t bf[4], af[4] = { num16<T>::pack(x[0], x[1]), num16<T>::pack(x[2], x[3]), num16<T>::pack(y[0], y[1]),
+			num16<T>::pack(y[2], y[3]) };
 
 #pragma unroll
 		for (int n = 0; n < DP; n += 16) {
@@ -74,9 +74,9 @@ static __device__ __forceinline__ void store16(T *dst, int64_t ld, const float a
 		if (c >= d)
 			continue;
 		if (r < valid)
-			*(uint32_t *)(dst + r * ld + c) = attn_num<T>::pack(acc[n][0] * by0, acc[n][1] * by0);
+			*(uint32_t *)(dst + r * ld + c) = num16<T>::pack(acc[n][0] * by0, acc[n][1] * by0);
 		if (r + 8 < valid)
-			*(uint32_t *)(dst + (r + 8) * ld + c) = attn_num<T>::pack(acc[n][2] * by1, acc[n][3] * by1);
+			*(uint32_t *)(dst + (r + 8) * ld + c) = num16<T>::pack(acc[n][2] * by1, acc[n][3] * by1);
 	}
 }
 

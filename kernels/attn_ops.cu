@@ -1,5 +1,5 @@
 /* The device table's attention over the launchers of attn_cuda.h, and caches' rows. */
-#include "kernels/attn_cuda.h"
+#include "kernels/attn_cuda.cuh"
 #include "kernels/cuda.cuh"
 
 static struct attn_cuda shape_of(const struct kn_attn_shape *s, int64_t max_len)
@@ -22,7 +22,7 @@ static struct attn_cuda shape_of(const struct kn_attn_shape *s, int64_t max_len)
 	a.seq_start = s->seq_start_dev;
 	a.tiles = s->tiles;
 	a.n_tiles = (int)s->n_tiles;
-	a.dtype = ATTN_BF16;
+	a.dtype = ATTN_ACT;
 	a.path = ATTN_AUTO;
 	return a;
 }
@@ -69,7 +69,7 @@ void kn_attn_decode_cuda(struct device *d, const struct kn_attn_shape *s, const 
 	check(d, attn_decode_cuda(cuda_of(d)->stream, &a, q, c->k, c->v, c->slot_stride, slot, len, o, s->decode_scratch), "attn_decode");
 }
 
-static __global__ void append_kernel(bf16 *kc, bf16 *vc, int64_t slot_stride, int64_t width, const bf16 *k, const bf16 *v, int64_t ldk, int64_t ldv,
+static __global__ void append_kernel(act_t *kc, act_t *vc, int64_t slot_stride, int64_t width, const act_t *k, const act_t *v, int64_t ldk, int64_t ldv,
                                      const int32_t *slot, const int32_t *pos)
 {
 	int64_t t = blockIdx.x, at = slot[t] * slot_stride + pos[t] * width;
@@ -83,7 +83,7 @@ static __global__ void append_kernel(bf16 *kc, bf16 *vc, int64_t slot_stride, in
 void kn_kv_append_cuda(struct device *d, const struct kn_attn_shape *s, const struct kn_kv_cache *c, const void *k, const void *v,
                        const int32_t *slot, const int32_t *pos, int64_t t)
 {
-	append_kernel<<<(unsigned)t, 256, 0, cuda_of(d)->stream>>>((bf16 *)c->k, (bf16 *)c->v, c->slot_stride, c->width, (const bf16 *)k, (const bf16 *)v,
+	append_kernel<<<(unsigned)t, 256, 0, cuda_of(d)->stream>>>((act_t *)c->k, (act_t *)c->v, c->slot_stride, c->width, (const act_t *)k, (const act_t *)v,
 	                                                           s->ldk, s->ldv, slot, pos);
 	cuda_launched(d, "kv_append");
 }

@@ -10,7 +10,7 @@
 template <typename T> static __device__ void load_row(float *dst, const T *src, int d, int lane)
 {
 	for (int c = lane; c < d; c += 32)
-		dst[c] = attn_num<T>::up(src[c]);
+		dst[c] = num16<T>::up(src[c]);
 }
 
 template <typename T> static __device__ float dot_row(const float *a, const T *b, int d)
@@ -18,7 +18,7 @@ template <typename T> static __device__ float dot_row(const float *a, const T *b
 	float sum = 0;
 
 	for (int c = 0; c < d; c++)
-		sum += a[c] * attn_num<T>::up(b[c]);
+		sum += a[c] * num16<T>::up(b[c]);
 	return sum;
 }
 
@@ -28,7 +28,7 @@ template <typename T> static __device__ void axpy_row(float *acc, float w, const
 #pragma unroll
 	for (int l = 0; l < COLS; l++)
 		if (lane + 32 * l < d)
-			acc[l] += w * attn_num<T>::up(row[lane + 32 * l]);
+			acc[l] += w * num16<T>::up(row[lane + 32 * l]);
 }
 
 template <typename T> static __device__ void store_row(T *dst, const float *acc, float by, int d, int lane)
@@ -36,7 +36,7 @@ template <typename T> static __device__ void store_row(T *dst, const float *acc,
 #pragma unroll
 	for (int l = 0; l < COLS; l++)
 		if (lane + 32 * l < d)
-			dst[lane + 32 * l] = attn_num<T>::down(acc[l] * by);
+			dst[lane + 32 * l] = num16<T>::down(acc[l] * by);
 }
 
 static __device__ float warp_max(float x)
@@ -194,10 +194,10 @@ template <typename T> static cudaError_t bwd(cudaStream_t st, const struct attn_
 
 cudaError_t attn_plain_fwd(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p, void *o, float *lse)
 {
-	return s->dtype == ATTN_BF16 ? fwd<bf16>(st, s, p, o, lse) : fwd<__half>(st, s, p, o, lse);
+	return ATTN_BY_TYPE(s, fwd, st, s, p, o, lse);
 }
 
 cudaError_t attn_plain_bwd(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p)
 {
-	return s->dtype == ATTN_BF16 ? bwd<bf16>(st, s, p) : bwd<__half>(st, s, p);
+	return ATTN_BY_TYPE(s, bwd, st, s, p);
 }

@@ -164,7 +164,7 @@ static __device__ __forceinline__ void mma_ss(float (&d)[32], uint64_t a, uint64
 	asm volatile("{\n"
 	             ".reg .pred p;\n"
 	             "setp.ne.b32 p, %34, 0;\n"
-	             "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+	             "wgmma.mma_async.sync.aligned.m64n64k16.f32." ACT_PTX "." ACT_PTX " {"
 	             "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
 	             "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
 	             "%32, %33, p, 1, 1, 0, 0;\n"
@@ -178,7 +178,7 @@ static __device__ __forceinline__ void mma_ss(float (&d)[64], uint64_t a, uint64
 	asm volatile("{\n"
 	             ".reg .pred p;\n"
 	             "setp.ne.b32 p, %66, 0;\n"
-	             "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+	             "wgmma.mma_async.sync.aligned.m64n128k16.f32." ACT_PTX "." ACT_PTX " {"
 	             "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
 	             "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
 	             "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
@@ -195,7 +195,7 @@ static __device__ __forceinline__ void mma_rs(float (&d)[32], const uint32_t *a,
 	asm volatile("{\n"
 	             ".reg .pred p;\n"
 	             "setp.ne.b32 p, %37, 0;\n"
-	             "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+	             "wgmma.mma_async.sync.aligned.m64n64k16.f32." ACT_PTX "." ACT_PTX " {"
 	             "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
 	             "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
 	             "{%32, %33, %34, %35}, %36, p, 1, 1, 1;\n"
@@ -209,7 +209,7 @@ static __device__ __forceinline__ void mma_rs(float (&d)[64], const uint32_t *a,
 	asm volatile("{\n"
 	             ".reg .pred p;\n"
 	             "setp.ne.b32 p, %69, 0;\n"
-	             "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+	             "wgmma.mma_async.sync.aligned.m64n128k16.f32." ACT_PTX "." ACT_PTX " {"
 	             "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
 	             "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
 	             "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
@@ -228,7 +228,7 @@ template <int DP, int AR, int NR> static __device__ __forceinline__ void product
 		mma_ss(acc, operand(a + k / 4 * AR * 128 + k % 4 * 32, 16), operand(b + k / 4 * 2 * NR * 128 + k % 4 * 32, 16), k > 0);
 }
 
-/* acc (64 x 2 NR) += p b over ROWS rows of the tile b; p in registers, in bf16 pairs. */
+/* acc (64 x 2 NR) += p b over ROWS rows of the tile b; p in registers, in pairs of 16 bits. */
 template <int ROWS, int NR> static __device__ __forceinline__ void product_nn(float (&acc)[NR], const uint32_t (&p)[ROWS / 4],
 	const char *b, bool add)
 {
@@ -261,7 +261,7 @@ static __device__ __forceinline__ void transpose4(uint32_t r[4])
 }
 
 /* A lane's rows (r, r + 8) of a warpgroup's 64 x 2 N result, scaled, in 16-byte pieces. valid: rows that exist, of the 64. */
-template <int N> static __device__ __forceinline__ void store_rows(bf16 *dst, int64_t ld, const float (&acc)[N], float by0,
+template <int N> static __device__ __forceinline__ void store_rows(act_t *dst, int64_t ld, const float (&acc)[N], float by0,
 	float by1, int valid, int d)
 {
 	int r = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4, t = threadIdx.x % 4;
@@ -273,8 +273,8 @@ template <int N> static __device__ __forceinline__ void store_rows(bf16 *dst, in
 
 #pragma unroll
 		for (int n = 0; n < 4; n++) {
-			x[n] = attn_num<bf16>::pack(acc[i + 4 * n] * by0, acc[i + 4 * n + 1] * by0);
-			y[n] = attn_num<bf16>::pack(acc[i + 4 * n + 2] * by1, acc[i + 4 * n + 3] * by1);
+			x[n] = num16<act_t>::pack(acc[i + 4 * n] * by0, acc[i + 4 * n + 1] * by0);
+			y[n] = num16<act_t>::pack(acc[i + 4 * n + 2] * by1, acc[i + 4 * n + 3] * by1);
 		}
 		transpose4(x);
 		transpose4(y);

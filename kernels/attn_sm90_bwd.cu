@@ -138,7 +138,7 @@ static __device__ __forceinline__ void grad_dq(uint32_t (&out)[QK / 4], float (&
 	}
 #pragma unroll
 	for (int n = 0; n < QK / 4; n++)
-		out[n] = attn_num<bf16>::pack(dp[2 * n], dp[2 * n + 1]);
+		out[n] = num16<act_t>::pack(dp[2 * n], dp[2 * n + 1]);
 }
 
 /* rowsum(do o) of rows `row` and `row` + 8, from the swizzled tiles: a row's 16-byte piece c lies at c ^ (row & 7). */
@@ -157,7 +157,7 @@ template <int DP> static __device__ __forceinline__ void row_dots(float dsum[2],
 
 #pragma unroll
 			for (int l = 0; l < 4; l++) {
-				float2 u = attn_num<bf16>::unpack(x[l]), v = attn_num<bf16>::unpack(y[l]);
+				float2 u = num16<act_t>::unpack(x[l]), v = num16<act_t>::unpack(y[l]);
 
 				sum += u.x * v.x + u.y * v.y;
 			}
@@ -244,7 +244,7 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume_dq(st
 				bar_arrive(&m->empty[at.at]);
 			at.next();
 		}
-		store_rows((bf16 *)p.dq + (int64_t)(w.it.t0 + i0) * s.ldq + (int64_t)w.h * s.head_dim, s.ldq, acc, s.scale,
+		store_rows((act_t *)p.dq + (int64_t)(w.it.t0 + i0) * s.ldq + (int64_t)w.h * s.head_dim, s.ldq, acc, s.scale,
 			s.scale, w.it.len - i0, s.head_dim);
 	}
 }
@@ -373,7 +373,7 @@ static __device__ __forceinline__ void pack(uint32_t (&p)[KQ / 4], const float (
 {
 #pragma unroll
 	for (int n = 0; n < KQ / 4; n++)
-		p[n] = attn_num<bf16>::pack(x[2 * n], x[2 * n + 1]);
+		p[n] = num16<act_t>::pack(x[2 * n], x[2 * n + 1]);
 }
 
 template <int DP, bool CAP> static __device__ __forceinline__ void consume_dkv(struct dkv_smem<DP> *m,
@@ -458,9 +458,9 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume_dkv(s
 				bar_arrive(&m->empty[at.at]);
 			at.next();
 		}
-		store_rows((bf16 *)p.dv + (int64_t)(w.it.t0 + j0) * s.ldv + (int64_t)w.kvh * s.head_dim, s.ldv, dv, 1, 1,
+		store_rows((act_t *)p.dv + (int64_t)(w.it.t0 + j0) * s.ldv + (int64_t)w.kvh * s.head_dim, s.ldv, dv, 1, 1,
 			w.it.len - j0, s.head_dim);
-		store_rows((bf16 *)p.dk + (int64_t)(w.it.t0 + j0) * s.ldk + (int64_t)w.kvh * s.head_dim, s.ldk, dk, s.scale,
+		store_rows((act_t *)p.dk + (int64_t)(w.it.t0 + j0) * s.ldk + (int64_t)w.kvh * s.head_dim, s.ldk, dk, s.scale,
 			s.scale, w.it.len - j0, s.head_dim);
 	}
 }

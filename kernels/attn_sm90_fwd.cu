@@ -1,4 +1,4 @@
-/* Forward attention for Hopper, bf16, head sizes that are multiples of 8 up to
+/* Forward attention for Hopper, of the activation type, head sizes that are multiples of 8 up to
  * 128. A block stays on its multiprocessor and takes item after item: 128
  * queries of a head. One thread feeds queries, keys and values through the copy engine,
  * and says what the items are; two warpgroups own 64 queries each and take turns, so that
@@ -126,7 +126,7 @@ static __device__ __forceinline__ void pack(uint32_t (&p)[BN / 4], const float (
 {
 #pragma unroll
 	for (int n = 0; n < BN / 4; n++)
-		p[n] = attn_num<bf16>::pack(x[2 * n], x[2 * n + 1]);
+		p[n] = num16<act_t>::pack(x[2 * n], x[2 * n + 1]);
 }
 
 /* Capped and masked as block b of the keys asks. */
@@ -146,7 +146,7 @@ static __device__ __forceinline__ void prepare(float (&x)[BN / 2], const struct 
 /* An item's rows: divided, and their lse. */
 template <int DP>
 static __device__ __forceinline__ void finish(const struct attn_cuda &s, const struct fwd_work &w, float (&acc)[DP / 2],
-	struct rows2 r, float mul, bf16 *o, float *lse)
+	struct rows2 r, float mul, act_t *o, float *lse)
 {
 	int wg = threadIdx.x / 128 - 1, lane = threadIdx.x % 32, i = w.m0 + wg * 64 + threadIdx.x % 128 / 32 * 16 + lane / 4,
 		i0 = w.m0 + wg * 64;
@@ -163,7 +163,7 @@ static __device__ __forceinline__ void finish(const struct attn_cuda &s, const s
 }
 
 template <int DP, bool CAP> static __device__ __forceinline__ void consume(struct fwd_smem<DP> *m, const struct attn_cuda &s,
-	bf16 *o, float *lse)
+	act_t *o, float *lse)
 {
 	int wg = threadIdx.x / 128 - 1, lane = threadIdx.x % 32, row = threadIdx.x % 128 / 32 * 16 + lane / 4;
 	ring<STAGES> kat = { 0, 0 }, vat = { 0, 0 };
@@ -248,7 +248,7 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume(struc
 template <int DP, bool CAP>
 __global__ void __launch_bounds__(THREADS, 1) attn_sm90_fwd_kernel(const __grid_constant__ CUtensorMap mq,
 	const __grid_constant__ CUtensorMap mk,
-	const __grid_constant__ CUtensorMap mv, const struct attn_cuda s, bf16 *o, float *lse)
+	const __grid_constant__ CUtensorMap mv, const struct attn_cuda s, act_t *o, float *lse)
 {
 #ifdef ATTN_SM90_CODE
 	extern __shared__ char raw[];
@@ -305,7 +305,7 @@ bool attn_sm90_map(CUtensorMap *m, const void *p, int64_t ld, int heads, int d, 
 	cuuint64_t size[3] = { (cuuint64_t)d, (cuuint64_t)heads, (cuuint64_t)rows }, stride[2] = { (cuuint64_t)d * 2, (cuuint64_t)ld * 2 };
 	cuuint32_t boxes[3] = { PANEL, 1, (cuuint32_t)box }, step[3] = { 1, 1, 1 };
 
-	return encoder()(m, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 3, (void *)p, size, stride, boxes, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
+	return encoder()(m, ACT_MAP, 3, (void *)p, size, stride, boxes, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
 	                 CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
@@ -319,11 +319,11 @@ static bool built(void)
 
 bool attn_sm90_fits(const struct attn_cuda *s, int major, int minor)
 {
-	return major == 9 && minor == 0 && s->dtype == ATTN_BF16 && s->head_dim % 8 == 0 && s->head_dim <= 128 && s->ldq % 8 == 0 &&
+	return major == 9 && minor == 0 && s->dtype == ATTN_ACT && s->head_dim % 8 == 0 && s->head_dim <= 128 && s->ldq % 8 == 0 &&
 	       s->ldk % 8 == 0 && s->ldv % 8 == 0 && s->ldo % 8 == 0 && encoder() && built();
 }
 
-template <int DP, bool CAP> static cudaError_t fwd(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p, bf16 *o, float *lse)
+template <int DP, bool CAP> static cudaError_t fwd(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p, act_t *o, float *lse)
 {
 	int dev = 0, blocks = 0, smem = sizeof(struct fwd_smem<DP>) + 1024, items = s->n_tiles * s->n_heads;
 	CUtensorMap mq, mk, mv;
@@ -344,6 +344,6 @@ template <int DP, bool CAP> static cudaError_t fwd(cudaStream_t st, const struct
 cudaError_t attn_sm90_fwd(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p, void *o, float *lse)
 {
 	if (s->head_dim <= 64)
-		return s->softcap > 0 ? fwd<64, true>(st, s, p, (bf16 *)o, lse) : fwd<64, false>(st, s, p, (bf16 *)o, lse);
-	return s->softcap > 0 ? fwd<128, true>(st, s, p, (bf16 *)o, lse) : fwd<128, false>(st, s, p, (bf16 *)o, lse);
+		return s->softcap > 0 ? fwd<64, true>(st, s, p, (act_t *)o, lse) : fwd<64, false>(st, s, p, (act_t *)o, lse);
+	return s->softcap > 0 ? fwd<128, true>(st, s, p, (act_t *)o, lse) : fwd<128, false>(st, s, p, (act_t *)o, lse);
 }

@@ -1,19 +1,16 @@
 /* What the CUDA kernels share: the device's private part, launches whose errors
- * wait for the next sync, bf16 in eights, reductions of fixed order. Internal to
+ * wait for the next sync, activations in eights, reductions of fixed order. Internal to
  * kernels/(*).cu; the whole shared object exports device_open_cuda alone. */
 #ifndef LP_KERNELS_CUDA_CUH
 #define LP_KERNELS_CUDA_CUH
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 extern "C" {
 #include "kernels/device.h"
 }
+#include "kernels/act.cuh"
 #include "kernels/chain.cuh"
-
-typedef __nv_bfloat16 bf16;
 
 struct gemm_state; /* gemm.cu */
 
@@ -25,6 +22,7 @@ struct cuda_impl {
 	struct gemm_state *gemm;
 	double *partials;  /* (SUM_BLOCKS) of sums */
 	int sms;
+	int shared;        /* bytes of shared memory that a thread block may have */
 	bool chains;       /* kernels may start before the last one has ended (chain.cuh) */
 	char failed[256];  /* the first failure since the last sync, "" when none */
 };
@@ -95,7 +93,7 @@ kn_pick_fn kn_pick_cuda;
 kn_kv_turn_fn kn_kv_turn_cuda;
 }
 
-/* --- eights: 16 bytes of bf16 --- */
+/* --- eights: 16 bytes of activations --- */
 
 struct f8 {
 	float v[8];
@@ -108,8 +106,10 @@ static __device__ __forceinline__ f8 unpack8(uint4 u)
 
 #pragma unroll
 	for (int i = 0; i < 4; i++) {
-		r.v[2 * i] = __uint_as_float(w[i] << 16);
-		r.v[2 * i + 1] = __uint_as_float(w[i] & 0xffff0000u);
+		float2 p = num16<act_t>::unpack(w[i]);
+
+		r.v[2 * i] = p.x;
+		r.v[2 * i + 1] = p.y;
 	}
 	return r;
 }
@@ -119,20 +119,17 @@ static __device__ __forceinline__ uint4 pack8(const f8 &x)
 	uint32_t w[4];
 
 #pragma unroll
-	for (int i = 0; i < 4; i++) {
-		__nv_bfloat162 p = __floats2bfloat162_rn(x.v[2 * i], x.v[2 * i + 1]);
-
-		w[i] = *(uint32_t *)&p;
-	}
+	for (int i = 0; i < 4; i++)
+		w[i] = act_pack(x.v[2 * i], x.v[2 * i + 1]);
 	return make_uint4(w[0], w[1], w[2], w[3]);
 }
 
-static __device__ __forceinline__ f8 load8(const bf16 *p)
+static __device__ __forceinline__ f8 load8(const act_t *p)
 {
 	return unpack8(*(const uint4 *)p);
 }
 
-static __device__ __forceinline__ void store8(bf16 *p, const f8 &x)
+static __device__ __forceinline__ void store8(act_t *p, const f8 &x)
 {
 	*(uint4 *)p = pack8(x);
 }

@@ -6,6 +6,15 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The least compute capability whose tensor cores know the activation type. */
+#ifdef LP_F16
+#define LEAST 75
+#define LEAST_SAYS "7.5 or later is needed"
+#else
+#define LEAST 80
+#define LEAST_SAYS "bf16 needs 8.0 or later; use --compute fp16"
+#endif
+
 /* The shared object stands alone: it has no err_set. */
 static int fail(struct err *e, const char *what, cudaError_t c)
 {
@@ -271,7 +280,9 @@ static const struct kn_ops cuda_ops(void)
 	k.adapter_down = kn_adapter_down_cuda;
 	k.adapter_outer = kn_adapter_outer_cuda;
 	k.adapter_grad = kn_adapter_grad_cuda;
+#ifndef LP_F16 /* its products for few rows are bf16's alone: fp16 decodes by dense products (device.h, few) */
 	k.skinny = kn_skinny_cuda;
+#endif
 	k.pick = kn_pick_cuda;
 	k.kv_turn = kn_kv_turn_cuda;
 	return k;
@@ -313,11 +324,17 @@ static int open_impl(struct device *d, int index, struct err *e)
 	if (c != cudaSuccess)
 		return fail(e, "the device", c);
 	c = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index);
+	if (c == cudaSuccess)
+		c = cudaDeviceGetAttribute(&x->shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, index);
 	if (c != cudaSuccess)
 		return fail(e, "the device", c);
 	x->chains = major >= 9;
-	if (gemm_open(d, e) < 0 || nf4_open(d, e) < 0 || skinny_open(d, e) < 0 || adam_open(d, e) < 0)
+	if (gemm_open(d, e) < 0 || nf4_open(d, e) < 0 || adam_open(d, e) < 0)
 		return -1;
+#ifndef LP_F16
+	if (skinny_open(d, e) < 0)
+		return -1;
+#endif
 	return cuda_sync(d, e);
 }
 
@@ -344,9 +361,14 @@ extern "C" __attribute__((visibility("default"))) int device_open_cuda(struct de
 	c = cudaGetDeviceProperties(&p, index);
 	if (c != cudaSuccess)
 		return fail(e, "the device", c);
-	if (p.major < 8) {
+	if (10 * p.major + p.minor < LEAST) {
 		e->code = LP_DEVICE;
-		snprintf(e->msg, sizeof(e->msg), "%s has compute capability %d.%d; bf16 needs 8.0 or later", p.name, p.major, p.minor);
+		snprintf(e->msg, sizeof(e->msg), "%.60s has compute capability %d.%d; " LEAST_SAYS, p.name, p.major, p.minor);
+		return -1;
+	}
+	if (d->act != ACT_DTYPE) {
+		e->code = LP_DEVICE;
+		snprintf(e->msg, sizeof(e->msg), "the CUDA libraries of this build are mixed up; install one build whole");
 		return -1;
 	}
 	d->index = index;
@@ -361,6 +383,6 @@ extern "C" __attribute__((visibility("default"))) int device_open_cuda(struct de
 	d->k.skinny_scratch = planned.skinny_scratch;
 	cudaMemGetInfo(&avail, &total);
 	d->free_bytes = avail;
-	snprintf(d->name, sizeof(d->name), "cuda:%d, %.40s, compute capability %d.%d", index, p.name, p.major, p.minor);
+	snprintf(d->name, sizeof(d->name), "cuda:%d, %.40s, compute capability %d.%d, %s", index, p.name, p.major, p.minor, ACT_DTYPE == DT_F16 ? "fp16" : "bf16");
 	return 0;
 }

@@ -17,7 +17,7 @@ static __device__ __forceinline__ uint4 philox(uint4 c, uint2 k)
 }
 
 /* A thread has four columns: one call of the generator. */
-static __global__ void __launch_bounds__(THREADS) dropout_kernel(bf16 *y, int64_t ldy, const bf16 *x, int64_t ldx, const int32_t *rec, const int32_t *pos,
+static __global__ void __launch_bounds__(THREADS) dropout_kernel(act_t *y, int64_t ldy, const act_t *x, int64_t ldx, const int32_t *rec, const int32_t *pos,
                                                                  int64_t c, uint2 key, uint32_t tensor, uint32_t limit, float up, bool add)
 {
 	int64_t row = blockIdx.x, four = (int64_t)blockIdx.y * THREADS + threadIdx.x;
@@ -28,10 +28,10 @@ static __global__ void __launch_bounds__(THREADS) dropout_kernel(bf16 *y, int64_
 	w = philox(make_uint4((uint32_t)pos[row], (uint32_t)rec[row], (uint32_t)four, tensor), key);
 	for (int l = 0; l < 4 && four * 4 + l < c; l++) {
 		uint32_t word = l == 0 ? w.x : l == 1 ? w.y : l == 2 ? w.z : w.w;
-		float v = word < limit ? 0 : __bfloat162float(x[row * ldx + four * 4 + l]) * up;
-		bf16 *to = y + row * ldy + four * 4 + l;
+		float v = word < limit ? 0 : act_up(x[row * ldx + four * 4 + l]) * up;
+		act_t *to = y + row * ldy + four * 4 + l;
 
-		*to = __float2bfloat16_rn(add ? __bfloat162float(*to) + v : v);
+		*to = act_down(add ? act_up(*to) + v : v);
 	}
 }
 
@@ -42,7 +42,7 @@ void kn_dropout_cuda(struct device *d, void *y, int64_t ldy, const void *x, int6
 	uint32_t limit = (uint32_t)((double)key.p * 4294967296.0);
 	dim3 grid((unsigned)t, (unsigned)((c + 4 * THREADS - 1) / (4 * THREADS)));
 
-	dropout_kernel<<<grid, THREADS, 0, cuda_of(d)->stream>>>((bf16 *)y, ldy, (const bf16 *)x, ldx, rec, pos, c, k, key.tensor, limit,
+	dropout_kernel<<<grid, THREADS, 0, cuda_of(d)->stream>>>((act_t *)y, ldy, (const act_t *)x, ldx, rec, pos, c, k, key.tensor, limit,
 	                                                         1.0f / (1.0f - key.p), add);
 	cuda_launched(d, "dropout");
 }

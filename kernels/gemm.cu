@@ -1,4 +1,4 @@
-/* Products by cuBLASLt: bf16 in, fp32 sums, bf16 or fp32 out. Row-major C is
+/* Products by cuBLASLt: activations in, fp32 sums, activations or fp32 out. Row-major C is
  * column-major C^T = op(B)^T op(A)^T. The library's first choice for a shape fixes the
  * bits; it never sums by atomics. For large products the first call times the other
  * candidates, and takes the fastest of those that give the same bits as the first on
@@ -140,7 +140,7 @@ static cublasStatus_t set_layout(cublasLtMatrixLayout_t *l, cudaDataType_t t, in
 static cublasStatus_t candidates(struct gemm_state *g, const struct gemm_plan *p, cublasLtMatmulHeuristicResult_t *found, int most, int *n)
 {
 	const struct gemm_key *k = &p->key;
-	/* split sums are folded in fp32 through the workspace: neither in place by atomics, nor rounded to bf16 on the way */
+	/* split sums are folded in fp32 through the workspace: neither in place by atomics, nor rounded to 16 bits on the way */
 	uint32_t schemes = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
 	uint32_t al[3] = { 1u << (k->flags >> 8 & 15), 1u << (k->flags >> 12 & 15), 1u << (k->flags >> 16 & 15) };
 	uint64_t room = WORKSPACE;
@@ -211,11 +211,11 @@ static cublasStatus_t make_plan(struct gemm_state *g, struct gemm_plan *p)
 		return s;
 	cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSA, &opa, sizeof(opa));
 	cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSB, &opb, sizeof(opb));
-	s = tb ? set_layout(&p->a, CUDA_R_16BF, k->k, k->n, k->ldb) : set_layout(&p->a, CUDA_R_16BF, k->n, k->k, k->ldb);
+	s = tb ? set_layout(&p->a, ACT_CUDA_R, k->k, k->n, k->ldb) : set_layout(&p->a, ACT_CUDA_R, k->n, k->k, k->ldb);
 	if (s == CUBLAS_STATUS_SUCCESS)
-		s = ta ? set_layout(&p->b, CUDA_R_16BF, k->m, k->k, k->lda) : set_layout(&p->b, CUDA_R_16BF, k->k, k->m, k->lda);
+		s = ta ? set_layout(&p->b, ACT_CUDA_R, k->m, k->k, k->lda) : set_layout(&p->b, ACT_CUDA_R, k->k, k->m, k->lda);
 	if (s == CUBLAS_STATUS_SUCCESS)
-		s = set_layout(&p->c, wide ? CUDA_R_32F : CUDA_R_16BF, k->n, k->m, k->ldc);
+		s = set_layout(&p->c, wide ? CUDA_R_32F : ACT_CUDA_R, k->n, k->m, k->ldc);
 	return s == CUBLAS_STATUS_SUCCESS ? choose(g, p) : s;
 }
 
@@ -251,7 +251,7 @@ static __global__ void scale_kernel(const void *c0, void *c, int64_t m, int64_t 
 	if (wide)
 		((float *)c)[at] = beta ? ((const float *)c0)[at] * beta : 0;
 	else
-		((bf16 *)c)[at] = __float2bfloat16_rn(beta ? __bfloat162float(((const bf16 *)c0)[at]) * beta : 0);
+		((act_t *)c)[at] = act_down(beta ? act_up(((const act_t *)c0)[at]) * beta : 0);
 }
 
 /* --- trying the candidates --- */

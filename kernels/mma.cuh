@@ -3,34 +3,31 @@
 #ifndef LP_KERNELS_MMA_CUH
 #define LP_KERNELS_MMA_CUH
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <stdint.h>
-
-typedef __nv_bfloat16 bf16;
+#include "kernels/act.cuh"
 
 static __device__ __forceinline__ uint32_t smem_at(const void *p)
 {
 	return (uint32_t)__cvta_generic_to_shared(p);
 }
 
-/* 16 bytes from global to shared memory, or zeros; by address from sm_80 on. */
+/* 16 bytes from global to shared memory, or zeros. Before sm_80 they are there when the call returns, for this thread: a
+ * barrier after copy_wait shows them to the others, as it does from sm_80 on. */
 static __device__ __forceinline__ void copy16(uint32_t dst, const void *src, bool ok)
 {
 #if __CUDA_ARCH__ >= 800
 	int n = ok ? 16 : 0;
 
 	asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(dst), "l"(src), "r"(n) : "memory");
+#else
+	uint4 v = ok ? *(const uint4 *)src : make_uint4(0, 0, 0, 0);
+
+	asm volatile("st.shared.v4.b32 [%0], {%1, %2, %3, %4};" ::"r"(dst), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 #endif
 }
 
 static __device__ __forceinline__ void copy16(void *dst, const void *src, bool ok)
 {
-#if __CUDA_ARCH__ >= 800
 	copy16(smem_at(dst), src, ok);
-#else
-	*(uint4 *)dst = ok ? *(const uint4 *)src : make_uint4(0, 0, 0, 0);
-#endif
 }
 
 static __device__ __forceinline__ void copy_commit()

@@ -1,4 +1,4 @@
-/* NF4 to bf16: 8 bytes of codes, a quarter of a block, a thread. */
+/* NF4 to activations: 8 bytes of codes, a quarter of a block, a thread. */
 #include "kernels/cuda.cuh"
 
 #include "kernels/dynmap.cuh"
@@ -24,7 +24,7 @@ static __device__ __forceinline__ float scale_of(const struct nf4 &q, int64_t bl
 }
 
 /* A grid row for each row; cols in whole sixteens, so a piece lies in one block. */
-static __global__ void __launch_bounds__(THREADS) dequant_sixteens(bf16 *y, int64_t ldy, const struct nf4 q, int64_t cols)
+static __global__ void __launch_bounds__(THREADS) dequant_sixteens(act_t *y, int64_t ldy, const struct nf4 q, int64_t cols)
 {
 	__shared__ float lut[16];
 	int64_t row = blockIdx.x, j = ((int64_t)blockIdx.y * THREADS + threadIdx.x) * 16, at = row * cols + j;
@@ -53,7 +53,7 @@ static __global__ void __launch_bounds__(THREADS) dequant_sixteens(bf16 *y, int6
 	store8(y + row * ldy + j + 8, v[1]);
 }
 
-static __global__ void __launch_bounds__(THREADS) dequant_any(bf16 *y, int64_t ldy, const struct nf4 q, int64_t cols)
+static __global__ void __launch_bounds__(THREADS) dequant_any(act_t *y, int64_t ldy, const struct nf4 q, int64_t cols)
 {
 	int64_t row = blockIdx.x;
 
@@ -61,7 +61,7 @@ static __global__ void __launch_bounds__(THREADS) dequant_any(bf16 *y, int64_t l
 		int64_t at = row * cols + j;
 		uint8_t pair = q.codes[at / 2];
 
-		y[row * ldy + j] = __float2bfloat16_rn(level[at % 2 ? pair & 15 : pair >> 4] * scale_of(q, at / NF4_BLOCK));
+		y[row * ldy + j] = act_down(level[at % 2 ? pair & 15 : pair >> 4] * scale_of(q, at / NF4_BLOCK));
 	}
 }
 
@@ -70,9 +70,9 @@ void kn_nf4_dequant_cuda(struct device *d, void *y, int64_t ldy, const struct nf
 	cudaStream_t st = cuda_of(d)->stream;
 
 	if (cols % 16 == 0 && eights(y, ldy) && ((uintptr_t)q->codes & 7) == 0)
-		dequant_sixteens<<<dim3((unsigned)rows, (unsigned)((cols + 16 * THREADS - 1) / (16 * THREADS))), THREADS, 0, st>>>((bf16 *)y, ldy, *q, cols);
+		dequant_sixteens<<<dim3((unsigned)rows, (unsigned)((cols + 16 * THREADS - 1) / (16 * THREADS))), THREADS, 0, st>>>((act_t *)y, ldy, *q, cols);
 	else
-		dequant_any<<<(unsigned)rows, THREADS, 0, st>>>((bf16 *)y, ldy, *q, cols);
+		dequant_any<<<(unsigned)rows, THREADS, 0, st>>>((act_t *)y, ldy, *q, cols);
 	cuda_launched(d, "nf4_dequant");
 }
 

@@ -49,12 +49,12 @@ static __global__ void __launch_bounds__(THREADS) pick_kernel(const struct kn_pi
 {
 	__shared__ struct best shared[THREADS / 32];
 	int64_t row = blockIdx.x, v = p.v;
-	const bf16 *z = (const bf16 *)p.z + row * v;
+	const act_t *z = (const act_t *)p.z + row * v;
 	int wide = ((uintptr_t)z & 15) == 0 ? (int)(v / 8) : 0;
 	struct best b = { -INFINITY, 0x7fffffff, 0 };
 
 	follow_previous();
-	b.z = -1e30f; /* finite: differences stay numbers; below any bf16 that a model means */
+	b.z = -1e30f; /* finite: differences stay numbers; below any 16-bit number that a model means */
 	for (int i = threadIdx.x; i < wide; i += THREADS) {
 		f8 x = load8(z + 8 * i);
 
@@ -63,7 +63,7 @@ static __global__ void __launch_bounds__(THREADS) pick_kernel(const struct kn_pi
 			take(&b, x.v[l], 8 * i + l);
 	}
 	for (int i = 8 * wide + threadIdx.x; i < v; i += THREADS)
-		take(&b, __bfloat162float(z[i]), i);
+		take(&b, act_up(z[i]), i);
 	b = warp_best(b);
 	if (threadIdx.x % 32 == 0)
 		shared[threadIdx.x / 32] = b;

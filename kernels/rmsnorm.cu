@@ -5,7 +5,7 @@
 
 /* EIGHTS: pieces of eight a thread holds. */
 template <int EIGHTS>
-static __global__ void __launch_bounds__(THREADS) fwd_eights(bf16 *y, int64_t ldy, float *rstd, const bf16 *x, const float *w, int c, float eps)
+static __global__ void __launch_bounds__(THREADS) fwd_eights(act_t *y, int64_t ldy, float *rstd, const act_t *x, const float *w, int c, float eps)
 {
 	__shared__ float shared[33];
 	int64_t row = blockIdx.x;
@@ -49,14 +49,14 @@ static __global__ void __launch_bounds__(THREADS) fwd_eights(bf16 *y, int64_t ld
 }
 
 /* Any width. */
-static __global__ void __launch_bounds__(THREADS) fwd_any(bf16 *y, int64_t ldy, float *rstd, const bf16 *x, const float *w, int64_t c, float eps)
+static __global__ void __launch_bounds__(THREADS) fwd_any(act_t *y, int64_t ldy, float *rstd, const act_t *x, const float *w, int64_t c, float eps)
 {
 	__shared__ float shared[33];
 	int64_t row = blockIdx.x;
 	float sum = 0, r;
 
 	for (int64_t j = threadIdx.x; j < c; j += THREADS) {
-		float v = __bfloat162float(x[row * c + j]);
+		float v = act_up(x[row * c + j]);
 
 		sum += v * v;
 	}
@@ -64,7 +64,7 @@ static __global__ void __launch_bounds__(THREADS) fwd_any(bf16 *y, int64_t ldy, 
 	if (rstd && threadIdx.x == 0)
 		rstd[row] = r;
 	for (int64_t j = threadIdx.x; j < c; j += THREADS)
-		y[row * ldy + j] = __float2bfloat16_rn(__bfloat162float(x[row * c + j]) * (r * w[j]));
+		y[row * ldy + j] = act_down(act_up(x[row * c + j]) * (r * w[j]));
 }
 
 void kn_rmsnorm_fwd_cuda(struct device *d, void *y, int64_t ldy, float *rstd, const void *x, const float *w, int64_t t, int64_t c, float eps)
@@ -74,9 +74,9 @@ void kn_rmsnorm_fwd_cuda(struct device *d, void *y, int64_t ldy, float *rstd, co
 	int pieces = (int)((c + 8 * THREADS - 1) / (8 * THREADS));
 
 	/* a step of decoding is a chain of short kernels; where one row more or less is nothing, launches are plain */
-#define FWD(N) launch_chained(st, cuda_of(d)->chains && t <= 64, fwd_eights<N>, dim3((unsigned)t), THREADS, 0, (bf16 *)y, ldy, rstd, (const bf16 *)x, w, (int)c, eps)
+#define FWD(N) launch_chained(st, cuda_of(d)->chains && t <= 64, fwd_eights<N>, dim3((unsigned)t), THREADS, 0, (act_t *)y, ldy, rstd, (const act_t *)x, w, (int)c, eps)
 	if (!fast)
-		fwd_any<<<(unsigned)t, THREADS, 0, st>>>((bf16 *)y, ldy, rstd, (const bf16 *)x, w, c, eps);
+		fwd_any<<<(unsigned)t, THREADS, 0, st>>>((act_t *)y, ldy, rstd, (const act_t *)x, w, c, eps);
 	else if (pieces == 1)
 		FWD(1);
 	else if (pieces == 2)
@@ -88,7 +88,7 @@ void kn_rmsnorm_fwd_cuda(struct device *d, void *y, int64_t ldy, float *rstd, co
 }
 
 template <int EIGHTS>
-static __global__ void __launch_bounds__(THREADS) bwd_eights(bf16 *dx, int64_t ld_dx, const bf16 *dy, const bf16 *xo, const float *rstd,
+static __global__ void __launch_bounds__(THREADS) bwd_eights(act_t *dx, int64_t ld_dx, const act_t *dy, const act_t *xo, const float *rstd,
                                                              const float *w, int c)
 {
 	__shared__ float shared[33];
@@ -126,7 +126,7 @@ static __global__ void __launch_bounds__(THREADS) bwd_eights(bf16 *dx, int64_t l
 	}
 }
 
-static __global__ void __launch_bounds__(THREADS) bwd_any(bf16 *dx, int64_t ld_dx, const bf16 *dy, const bf16 *xo, const float *rstd,
+static __global__ void __launch_bounds__(THREADS) bwd_any(act_t *dx, int64_t ld_dx, const act_t *dy, const act_t *xo, const float *rstd,
                                                           const float *w, int64_t c)
 {
 	__shared__ float shared[33];
@@ -134,12 +134,12 @@ static __global__ void __launch_bounds__(THREADS) bwd_any(bf16 *dx, int64_t ld_d
 	float sum = 0, r = rstd[row], m;
 
 	for (int64_t j = threadIdx.x; j < c; j += THREADS)
-		sum += __bfloat162float(dy[row * c + j]) * w[j] * __bfloat162float(xo[row * c + j]);
+		sum += act_up(dy[row * c + j]) * w[j] * act_up(xo[row * c + j]);
 	m = block_sum(sum, shared) * r * r / (float)c;
 	for (int64_t j = threadIdx.x; j < c; j += THREADS) {
-		float v = __bfloat162float(dx[row * ld_dx + j]), g = __bfloat162float(dy[row * c + j]) * w[j];
+		float v = act_up(dx[row * ld_dx + j]), g = act_up(dy[row * c + j]) * w[j];
 
-		dx[row * ld_dx + j] = __float2bfloat16_rn(v + r * (g - __bfloat162float(xo[row * c + j]) * m));
+		dx[row * ld_dx + j] = act_down(v + r * (g - act_up(xo[row * c + j]) * m));
 	}
 }
 
@@ -150,9 +150,9 @@ void kn_rmsnorm_bwd_cuda(struct device *d, void *dx, int64_t ld_dx, const void *
 	bool fast = c % 8 == 0 && c <= 8192 && eights(dx, ld_dx) && eights(dy, c) && eights(xo, c);
 	int pieces = (int)((c + 8 * THREADS - 1) / (8 * THREADS));
 
-#define BWD(N) bwd_eights<N><<<(unsigned)t, THREADS, 0, st>>>((bf16 *)dx, ld_dx, (const bf16 *)dy, (const bf16 *)xo, rstd, w, (int)c)
+#define BWD(N) bwd_eights<N><<<(unsigned)t, THREADS, 0, st>>>((act_t *)dx, ld_dx, (const act_t *)dy, (const act_t *)xo, rstd, w, (int)c)
 	if (!fast)
-		bwd_any<<<(unsigned)t, THREADS, 0, st>>>((bf16 *)dx, ld_dx, (const bf16 *)dy, (const bf16 *)xo, rstd, w, c);
+		bwd_any<<<(unsigned)t, THREADS, 0, st>>>((act_t *)dx, ld_dx, (const act_t *)dy, (const act_t *)xo, rstd, w, c);
 	else if (pieces == 1)
 		BWD(1);
 	else if (pieces == 2)

@@ -3,7 +3,7 @@
 #define THREADS 256
 
 /* A thread turns eight pairs of one head. */
-static __global__ void __launch_bounds__(THREADS) rope_eights(bf16 *x, int64_t ldx, const int32_t *pos, const float *cos_tab, const float *sin_tab,
+static __global__ void __launch_bounds__(THREADS) rope_eights(act_t *x, int64_t ldx, const int32_t *pos, const float *cos_tab, const float *sin_tab,
                                                               int n_heads, int head_dim, int half, float sign)
 {
 	int per_head = half / 8;
@@ -12,7 +12,7 @@ static __global__ void __launch_bounds__(THREADS) rope_eights(bf16 *x, int64_t l
 
 	for (int i = threadIdx.x; i < n_heads * per_head; i += THREADS) {
 		int j = i % per_head * 8;
-		bf16 *p = x + row * ldx + (int64_t)(i / per_head) * head_dim + j;
+		act_t *p = x + row * ldx + (int64_t)(i / per_head) * head_dim + j;
 		f8 a = load8(p), b = load8(p + half);
 
 #pragma unroll
@@ -27,7 +27,7 @@ static __global__ void __launch_bounds__(THREADS) rope_eights(bf16 *x, int64_t l
 	}
 }
 
-static __global__ void __launch_bounds__(THREADS) rope_any(bf16 *x, int64_t ldx, const int32_t *pos, const float *cos_tab, const float *sin_tab,
+static __global__ void __launch_bounds__(THREADS) rope_any(act_t *x, int64_t ldx, const int32_t *pos, const float *cos_tab, const float *sin_tab,
                                                            int n_heads, int head_dim, int half, float sign)
 {
 	int64_t row = blockIdx.x;
@@ -35,11 +35,11 @@ static __global__ void __launch_bounds__(THREADS) rope_any(bf16 *x, int64_t ldx,
 
 	for (int i = threadIdx.x; i < n_heads * half; i += THREADS) {
 		int j = i % half;
-		bf16 *p = x + row * ldx + (int64_t)(i / half) * head_dim + j;
-		float co = c[j], si = s[j] * sign, u = __bfloat162float(p[0]), v = __bfloat162float(p[half]);
+		act_t *p = x + row * ldx + (int64_t)(i / half) * head_dim + j;
+		float co = c[j], si = s[j] * sign, u = act_up(p[0]), v = act_up(p[half]);
 
-		p[0] = __float2bfloat16_rn(u * co - v * si);
-		p[half] = __float2bfloat16_rn(v * co + u * si);
+		p[0] = act_down(u * co - v * si);
+		p[half] = act_down(v * co + u * si);
 	}
 }
 
@@ -51,27 +51,27 @@ void kn_rope_cuda(struct device *d, void *x, int64_t ldx, const int32_t *pos, co
 	int half = (int)rot / 2;
 
 	if (half % 8 == 0 && head_dim % 8 == 0 && eights(x, ldx))
-		rope_eights<<<(unsigned)t, THREADS, 0, st>>>((bf16 *)x, ldx, pos, cos_tab, sin_tab, (int)n_heads, (int)head_dim, half, sign);
+		rope_eights<<<(unsigned)t, THREADS, 0, st>>>((act_t *)x, ldx, pos, cos_tab, sin_tab, (int)n_heads, (int)head_dim, half, sign);
 	else
-		rope_any<<<(unsigned)t, THREADS, 0, st>>>((bf16 *)x, ldx, pos, cos_tab, sin_tab, (int)n_heads, (int)head_dim, half, sign);
+		rope_any<<<(unsigned)t, THREADS, 0, st>>>((act_t *)x, ldx, pos, cos_tab, sin_tab, (int)n_heads, (int)head_dim, half, sign);
 	cuda_launched(d, "rope");
 }
 
 /* --- new tokens: q and k turn, k and v go to the cache; a block a token --- */
 
 struct turn {
-	bf16 *qkv;
+	act_t *qkv;
 	int64_t ld, slot_stride, width;
 	const float *cos_tab, *sin_tab;
 	const int32_t *slot, *pos;
-	bf16 *k, *v;
+	act_t *k, *v;
 	int heads, kv_heads, head_dim;
 };
 
 static __global__ void __launch_bounds__(THREADS) turn_kernel(const struct turn a)
 {
 	int half = a.head_dim / 2, row = blockIdx.x, units = (a.heads + a.kv_heads) * half, values = a.kv_heads * a.head_dim;
-	bf16 *q = a.qkv + row * a.ld;
+	act_t *q = a.qkv + row * a.ld;
 	const float *c, *s;
 	int64_t at;
 
@@ -82,24 +82,24 @@ static __global__ void __launch_bounds__(THREADS) turn_kernel(const struct turn 
 	s = a.sin_tab + (int64_t)a.pos[row] * half;
 	for (int i = blockIdx.y * THREADS + threadIdx.x; i < units + values; i += gridDim.y * THREADS) {
 		int h = i / half, j = i % half;
-		bf16 *p = q + h * a.head_dim + j, *to = h < a.heads ? p : a.k + at + (h - a.heads) * a.head_dim + j;
+		act_t *p = q + h * a.head_dim + j, *to = h < a.heads ? p : a.k + at + (h - a.heads) * a.head_dim + j;
 		float u, v;
 
 		if (i >= units) {
 			a.v[at + i - units] = q[(a.heads + a.kv_heads) * a.head_dim + i - units];
 			continue;
 		}
-		u = __bfloat162float(p[0]);
-		v = __bfloat162float(p[half]);
-		to[0] = __float2bfloat16_rn(u * c[j] - v * s[j]);
-		to[half] = __float2bfloat16_rn(v * c[j] + u * s[j]);
+		u = act_up(p[0]);
+		v = act_up(p[half]);
+		to[0] = act_down(u * c[j] - v * s[j]);
+		to[half] = act_down(v * c[j] + u * s[j]);
 	}
 }
 
 void kn_kv_turn_cuda(struct device *d, const struct kn_attn_shape *s, const struct kn_kv_cache *c, void *qkv, const float *cos_tab,
                      const float *sin_tab, const int32_t *slot, const int32_t *pos, int64_t t)
 {
-	struct turn a = { (bf16 *)qkv, s->ldq, c->slot_stride, c->width, cos_tab, sin_tab, slot, pos, (bf16 *)c->k, (bf16 *)c->v, (int)s->n_heads, (int)s->n_kv,
+	struct turn a = { (act_t *)qkv, s->ldq, c->slot_stride, c->width, cos_tab, sin_tab, slot, pos, (act_t *)c->k, (act_t *)c->v, (int)s->n_heads, (int)s->n_kv,
 		(int)s->head_dim };
 
 	if (t == 0)

@@ -14,7 +14,7 @@ static __device__ __forceinline__ float gate(float g, float u)
 	return g * sigmoid(g) * u;
 }
 
-static __global__ void __launch_bounds__(THREADS) fwd_eights(bf16 *h, int64_t ldh, const bf16 *gu, int64_t ldg, int64_t f)
+static __global__ void __launch_bounds__(THREADS) fwd_eights(act_t *h, int64_t ldh, const act_t *gu, int64_t ldg, int64_t f)
 {
 	int64_t row = blockIdx.x, j = ((int64_t)blockIdx.y * THREADS + threadIdx.x) * 8;
 	f8 g, u;
@@ -29,12 +29,12 @@ static __global__ void __launch_bounds__(THREADS) fwd_eights(bf16 *h, int64_t ld
 	store8(h + row * ldh + j, g);
 }
 
-static __global__ void __launch_bounds__(THREADS) fwd_any(bf16 *h, int64_t ldh, const bf16 *gu, int64_t ldg, int64_t f)
+static __global__ void __launch_bounds__(THREADS) fwd_any(act_t *h, int64_t ldh, const act_t *gu, int64_t ldg, int64_t f)
 {
 	int64_t row = blockIdx.x, j = (int64_t)blockIdx.y * THREADS + threadIdx.x;
 
 	if (j < f)
-		h[row * ldh + j] = __float2bfloat16_rn(gate(__bfloat162float(gu[row * ldg + j]), __bfloat162float(gu[row * ldg + f + j])));
+		h[row * ldh + j] = act_down(gate(act_up(gu[row * ldg + j]), act_up(gu[row * ldg + f + j])));
 }
 
 static __device__ __forceinline__ void back(float *g, float *u, float dh)
@@ -45,10 +45,10 @@ static __device__ __forceinline__ void back(float *g, float *u, float dh)
 	*u = du;
 }
 
-static __global__ void __launch_bounds__(THREADS) bwd_eights(bf16 *gu, int64_t ldg, const bf16 *dh, bf16 *h, int64_t ldh, int64_t f)
+static __global__ void __launch_bounds__(THREADS) bwd_eights(act_t *gu, int64_t ldg, const act_t *dh, act_t *h, int64_t ldh, int64_t f)
 {
 	int64_t row = blockIdx.x, j = ((int64_t)blockIdx.y * THREADS + threadIdx.x) * 8;
-	bf16 *gp = gu + row * ldg + j;
+	act_t *gp = gu + row * ldg + j;
 	f8 g, u, d, o;
 
 	if (j >= f)
@@ -67,21 +67,21 @@ static __global__ void __launch_bounds__(THREADS) bwd_eights(bf16 *gu, int64_t l
 		store8(h + row * ldh + j, o);
 }
 
-static __global__ void __launch_bounds__(THREADS) bwd_any(bf16 *gu, int64_t ldg, const bf16 *dh, bf16 *h, int64_t ldh, int64_t f)
+static __global__ void __launch_bounds__(THREADS) bwd_any(act_t *gu, int64_t ldg, const act_t *dh, act_t *h, int64_t ldh, int64_t f)
 {
 	int64_t row = blockIdx.x, j = (int64_t)blockIdx.y * THREADS + threadIdx.x;
-	bf16 *gp = gu + row * ldg + j;
+	act_t *gp = gu + row * ldg + j;
 	float g, u;
 
 	if (j >= f)
 		return;
-	g = __bfloat162float(gp[0]);
-	u = __bfloat162float(gp[f]);
+	g = act_up(gp[0]);
+	u = act_up(gp[f]);
 	if (h)
-		h[row * ldh + j] = __float2bfloat16_rn(gate(g, u));
-	back(&g, &u, __bfloat162float(dh[row * f + j]));
-	gp[0] = __float2bfloat16_rn(g);
-	gp[f] = __float2bfloat16_rn(u);
+		h[row * ldh + j] = act_down(gate(g, u));
+	back(&g, &u, act_up(dh[row * f + j]));
+	gp[0] = act_down(g);
+	gp[f] = act_down(u);
 }
 
 static dim3 grid(int64_t t, int64_t f, int each)
@@ -94,9 +94,9 @@ void kn_swiglu_fwd_cuda(struct device *d, void *h, int64_t ldh, const void *gu, 
 	cudaStream_t st = cuda_of(d)->stream;
 
 	if (f % 8 == 0 && eights(h, ldh) && eights(gu, ldg))
-		fwd_eights<<<grid(t, f, 8), THREADS, 0, st>>>((bf16 *)h, ldh, (const bf16 *)gu, ldg, f);
+		fwd_eights<<<grid(t, f, 8), THREADS, 0, st>>>((act_t *)h, ldh, (const act_t *)gu, ldg, f);
 	else
-		fwd_any<<<grid(t, f, 1), THREADS, 0, st>>>((bf16 *)h, ldh, (const bf16 *)gu, ldg, f);
+		fwd_any<<<grid(t, f, 1), THREADS, 0, st>>>((act_t *)h, ldh, (const act_t *)gu, ldg, f);
 	cuda_launched(d, "swiglu_fwd");
 }
 
@@ -105,8 +105,8 @@ void kn_swiglu_bwd_cuda(struct device *d, void *gu, int64_t ldg, const void *dh,
 	cudaStream_t st = cuda_of(d)->stream;
 
 	if (f % 8 == 0 && eights(h, ldh) && eights(gu, ldg) && eights(dh, f))
-		bwd_eights<<<grid(t, f, 8), THREADS, 0, st>>>((bf16 *)gu, ldg, (const bf16 *)dh, (bf16 *)h, ldh, f);
+		bwd_eights<<<grid(t, f, 8), THREADS, 0, st>>>((act_t *)gu, ldg, (const act_t *)dh, (act_t *)h, ldh, f);
 	else
-		bwd_any<<<grid(t, f, 1), THREADS, 0, st>>>((bf16 *)gu, ldg, (const bf16 *)dh, (bf16 *)h, ldh, f);
+		bwd_any<<<grid(t, f, 1), THREADS, 0, st>>>((act_t *)gu, ldg, (const act_t *)dh, (act_t *)h, ldh, f);
 	cuda_launched(d, "swiglu_bwd");
 }

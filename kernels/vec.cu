@@ -25,7 +25,7 @@ static void rows(struct device *d, void *y, int64_t ldy, const void *x, int64_t 
 	if (c % 8 == 0 && eights(y, ldy) && eights(x, ldx))
 		rows_kernel<<<(unsigned)n, THREADS, 0, st>>>((uint4 *)y, ldy / 8, (const uint4 *)x, ldx / 8, from, to, c / 8);
 	else
-		rows_kernel<<<(unsigned)n, THREADS, 0, st>>>((bf16 *)y, ldy, (const bf16 *)x, ldx, from, to, c);
+		rows_kernel<<<(unsigned)n, THREADS, 0, st>>>((act_t *)y, ldy, (const act_t *)x, ldx, from, to, c);
 	cuda_launched(d, "rows");
 }
 
@@ -44,35 +44,32 @@ void kn_copy_rows_cuda(struct device *d, void *y, int64_t ldy, const void *x, in
 	rows(d, y, ldy, x, ldx, NULL, NULL, t, c);
 }
 
-static __global__ void __launch_bounds__(THREADS) bias_kernel(bf16 *x, int64_t ldx, const float *b, int64_t c)
+static __global__ void __launch_bounds__(THREADS) bias_kernel(act_t *x, int64_t ldx, const float *b, int64_t c)
 {
 	for (int64_t j = threadIdx.x; j < c; j += THREADS) {
-		bf16 *p = x + (int64_t)blockIdx.x * ldx + j;
+		act_t *p = x + (int64_t)blockIdx.x * ldx + j;
 
-		*p = __float2bfloat16_rn(__bfloat162float(*p) + b[j]);
+		*p = act_down(act_up(*p) + b[j]);
 	}
 }
 
 void kn_bias_add_cuda(struct device *d, void *x, int64_t ldx, const float *b, int64_t t, int64_t c)
 {
-	bias_kernel<<<(unsigned)t, THREADS, 0, cuda_of(d)->stream>>>((bf16 *)x, ldx, b, c);
+	bias_kernel<<<(unsigned)t, THREADS, 0, cuda_of(d)->stream>>>((act_t *)x, ldx, b, c);
 	cuda_launched(d, "bias_add");
 }
 
 void kn_to_host_cuda(struct device *d, float *host, const void *x, int64_t n)
 {
-	uint16_t *half = (uint16_t *)malloc((size_t)n * sizeof(*half) + 1);
+	act_t *half = (act_t *)malloc((size_t)n * sizeof(*half) + 1);
 
 	if (!half) {
 		cuda_note(d, cudaErrorMemoryAllocation, "a copy for the host");
 		return;
 	}
 	d->k.download(d, half, x, (uint64_t)n * sizeof(*half));
-	for (int64_t i = 0; i < n; i++) {
-		uint32_t bits = (uint32_t)half[i] << 16;
-
-		memcpy(&host[i], &bits, sizeof(bits));
-	}
+	for (int64_t i = 0; i < n; i++)
+		host[i] = act_up(half[i]);
 	free(half);
 }
 
@@ -82,18 +79,18 @@ static __device__ __forceinline__ float as_float(const float *p)
 {
 	return *p;
 }
-static __device__ __forceinline__ float as_float(const __half *p)
+template <typename T> static __device__ __forceinline__ float as_float(const T *p)
 {
-	return __half2float(*p);
+	return num16<T>::up(*p);
 }
 
 template <typename S>
-static __global__ void __launch_bounds__(THREADS) convert_kernel(bf16 *y, int64_t ldy, const S *x, const int32_t *from, int64_t c)
+static __global__ void __launch_bounds__(THREADS) convert_kernel(act_t *y, int64_t ldy, const S *x, const int32_t *from, int64_t c)
 {
 	const S *row = x + (from ? (int64_t)from[blockIdx.x] : (int64_t)blockIdx.x) * c;
 
 	for (int64_t j = threadIdx.x; j < c; j += THREADS)
-		y[(int64_t)blockIdx.x * ldy + j] = __float2bfloat16_rn(as_float(row + j));
+		y[(int64_t)blockIdx.x * ldy + j] = act_down(as_float(row + j));
 }
 
 static void convert(struct device *d, void *y, int64_t ldy, const void *x, enum dtype dt, const int32_t *from, int64_t n, int64_t c)
@@ -102,12 +99,14 @@ static void convert(struct device *d, void *y, int64_t ldy, const void *x, enum 
 
 	if (n == 0)
 		return;
-	if (dt == DT_F32)
-		convert_kernel<<<(unsigned)n, THREADS, 0, st>>>((bf16 *)y, ldy, (const float *)x, from, c);
-	else if (dt == DT_F16)
-		convert_kernel<<<(unsigned)n, THREADS, 0, st>>>((bf16 *)y, ldy, (const __half *)x, from, c);
-	else
+	if (dt == ACT_DTYPE)
 		rows(d, y, ldy, x, c, from, NULL, n, c);
+	else if (dt == DT_F32)
+		convert_kernel<<<(unsigned)n, THREADS, 0, st>>>((act_t *)y, ldy, (const float *)x, from, c);
+	else if (dt == DT_F16)
+		convert_kernel<<<(unsigned)n, THREADS, 0, st>>>((act_t *)y, ldy, (const __half *)x, from, c);
+	else
+		convert_kernel<<<(unsigned)n, THREADS, 0, st>>>((act_t *)y, ldy, (const bf16 *)x, from, c);
 	cuda_launched(d, "convert");
 }
 
@@ -125,7 +124,7 @@ void kn_embed_fwd_cuda(struct device *d, void *x, const int32_t *ids, const void
 void kn_embed_host_cuda(struct device *d, void *x, const int32_t *ids, const void *table, enum dtype dt, int64_t t, int64_t c, void *way)
 {
 	struct cuda_impl *m = cuda_of(d);
-	size_t row = (size_t)c * sizeof(bf16);
+	size_t row = (size_t)c * sizeof(act_t);
 
 	(void)dt;
 	cudaEventSynchronize(m->sent); /* way is free again */

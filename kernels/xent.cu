@@ -33,19 +33,19 @@ static __device__ __forceinline__ void take8(struct part *p, const f8 &z)
 }
 
 template <bool EIGHTS>
-static __global__ void __launch_bounds__(THREADS) xent_kernel(bf16 *z, const int32_t *target, double *loss, int64_t v, float scale, bool grad)
+static __global__ void __launch_bounds__(THREADS) xent_kernel(act_t *z, const int32_t *target, double *loss, int64_t v, float scale, bool grad)
 {
 	__shared__ float shared[33];
 	int64_t row = blockIdx.x, wide = EIGHTS ? v / 8 : 0;
-	bf16 *p = z + row * v;
+	act_t *p = z + row * v;
 	struct part mine = { -1e30f, 0 };
 	float max, sum, at_target, inv;
 
-	at_target = __bfloat162float(p[target[row]]);
+	at_target = act_up(p[target[row]]);
 	for (int64_t i = threadIdx.x; i < wide; i += THREADS)
 		take8(&mine, load8(p + 8 * i));
 	for (int64_t i = 8 * wide + threadIdx.x; i < v; i += THREADS)
-		take(&mine, __bfloat162float(p[i]));
+		take(&mine, act_up(p[i]));
 	max = block_max(mine.max, shared);
 	sum = block_sum(mine.sum * __expf(mine.max - max), shared);
 	if (threadIdx.x == 0)
@@ -63,7 +63,7 @@ static __global__ void __launch_bounds__(THREADS) xent_kernel(bf16 *z, const int
 		store8(p + 8 * i, x);
 	}
 	for (int64_t i = 8 * wide + threadIdx.x; i < v; i += THREADS)
-		p[i] = __float2bfloat16_rn(__expf(__bfloat162float(p[i]) - max) * inv - (i == target[row] ? scale : 0));
+		p[i] = act_down(__expf(act_up(p[i]) - max) * inv - (i == target[row] ? scale : 0));
 }
 
 void kn_xent_cuda(struct device *d, void *z, const int32_t *target, double *loss, int64_t n, int64_t v, float scale, bool grad)
@@ -73,8 +73,8 @@ void kn_xent_cuda(struct device *d, void *z, const int32_t *target, double *loss
 	if (n == 0)
 		return;
 	if (eights(z, v))
-		xent_kernel<true><<<(unsigned)n, THREADS, 0, st>>>((bf16 *)z, target, loss, v, scale, grad);
+		xent_kernel<true><<<(unsigned)n, THREADS, 0, st>>>((act_t *)z, target, loss, v, scale, grad);
 	else
-		xent_kernel<false><<<(unsigned)n, THREADS, 0, st>>>((bf16 *)z, target, loss, v, scale, grad);
+		xent_kernel<false><<<(unsigned)n, THREADS, 0, st>>>((act_t *)z, target, loss, v, scale, grad);
 	cuda_launched(d, "xent");
 }

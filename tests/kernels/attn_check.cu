@@ -40,7 +40,7 @@ static __device__ float normal_at(uint64_t i, uint32_t stream)
 template <typename T> __global__ void fill_kernel(T *x, int64_t n, uint32_t stream)
 {
 	for (int64_t i = blockIdx.x * (int64_t)blockDim.x + threadIdx.x; i < n; i += (int64_t)gridDim.x * blockDim.x)
-		x[i] = attn_num<T>::down(normal_at(i, stream));
+		x[i] = num16<T>::down(normal_at(i, stream));
 }
 
 static void fill(void *x, int64_t n, uint32_t stream, enum attn_dtype t)
@@ -77,7 +77,7 @@ template <typename T> static __device__ double score64(const struct attn_cuda &s
 	double d = 0, t;
 
 	for (int c = 0; c < s.head_dim; c++)
-		d += (double)attn_num<T>::up(q[c]) * (double)attn_num<T>::up(k[c]);
+		d += (double)num16<T>::up(q[c]) * (double)num16<T>::up(k[c]);
 	d *= (double)s.scale;
 	*slope = 1;
 	if (s.softcap > 0) {
@@ -94,7 +94,7 @@ template <typename T> static __device__ double dp64(const struct attn_cuda &s, c
 	double d = 0;
 
 	for (int c = 0; c < s.head_dim; c++)
-		d += (double)attn_num<T>::up(g[c]) * (double)attn_num<T>::up(v[c]);
+		d += (double)num16<T>::up(g[c]) * (double)num16<T>::up(v[c]);
 	return d;
 }
 
@@ -134,9 +134,9 @@ template <typename T> __global__ void ref_row(const struct attn_cuda s, const in
 		double o = 0;
 
 		for (int j = 0; j < n; j++)
-			o += p[j] * (double)attn_num<T>::up(x.v[(j0 + j) * s.ldv + (int64_t)kvh * d + c]);
+			o += p[j] * (double)num16<T>::up(x.v[(j0 + j) * s.ldv + (int64_t)kvh * d + c]);
 		r.o[((int64_t)i * s.n_heads + h) * d + c] = o;
-		acc += o * (double)attn_num<T>::up(x.g[i * s.ldo + (int64_t)h * d + c]);
+		acc += o * (double)num16<T>::up(x.g[i * s.ldo + (int64_t)h * d + c]);
 	}
 	red[tid] = acc;
 	__syncthreads();
@@ -154,7 +154,7 @@ template <typename T> __global__ void ref_row(const struct attn_cuda s, const in
 		double q = 0;
 
 		for (int j = 0; j < n; j++)
-			q += p[j] * (double)attn_num<T>::up(x.k[(j0 + j) * s.ldk + (int64_t)kvh * d + c]);
+			q += p[j] * (double)num16<T>::up(x.k[(j0 + j) * s.ldk + (int64_t)kvh * d + c]);
 		r.dq[((int64_t)i * s.n_heads + h) * d + c] = q;
 	}
 }
@@ -179,8 +179,8 @@ template <typename T> __global__ void ref_col(const struct attn_cuda s, const in
 		__syncthreads();
 		for (int l = 0; l < 2; l++)
 			for (int i = 0, c = tid + 128 * l; i < n && c < d; i++) {
-				dv[l] += p[2 * i] * (double)attn_num<T>::up(x.g[(j + i) * s.ldo + (int64_t)h * d + c]);
-				dk[l] += p[2 * i + 1] * (double)attn_num<T>::up(x.q[(j + i) * s.ldq + (int64_t)h * d + c]);
+				dv[l] += p[2 * i] * (double)num16<T>::up(x.g[(j + i) * s.ldo + (int64_t)h * d + c]);
+				dk[l] += p[2 * i + 1] * (double)num16<T>::up(x.q[(j + i) * s.ldq + (int64_t)h * d + c]);
 			}
 	}
 	for (int l = 0; l < 2; l++)
