@@ -43,7 +43,7 @@ static __device__ __forceinline__ bool grad_scale(const struct coef &c, float *s
 	if (!c.squares)
 		return true;
 	if (c.max_norm > 0)
-		clip = fmin(1.0, c.max_norm / (sqrt(*c.squares) + 1e-6));
+		clip = fmin(1.0, c.max_norm / (sqrt(*c.squares) * (double)c.grad_scale + 1e-6));
 	*scale *= (float)clip;
 	return isfinite(*c.squares);
 }

@@ -31,7 +31,7 @@ bool kn_adam_scale(const struct kn_adam *a, float *scale)
 	if (!a->squares)
 		return true;
 	if (a->max_norm > 0)
-		clip = fmin(1, a->max_norm / (sqrt(*a->squares) + 1e-6));
+		clip = fmin(1, a->max_norm / (sqrt(*a->squares) * (double)a->grad_scale + 1e-6));
 	*scale *= (float)clip;
 	return isfinite(*a->squares);
 }

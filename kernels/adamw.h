@@ -2,7 +2,7 @@
  * of n elements, in torch.optim.AdamW's order of operations:
  *   g' = g * grad_scale * clip;  p *= 1 - lr wd;  m += (g' - m)(1 - b1);  v = b2 v + (1 - b2) g'^2
  *   p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)
- * clip = min(1, max_norm / (sqrt(*squares) + 1e-6)) with max_norm > 0, as torch's
+ * clip = min(1, max_norm / (grad_scale sqrt(*squares) + 1e-6)) with max_norm > 0, as torch's
  * clip_grad_norm_ has it; nothing changes when *squares is not finite. squares NULL: clip 1.
  * Error: a few roundings per element; 1e-6 relative on m, v and on the update. */
 #ifndef LP_KERNELS_ADAMW_H
@@ -14,8 +14,8 @@
 struct kn_adam {
 	double lr, beta1, beta2, eps, weight_decay;
 	int64_t step;     /* from 1 */
-	float grad_scale;
-	const double *squares; /* device memory: sum of all gradients squared, or NULL */
+	float grad_scale; /* gradients come multiplied by its inverse (train/scaler.h) */
+	const double *squares; /* device memory: sum of all gradients squared, as they come, or NULL */
 	double max_norm;       /* 0: no clipping */
 };
 struct device;

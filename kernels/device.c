@@ -160,15 +160,15 @@ static const struct kn_ops cpu_ops = {
 };
 
 /* What a CUDA device is planned with; kernels/cuda_device.cu takes the same. */
-static void describe_cuda(struct device *d)
+static void describe_cuda(struct device *d, enum dtype act)
 {
 	d->kind = DEVICE_CUDA;
-	snprintf(d->name, sizeof(d->name), "cuda, planned without one");
-	d->act = DT_BF16;
+	snprintf(d->name, sizeof(d->name), "cuda, %s, planned without one", act == DT_F16 ? "fp16" : "bf16");
+	d->act = act;
 	d->row_pad = 64; /* 128 bytes: what the copy engine and the memory like */
 	d->logits = 1 << 27;
 	d->overhead = 580ull << 20; /* an H100, driver 580: 563 MiB at first, 575 in the end */
-	d->few = 64;
+	d->few = act == DT_BF16 ? 64 : 0;
 	d->k.attn_scratch = kn_attn_scratch_cuda;
 	d->k.decode_scratch = kn_decode_scratch_cuda;
 	d->k.adapter_scratch = kn_adapter_scratch_cuda;
@@ -205,34 +205,71 @@ static int open_cpu(struct device *d, int threads, struct err *e)
 	return 0;
 }
 
-/* The kernels' shared object: beside the program's own folder (../lib), or
- * where it was installed (../lib/lorapipe), or wherever the loader finds it. */
-static int open_cuda(struct device *d, int index, struct err *e)
+/* A shared object: beside the program's own folder (../lib), or where it was
+ * installed (../lib/lorapipe), or wherever the loader finds it. */
+static void *open_library(const char *name)
 {
-	typedef int open_fn(struct device *, int, struct err *);
 	char self[4096], path[4400];
 	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-	const char *const tail[] = { "/../lib/liblorapipe_cuda.so", "/../lib/lorapipe/liblorapipe_cuda.so" };
+	const char *const folder[] = { "/../lib", "/../lib/lorapipe" };
 	void *lib = NULL;
-	open_fn *fn;
 
 	if (n > 0) {
 		self[n] = 0;
 		*strrchr(self, '/') = 0;
 		for (int i = 0; i < 2 && !lib; i++) {
-			snprintf(path, sizeof(path), "%s%s", self, tail[i]);
+			snprintf(path, sizeof(path), "%s%s/%s", self, folder[i], name);
 			lib = dlopen(path, RTLD_NOW | RTLD_LOCAL);
 		}
 	}
+	return lib ? lib : dlopen(name, RTLD_NOW | RTLD_LOCAL);
+}
+
+/* Ten times the compute capability of a GPU, as the driver says before any library is chosen; 0: it says nothing. */
+static int capability(int index)
+{
+	enum { MAJOR = 75, MINOR = 76 }; /* of CUdevice_attribute */
+	typedef int init_fn(unsigned), device_fn(int *, int), attribute_fn(int *, int, int);
+	void *lib = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
+	int dev, major, minor;
+	init_fn *init;
+	device_fn *device;
+	attribute_fn *attribute;
+
 	if (!lib)
-		lib = dlopen("liblorapipe_cuda.so", RTLD_NOW | RTLD_LOCAL);
-	if (!lib)
-		return err_set(e, LP_DEVICE, "this build has no CUDA kernels (%s); use --device cpu, or build with CUDA=1", dlerror());
+		return 0;
 	/* POSIX lets a data pointer from dlsym be called as a function */
+	*(void **)&init = dlsym(lib, "cuInit");
+	*(void **)&device = dlsym(lib, "cuDeviceGet");
+	*(void **)&attribute = dlsym(lib, "cuDeviceGetAttribute");
+	if (!init || !device || !attribute || init(0) != 0 || device(&dev, index) != 0 || attribute(&major, MAJOR, dev) != 0 || attribute(&minor, MINOR, dev) != 0)
+		return 0;
+	return 10 * major + minor;
+}
+
+/* What activations are asked to be; of auto what the GPU's tensor cores know, bf16 when nothing is known of it. */
+static enum dtype act_of(const char *compute, int cc)
+{
+	if (strcmp(compute, "auto") == 0)
+		return cc > 0 && cc < 80 ? DT_F16 : DT_BF16;
+	return strcmp(compute, "fp16") == 0 ? DT_F16 : DT_BF16;
+}
+
+static int open_cuda(struct device *d, int index, const char *compute, struct err *e)
+{
+	typedef int open_fn(struct device *, int, struct err *);
+	enum dtype act = act_of(compute, strcmp(compute, "auto") == 0 ? capability(index) : 0);
+	const char *name = act == DT_F16 ? "liblorapipe_cuda_f16.so" : "liblorapipe_cuda.so";
+	void *lib = open_library(name);
+	open_fn *fn;
+
+	if (!lib)
+		return err_set(e, LP_DEVICE, "this build has no CUDA kernels for %s (%s); use --device cpu, or build with CUDA=1 and install it whole",
+		               act == DT_F16 ? "fp16" : "bf16", dlerror());
 	*(void **)&fn = dlsym(lib, "device_open_cuda");
 	if (!fn)
-		return err_set(e, LP_DEVICE, "liblorapipe_cuda.so is of another version: no device_open_cuda; install one build whole");
-	describe_cuda(d);
+		return err_set(e, LP_DEVICE, "%s is of another version: no device_open_cuda; install one build whole", name);
+	describe_cuda(d, act);
 	return fn(d, index, e);
 }
 
@@ -245,35 +282,45 @@ static bool has_driver(void)
 	return lib != NULL;
 }
 
-int device_open(struct device *d, const char *spec, int threads, struct err *e)
+static int check_compute(const char **compute, struct err *e)
 {
+	if (!*compute)
+		*compute = "auto";
+	if (strcmp(*compute, "auto") != 0 && strcmp(*compute, "bf16") != 0 && strcmp(*compute, "fp16") != 0)
+		return err_set(e, LP_USAGE, "unknown type to compute in, '%s'; use auto, bf16 or fp16", *compute);
+	return 0;
+}
+
+int device_open(struct device *d, const char *spec, const char *compute, int threads, struct err *e)
+{
+	struct err none = ERR_INIT;
 	uint64_t index = 0;
 
 	memset(d, 0, sizeof(*d));
-	if (strcmp(spec, "cpu") == 0)
-		return open_cpu(d, threads, e);
-	if (strcmp(spec, "auto") == 0) {
-		struct err none = ERR_INIT;
-
-		/* without a driver there is no device, and no need to load what only works with one */
-		if (has_driver() && open_cuda(d, 0, &none) == 0)
-			return 0;
-		memset(d, 0, sizeof(*d));
-		return open_cpu(d, threads, e);
-	}
+	if (check_compute(&compute, e) < 0)
+		return -1;
 	if (strcmp(spec, "cuda") == 0 || (strncmp(spec, "cuda:", 5) == 0 && parse_u64(spec + 5, &index) && index < 1024))
-		return open_cuda(d, (int)index, e);
-	return err_set(e, LP_USAGE, "unknown device '%s'; use auto, cpu, cuda or cuda:N", spec);
+		return open_cuda(d, (int)index, compute, e);
+	if (strcmp(spec, "cpu") != 0 && strcmp(spec, "auto") != 0)
+		return err_set(e, LP_USAGE, "unknown device '%s'; use auto, cpu, cuda or cuda:N", spec);
+	/* without a driver there is no device, and no need to load what only works with one */
+	if (strcmp(spec, "auto") == 0 && has_driver() && open_cuda(d, 0, compute, &none) == 0)
+		return 0;
+	if (strcmp(compute, "auto") != 0)
+		return err_set(e, LP_USAGE, "the CPU computes in fp32, not %s%s%s; leave --compute out, or name a GPU with --device cuda", compute,
+		               none.msg[0] ? ", and there is no GPU: " : "", none.msg);
+	memset(d, 0, sizeof(*d));
+	return open_cpu(d, threads, e);
 }
 
-int device_open_plan(struct device *d, const char *spec, int threads, struct err *e)
+int device_open_plan(struct device *d, const char *spec, const char *compute, int threads, struct err *e)
 {
 	if (strncmp(spec, "cuda", 4) != 0)
-		return device_open(d, spec, threads, e);
+		return device_open(d, spec, compute, threads, e);
 	memset(d, 0, sizeof(*d));
-	if (open_cpu(d, threads, e) < 0)
+	if (check_compute(&compute, e) < 0 || open_cpu(d, threads, e) < 0)
 		return -1;
-	describe_cuda(d);
+	describe_cuda(d, act_of(compute, 0));
 	return 0;
 }
 

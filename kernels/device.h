@@ -109,7 +109,7 @@ struct device {
 	char name[96];       /* "cpu, 2 threads, OpenBLAS Zen" */
 	uint64_t free_bytes; /* memory that a run may plan with */
 	uint64_t overhead;   /* bytes of the device that the context and its libraries take, beside any plan */
-	enum dtype act;      /* of activations and of dense weights: DT_F32, or DT_BF16 */
+	enum dtype act;      /* of activations and of dense weights: DT_F32 (CPU), DT_BF16 or DT_F16 */
 	int64_t row_pad;     /* what is added to a row is a multiple of this many elements */
 	int64_t logits;      /* elements of a chunk of logits that pay */
 	int64_t few;         /* up to so many rows skinny is faster than a dense product; 0: never */
@@ -117,11 +117,12 @@ struct device {
 	void *impl;
 };
 
-/* spec: "auto", "cpu", "cuda", "cuda:N". threads 0: one for each core that the
- * process may use. LP_DEVICE when a CUDA device is asked for and cannot be had. */
-int device_open(struct device *d, const char *spec, int threads, struct err *e) LP_MUST_USE;
-/* A device that is only planned for: sizes and types, no memory, no work. Needs no GPU. */
-int device_open_plan(struct device *d, const char *spec, int threads, struct err *e) LP_MUST_USE;
+/* spec: "auto", "cpu", "cuda", "cuda:N". compute, the type of activations on CUDA: "bf16", "fp16", or "auto" (NULL): bf16
+ * where the GPU's tensor cores know it (compute capability 8.0), else fp16. The CPU takes "auto" alone. threads 0: one for each
+ * core that the process may use. LP_DEVICE when a CUDA device is asked for and cannot be had. */
+int device_open(struct device *d, const char *spec, const char *compute, int threads, struct err *e) LP_MUST_USE;
+/* A device that is only planned for: sizes and types, no memory, no work. Needs no GPU, and takes auto for bf16. */
+int device_open_plan(struct device *d, const char *spec, const char *compute, int threads, struct err *e) LP_MUST_USE;
 void device_close(struct device *d);
 
 void *device_alloc(struct device *d, uint64_t bytes, const char *what, struct err *e) LP_MUST_USE; /* cleared */

@@ -12,12 +12,12 @@
 #include "train/prompt.h"
 
 static struct {
-	const char *model, *adapter, *quant, *template, *template_name, *system, *map, *format, *device, *date;
+	const char *model, *adapter, *quant, *template, *template_name, *system, *map, *format, *device, *compute, *date;
 	int64_t max_new, top_k, seed, batch, context, threads, limit;
 	double temperature, top_p;
 	uint64_t memory;
 	bool ignore_eos, raw, score, drop_long;
-} o = { .quant = "none", .device = "auto", .date = CHAT_DEFAULT_DATE, .max_new = 256, .seed = 42, .batch = 8, .context = 2048, .top_p = 1 };
+} o = { .quant = "none", .device = "auto", .compute = "auto", .date = CHAT_DEFAULT_DATE, .max_new = 256, .seed = 42, .batch = 8, .context = 2048, .top_p = 1 };
 
 static struct opt options[] = {
 	{ OPT_SECTION, .help = "Model" },
@@ -46,6 +46,7 @@ static struct opt options[] = {
 	{ OPT_INT, "batch", 0, &o.batch, "N", "sequences at once", .min = 1, .max = 4096 },
 	{ OPT_INT, "context", 0, &o.context, "N", "most tokens of prompt and response together", .min = 2, .max = 1 << 24 },
 	{ OPT_STR, "device", 0, &o.device, "NAME", "auto, cpu, cuda or cuda:N" },
+	{ OPT_CHOICE, "compute", 0, &o.compute, "TYPE", "of weights and activations on a GPU (auto: bf16 where it has that)", "auto|bf16|fp16" },
 	{ OPT_INT, "threads", 'j', &o.threads, "N", "CPU threads (0: one for each core)", .min = 0, .max = 1024, .unrecorded = true },
 	{ OPT_SIZE, "memory", 0, &o.memory, "SIZE", "memory that may be used (0: what is free)", .unrecorded = true },
 	OPT_COMMON,
@@ -109,7 +110,7 @@ static int load_engine(struct state *s, struct model_source *src, struct err *e)
 	struct engine_shape shape = { .max_tokens = context > o.batch ? context : o.batch, .max_seq = context, .decode = o.batch };
 	uint64_t cache, budget;
 
-	if (device_open(&s->dev, o.device, (int)o.threads, e) < 0)
+	if (device_open(&s->dev, o.device, o.compute, (int)o.threads, e) < 0)
 		return -1;
 	cache = generator_bytes(&s->dev, &s->desc, o.batch, context);
 	budget = o.memory ? o.memory : s->dev.free_bytes / 10 * 9;

@@ -56,9 +56,10 @@ static int write_state(struct run *r, struct out *o, struct err *e)
 {
 	struct tensor t[N_STATE];
 	size_t n = state_list(r, t);
-	char key[65], text[8][40];
+	char key[65], text[11][40];
 	const struct st_kv meta[] = { { "run", key }, { "step", text[0] }, { "optimiser_step", text[1] }, { "skipped", text[2] },
-		                      { "targets", text[3] }, { "best_step", text[4] }, { "best_loss", text[5] }, { "has_best", text[6] }, { "stale", text[7] } };
+		                      { "targets", text[3] }, { "best_step", text[4] }, { "best_loss", text[5] }, { "has_best", text[6] }, { "stale", text[7] },
+		                      { "loss_scale", text[8] }, { "loss_scale_good", text[9] }, { "overflows", text[10] } };
 	int rc;
 
 	run_key(r, key);
@@ -70,6 +71,9 @@ static int write_state(struct run *r, struct out *o, struct err *e)
 	snprintf(text[5], sizeof(text[5]), "%a", r->best_loss); /* infinite before the first evaluation */
 	snprintf(text[6], sizeof(text[6]), "%d", r->best != NULL);
 	snprintf(text[7], sizeof(text[7]), "%lld", (long long)r->stale);
+	snprintf(text[8], sizeof(text[8]), "%a", r->scaler.scale);
+	snprintf(text[9], sizeof(text[9]), "%lld", (long long)r->scaler.good);
+	snprintf(text[10], sizeof(text[10]), "%lld", (long long)r->scaler.overflows);
 	for (size_t i = 0; i < n; i++) {
 		void *host = xmalloc(t[i].bytes + 1);
 
@@ -113,18 +117,22 @@ static bool meta_i64(const struct st_blob *b, const char *key, int64_t *v)
 static int read_meta(struct run *r, const struct st_blob *b, struct err *e)
 {
 	char key[65], *end;
-	const char *run = st_meta(b, "run"), *best = st_meta(b, "best_loss");
+	const char *run = st_meta(b, "run"), *best = st_meta(b, "best_loss"), *scale = st_meta(b, "loss_scale");
 
 	run_key(r, key);
 	if (!run || !best || !meta_i64(b, "step", &r->step) || !meta_i64(b, "optimiser_step", &r->optim.step) ||
 	    !meta_i64(b, "skipped", &r->skipped) || !meta_i64(b, "targets", &r->targets_seen) || !meta_i64(b, "best_step", &r->best_step) ||
-	    !meta_i64(b, "stale", &r->stale))
+	    !meta_i64(b, "stale", &r->stale) || !scale || !meta_i64(b, "loss_scale_good", &r->scaler.good) ||
+	    !meta_i64(b, "overflows", &r->scaler.overflows))
 		return err_set(e, LP_DATA, "not the state of a run; remove it to start anew");
 	if (strcmp(run, key) != 0)
 		return err_set(e, LP_USAGE, "the state of a run with other options, model, data or device; finish that one with its command, or remove the file to start anew");
 	r->best_loss = strtod(best, &end);
 	if (*end || r->step < 0 || r->step > r->total_steps)
 		return err_set(e, LP_DATA, "damaged: step or best loss cannot be; remove it to start anew");
+	r->scaler.scale = strtod(scale, &end);
+	if (*end || !(r->scaler.scale >= 1 && r->scaler.scale <= 0x1p127) || r->scaler.overflows < 0 || r->scaler.overflows > r->step)
+		return err_set(e, LP_DATA, "damaged: its loss scale cannot be; remove it to start anew");
 	return 0;
 }
 

@@ -27,8 +27,9 @@ void optim_layout(struct optim *o, const struct lora *l, struct layout *to);
 /* After the memory is there: tells the device which tensor is where. */
 void optim_start(struct optim *o, const struct lora *l, struct device *d);
 void optim_release(struct optim *o);
-/* One step. squares (device memory, or NULL): the sum of the gradients' squares; they are scaled
- * down to max_norm (0: never), and when it is not finite nothing changes but the step's number. */
-void optim_step(struct optim *o, struct lora *l, struct device *d, double lr, const double *squares, double max_norm);
+/* One step with gradients that are loss_scale times too large (1: not). squares (device memory, or NULL): the sum of their squares as
+ * they are; divided by loss_scale they are scaled down to max_norm (0: never), and when the sum is not finite nothing changes but
+ * the step's number. */
+void optim_step(struct optim *o, struct lora *l, struct device *d, double lr, double loss_scale, const double *squares, double max_norm);
 
 #endif

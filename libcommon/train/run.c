@@ -38,6 +38,8 @@ static void describe(const struct run *r, struct sb *out)
 
 	sb_addf(out, "model      %s, %lld layers, hidden %lld, %lld positions\n", m->family, (long long)m->layers, (long long)m->hidden, (long long)m->max_pos);
 	sb_addf(out, "device     %s\n", r->dev.name);
+	if (r->scaler.on)
+		sb_addf(out, "loss scale from %g\n", r->scaler.scale);
 	sb_addf(out, "base       %s\n", g->w.nf4 ? "NF4, double quantisation" : dtype_hf_name(g->w.dtype));
 	sb_addf(out, "adapter    LoRA r %lld, alpha %g, alpha/r %g, dropout %g\n", (long long)r->lora.rank, r->lora.alpha, (double)r->lora.scale, r->lora.dropout);
 	sb_adds(out, "trainable  ");
@@ -111,14 +113,26 @@ static double epoch_of(const struct run *r)
 	return (double)r->step / (double)r->steps_per_epoch;
 }
 
+/* The field of records that loss scaling has. */
+static const char *scaling(const struct run *r, char field[80])
+{
+	field[0] = 0;
+	if (r->scaler.on)
+		snprintf(field, 80, ",\"loss_scale\":%.12g,\"overflows\":%lld", r->scaler.scale, (long long)r->scaler.overflows);
+	return field;
+}
+
 static int log_step(struct run *r, const struct step_result *s, double lr, double tok_s, struct err *e)
 {
+	char field[80];
+
 	progress("step %lld/%lld  loss %.4f  lr %.3g  %.0f tokens/s", (long long)r->step, (long long)r->total_steps, s->loss, lr, tok_s);
 	if (r->step % r->c->log_every && r->step != r->total_steps && r->step != 1)
 		return 0;
 	return log_metric("train", e, "\"step\":%lld,\"epoch\":%.6f,\"loss\":%s,\"lr\":%.12g,\"grad_norm\":%s,\"tokens\":%lld,\"tok_s\":%.1f,"
-	                  "\"peak_bytes\":%llu,\"seconds\":%.3f", (long long)r->step, epoch_of(r), log_num(s->loss), lr, log_num(s->grad_norm),
-	                  (long long)r->targets_seen, tok_s, (unsigned long long)(engine_bytes(&r->g) + r->dev.overhead), now_seconds() - r->start);
+	                  "\"peak_bytes\":%llu,\"seconds\":%.3f%s", (long long)r->step, epoch_of(r), log_num(s->loss), lr, log_num(s->grad_norm),
+	                  (long long)r->targets_seen, tok_s, (unsigned long long)(engine_bytes(&r->g) + r->dev.overhead), now_seconds() - r->start,
+	                  scaling(r, field));
 }
 
 /* --- evaluation and keeping --- */
@@ -190,15 +204,15 @@ static int periodic(struct run *r, struct err *e)
 	return 0;
 }
 
-/* A loss that is not finite: counted and skipped while --nonfinite allows it;
- * otherwise the state before the step, which is good, is saved beside the output. */
-static int not_finite(struct run *r, struct err *e)
+/* A loss that is not finite: counted and skipped while --nonfinite allows it. Otherwise, or when no loss
+ * scale is small enough, the state before the step, which is good, is saved beside the output. */
+static int not_finite(struct run *r, bool overflow, struct err *e)
 {
 	struct err saving = ERR_INIT;
 
-	if (log_metric("nonfinite", &saving, "\"step\":%lld,\"skipped\":%lld", (long long)r->step + 1, (long long)r->skipped) < 0)
+	if (!overflow && log_metric("nonfinite", &saving, "\"step\":%lld,\"skipped\":%lld", (long long)r->step + 1, (long long)r->skipped) < 0)
 		warn("cannot log: %s", saving.msg);
-	if (r->skipped < r->c->nonfinite_skips) {
+	if (!overflow && r->skipped < r->c->nonfinite_skips) {
 		r->skipped++;
 		warn("%s; skipped (%lld of %lld)", e->msg, (long long)r->skipped, (long long)r->c->nonfinite_skips);
 		*e = (struct err)ERR_INIT;
@@ -217,8 +231,9 @@ static int one_step(struct run *r, struct err *e)
 	int64_t per_step = c->batch * c->accumulate, epoch = r->step / r->steps_per_epoch, at = r->step % r->steps_per_epoch * per_step;
 	int64_t n = r->train.n_rows - at < per_step ? r->train.n_rows - at : per_step;
 	int64_t *rows = xcalloc((size_t)n, sizeof(*rows));
-	double lr = c->lr * schedule_factor(c->schedule, r->step, r->warmup, r->total_steps), begin = now_seconds(), tokens = 0;
+	double lr = c->lr * schedule_factor(c->schedule, r->step - r->scaler.overflows, r->warmup, r->total_steps), begin = now_seconds(), tokens = 0;
 	struct step_result s;
+	char field[80];
 	int rc;
 
 	for (int64_t i = 0; i < n; i++) {
@@ -227,7 +242,9 @@ static int one_step(struct run *r, struct err *e)
 	}
 	rc = run_step(r, rows, n, lr, &s, e);
 	free(rows);
-	if (rc < 0 && (e->code != LP_DIVERGED || not_finite(r, e) < 0))
+	if (s.overflow && log_metric("overflow", e, "\"step\":%lld%s", (long long)r->step + 1, scaling(r, field)) < 0)
+		return -1;
+	if (rc < 0 && (e->code != LP_DIVERGED || not_finite(r, s.overflow, e) < 0))
 		return -1;
 	r->step++;
 	r->targets_seen += s.targets;
@@ -241,6 +258,7 @@ static int run_all(struct run *r, struct err *e)
 	const struct train_config *c = r->c;
 	float *final;
 	bool resumed;
+	char field[80];
 
 	r->start = now_seconds();
 	if (checkpoint_load(r, &resumed, e) < 0 || log_plan(r, e) < 0)
@@ -259,8 +277,8 @@ static int run_all(struct run *r, struct err *e)
 	if (run_save(r, c->out, c->force, final, e) < 0)
 		return -1;
 	checkpoint_remove(r);
-	return log_metric("done", e, "\"step\":%lld,\"best_loss\":%s,\"best_step\":%lld,\"skipped\":%lld,\"seconds\":%.3f", (long long)r->step,
-	                  log_num(r->best_loss), (long long)r->best_step, (long long)r->skipped, now_seconds() - r->start);
+	return log_metric("done", e, "\"step\":%lld,\"best_loss\":%s,\"best_step\":%lld,\"skipped\":%lld,\"seconds\":%.3f%s", (long long)r->step,
+	                  log_num(r->best_loss), (long long)r->best_step, (long long)r->skipped, now_seconds() - r->start, scaling(r, field));
 }
 
 int train_run(const struct train_config *c, struct err *e)

@@ -12,7 +12,8 @@ struct train_config {
 	const char *model, *tokens, *eval; /* directory; token streams ("-" stdin); eval NULL: none */
 	const char *adapter;               /* start from this one, or NULL */
 	const char *out;                   /* directory, or NULL: an adapter stream on stdout */
-	const char *device;
+	const char *device, *compute;      /* device_open */
+	double loss_scale;                 /* where loss scaling starts; 0: as the device needs it (scaler.h) */
 	int64_t threads;
 	uint64_t memory;                   /* bytes, 0: what is free */
 	bool nf4, force, keep_best, eval_only;

@@ -3,6 +3,7 @@
 #define LP_TRAIN_RUN_INT_H
 
 #include "train/run.h"
+#include "train/scaler.h"
 
 struct run {
 	const struct train_config *c;
@@ -15,6 +16,7 @@ struct run {
 	struct dataset train, eval;
 	struct order order;
 	struct microbatch mb;
+	struct scaler scaler;
 	int64_t total_steps, steps_per_epoch, warmup;
 
 	int64_t step;          /* updates taken or skipped */
@@ -35,10 +37,12 @@ void run_release(struct run *r);
 /* Mean loss over a set, with the adapter and without dropout. */
 int run_evaluate(struct run *r, const struct dataset *d, double *loss, struct err *e) LP_MUST_USE;
 /* One optimiser step of the learning rate lr: rows of the order, or the n given ones. LP_DIVERGED
- * names the batch when loss or gradient is not finite (no update was made). */
+ * names the batch when loss or gradient is not finite (no update was made). A gradient that the loss's scale made overflow is
+ * no such error while the scale can fall: no update was made, and overflow says so. */
 struct step_result {
 	double loss, grad_norm;
 	int64_t targets;
+	bool overflow;
 };
 int run_step(struct run *r, const int64_t *rows, int64_t n, double lr, struct step_result *res, struct err *e) LP_MUST_USE;
 /* Writes the adapter (params: host, or NULL for the device's) under path, or to stdout when path is NULL. */

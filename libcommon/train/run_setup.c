@@ -111,8 +111,9 @@ int run_prepare(struct run *r, const struct train_config *c, bool need_data, str
 		return -1;
 	if (c->max_len > r->desc.max_pos)
 		return err_set(e, LP_USAGE, "--max-len %lld is more than the model's %lld positions", (long long)c->max_len, (long long)r->desc.max_pos);
-	if (prepare_adapter(r, e) < 0 || (need_data ? device_open : device_open_plan)(&r->dev, c->device, (int)c->threads, e) < 0)
+	if (prepare_adapter(r, e) < 0 || (need_data ? device_open : device_open_plan)(&r->dev, c->device, c->compute, (int)c->threads, e) < 0)
 		return -1;
+	scaler_init(&r->scaler, c->loss_scale > 0 ? c->loss_scale : r->dev.act == DT_F16 ? SCALER_START : 0);
 	if (need_data) {
 		r->source = model_source_open(c->model, e);
 		if (!r->source)

@@ -43,19 +43,23 @@ int run_step(struct run *r, const int64_t *rows, int64_t n, double lr, struct st
 	engine_begin(&r->g);
 	for (int64_t i = 0; i < n;) {
 		i += fill(r, &r->train, rows + i, n - i);
-		engine_run(&r->g, &r->mb, true, 1.0 / (double)res->targets);
+		engine_run(&r->g, &r->mb, true, r->scaler.scale / (double)res->targets);
 	}
 	/* the update looks at the norm itself, and leaves everything as it is when that is not finite */
 	r->dev.k.sum_squares(&r->dev, r->lora.grads, r->lora.n_params, r->g.sums + 1);
-	optim_step(&r->optim, &r->lora, &r->dev, lr, r->g.sums + 1, r->c->max_grad_norm);
+	optim_step(&r->optim, &r->lora, &r->dev, lr, r->scaler.scale, r->g.sums + 1, r->c->max_grad_norm);
 	if (engine_sums(&r->g, &sum, &squares, e) < 0)
 		return -1;
 	res->loss = sum / (double)res->targets;
-	res->grad_norm = sqrt(squares);
-	if (isfinite(res->loss) && isfinite(res->grad_norm))
-		return 0;
+	res->grad_norm = sqrt(squares) / r->scaler.scale;
 	r->optim.step -= !isfinite(squares);
+	res->overflow = r->scaler.on && isfinite(res->loss) && !isfinite(squares);
+	if (isfinite(res->loss) && scaler_update(&r->scaler, isfinite(squares)))
+		return 0;
 	name_records(r, rows, n, records, sizeof(records));
+	if (res->overflow)
+		return err_set(e, LP_DIVERGED, "step %lld: the gradient overflows fp16 at a loss scale of %g already, on records %s; lower --lr, "
+		               "or compute in bf16 where the GPU can", (long long)r->step + 1, r->scaler.scale, records);
 	return err_set(e, LP_DIVERGED, "step %lld: the %s is not finite (%g) on records %s; lower --lr, or look at these records",
 	               (long long)r->step + 1, isfinite(res->loss) ? "gradient" : "loss",
 	               fabs(isfinite(res->loss) ? res->grad_norm : res->loss), records);

@@ -62,7 +62,7 @@ static void setup(struct bench *x)
 		fprintf(stderr, BENCH ": no shape '%s'\n", x->c.shape);
 		exit(2);
 	}
-	must(device_open(&x->dev, x->c.device, 0, &e) == 0);
+	must(device_open(&x->dev, x->c.device, getenv("LP_COMPUTE"), 0, &e) == 0);
 	x->most = x->c.batch ? x->c.batch : 64;
 	x->context = x->c.prompt + x->c.max_new;
 	/* prompts are read up to eight at a time */

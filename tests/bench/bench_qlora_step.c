@@ -231,7 +231,7 @@ static double step(struct bench *x, double *seconds)
 	for (int64_t i = 0; i < x->c.accumulate; i++)
 		engine_run(&x->g, &x->b[i], true, 1.0 / (double)targets);
 	x->dev.k.sum_squares(&x->dev, x->lora.grads, x->lora.n_params, x->g.sums + 1);
-	optim_step(&x->optim, &x->lora, &x->dev, 2e-4, x->g.sums + 1, 0.3);
+	optim_step(&x->optim, &x->lora, &x->dev, 2e-4, 1, x->g.sums + 1, 0.3);
 	must(engine_sums(&x->g, &loss, &squares, &e) == 0);
 	*seconds = now_seconds() - from;
 	return loss / (double)targets;
@@ -252,7 +252,7 @@ static void setup(struct bench *x)
 
 	if (!describe(&x->m, x->c.shape))
 		usage(x->c.shape);
-	must(device_open(&x->dev, x->c.device, 0, &e) == 0);
+	must(device_open(&x->dev, x->c.device, getenv("LP_COMPUTE"), 0, &e) == 0);
 	x->dev.k.memory(&x->dev, &before, &total);
 	s.budget = x->c.memory ? (uint64_t)x->c.memory << 20 : x->dev.free_bytes / 100 * 97;
 	x->optim = (struct optim){ .kind = OPTIM_ADAMW8, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01 };

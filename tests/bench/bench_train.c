@@ -73,7 +73,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: bench_train THREADS MODEL_DIR ADAPTER_DIR BATCH SEQ STEPS [GRADS]\n");
 		return 2;
 	}
-	must(device_open(&dev, "cpu", (int)threads, &e) == 0 && model_desc_load(argv[2], &m, &e) == 0);
+	must(device_open(&dev, "cpu", NULL, (int)threads, &e) == 0 && model_desc_load(argv[2], &m, &e) == 0);
 	must((src = model_source_open(argv[2], &e)) != NULL && peft_load(&p, argv[3], &e) == 0 && lora_from_peft(&lora, &m, &p, &e) == 0);
 	must(engine_plan(&g, &dev, &m, DT_F32, false, &lora, &(struct engine_shape){ .max_tokens = batch * seq, .max_seq = seq, .train = true, .optim = &optim }, &e) == 0);
 	must(engine_alloc(&g, &e) == 0 && engine_load(&g, src, &e) == 0);
@@ -91,7 +91,7 @@ int main(int argc, char **argv)
 		engine_run(&g, &b, true, 1.0 / (double)b.n_targets);
 		if (s == 0 && argc > 7)
 			write_tensors(&g, argv[7], lora.grads, d.ids, d.n_tokens);
-		optim_step(&optim, &lora, &dev, 1e-4, NULL, 0);
+		optim_step(&optim, &lora, &dev, 1e-4, 1, NULL, 0);
 		for (int64_t i = 0; i < b.n_targets; i++)
 			loss += g.nll[i];
 		if (s > 0)

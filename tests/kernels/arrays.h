@@ -21,8 +21,8 @@ static void setup(void)
 
 	if (dev.k.alloc)
 		return;
-	ck_assert_msg(device_open(&dev, spec, 1, &e) == 0, "%s", e.msg);
-	ck_assert_msg(device_open(&again, spec, 3, &e) == 0, "%s", e.msg);
+	ck_assert_msg(device_open(&dev, spec, getenv("LP_COMPUTE"), 1, &e) == 0, "%s", e.msg);
+	ck_assert_msg(device_open(&again, spec, getenv("LP_COMPUTE"), 3, &e) == 0, "%s", e.msg);
 	ulp = dev.act == DT_F32 ? 0 : 0x1p-8;
 }
 

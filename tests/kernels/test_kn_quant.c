@@ -40,7 +40,7 @@ static void open_golden(const char *name)
 	struct err e = ERR_INIT;
 
 	must(st_file_open(&f, name, &e) == 0, &e);
-	must(device_open(&dev, "cpu", 2, &e) == 0, &e);
+	must(device_open(&dev, "cpu", NULL, 2, &e) == 0, &e);
 }
 
 static const char *const nf4_cases[] = { "plain", "odd_tail", "short", "one", "wide_bf16", "fp16", "zeros", "zero_tail", "zero_blocks",

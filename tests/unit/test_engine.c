@@ -67,7 +67,7 @@ static void setup(struct fix *f, const char *name, bool nf4, uint64_t budget, in
 	struct engine_shape shape = { .max_tokens = 64, .max_seq = 40, .train = true, .budget = budget };
 
 	memset(f, 0, sizeof(*f));
-	must(f, device_open(&f->dev, "cpu", threads, &f->e) == 0);
+	must(f, device_open(&f->dev, "cpu", NULL, threads, &f->e) == 0);
 	snprintf(path, sizeof(path), DIR_MODEL "%s", name);
 	must(f, model_desc_load(path, &f->desc, &f->e) == 0);
 	must(f, (src = model_source_open(path, &f->e)) != NULL);

@@ -61,7 +61,7 @@ static void open_device(void)
 
 	if (dev.k.alloc)
 		return;
-	ck_assert_msg(device_open(&dev, spec, 2, &e) == 0, "%s", e.msg);
+	ck_assert_msg(device_open(&dev, spec, getenv("LP_COMPUTE"), 2, &e) == 0, "%s", e.msg);
 	ck_assert_msg(json_load(DIR_MODEL "bf16.json", &arena, &bounds, &e) == 0, "%s", e.msg);
 }
 

@@ -75,7 +75,7 @@ static void setup(void)
 	struct engine_shape shape = { .max_tokens = 2 * CONTEXT, .max_seq = CONTEXT, .decode = MAX };
 
 	load_golden();
-	must(device_open(&dev, getenv("LP_DEVICE") ? getenv("LP_DEVICE") : "cpu", 2, &e) == 0, &e);
+	must(device_open(&dev, getenv("LP_DEVICE") ? getenv("LP_DEVICE") : "cpu", getenv("LP_COMPUTE"), 2, &e) == 0, &e);
 	gap = dev.act == DT_F32 ? 1e-3 : 0.2;
 	must(model_desc_load(MODEL, &m, &e) == 0, &e);
 	must((s = model_source_open(MODEL, &e)) != NULL, &e);
