@@ -1,21 +1,27 @@
-/* The part of skinny.cu for many rows: up to 64 tokens.
+/* skinny.h for up to 64 tokens, where x no longer fits beside every warp.
  *
  * A block has 256 outputs, 32 for each of its eight warps, and all tokens; x goes through shared memory for all of them.
  * Where outputs alone do not fill the device, a cluster of blocks shares the inner dimension, and each of them folds the
  * sums of some of the outputs from its neighbours' shared memory, in their order. */
-#ifndef LP_KERNELS_SKINNY_MANY_CUH
-#define LP_KERNELS_SKINNY_MANY_CUH
+#include "kernels/skinny.cuh"
+
+void skinny_many_open(struct device *d)
+{
+	open_tables(d);
+}
 
 #define M_WARPS 8
 #define M_THREADS (32 * M_WARPS)
-#define M_COLS 64
+#define M_COLS SKINNY_MANY
 #define M_STAGES 4
 #define M_OUT 256
+#define M_WORKERS 64
 
 struct many_layout { /* bytes of shared memory; the sums lie where the rings were */
-	static const int w = M_WARPS * 1024, x = M_COLS * 128, rings = M_STAGES * (w + x), scale = M_STAGES * M_WARPS * 32 * 4;
-	static const int red = M_WARPS * 16 * M_COLS * 4, all = LUT_BYTES + rings + scale + red;
+	static const int w = M_WARPS * 1024, x = M_COLS * 128, rings = M_STAGES * (w + x), scale = M_STAGES * M_WARPS * SCALE_BYTES;
+	static const int red = M_WARPS * 16 * M_COLS * 4, all = LUT_BYTES + rings + scale + (int)sizeof(map) + red;
 };
+static_assert(M_THREADS == 256, "a thread an entry of the map");
 static_assert(many_layout::rings == M_OUT * M_COLS * 4, "the sums take the rings' place");
 
 /* 64 columns of all tokens to a stage; zeros behind the last. */
@@ -32,7 +38,7 @@ static __device__ __forceinline__ void send_x(const struct skinny &a, uint32_t t
 	}
 }
 
-static __device__ __forceinline__ void multiply_many(float acc[2][8][4], const unsigned char *lut, const unsigned char *w, const unsigned char *x, const float *scale)
+static __device__ __forceinline__ void multiply_many(float acc[2][8][4], const unsigned char *lut, const unsigned char *w, const unsigned char *x, float scale)
 {
 	int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 	uint32_t f[2][4][4];
@@ -44,7 +50,7 @@ static __device__ __forceinline__ void multiply_many(float acc[2][8][4], const u
 		for (int h = 0; h < 2; h++) {
 			uint2 c = *(const uint2 *)(w + (m * 16 + g + 8 * h) * 32 + t * 8);
 
-			sc[m][h] = scale[m * 16 + g + 8 * h];
+			sc[m][h] = __shfl_sync(0xffffffffu, scale, m * 16 + g + 8 * h);
 #pragma unroll
 			for (int s = 0; s < 4; s++) {
 				f[m][s][h] = pair_at(lut, s < 2 ? c.x : c.y, s % 2 * 2, (uint32_t)lane * 4);
@@ -122,6 +128,19 @@ static __device__ __forceinline__ void adapters8(float v[8], const struct skinny
 	}
 }
 
+/* Of the inner values those that this tile's parts need. */
+static __device__ __forceinline__ void fold_seen(const struct skinny &a, float *inner, int tile)
+{
+	int first = tile * M_OUT, end = first + M_OUT, from = a.n_ad, to = 0;
+
+	for (int j = 0; j < a.n_ad; j++)
+		if (a.f || (a.ad_row[j] < end && a.ad_end[j] > first)) {
+			from = min(from, j);
+			to = j + 1;
+		}
+	fold_inner(a, inner, from * a.rank, to * a.rank, M_COLS, M_THREADS);
+}
+
 /* This block's share of the outputs: eight of a token at a time. */
 static __device__ __forceinline__ void finish_many(const struct skinny &a, const float *red, const float *inner, int tile, int tiles, uint32_t rank, uint32_t blocks)
 {
@@ -168,46 +187,50 @@ static __global__ void __launch_bounds__(M_THREADS, 1) many_kernel(const __grid_
 	uint32_t rank = blockIdx.x % blocks;
 	int tile = blockIdx.x / blocks, units = a.in / 64, from = units * (int)rank / (int)blocks, per = units * ((int)rank + 1) / (int)blocks - from;
 	unsigned char *rings = smem + LUT_BYTES;
-	float *scale = (float *)(rings + L::rings) + warp * M_STAGES * 32, *job_red = (float *)(rings + L::rings + L::scale), *inner = (float *)(smem + L::all);
+	unsigned char *scales = rings + L::rings + warp * M_STAGES * SCALE_BYTES;
+	float *table = (float *)(rings + L::rings + L::scale), *job_red = table + 256, *inner = (float *)(smem + L::all);
 	float *red = (float *)rings;
 	uint32_t w_at = (uint32_t)__cvta_generic_to_shared(rings) + warp * 1024, x_at = (uint32_t)__cvta_generic_to_shared(rings) + M_STAGES * L::w;
-	struct source<2, true> src;
-	struct pending next = { 0, 0, 0 };
-	float acc[2][8][4] = { 0 };
+	uint32_t scales_at = (uint32_t)__cvta_generic_to_shared(scales);
+	struct source<2> src;
+	float acc[2][8][4] = { 0 }, offset;
+	int part, block;
 	int last = min(tile * M_WARPS + warp + 1, tiles); /* one tile is all that this warp has */
 
 	let_next();
 	src.tile = tile * M_WARPS + warp;
 	src.stage = 0;
 	if (src.tile < last)
-		at_tile(&src, a, from * 64);
+		at_tile<2, true>(&src, a, from * 64);
+	block = first_block<2>(a, min(src.tile, tiles - 1), from * 64, &part);
+	offset = a.offset[part];
 	if (a.jobs)
 		for (int i = threadIdx.x; i < M_OUT; i += M_THREADS)
 			call_b(a, tile_row<2>(a, tile * M_WARPS + i / 32, i / 16 % 2) + i % 16);
-	for (int e = warp; e < 256; e += M_WARPS)
-		*(uint32_t *)(smem + e * 128 + lane * 4) = level_pair[e];
+	fill_levels<M_WARPS>(smem);
+	table[threadIdx.x] = map[threadIdx.x];
 	follow_previous();
 #pragma unroll
 	for (int i = 0; i < M_STAGES - 1; i++) {
 		if (i < per)
 			send_x(a, x_at + i * L::x, (from + i) * 64);
-		send<2, 1, true>(&src, a, w_at + i * L::w, last, per, from * 64, &next);
-		if (i < M_STAGES - 2)
-			scale[i * 32 + lane] = scale_of(next);
+		send<2, 1, true>(&src, a, w_at + i * L::w, scales_at + i * SCALE_BYTES, last, per, from * 64);
 	}
-	for (int job = blockIdx.x; job < a.jobs; job += gridDim.x)
-		inner_job<M_COLS / 8, M_WARPS>(a, job, job_red);
+	/* done by blocks that are at work from the start: a block that waits for one that is not would wait for ever */
+	if (blockIdx.x < M_WORKERS)
+		for (int job = blockIdx.x; job < a.jobs; job += min((int)gridDim.x, M_WORKERS))
+			inner_job<M_COLS / 8, M_WARPS>(a, job, job_red);
 	for (int st = 0; st < per; st++) {
 		int slot = st % M_STAGES, ahead = (st + M_STAGES - 1) % M_STAGES;
-		struct pending old = next; /* of the stage before the one that is sent now */
+		float scale;
 
 		asm volatile("cp.async.wait_group %0;" ::"n"(M_STAGES - 2) : "memory");
 		__syncthreads();
+		scale = scale_here(scales + slot * SCALE_BYTES, table, block + st, offset);
 		if (st + M_STAGES - 1 < per)
 			send_x(a, x_at + ahead * L::x, (from + st + M_STAGES - 1) * 64);
-		send<2, 1, true>(&src, a, w_at + ahead * L::w, last, per, from * 64, &next);
-		multiply_many(acc, smem, rings + warp * 1024 + slot * L::w, rings + M_STAGES * L::w + slot * L::x, scale + slot * 32);
-		scale[(st + M_STAGES - 2) % M_STAGES * 32 + lane] = scale_of(old);
+		send<2, 1, true>(&src, a, w_at + ahead * L::w, scales_at + ahead * SCALE_BYTES, last, per, from * 64);
+		multiply_many(acc, smem, rings + warp * 1024 + slot * L::w, rings + M_STAGES * L::w + slot * L::x, scale);
 	}
 	asm volatile("cp.async.wait_group 0;" ::: "memory");
 	__syncthreads();
@@ -221,7 +244,8 @@ static __global__ void __launch_bounds__(M_THREADS, 1) many_kernel(const __grid_
 	if (a.jobs && threadIdx.x == 0)
 		await_inner(a);
 	__syncthreads();
-	fold_inner(a, inner, M_COLS, M_THREADS);
+	if (a.jobs)
+		fold_seen(a, inner, tile);
 	__syncthreads();
 	cluster_barrier();
 	finish_many(a, red, inner, tile, tiles, rank, blocks);
@@ -230,18 +254,13 @@ static __global__ void __launch_bounds__(M_THREADS, 1) many_kernel(const __grid_
 		atomicExch(&a.count[0], 0u);
 }
 
-static bool aligned(const void *p)
-{
-	return ((uintptr_t)p & 15) == 0;
-}
-
-static bool fits_many(const struct device *d, const struct skinny *a)
+bool skinny_many_fits(const struct device *d, const struct skinny *a)
 {
 	int major = 0;
 
 	cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, d->index);
-	return major >= 9 && !a->dense && a->rank % 4 == 0 && a->ranks <= 256 && eights(a->y, a->ldy) && eights(a->add, 8) && aligned(a->b[0]) && aligned(a->b[1]) &&
-	       aligned(a->b[2]);
+	return major >= 9 && !a->dense && a->rank % 4 == 0 && a->ranks <= 256 && eights(a->y, a->ldy) && eights(a->add, 8) && aligned16(a->b[0]) && aligned16(a->b[1]) &&
+	       aligned16(a->b[2]);
 }
 
 /* Blocks that share the inner dimension: as many as leave every block a multiprocessor. */
@@ -254,7 +273,7 @@ static int cluster_of(const struct skinny *a, int groups, int sms)
 	return n;
 }
 
-static void many(struct device *d, const struct skinny *a)
+void skinny_many(struct device *d, const struct skinny *a)
 {
 	int tiles = a->f ? a->f / 16 : (a->out + 31) / 32, groups = (tiles + M_WARPS - 1) / M_WARPS, blocks = cluster_of(a, groups, cuda_of(d)->sms);
 	int shared = many_layout::all + a->ranks * M_COLS * (int)sizeof(float);
@@ -274,5 +293,3 @@ static void many(struct device *d, const struct skinny *a)
 	cudaFuncSetAttribute(many_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared);
 	cudaLaunchKernelEx(&c, many_kernel, *a, tiles, (uint32_t)blocks);
 }
-
-#endif
