@@ -5,7 +5,7 @@
  * and zero in the rest of columns in .. in + pad and of rows out .. out + pad. So
  *   [x | x A^T] G^T is the projection with its adapters, and
  *   [dy | dy scale B] G its gradient, in one product each.
- * a (n * r, in) and b (rows_j, r) fp32, rounded once to the activation type. */
+ * a (n * r, in) and b (rows_j, r) fp32, rounded once to the activation type. Its two edges may also be matrices of their own. */
 #ifndef LP_KERNELS_ADAPTER_H
 #define LP_KERNELS_ADAPTER_H
 
@@ -65,7 +65,8 @@ typedef void kn_adapter_outer_fn(struct device *d, const struct kn_adapter_outer
 typedef void kn_adapter_grad_fn(struct device *d, const struct kn_adapter_grad *a);
 /* Bytes for a group of `in` columns, `out` rows, n adapters, t tokens. */
 typedef uint64_t kn_adapter_scratch_fn(const struct device *d, int64_t t, int64_t in, int64_t out, int n, int64_t rank);
-typedef void kn_adapter_place_fn(struct device *d, void *g, int64_t ldg, const struct kn_adapters *a);
+/* Fills the right edge (out, pad), row stride ld_right, and the lower one (pad, in), row stride ld_lower. */
+typedef void kn_adapter_place_fn(struct device *d, void *right, int64_t ld_right, void *lower, int64_t ld_lower, const struct kn_adapters *a);
 kn_adapter_place_fn kn_adapter_place_cpu;
 kn_adapter_outer_fn kn_adapter_down_cpu, kn_adapter_outer_cpu;
 kn_adapter_grad_fn kn_adapter_grad_cpu;

@@ -91,6 +91,10 @@ kn_adapter_grad_fn kn_adapter_grad_cuda;
 kn_skinny_fn kn_skinny_cuda;
 kn_pick_fn kn_pick_cuda;
 kn_kv_turn_fn kn_kv_turn_cuda;
+kn_fp8_rows_fn kn_fp8_rows_cuda;
+kn_fp8_cols_fn kn_fp8_cols_cuda;
+kn_fp8_place_fn kn_fp8_place_cuda;
+kn_fp8_gemm_fn kn_fp8_gemm_cuda;
 }
 
 /* --- eights: 16 bytes of activations --- */

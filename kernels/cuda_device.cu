@@ -285,6 +285,10 @@ static const struct kn_ops cuda_ops(void)
 #endif
 	k.pick = kn_pick_cuda;
 	k.kv_turn = kn_kv_turn_cuda;
+	k.fp8_rows = kn_fp8_rows_cuda;
+	k.fp8_cols = kn_fp8_cols_cuda;
+	k.fp8_place = kn_fp8_place_cuda;
+	k.fp8_gemm = kn_fp8_gemm_cuda;
 	return k;
 }
 
@@ -383,6 +387,7 @@ extern "C" __attribute__((visibility("default"))) int device_open_cuda(struct de
 	d->k.skinny_scratch = planned.skinny_scratch;
 	cudaMemGetInfo(&avail, &total);
 	d->free_bytes = avail;
+	d->fp8 = d->fp8 && p.major >= 9;
 	snprintf(d->name, sizeof(d->name), "cuda:%d, %.40s, compute capability %d.%d, %s", index, p.name, p.major, p.minor, ACT_DTYPE == DT_F16 ? "fp16" : "bf16");
 	return 0;
 }

@@ -149,6 +149,10 @@ static const struct kn_ops cpu_ops = {
 	.nf4_dequant = kn_nf4_dequant_cpu,
 	.convert = kn_convert_cpu,
 	.adapter_place = kn_adapter_place_cpu,
+	.fp8_rows = kn_fp8_rows_cpu,
+	.fp8_cols = kn_fp8_cols_cpu,
+	.fp8_place = kn_fp8_place_cpu,
+	.fp8_gemm = kn_fp8_gemm_cpu,
 	.adapter_down = kn_adapter_down_cpu,
 	.adapter_outer = kn_adapter_outer_cpu,
 	.adapter_grad = kn_adapter_grad_cpu,
@@ -168,6 +172,7 @@ static void describe_cuda(struct device *d, enum dtype act)
 	d->row_pad = 64; /* 128 bytes: what the copy engine and the memory like */
 	d->logits = 1 << 27;
 	d->overhead = 580ull << 20; /* an H100, driver 580: 563 MiB at first, 575 in the end */
+	d->fp8 = act == DT_BF16;
 	d->few = act == DT_BF16 ? 64 : 0;
 	d->k.attn_scratch = kn_attn_scratch_cuda;
 	d->k.decode_scratch = kn_decode_scratch_cuda;
@@ -192,6 +197,7 @@ static int open_cpu(struct device *d, int threads, struct err *e)
 	d->kind = DEVICE_CPU;
 	d->act = DT_F32;
 	d->row_pad = 16;
+	d->fp8 = true;
 	d->logits = 1 << 24;
 	d->threads = threads > 0 ? threads : usable_cores();
 	d->free_bytes = available_memory();

@@ -22,6 +22,7 @@
 #include "kernels/attn.h"
 #include "kernels/dropout.h"
 #include "kernels/embed.h"
+#include "kernels/fp8.h"
 #include "kernels/gemm.h"
 #include "kernels/nf4.h"
 #include "kernels/pick.h"
@@ -98,6 +99,10 @@ struct kn_ops {
 	kn_skinny_scratch_fn *skinny_scratch;
 	kn_pick_fn *pick;
 	kn_kv_turn_fn *kv_turn;
+	kn_fp8_rows_fn *fp8_rows;
+	kn_fp8_cols_fn *fp8_cols;
+	kn_fp8_place_fn *fp8_place;
+	kn_fp8_gemm_fn *fp8_gemm;
 };
 
 enum device_kind { DEVICE_CPU, DEVICE_CUDA };
@@ -112,6 +117,7 @@ struct device {
 	enum dtype act;      /* of activations and of dense weights: DT_F32 (CPU), DT_BF16 or DT_F16 */
 	int64_t row_pad;     /* what is added to a row is a multiple of this many elements */
 	int64_t logits;      /* elements of a chunk of logits that pay */
+	bool fp8;            /* products of 8 bits (fp8.h): the CPU has their definition, GPUs from compute capability 9.0 on */
 	int64_t few;         /* up to so many rows skinny is faster than a dense product; 0: never */
 	struct kn_ops k;
 	void *impl;

@@ -1,4 +1,4 @@
-/* Products by cuBLASLt: activations in, fp32 sums, activations or fp32 out. Row-major C is
+/* Products by cuBLASLt: activations or e4m3 in, fp32 sums, activations or fp32 out. Row-major C is
  * column-major C^T = op(B)^T op(A)^T. The library's first choice for a shape fixes the
  * bits; it never sums by atomics. For large products the first call times the other
  * candidates, and takes the fastest of those that give the same bits as the first on
@@ -15,10 +15,11 @@
 #define CANDIDATES 8
 #define LARGE 1e10  /* multiply-adds from which trying pays */
 #define CHOICES 256
+#define FP8 16u     /* of a key's flags */
 
 struct gemm_key {
 	int64_t m, n, k, lda, ldb, ldc;
-	uint32_t flags; /* ta, tb, f32_c, beta != 0, alignments of a, b, c as exponents */
+	uint32_t flags; /* ta, tb, f32_c, beta != 0, fp8, alignments of a, b, c as exponents */
 	uint32_t used;
 };
 
@@ -34,6 +35,13 @@ struct gemm_plan {
 struct gemm_choice {
 	struct gemm_key key; /* m: the bucket's end */
 	cublasLtMatmulAlgo_t algo;
+};
+
+struct gemm_call {
+	const void *a, *b, *c0;
+	void *c;
+	float alpha, beta;
+	const float *scale_a, *scale_b; /* fp8: of rows of a and of b */
 };
 
 struct gemm_state {
@@ -200,10 +208,29 @@ static cublasStatus_t choose(struct gemm_state *g, struct gemm_plan *p)
 	return s;
 }
 
+/* Both operands have a scale for each row; fp32 sums are folded as often as the library can, not in the tensor cores' fewer bits. */
+static void scale_rows(cublasLtMatmulDesc_t op)
+{
+	cublasLtMatmulMatrixScale_t mode = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
+	int8_t fast = 0;
+
+	cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &mode, sizeof(mode));
+	cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &mode, sizeof(mode));
+	cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast, sizeof(fast));
+}
+
+static void set_scales(cublasLtMatmulDesc_t op, const struct gemm_call *k)
+{
+	/* cuBLASLt's A is our B */
+	cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &k->scale_b, sizeof(k->scale_b));
+	cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &k->scale_a, sizeof(k->scale_a));
+}
+
 static cublasStatus_t make_plan(struct gemm_state *g, struct gemm_plan *p)
 {
 	const struct gemm_key *k = &p->key;
-	bool ta = k->flags & 1, tb = k->flags & 2, wide = k->flags & 4;
+	bool ta = k->flags & 1, tb = k->flags & 2, wide = k->flags & 4, fp8 = k->flags & FP8;
+	cudaDataType_t in = fp8 ? CUDA_R_8F_E4M3 : ACT_CUDA_R;
 	cublasOperation_t opa = tb ? CUBLAS_OP_T : CUBLAS_OP_N, opb = ta ? CUBLAS_OP_T : CUBLAS_OP_N;
 	cublasStatus_t s = cublasLtMatmulDescCreate(&p->op, CUBLAS_COMPUTE_32F, CUDA_R_32F);
 
@@ -211,9 +238,11 @@ static cublasStatus_t make_plan(struct gemm_state *g, struct gemm_plan *p)
 		return s;
 	cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSA, &opa, sizeof(opa));
 	cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSB, &opb, sizeof(opb));
-	s = tb ? set_layout(&p->a, ACT_CUDA_R, k->k, k->n, k->ldb) : set_layout(&p->a, ACT_CUDA_R, k->n, k->k, k->ldb);
+	if (fp8)
+		scale_rows(p->op);
+	s = tb ? set_layout(&p->a, in, k->k, k->n, k->ldb) : set_layout(&p->a, in, k->n, k->k, k->ldb);
 	if (s == CUBLAS_STATUS_SUCCESS)
-		s = ta ? set_layout(&p->b, ACT_CUDA_R, k->m, k->k, k->lda) : set_layout(&p->b, ACT_CUDA_R, k->k, k->m, k->lda);
+		s = ta ? set_layout(&p->b, in, k->m, k->k, k->lda) : set_layout(&p->b, in, k->k, k->m, k->lda);
 	if (s == CUBLAS_STATUS_SUCCESS)
 		s = set_layout(&p->c, wide ? CUDA_R_32F : ACT_CUDA_R, k->n, k->m, k->ldc);
 	return s == CUBLAS_STATUS_SUCCESS ? choose(g, p) : s;
@@ -266,14 +295,10 @@ static __global__ void checksum_kernel(const uint16_t *c, int64_t n, int64_t ldc
 	atomicAdd(out, s);
 }
 
-struct gemm_call {
-	const void *a, *b, *c0;
-	void *c;
-	float alpha, beta;
-};
-
 static cublasStatus_t launch(struct cuda_impl *x, const struct gemm_plan *p, const struct gemm_call *k, const cublasLtMatmulAlgo_t *algo)
 {
+	if (p->key.flags & FP8)
+		set_scales(p->op, k);
 	return cublasLtMatmul(x->gemm->lt, p->op, &k->alpha, k->b, p->a, k->a, p->b, &k->beta, k->c0, p->c, k->c, p->c, algo, x->gemm->workspace, WORKSPACE,
 	                      x->stream);
 }
@@ -324,14 +349,27 @@ static void try_others(struct cuda_impl *x, struct gemm_plan *p, const struct ge
 	g->choices[g->n_choices++].algo = p->algo;
 }
 
+static void run(struct cuda_impl *x, const struct gemm_key *key, const struct gemm_call *call)
+{
+	cublasStatus_t s;
+	struct gemm_plan *p = find(x->gemm, key, &s);
+
+	/* a product that adds to its own result cannot be tried */
+	if (s == CUBLAS_STATUS_SUCCESS && p->untried && (call->beta == 0 || call->c0 != call->c))
+		try_others(x, p, call);
+	if (s == CUBLAS_STATUS_SUCCESS)
+		s = launch(x, p, call, &p->algo);
+	if (s != CUBLAS_STATUS_SUCCESS && !x->failed[0])
+		snprintf(x->failed, sizeof(x->failed), "gemm (%lld, %lld, %lld)%s%s%s: %s", (long long)key->m, (long long)key->n, (long long)key->k, key->flags & 1 ? " ta" : "",
+		         key->flags & 2 ? " tb" : "", key->flags & FP8 ? " fp8" : "", cublasLtGetStatusString(s));
+}
+
 void kn_gemm_cuda(struct device *d, bool ta, bool tb, int64_t m, int64_t n, int64_t k, float alpha, const void *a, int64_t lda,
                   const void *b, int64_t ldb, float beta, const void *c0, void *c, int64_t ldc, bool f32_c)
 {
 	struct cuda_impl *x = cuda_of(d);
 	struct gemm_key key = { m, n, k, lda, ldb, ldc, 0, 0 };
-	struct gemm_call call = { a, b, c0 ? c0 : c, c, alpha, beta };
-	struct gemm_plan *p;
-	cublasStatus_t s;
+	struct gemm_call call = { a, b, c0 ? c0 : c, c, alpha, beta, NULL, NULL };
 
 	if (m == 0 || n == 0)
 		return;
@@ -343,13 +381,16 @@ void kn_gemm_cuda(struct device *d, bool ta, bool tb, int64_t m, int64_t n, int6
 	}
 	key.flags = (uint32_t)ta | (uint32_t)tb << 1 | (uint32_t)f32_c << 2 | (uint32_t)(beta != 0) << 3 | alignment(a, lda, 2) << 8 |
 	            alignment(b, ldb, 2) << 12 | alignment(c, ldc, f32_c ? 4 : 2) << 16;
-	p = find(x->gemm, &key, &s);
-	/* a product that adds to its own result cannot be tried */
-	if (s == CUBLAS_STATUS_SUCCESS && p->untried && (beta == 0 || c0 != c))
-		try_others(x, p, &call);
-	if (s == CUBLAS_STATUS_SUCCESS)
-		s = launch(x, p, &call, &p->algo);
-	if (s != CUBLAS_STATUS_SUCCESS && !x->failed[0])
-		snprintf(x->failed, sizeof(x->failed), "gemm (%lld, %lld, %lld)%s%s: %s", (long long)m, (long long)n, (long long)k, ta ? " ta" : "",
-		         tb ? " tb" : "", cublasLtGetStatusString(s));
+	run(x, &key, &call);
+}
+
+void kn_fp8_gemm_cuda(struct device *d, int64_t m, int64_t n, int64_t k, const struct fp8_mat *a, const struct fp8_mat *b, const void *c0, void *c, int64_t ldc)
+{
+	struct gemm_key key = { m, n, k, a->ld, b->ld, ldc, 0, 0 };
+	struct gemm_call call = { a->q, b->q, c0 ? c0 : c, c, 1, c0 ? 1.0f : 0.0f, a->scale, b->scale };
+
+	if (m == 0 || n == 0)
+		return;
+	key.flags = 2 | (uint32_t)(c0 != NULL) << 3 | FP8 | alignment(a->q, a->ld, 1) << 8 | alignment(b->q, b->ld, 1) << 12 | alignment(c, ldc, 2) << 16;
+	run(cuda_of(d), &key, &call);
 }

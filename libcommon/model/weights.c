@@ -15,12 +15,13 @@ static void init_mat(struct wmat *m, int64_t rows, int64_t cols, enum dtype dtyp
 	m->q.n = rows * cols;
 }
 
-static void init_group(struct wgroup *g, const struct model_desc *m, enum linear_group kind, int64_t pad)
+static void init_group(struct wgroup *g, const struct model_desc *m, enum linear_group kind, int64_t pad, int64_t tail)
 {
 	g->first = group_first(kind);
 	g->n = group_size(kind);
 	g->in = group_in(m, kind);
 	g->pad = pad;
+	g->tail = tail;
 	g->ld = g->in + pad;
 	g->out = 0;
 	for (int i = 0; i < g->n; i++) {
@@ -29,13 +30,15 @@ static void init_group(struct wgroup *g, const struct model_desc *m, enum linear
 	}
 }
 
-void weights_init(struct weights *w, const struct device *d, const struct model_desc *m, enum dtype dtype, bool nf4, const int64_t pad[GRP_N])
+void weights_init(struct weights *w, const struct device *d, const struct model_desc *m, enum dtype dtype, bool nf4, const int64_t pad[GRP_N],
+                  const int64_t *tail)
 {
 	memset(w, 0, sizeof(*w));
 	w->desc = *m;
 	/* a device that computes in 16 bits has no use for wider weights; the CPU reads them as they are */
 	w->dtype = d->act == DT_F32 ? dtype : d->act;
 	w->nf4 = nf4;
+	w->fp8 = tail != NULL;
 	w->dense = !nf4 && w->dtype == d->act;
 	w->layers = xcalloc((size_t)m->layers, sizeof(*w->layers));
 	init_mat(&w->embed, m->vocab, m->hidden, w->dtype, false);
@@ -44,7 +47,7 @@ void weights_init(struct weights *w, const struct device *d, const struct model_
 		for (int s = 0; s < LIN_N; s++)
 			init_mat(&w->layers[l].lin[s], linear_out(m, s), linear_in(m, s), w->dtype, nf4);
 		for (int g = 0; g < GRP_N; g++)
-			init_group(&w->layers[l].grp[g], m, g, pad[g]);
+			init_group(&w->layers[l].grp[g], m, g, pad[g], tail ? tail[g] : 0);
 	}
 }
 
@@ -72,6 +75,13 @@ static void place_nf4(struct wmat *m, struct layout *l)
 	m->q.absmax2 = layout_array(l, "NF4 scales", nf4_blocks2(m->q.n), sizeof(float));
 }
 
+static void place_fp8(struct fp8_mat *m, int64_t rows, int64_t ld, struct layout *l)
+{
+	m->ld = ld;
+	m->q = layout_array(l, "projections in 8 bits", rows * ld, 1);
+	m->scale = layout_array(l, "projections in 8 bits", rows, sizeof(float));
+}
+
 static void place_group(struct weights *w, const struct device *d, struct layer_weights *lw, struct wgroup *g, bool cached, struct layout *l, struct layout *cache)
 {
 	bool bias = false;
@@ -92,6 +102,14 @@ static void place_group(struct weights *w, const struct device *d, struct layer_
 			m->data = layout_array(l, "projections", m->rows * m->cols, dtype_bytes(w->dtype));
 	}
 	g->bias = bias ? layout_array(l, "norms and biases", g->out, sizeof(float)) : NULL;
+	if (!w->fp8)
+		return;
+	place_fp8(&g->w8, g->out, g->in + g->tail, l);
+	place_fp8(&g->w8t, g->in, g->out + g->tail, l);
+	if (!w->dense && !cached && g->pad) {
+		g->right = layout_array(l, "adapters as they are used", g->out * g->pad, dtype_bytes(d->act));
+		g->lower = layout_array(l, "adapters as they are used", g->pad * g->in, dtype_bytes(d->act));
+	}
 }
 
 void weights_layout(struct weights *w, const struct device *d, struct layout *l, struct layout *cache, struct layout *host)
@@ -441,6 +459,18 @@ int weights_load(struct weights *w, struct model_source *s, struct device *d, vo
 	if (own)
 		device_free(d, own);
 	return rc;
+}
+
+void weights_to_fp8(struct weights *w, struct device *d, void *scratch)
+{
+	for (int64_t i = 0; w->fp8 && i < w->desc.layers; i++)
+		for (int k = 0; k < GRP_N; k++) {
+			const struct wgroup *g = &w->layers[i].grp[k];
+			const void *dense = weights_dense(d, &w->layers[i], k, scratch);
+
+			d->k.fp8_rows(d, &g->w8, dense, g->ld, g->out, g->in, 0, g->tail, FP8_TOP_WEIGHT);
+			d->k.fp8_cols(d, &g->w8t, dense, g->ld, g->out, g->in, g->tail, FP8_TOP_WEIGHT);
+		}
 }
 
 void *weights_dense(struct device *d, const struct layer_weights *lw, enum linear_group g, void *scratch)

@@ -28,6 +28,9 @@ struct wgroup {
 	enum linear_slot first;
 	int64_t row[KN_PARTS];    /* where each one's rows begin */
 	void *dense;              /* (out + pad, ld), or NULL: made when used */
+	struct fp8_mat w8, w8t;   /* fp8: (out, in + tail), and turned (in, out + tail); q NULL: none */
+	int64_t tail;
+	void *right, *lower;      /* edges without a dense form between them (kernels/adapter.h), or NULL */
 	float *bias;              /* (out) fp32, or NULL */
 };
 struct layer_weights {
@@ -40,6 +43,7 @@ struct weights {
 	bool nf4;
 	enum dtype dtype;     /* of the matrices on the device */
 	bool dense;           /* they live in dense form */
+	bool fp8;             /* projections have forms of 8 bits beside their own (kernels/fp8.h) */
 	int64_t cached_layers; /* the first of them keep a dense copy */
 	bool host_embed;      /* the embedding stays in host memory; never with tied weights */
 	struct wmat embed, head; /* head.data is embed.data when tied */
@@ -48,8 +52,10 @@ struct weights {
 	char identity[72];    /* model_source_identity, "" before the load */
 };
 
-/* Describes (no memory yet). dtype: what the source's matrices are; pad: what each group's adapters add. */
-void weights_init(struct weights *w, const struct device *d, const struct model_desc *m, enum dtype dtype, bool nf4, const int64_t pad[GRP_N]);
+/* Describes (no memory yet). dtype: what the source's matrices are; pad: what each group's adapters add; tail: what they add to
+ * the forms of 8 bits, NULL: there are none. */
+void weights_init(struct weights *w, const struct device *d, const struct model_desc *m, enum dtype dtype, bool nf4, const int64_t pad[GRP_N],
+                  const int64_t *tail);
 void weights_release(struct weights *w); /* the description; memory is the layout's */
 /* Takes room for the weights, for the dense copies of cached_layers, and in host memory for what stays there. */
 void weights_layout(struct weights *w, const struct device *d, struct layout *l, struct layout *cache, struct layout *host);
@@ -63,6 +69,8 @@ void weights_codes(struct weights *w, int64_t layer, enum linear_slot s, void *r
 void weights_put(struct weights *w, struct device *d, int64_t layer, enum linear_slot s, const struct nf4 *q);
 /* The group's dense form without its adapters: its own, or made in scratch. */
 void *weights_dense(struct device *d, const struct layer_weights *lw, enum linear_group g, void *scratch);
+/* With fp8: makes the forms of 8 bits of weights that are there; scratch has room for the largest group, or is NULL with dense ones. */
+void weights_to_fp8(struct weights *w, struct device *d, void *scratch);
 /* The dtype of the source's projections. */
 enum dtype weights_source_dtype(const struct model_source *s, enum dtype dflt);
 /* Elements of the largest group's dense form. */

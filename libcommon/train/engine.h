@@ -40,6 +40,7 @@ struct engine_shape {
 	int64_t max_tokens; /* of a micro-batch */
 	int64_t max_seq;    /* longest sequence */
 	bool train;         /* backward too */
+	bool fp8;           /* the projections' large products in 8 bits */
 	int64_t decode;     /* rows that are decoded at once, 0: none */
 	struct optim *optim; /* its states are part of the plan; NULL: none */
 	uint64_t budget;    /* bytes the whole plan may take; 0: no limit */
@@ -74,6 +75,7 @@ struct engine {
 	void *d_y, *d_o, *d_h;   /* (T, C), (T, NH*D + pad), (T, F); the last two are one buffer, and logits too */
 	void *d_qkv;             /* (T, (NH + 2 NKV) * D + pad) */
 	void *xd;                /* (T, widest in) with dropout */
+	struct fp8_mat in8;      /* (T, widest) of a product in 8 bits: its input, or the gradient of its output */
 	void *adapter_scratch;   /* of the widest group */
 	void *dense;             /* one group in dense form */
 	void *head_rows_at;      /* rows of the head in the activation type; NULL: the head is of it */
@@ -135,8 +137,18 @@ void engine_send(struct engine *g, const struct microbatch *b);
 const struct lora_group *engine_lora_group(const struct engine *g, int64_t layer, enum linear_group grp);
 /* The same with their places in the stacked weights, as kernels want them; n 0: none. */
 struct kn_adapters engine_adapters(const struct engine *g, int64_t layer, enum linear_group grp);
-/* Adapters as they are now go beside the dense weights. */
+/* Adapters as they are now go beside the dense weights, and wherever else products read them. */
 void engine_place_adapters(struct engine *g);
+/* A group's adapters in the activation type: A (pad, in) and scale * B (out, pad). */
+struct edges {
+	void *lower, *right;
+	int64_t ld_lower, ld_right;
+};
+/* Placed now, in the scratch of one dense group, unless they have a place of their own. */
+struct edges engine_edges(struct engine *g, int64_t layer, enum linear_group grp);
+/* C (T, n), row stride ldc, = x8 w8^T [+ c0], x8 the rows of x (T, cols) with `inner` values behind them in 8 bits. */
+void engine_product8(struct engine *g, const void *x, int64_t ldx, int64_t t, int64_t cols, int64_t inner, const struct fp8_mat *w8, int64_t n, const void *c0,
+                     void *c, int64_t ldc);
 /* What runs between q, k, v and o: attention over the micro-batch, or against a cache. */
 typedef void engine_attn_fn(void *ctx, struct engine *g, int64_t layer, struct acts *a, const struct microbatch *b);
 engine_attn_fn engine_attn_self;
@@ -161,8 +173,8 @@ void engine_backward(struct engine *g, const struct microbatch *b);
 void engine_head(struct engine *g, const void *hid, void *logits, int64_t n);
 /* Rows [first, first + *rows) of the head in the activation type, as many as are there at once. */
 const void *engine_head_rows(struct engine *g, int64_t first, int64_t *rows);
-/* The group's dense form with its adapters in place; adapters_only: the weights are not needed. */
-void *engine_dense(struct engine *g, int64_t layer, enum linear_group grp, bool adapters_only);
+/* The group's dense form with its adapters in place, which are at *at. */
+void *engine_dense(struct engine *g, int64_t layer, enum linear_group grp, struct edges *at);
 /* The inputs of qkv and of gate/up from the residual stream. */
 void engine_norm1(struct engine *g, int64_t layer, int64_t t);
 void engine_norm2(struct engine *g, int64_t layer, int64_t t);

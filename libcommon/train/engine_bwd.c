@@ -16,7 +16,7 @@ static void masked(struct engine *g, const struct back *k, const struct lora_gro
 }
 
 /* dx += dropout'(d_s A), adapter by adapter: each has a mask of its own. */
-static void through_masks(struct engine *g, const struct back *k, const struct lora_group *l, const void *dense, void *dx, int64_t ld_dx)
+static void through_masks(struct engine *g, const struct back *k, const struct lora_group *l, const struct edges *at, void *dx, int64_t ld_dx)
 {
 	struct device *d = g->dev;
 	const struct wgroup *w = &g->w.layers[k->layer].grp[k->grp];
@@ -24,19 +24,19 @@ static void through_masks(struct engine *g, const struct back *k, const struct l
 
 	for (int j = 0; j < l->n; j++) {
 		masked(g, k, l, j);
-		d->k.gemm(d, false, false, k->t, w->in, r, 1, act_at(d, k->dy, w->out + j * r), k->ldy, act_at(d, dense, (w->out + j * r) * w->ld), w->ld,
+		d->k.gemm(d, false, false, k->t, w->in, r, 1, act_at(d, k->dy, w->out + j * r), k->ldy, act_at(d, at->lower, j * r * at->ld_lower), at->ld_lower,
 		          0, NULL, g->xd, w->in, false);
 		d->k.dropout(d, dx, ld_dx, g->xd, w->in, g->in.rec, g->in.pos, k->t, w->in, g->dropout, true);
 	}
 }
 
 /* d_s behind dy's rows, and dB. */
-static void inner_bwd(struct engine *g, const struct back *k, const struct lora_group *l, const void *x, const void *dense)
+static void inner_bwd(struct engine *g, const struct back *k, const struct lora_group *l, const void *x, const struct edges *at)
 {
 	struct device *d = g->dev;
 	const struct wgroup *w = &g->w.layers[k->layer].grp[k->grp];
 	struct kn_adapter_grad a = { .t = k->t, .out = w->out, .n = l->n, .rank = g->lora->rank, .scale = g->lora->scale, .dy = k->dy, .ldy = k->ldy,
-		                     .b = act_at(d, dense, w->in), .ldg = w->ld, .s = act_at(d, x, w->in), .ld_s = w->ld, .scratch = g->adapter_scratch };
+		                     .b = at->right, .ldg = at->ld_right, .s = act_at(d, x, w->in), .ld_s = w->ld, .scratch = g->adapter_scratch };
 
 	for (int j = 0; j < l->n; j++) {
 		a.row[j] = w->row[l->slot[j] - w->first];
@@ -53,19 +53,24 @@ static void linear_bwd(struct engine *g, const struct back *k, const void *x, vo
 	struct device *d = g->dev;
 	const struct wgroup *w = &g->w.layers[k->layer].grp[k->grp];
 	const struct lora_group *l = engine_lora_group(g, k->layer, k->grp);
-	const void *dense;
+	bool fold = l && !g->dropout_on; /* d_s A in the product of dy W */
+	const void *dense = NULL;
+	struct edges at;
 
 	if (!l && !dx)
 		return;
-	dense = engine_dense(g, k->layer, k->grp, !dx);
+	if (dx && !g->w.fp8)
+		dense = engine_dense(g, k->layer, k->grp, &at);
+	else
+		at = engine_edges(g, k->layer, k->grp);
 	if (l)
-		inner_bwd(g, k, l, x, dense);
-	if (dx && l && g->dropout_on) {
-		d->k.gemm(d, false, false, k->t, w->in, w->out, 1, k->dy, k->ldy, dense, w->ld, 0, NULL, dx, ld_dx, false);
-		through_masks(g, k, l, dense, dx, ld_dx);
-	} else if (dx) {
-		d->k.gemm(d, false, false, k->t, w->in, w->out + (l ? w->pad : 0), 1, k->dy, k->ldy, dense, w->ld, 0, NULL, dx, ld_dx, false);
-	}
+		inner_bwd(g, k, l, x, &at);
+	if (dx && g->w.fp8)
+		engine_product8(g, k->dy, k->ldy, k->t, w->out, fold ? l->n * g->lora->rank : 0, &w->w8t, w->in, NULL, dx, ld_dx);
+	else if (dx)
+		d->k.gemm(d, false, false, k->t, w->in, w->out + (fold ? w->pad : 0), 1, k->dy, k->ldy, dense, w->ld, 0, NULL, dx, ld_dx, false);
+	if (dx && l && g->dropout_on)
+		through_masks(g, k, l, &at, dx, ld_dx);
 }
 
 /* From the group's input x and the d_s that linear_bwd left behind dy: dA. */

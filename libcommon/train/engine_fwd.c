@@ -66,40 +66,65 @@ struct kn_adapters engine_adapters(const struct engine *g, int64_t layer, enum l
 	return a;
 }
 
-static void place(struct engine *g, int64_t layer, enum linear_group grp, void *dense)
+/* Where a group's adapters stand beside dense, its own form or a scratch. */
+static struct edges edges_at(const struct engine *g, const struct wgroup *w, void *dense)
+{
+	if (!dense)
+		return (struct edges){ w->lower, w->right, w->in, w->pad };
+	return (struct edges){ act_at(g->dev, dense, w->out * w->ld), act_at(g->dev, dense, w->in), w->ld, w->ld };
+}
+
+static void place(struct engine *g, int64_t layer, enum linear_group grp, const struct edges *at)
 {
 	struct kn_adapters a = engine_adapters(g, layer, grp);
 
 	if (a.n)
-		g->dev->k.adapter_place(g->dev, dense, g->w.layers[layer].grp[grp].ld, &a);
+		g->dev->k.adapter_place(g->dev, at->right, at->ld_right, at->lower, at->ld_lower, &a);
 }
 
 void engine_place_adapters(struct engine *g)
 {
 	for (int64_t i = 0; i < g->w.desc.layers; i++)
-		for (int k = 0; k < GRP_N; k++)
-			if (g->w.layers[i].grp[k].dense)
-				place(g, i, k, g->w.layers[i].grp[k].dense);
+		for (int k = 0; k < GRP_N; k++) {
+			const struct wgroup *w = &g->w.layers[i].grp[k];
+			struct edges at = edges_at(g, w, w->dense);
+			struct kn_adapters a = engine_adapters(g, i, k);
+
+			if (at.lower && at.right)
+				place(g, i, k, &at);
+			if (a.n && g->w.fp8)
+				g->dev->k.fp8_place(g->dev, &w->w8, &w->w8t, &a);
+		}
 }
 
-void *engine_dense(struct engine *g, int64_t layer, enum linear_group grp, bool adapters_only)
+struct edges engine_edges(struct engine *g, int64_t layer, enum linear_group grp)
+{
+	const struct wgroup *w = &g->w.layers[layer].grp[grp];
+	struct edges at = edges_at(g, w, w->dense || w->lower ? w->dense : g->dense);
+
+	if (!w->dense && !w->lower)
+		place(g, layer, grp, &at);
+	return at;
+}
+
+void *engine_dense(struct engine *g, int64_t layer, enum linear_group grp, struct edges *at)
 {
 	const struct layer_weights *lw = &g->w.layers[layer];
-	void *dense = adapters_only && !lw->grp[grp].dense ? g->dense : weights_dense(g->dev, lw, grp, g->dense);
+	void *dense = weights_dense(g->dev, lw, grp, g->dense);
 
+	*at = edges_at(g, &lw->grp[grp], dense);
 	if (!lw->grp[grp].dense)
-		place(g, layer, grp, dense);
+		place(g, layer, grp, at);
 	return dense;
 }
 
 /* s = dropout(x) A^T behind the rows of x, and where a lean layer keeps it. */
-static void lora_down(struct engine *g, int64_t layer, enum linear_group grp, void *x, const void *dense, int64_t t)
+static void lora_down(struct engine *g, int64_t layer, enum linear_group grp, void *x, const struct edges *at, int64_t t)
 {
 	struct device *d = g->dev;
 	const struct wgroup *w = &g->w.layers[layer].grp[grp];
 	const struct lora_group *l = engine_lora_group(g, layer, grp);
 	const struct acts *a = &g->acts[layer];
-	const void *a_rows = act_at(d, dense, w->out * w->ld);
 	void *s = act_at(d, x, w->in);
 	int64_t r;
 
@@ -107,14 +132,24 @@ static void lora_down(struct engine *g, int64_t layer, enum linear_group grp, vo
 		return;
 	r = g->lora->rank;
 	if (!g->dropout_on)
-		d->k.adapter_down(d, &(struct kn_adapter_outer){ .t = t, .in = w->in, .nr = l->n * r, .x = x, .ldx = w->ld, .a = a_rows, .lda = w->ld });
+		d->k.adapter_down(d, &(struct kn_adapter_outer){ .t = t, .in = w->in, .nr = l->n * r, .x = x, .ldx = w->ld, .a = at->lower, .lda = at->ld_lower });
 	for (int j = 0; g->dropout_on && j < l->n; j++) {
 		g->dropout.tensor = g->lora->mats[layer * LIN_N + (int)l->slot[j]].id;
 		d->k.dropout(d, g->xd, w->in, x, w->ld, g->in.rec, g->in.pos, t, w->in, g->dropout, false);
-		d->k.gemm(d, false, true, t, r, w->in, 1, g->xd, w->in, act_at(d, a_rows, j * r * w->ld), w->ld, 0, NULL, act_at(d, s, j * r), w->ld, false);
+		d->k.gemm(d, false, true, t, r, w->in, 1, g->xd, w->in, act_at(d, at->lower, j * r * at->ld_lower), at->ld_lower, 0, NULL, act_at(d, s, j * r), w->ld, false);
 	}
 	if (a->s[grp])
 		d->k.copy_rows(d, a->s[grp], w->pad, s, w->ld, t, w->pad);
+}
+
+void engine_product8(struct engine *g, const void *x, int64_t ldx, int64_t t, int64_t cols, int64_t inner, const struct fp8_mat *w8, int64_t n, const void *c0,
+                     void *c, int64_t ldc)
+{
+	struct fp8_mat q = g->in8;
+
+	q.ld = cols + fp8_tail(inner);
+	g->dev->k.fp8_rows(g->dev, &q, x, ldx, t, cols, inner, fp8_tail(inner), FP8_TOP_ACT);
+	g->dev->k.fp8_gemm(g->dev, t, n, q.ld, &q, w8, c0, c, ldc);
 }
 
 /* y (T, out), row stride ldy, = add + x W^T + bias + scale * dropout(x) A^T B^T; add NULL: nothing. The room behind x's
@@ -123,13 +158,29 @@ static void linear(struct engine *g, int64_t layer, enum linear_group grp, void 
 {
 	struct device *d = g->dev;
 	const struct wgroup *w = &g->w.layers[layer].grp[grp];
-	const void *dense = engine_dense(g, layer, grp, false);
-	int64_t k = engine_lora_group(g, layer, grp) ? w->ld : w->in;
+	const struct lora_group *l = engine_lora_group(g, layer, grp);
+	const void *dense = NULL;
+	struct edges at;
 
-	lora_down(g, layer, grp, x, dense, t);
-	d->k.gemm(d, false, true, t, w->out, k, 1, x, w->ld, dense, w->ld, add ? 1 : 0, add, y, ldy, false);
+	if (g->w.fp8)
+		at = engine_edges(g, layer, grp);
+	else
+		dense = engine_dense(g, layer, grp, &at);
+	lora_down(g, layer, grp, x, &at, t);
+	if (g->w.fp8)
+		engine_product8(g, x, w->ld, t, w->in, l ? l->n * g->lora->rank : 0, &w->w8, w->out, add, y, ldy);
+	else
+		d->k.gemm(d, false, true, t, w->out, l ? w->ld : w->in, 1, x, w->ld, dense, w->ld, add ? 1 : 0, add, y, ldy, false);
 	if (w->bias)
 		d->k.bias_add(d, y, ldy, w->bias, t, w->out);
+}
+
+/* The last adapter's inner values alone. */
+static void down_again(struct engine *g, int64_t layer, void *h, int64_t t)
+{
+	struct edges at = engine_edges(g, layer, GRP_DOWN);
+
+	lora_down(g, layer, GRP_DOWN, h, &at, t);
 }
 
 /* --- layers --- */
@@ -180,7 +231,7 @@ void engine_layer(struct engine *g, int64_t i, const struct microbatch *b, engin
 	linear(g, i, GRP_GU, a->y2, NULL, a->gu, ld_gu, t);
 	d->k.swiglu_fwd(d, a->h, ld_in(g, GRP_DOWN), a->gu, ld_gu, t, m->ffn);
 	if (again) /* backward wants no output of the layer, only what its last adapter saw */
-		lora_down(g, i, GRP_DOWN, a->h, engine_dense(g, i, GRP_DOWN, true), t);
+		down_again(g, i, a->h, t);
 	else
 		linear(g, i, GRP_DOWN, a->h, a->x2, i + 1 < m->layers ? g->x1[i + 1] : g->x_final, c, t);
 }

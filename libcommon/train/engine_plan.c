@@ -147,6 +147,20 @@ static uint64_t adapter_scratch(const struct engine *g)
 	return most;
 }
 
+/* The most columns that go into a product in 8 bits. */
+static int64_t widest_product(const struct engine *g)
+{
+	int64_t most = 0;
+
+	for (int k = 0; k < GRP_N; k++) {
+		const struct wgroup *w = &g->w.layers[0].grp[k];
+		int64_t n = (w->in > w->out ? w->in : w->out) + w->tail;
+
+		most = n > most ? n : most;
+	}
+	return most;
+}
+
 static void layout_scratch(struct engine *g, struct layout *l)
 {
 	const struct model_desc *m = &g->w.desc;
@@ -159,6 +173,10 @@ static void layout_scratch(struct engine *g, struct layout *l)
 	g->xd = g->lora && g->lora->dropout > 0 ? acts(g, l, "dropout", t * widest) : NULL;
 	g->adapter_scratch = g->lora && g->shape.train ? layout_take(l, "inside the adapter", adapter_scratch(g)) : NULL;
 	g->dense = g->w.dense || g->w.cached_layers == m->layers ? NULL : acts(g, l, "one group of projections, dense", weights_largest(&g->w));
+	if (g->w.fp8) {
+		g->in8.q = layout_array(l, "activations in 8 bits", t * widest_product(g), 1);
+		g->in8.scale = floats(l, "activations in 8 bits", t);
+	}
 	g->head_rows_at = convert ? acts(g, l, "converted rows of the head", g->head_rows * m->hidden) : NULL;
 	g->hid = acts(g, l, "loss", g->chunk * m->hidden);
 	g->d_hid = g->shape.train ? acts(g, l, "loss", g->chunk * m->hidden) : NULL;
@@ -243,6 +261,12 @@ static void raise_to_most(struct engine *g, struct choice *c, int64_t *what, int
 		c->lean = all - c->full;
 }
 
+/* Whether a dense copy of the weights would be read. */
+static bool wants_dense(const struct engine *g)
+{
+	return !g->w.dense && !engine_decode_rows(g) && !g->w.fp8;
+}
+
 /* The fastest for the device memory that there is, given what goes to the host; false: it does not fit. In the order of what a
  * byte saves: a lean layer saves a forward pass, a third of the step; a dense copy of a layer's weights two dequantisations; a
  * full layer the element-wise steps. All leave every bit unchanged. */
@@ -254,7 +278,7 @@ static bool fill_up(struct engine *g, struct choice *c)
 		return false;
 	if (g->shape.train)
 		raise_to_most(g, c, &c->lean, layers);
-	if (!g->w.dense && !engine_decode_rows(g)) /* decoding reads the codes: a dense copy would be four times as many bytes */
+	if (wants_dense(g)) /* decoding reads the codes: a dense copy would be four times as many bytes */
 		raise_to_most(g, c, &c->cached, layers);
 	if (g->shape.train && c->lean > 0)
 		raise_to_most(g, c, &c->full, c->lean);
@@ -269,7 +293,7 @@ static int decide(struct engine *g, struct err *e)
 	int64_t layers = g->w.desc.layers;
 	bool device_has_host = g->dev->kind != DEVICE_CPU && g->shape.train && layers > RING;
 
-	if ((!fill_up(g, &c) || c.lean + c.full < layers || (!g->w.dense && c.cached < layers)) && device_has_host) {
+	if ((!fill_up(g, &c) || c.lean + c.full < layers || (wants_dense(g) && c.cached < layers)) && device_has_host) {
 		c = (struct choice){ .offload = true };
 		if (!fill_up(g, &c)) {
 			c = (struct choice){ .offload = true, .host_embed = !g->w.desc.tied };
@@ -285,15 +309,20 @@ static int decide(struct engine *g, struct err *e)
 int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m, enum dtype base, bool nf4,
                 struct lora *lora, const struct engine_shape *shape, struct err *e)
 {
-	int64_t pads[GRP_N];
+	int64_t pads[GRP_N], tails[GRP_N];
 
 	memset(g, 0, sizeof(*g));
 	g->dev = dev;
 	g->lora = lora;
 	g->shape = *shape;
-	for (int k = 0; k < GRP_N; k++)
+	for (int k = 0; k < GRP_N; k++) {
 		pads[k] = lora_pad(lora, dev, k);
-	weights_init(&g->w, dev, m, base, nf4, pads);
+		tails[k] = lora_tail(lora, k);
+		if (shape->fp8 && (group_in(m, k) % 16 || group_out(m, k) % 16))
+			return err_set(e, LP_USAGE, "products in 8 bits need widths that are multiples of 16, and the model has one of %lld by %lld; leave --compute fp8 out",
+			               (long long)group_out(m, k), (long long)group_in(m, k));
+	}
+	weights_init(&g->w, dev, m, base, nf4, pads, shape->fp8 ? tails : NULL);
 	g->x1 = xcalloc((size_t)m->layers, sizeof(*g->x1));
 	g->x1_host = xcalloc((size_t)m->layers, sizeof(*g->x1_host));
 	g->acts = xcalloc((size_t)m->layers, sizeof(*g->acts));
@@ -352,6 +381,8 @@ int engine_load(struct engine *g, struct model_source *s, struct err *e)
 	int rc = weights_load(&g->w, s, g->dev, room, bytes, e);
 
 	device_zero(g->dev, room, bytes); /* what lies behind rows is expected to be 0 */
+	if (rc == 0)
+		weights_to_fp8(&g->w, g->dev, g->dense);
 	return rc;
 }
 

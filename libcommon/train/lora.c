@@ -72,13 +72,24 @@ static void init_group(struct lora *l, const struct model_desc *m, int64_t layer
 		l->mats[layer * LIN_N + (int)g->slot[j]].b = add_tensor(l, layer, (int)g->slot[j], "lora_B.weight", linear_out(m, g->slot[j]), l->rank);
 }
 
-int64_t lora_pad(const struct lora *l, const struct device *d, enum linear_group g)
+/* Inner values of a group: the ranks of its adapters together. */
+static int64_t inner_values(const struct lora *l, enum linear_group g)
 {
 	int64_t n = 0;
 
 	for (int s = (int)group_first(g); s < (int)group_first(g) + group_size(g); s++)
 		n += l && l->targets[s] ? l->rank : 0;
-	return (n + d->row_pad - 1) / d->row_pad * d->row_pad;
+	return n;
+}
+
+int64_t lora_pad(const struct lora *l, const struct device *d, enum linear_group g)
+{
+	return (inner_values(l, g) + d->row_pad - 1) / d->row_pad * d->row_pad;
+}
+
+int64_t lora_tail(const struct lora *l, enum linear_group g)
+{
+	return fp8_tail(inner_values(l, g));
 }
 
 void lora_init(struct lora *l, const struct model_desc *m)

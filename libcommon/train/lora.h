@@ -44,6 +44,8 @@ void lora_init(struct lora *l, const struct model_desc *m);
 void lora_release(struct lora *l);
 /* What a group's adapters add to the rows of its input and output on d: a multiple of its row_pad. */
 int64_t lora_pad(const struct lora *l, const struct device *d, enum linear_group g);
+/* And what they add where projections have 8 bits (fp8_tail). */
+int64_t lora_tail(const struct lora *l, enum linear_group g);
 void lora_layout(struct lora *l, struct layout *to, bool train);
 /* PEFT's start: A uniform in +-1/sqrt(in) (Kaiming, a = sqrt 5), B zero; A's
  * values depend on seed and the tensor's name alone. */

@@ -3,7 +3,7 @@
  *
  * usage: bench_qlora_step [name=value]...
  *   device=cuda shape=8b|1b|3b|70b|tiny rank=16 alpha=16 batch=4 seq=2048 accumulate=1 base=nf4|bf16 memory=0 (MiB)
- *   steps=10 warmup=3 parts=0|1 dropout=0 full=-1
+ *   steps=10 warmup=3 parts=0|1 dropout=0 fp8=0|1
  * Every position is a target; token ids are random. MFU = tokens/s * (4 * P + 6 * S * C * L) / 798e12, P the parameters of the frozen
  * products and the head: forward and input gradient, causal attention; and the same against the vendor's 989e12. */
 #include <math.h>
@@ -23,7 +23,7 @@
 
 struct conf {
 	const char *device, *shape, *base;
-	int64_t rank, alpha, batch, seq, accumulate, memory, steps, warmup, parts;
+	int64_t rank, alpha, batch, seq, accumulate, memory, steps, warmup, parts, fp8;
 	double dropout;
 };
 
@@ -39,7 +39,7 @@ static bool set(struct conf *c, const char *arg)
 		const char *name;
 		int64_t *v;
 	} ints[] = { { "rank=", &c->rank }, { "alpha=", &c->alpha }, { "batch=", &c->batch }, { "seq=", &c->seq }, { "accumulate=", &c->accumulate },
-		     { "memory=", &c->memory }, { "steps=", &c->steps }, { "warmup=", &c->warmup }, { "parts=", &c->parts } };
+		     { "memory=", &c->memory }, { "steps=", &c->steps }, { "warmup=", &c->warmup }, { "parts=", &c->parts }, { "fp8=", &c->fp8 } };
 	const struct {
 		const char *name, **v;
 	} texts[] = { { "device=", &c->device }, { "shape=", &c->shape }, { "base=", &c->base } };
@@ -61,7 +61,7 @@ static struct device *dev;
 static struct kn_ops real;
 static double spent[16];
 static const char *const part_names[] = { "gemm, large", "adapters, down", "attention", "dequantisation", "norms", "rotary", "activation", "loss",
-	                                  "optimiser", "rows and copies", "adapters, inner gradients", "adapters, outer gradients" };
+	                                  "optimiser", "rows and copies", "adapters, inner gradients", "adapters, outer gradients", "rows to 8 bits" };
 
 static double begin(void)
 {
@@ -100,9 +100,9 @@ static void t_dequant(struct device *d, void *y, int64_t ldy, const struct nf4 *
 {
 	TIMED(3, real.nf4_dequant(d, y, ldy, q, rows, cols));
 }
-static void t_place(struct device *d, void *g, int64_t ldg, const struct kn_adapters *a)
+static void t_place(struct device *d, void *right, int64_t ld_right, void *lower, int64_t ld_lower, const struct kn_adapters *a)
 {
-	TIMED(9, real.adapter_place(d, g, ldg, a));
+	TIMED(9, real.adapter_place(d, right, ld_right, lower, ld_lower, a));
 }
 static void t_adapter_grad(struct device *d, const struct kn_adapter_grad *a)
 {
@@ -115,6 +115,18 @@ static void t_down(struct device *d, const struct kn_adapter_outer *a)
 static void t_outer(struct device *d, const struct kn_adapter_outer *a)
 {
 	TIMED(11, real.adapter_outer(d, a));
+}
+static void t_fp8_rows(struct device *d, const struct fp8_mat *q, const void *x, int64_t ldx, int64_t t, int64_t cols, int64_t r, int64_t tail, float top)
+{
+	TIMED(12, real.fp8_rows(d, q, x, ldx, t, cols, r, tail, top));
+}
+static void t_fp8_place(struct device *d, const struct fp8_mat *w, const struct fp8_mat *wt, const struct kn_adapters *a)
+{
+	TIMED(9, real.fp8_place(d, w, wt, a));
+}
+static void t_fp8_gemm(struct device *d, int64_t m, int64_t n, int64_t k, const struct fp8_mat *a, const struct fp8_mat *b, const void *c0, void *c, int64_t ldc)
+{
+	TIMED(0, real.fp8_gemm(d, m, n, k, a, b, c0, c, ldc));
 }
 static void t_norm_fwd(struct device *d, void *y, int64_t ldy, float *rstd, const void *x, const float *w, int64_t t, int64_t c, float eps)
 {
@@ -171,6 +183,9 @@ static void watch_parts(struct device *d)
 	d->k.attn_bwd = t_attn_bwd;
 	d->k.nf4_dequant = t_dequant;
 	d->k.adapter_place = t_place;
+	d->k.fp8_rows = t_fp8_rows;
+	d->k.fp8_place = t_fp8_place;
+	d->k.fp8_gemm = t_fp8_gemm;
 	d->k.adapter_grad = t_adapter_grad;
 	d->k.adapter_down = t_down;
 	d->k.adapter_outer = t_outer;
@@ -246,7 +261,7 @@ static int by_value(const void *a, const void *b)
 
 static void setup(struct bench *x)
 {
-	struct engine_shape s = { .max_tokens = x->c.batch * x->c.seq, .max_seq = x->c.seq, .train = true, .optim = &x->optim };
+	struct engine_shape s = { .max_tokens = x->c.batch * x->c.seq, .max_seq = x->c.seq, .train = true, .optim = &x->optim, .fp8 = x->c.fp8 };
 	uint64_t before, total;
 	double from = now_seconds();
 
@@ -272,8 +287,8 @@ static void setup(struct bench *x)
 		for (int64_t r = 0; r < x->c.batch; r++)
 			microbatch_add(&x->b[i], &x->data, i * x->c.batch + r);
 	}
-	printf("%s, %s, r %lld, %lld x %lld x %lld, %s, dropout %g\n", x->dev.name, x->c.shape, (long long)x->c.rank, (long long)x->c.batch,
-	       (long long)x->c.seq, (long long)x->c.accumulate, x->c.base, x->c.dropout);
+	printf("%s, %s, r %lld, %lld x %lld x %lld, %s%s, dropout %g\n", x->dev.name, x->c.shape, (long long)x->c.rank, (long long)x->c.batch,
+	       (long long)x->c.seq, (long long)x->c.accumulate, x->c.base, x->c.fp8 ? ", fp8" : "", x->c.dropout);
 	printf("plan: %.1f MiB; %lld layers full, %lld lean, %lld again; %lld dense%s%s; set-up %.1f s; in use before %.1f MiB\n", (double)engine_bytes(&x->g) / (1 << 20),
 	       (long long)x->g.full, (long long)x->g.lean, (long long)(x->m.layers - x->g.full - x->g.lean), (long long)x->g.w.cached_layers, x->g.offload ? ", stream offloaded" : "",
 	       x->g.w.host_embed ? ", embedding on the host" : "",	       now_seconds() - from, (double)(total - before) / (1 << 20));

@@ -130,6 +130,7 @@ static void fill(struct engine *g)
 				send(d, w->dense, normal_bf16, (uint64_t)(w->out * w->ld) * 2);
 		}
 	}
+	weights_to_fp8(&g->w, d, g->dense);
 	must(device_sync(d, &e) == 0);
 	device_free(d, room);
 }

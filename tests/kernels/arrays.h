@@ -140,7 +140,7 @@ static inline void same_raw(struct device *d, const void *p, const void *want, u
 	free(a);
 }
 
-static uint64_t act_bytes(int64_t n)
+static inline uint64_t act_bytes(int64_t n)
 {
 	return (uint64_t)n * dtype_bytes(dev.act);
 }

@@ -22,7 +22,7 @@ START_TEST(test_adapter_place)
 	for (int i = 0; i < (OUT + PAD) * LD; i++)
 		full[i] = i / LD < OUT && i % LD < IN ? w[i / LD * IN + i % LD] : 9;
 	pg = up(&dev, full, OUT + PAD, LD, LD);
-	dev.k.adapter_place(&dev, pg, LD, &k);
+	dev.k.adapter_place(&dev, act_at(&dev, pg, IN), LD, act_at(&dev, pg, OUT * LD), LD, &k);
 	g = down(&dev, pg, OUT + PAD, LD, LD);
 	for (int64_t i = 0; i < OUT + PAD; i++)
 		for (int64_t j = 0; j < LD; j++) {
