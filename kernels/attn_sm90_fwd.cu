@@ -319,7 +319,8 @@ static bool built(void)
 
 bool attn_sm90_fits(const struct attn_cuda *s, int major, int minor)
 {
-	return major == 9 && minor == 0 && s->dtype == ATTN_ACT && s->head_dim % 8 == 0 && s->head_dim <= 128 && s->ldq % 8 == 0 &&
+	/* nearly all of its shared memory is used */
+	return major == 9 && minor == 0 && attn_room(s) >= 227 << 10 && s->dtype == ATTN_ACT && s->head_dim % 8 == 0 && s->head_dim <= 128 && s->ldq % 8 == 0 &&
 	       s->ldk % 8 == 0 && s->ldv % 8 == 0 && s->ldo % 8 == 0 && encoder() && built();
 }
 
