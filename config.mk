@@ -4,8 +4,9 @@ mandir ?= $(prefix)/share/man
 CUDA ?= auto
 NVCC ?= nvcc
 NVCCFLAGS ?= -O3 -std=c++17
-# GPUs whose machine code is built in (Turing, Ampere, Ada, Hopper); what comes after gets it from compute_90 by the driver
+# GPUs whose machine code is built in (Turing, Ampere, Ada, Hopper); what comes after gets it from CUDA_PTX by the driver
 CUDA_ARCH ?= 75 80 86 89 90a
+CUDA_PTX ?= 90
 FUZZ_SECONDS ?= 30
 CONFORMANCE ?=
 AR ?= ar

@@ -26,9 +26,9 @@ struct grad_args {
 	struct grad_piece piece[KN_ADAPTER_PIECES];
 };
 
-template <int R> struct grad_shared { /* bytes */
-	/* tiles on their way; with R 16 two thread blocks share a multiprocessor */
-	static const int stages = 4;
+/* STAGES: tiles on their way, as many as shared memory has room for; they change no bits. */
+template <int R, int STAGES> struct grad_shared { /* bytes */
+	static const int stages = STAGES;
 	static const int tile = TILE_ROWS * CHUNK * 2, s_ld = R + 8, s = BLOCK_ROWS * s_ld * 2, b_ld = R + 8, b = CHUNK * b_ld * 2;
 	static const int all = stages * tile + s + 2 * b + CHUNK * R * 4;
 };
@@ -122,10 +122,10 @@ template <int R> static __device__ __forceinline__ void finish_db(const struct g
 			acc[n][e] = 0;
 }
 
-template <int R> static __global__ void __launch_bounds__(GRAD_THREADS) grad_kernel(const __grid_constant__ struct grad_args a)
+template <int R, int STAGES> static __global__ void __launch_bounds__(GRAD_THREADS) grad_kernel(const __grid_constant__ struct grad_args a)
 {
 	extern __shared__ __align__(128) unsigned char smem[];
-	typedef grad_shared<R> L;
+	typedef grad_shared<R, STAGES> L;
 	uint32_t tiles = smem_at(smem), s = tiles + L::stages * L::tile, b = s + L::s;
 	float *both = (float *)(smem + L::stages * L::tile + L::s + 2 * L::b);
 	struct grad_piece p = a.piece[blockIdx.y];
@@ -251,7 +251,7 @@ template <int R> static __global__ void __launch_bounds__(THREADS) fold_db(const
 	}
 }
 
-template <int R> static void grad(struct device *d, const struct kn_adapter_grad *a, struct grad_args *g)
+template <int R, int STAGES> static void grad(struct device *d, const struct kn_adapter_grad *a, struct grad_args *g)
 {
 	cudaStream_t st = cuda_of(d)->stream;
 	int64_t blocks = (a->t + BLOCK_ROWS - 1) / BLOCK_ROWS, rows = blocks * BLOCK_ROWS;
@@ -265,8 +265,8 @@ template <int R> static void grad(struct device *d, const struct kn_adapter_grad
 		o.row[j] = (int)a->row[j];
 		o.rows[j] = (int)a->rows[j];
 	}
-	cudaFuncSetAttribute(grad_kernel<R>, cudaFuncAttributeMaxDynamicSharedMemorySize, grad_shared<R>::all);
-	grad_kernel<R><<<dim3((unsigned)blocks, (unsigned)g->n_pieces), GRAD_THREADS, grad_shared<R>::all, st>>>(*g);
+	cudaFuncSetAttribute(grad_kernel<R, STAGES>, cudaFuncAttributeMaxDynamicSharedMemorySize, grad_shared<R, STAGES>::all);
+	grad_kernel<R, STAGES><<<dim3((unsigned)blocks, (unsigned)g->n_pieces), GRAD_THREADS, grad_shared<R, STAGES>::all, st>>>(*g);
 	fold_ds<R><<<(unsigned)((a->t * a->n * R + THREADS - 1) / THREADS), THREADS, 0, st>>>(*g, (act_t *)a->dy + a->out, a->ldy, a->n, rows);
 	fold_db<R><<<(unsigned)((a->out * R / 4 + THREADS - 1) / THREADS), THREADS, 0, st>>>(g->db_part, blocks, a->out, o);
 	cuda_launched(d, "adapter_grad");
@@ -286,8 +286,8 @@ void kn_adapter_grad_cuda(struct device *d, const struct kn_adapter_grad *a)
 {
 	int64_t blocks = (a->t + BLOCK_ROWS - 1) / BLOCK_ROWS;
 	struct grad_args g;
-	int room = a->rank == 16 ? grad_shared<16>::all : grad_shared<32>::all;
-	bool fits = (a->rank == 16 || a->rank == 32) && room <= cuda_of(d)->shared && eights(a->dy, a->ldy) && eights(a->b, a->ldg) && eights(a->s, a->ld_s);
+	int room = cuda_of(d)->shared, least = a->rank == 16 ? grad_shared<16, 1>::all : grad_shared<32, 2>::all;
+	bool fits = (a->rank == 16 || a->rank == 32) && least <= room && eights(a->dy, a->ldy) && eights(a->b, a->ldg) && eights(a->s, a->ld_s);
 
 	memset(&g, 0, sizeof(g));
 	for (int j = 0; j < a->n; j++)
@@ -300,8 +300,9 @@ void kn_adapter_grad_cuda(struct device *d, const struct kn_adapter_grad *a)
 	g.dy = (const act_t *)a->dy, g.b = (const act_t *)a->b, g.s = (const act_t *)a->s;
 	g.db_part = (float *)a->scratch;
 	g.ds_part = g.db_part + blocks * a->out * a->rank;
+	/* with four stages of rank 16 two thread blocks share a multiprocessor of the larger GPUs */
 	if (a->rank == 16)
-		grad<16>(d, a, &g);
+		grad_shared<16, 4>::all <= room ? grad<16, 4>(d, a, &g) : grad<16, 1>(d, a, &g);
 	else
-		grad<32>(d, a, &g);
+		grad_shared<32, 4>::all <= room ? grad<32, 4>(d, a, &g) : grad<32, 2>(d, a, &g);
 }

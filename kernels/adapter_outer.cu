@@ -5,7 +5,9 @@
 #define THREADS 256
 
 #define OUTER_THREADS 128
-#define OUTER_STAGES 6
+/* Tiles on their way, as many as shared memory has room for; they change no bits. */
+#define MANY_STAGES 6
+#define FEW_STAGES 3 /* in 64 KiB */
 
 /* A (rows, 64) tile of activations, rows of 128 bytes exchanged like tile_at's; rows beyond the end are zero. */
 template <int ROWS> static __device__ __forceinline__ void fetch_rows(uint32_t to, const act_t *from, int64_t ld, int64_t left)
@@ -20,7 +22,7 @@ template <int ROWS> static __device__ __forceinline__ void fetch_rows(uint32_t t
 }
 
 /* s = x A^T. A thread block has 64 tokens; NT sixteens of inner values. */
-template <int NT>
+template <int NT, int STAGES>
 static __global__ void __launch_bounds__(OUTER_THREADS) down_kernel(act_t *x, int64_t ldx, const act_t *a, int64_t lda, int64_t t, int64_t in)
 {
 	extern __shared__ __align__(128) unsigned char smem[];
@@ -30,20 +32,20 @@ static __global__ void __launch_bounds__(OUTER_THREADS) down_kernel(act_t *x, in
 	int warp = threadIdx.x / 32, lane = threadIdx.x % 32, n = (int)(in / 64);
 	float acc[2 * NT][4] = { 0 };
 
-	for (int i = 0; i < n + OUTER_STAGES - 1; i++) {
+	for (int i = 0; i < n + STAGES - 1; i++) {
 		if (i < n) {
-			uint32_t to = base + (uint32_t)(i % OUTER_STAGES * stage);
+			uint32_t to = base + (uint32_t)(i % STAGES * stage);
 
 			fetch_rows<64>(to, x + row0 * ldx + i * 64, ldx, t - row0);
 			fetch_rows<NT * 16>(to + 64 * 128, a + i * 64, lda, NT * 16);
 		}
 		copy_commit();
-		if (i < OUTER_STAGES - 1)
+		if (i < STAGES - 1)
 			continue;
-		copy_wait<OUTER_STAGES - 1>();
+		copy_wait<STAGES - 1>();
 		__syncthreads();
 		{
-			uint32_t tile = base + (uint32_t)((i - (OUTER_STAGES - 1)) % OUTER_STAGES * stage), am = tile + 64 * 128;
+			uint32_t tile = base + (uint32_t)((i - (STAGES - 1)) % STAGES * stage), am = tile + 64 * 128;
 
 #pragma unroll
 			for (int k = 0; k < 64; k += 16) {
@@ -75,7 +77,7 @@ static __global__ void __launch_bounds__(OUTER_THREADS) down_kernel(act_t *x, in
 }
 
 /* Partial sums of ds^T x over a run of tokens: a thread block has 64 columns of x. */
-template <int NT>
+template <int NT, int STAGES>
 static __global__ void __launch_bounds__(OUTER_THREADS) outer_kernel(float *out, const act_t *ds, int64_t ld_ds, const act_t *x, int64_t ldx, int64_t t, int64_t in,
                                                                      int64_t run)
 {
@@ -86,9 +88,9 @@ static __global__ void __launch_bounds__(OUTER_THREADS) outer_kernel(float *out,
 	int warp = threadIdx.x / 32, lane = threadIdx.x % 32, n = (int)((to - from + 63) / 64);
 	float acc[NT][2][4] = { 0 };
 
-	for (int i = 0; i < n + OUTER_STAGES - 1; i++) {
+	for (int i = 0; i < n + STAGES - 1; i++) {
 		if (i < n) {
-			uint32_t at = base + (uint32_t)(i % OUTER_STAGES * stage);
+			uint32_t at = base + (uint32_t)(i % STAGES * stage);
 			int64_t row = from + i * 64, left = to - row;
 
 			fetch_rows<64>(at, x + row * ldx + col0, ldx, left);
@@ -99,12 +101,12 @@ static __global__ void __launch_bounds__(OUTER_THREADS) outer_kernel(float *out,
 			}
 		}
 		copy_commit();
-		if (i < OUTER_STAGES - 1)
+		if (i < STAGES - 1)
 			continue;
-		copy_wait<OUTER_STAGES - 1>();
+		copy_wait<STAGES - 1>();
 		__syncthreads();
 		{
-			uint32_t tile = base + (uint32_t)((i - (OUTER_STAGES - 1)) % OUTER_STAGES * stage), dt = tile + 64 * 128;
+			uint32_t tile = base + (uint32_t)((i - (STAGES - 1)) % STAGES * stage), dt = tile + 64 * 128;
 
 #pragma unroll
 			for (int k = 0; k < 64; k += 16) {
@@ -150,33 +152,38 @@ static __global__ void __launch_bounds__(THREADS) fold_outer(float *da, const fl
 }
 
 /* Bytes of shared memory for nr inner values. */
-static int down_bytes(int64_t nr)
+static int down_bytes(int64_t nr, int stages)
 {
-	return OUTER_STAGES * (64 * 128 + (int)nr * 128);
+	return stages * (64 * 128 + (int)nr * 128);
 }
 
-static int outer_bytes(int64_t nr)
+static int outer_bytes(int64_t nr, int stages)
 {
-	return OUTER_STAGES * (64 * 128 + 64 * ((int)nr + 8) * 2);
+	return stages * (64 * 128 + 64 * ((int)nr + 8) * 2);
 }
 
-static bool outer_fits(struct device *d, const struct kn_adapter_outer *a, int bytes)
+static bool outer_fits(const struct kn_adapter_outer *a)
 {
-	return bytes <= cuda_of(d)->shared && a->nr % 16 == 0 && a->nr > 0 && a->nr <= 96 && a->in % 64 == 0 && eights(a->x, a->ldx);
+	return a->nr % 16 == 0 && a->nr > 0 && a->nr <= 96 && a->in % 64 == 0 && eights(a->x, a->ldx);
+}
+
+template <int NT, int STAGES> static void down_by(struct device *d, const struct kn_adapter_outer *a)
+{
+	int bytes = down_bytes(NT * 16, STAGES);
+
+	cudaFuncSetAttribute(down_kernel<NT, STAGES>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+	down_kernel<NT, STAGES><<<(unsigned)((a->t + 63) / 64), OUTER_THREADS, bytes, cuda_of(d)->stream>>>((act_t *)a->x, a->ldx, (const act_t *)a->a, a->lda, a->t, a->in);
+	cuda_launched(d, "adapter_down");
 }
 
 template <int NT> static void down(struct device *d, const struct kn_adapter_outer *a)
 {
-	int bytes = down_bytes(NT * 16);
-
-	cudaFuncSetAttribute(down_kernel<NT>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-	down_kernel<NT><<<(unsigned)((a->t + 63) / 64), OUTER_THREADS, bytes, cuda_of(d)->stream>>>((act_t *)a->x, a->ldx, (const act_t *)a->a, a->lda, a->t, a->in);
-	cuda_launched(d, "adapter_down");
+	down_bytes(NT * 16, MANY_STAGES) <= cuda_of(d)->shared ? down_by<NT, MANY_STAGES>(d, a) : down_by<NT, FEW_STAGES>(d, a);
 }
 
 void kn_adapter_down_cuda(struct device *d, const struct kn_adapter_outer *a)
 {
-	if (!outer_fits(d, a, down_bytes(a->nr)) || !eights(a->a, a->lda)) {
+	if (!outer_fits(a) || !eights(a->a, a->lda)) {
 		kn_gemm_cuda(d, false, true, a->t, a->nr, a->in, 1, a->x, a->ldx, a->a, a->lda, 0, NULL, (act_t *)a->x + a->in, a->ldx, false);
 		return;
 	}
@@ -190,26 +197,31 @@ void kn_adapter_down_cuda(struct device *d, const struct kn_adapter_outer *a)
 	}
 }
 
-template <int NT> static void outer(struct device *d, const struct kn_adapter_outer *a)
+template <int NT, int STAGES> static void outer_by(struct device *d, const struct kn_adapter_outer *a)
 {
 	cudaStream_t st = cuda_of(d)->stream;
-	int bytes = outer_bytes(NT * 16);
+	int bytes = outer_bytes(NT * 16, STAGES);
 	int64_t blocks = a->in / 64, runs = (4 * cuda_of(d)->sms + blocks - 1) / blocks, run;
 
 	/* how many runs follows from the shape and the processor alone */
 	runs = runs > KN_ADAPTER_RUNS ? KN_ADAPTER_RUNS : runs;
 	run = ((a->t + runs - 1) / runs + 63) / 64 * 64;
 	runs = (a->t + run - 1) / run;
-	cudaFuncSetAttribute(outer_kernel<NT>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-	outer_kernel<NT><<<dim3((unsigned)blocks, (unsigned)runs), OUTER_THREADS, bytes, st>>>((float *)a->scratch, (const act_t *)a->ds, a->ld_ds, (const act_t *)a->x,
+	cudaFuncSetAttribute(outer_kernel<NT, STAGES>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+	outer_kernel<NT, STAGES><<<dim3((unsigned)blocks, (unsigned)runs), OUTER_THREADS, bytes, st>>>((float *)a->scratch, (const act_t *)a->ds, a->ld_ds, (const act_t *)a->x,
 	                                                                                     a->ldx, a->t, a->in, run);
 	fold_outer<<<(unsigned)((a->nr * a->in / 4 + THREADS - 1) / THREADS), THREADS, 0, st>>>(a->da, (const float *)a->scratch, a->nr * a->in, (int)runs);
 	cuda_launched(d, "adapter_outer");
 }
 
+template <int NT> static void outer(struct device *d, const struct kn_adapter_outer *a)
+{
+	outer_bytes(NT * 16, MANY_STAGES) <= cuda_of(d)->shared ? outer_by<NT, MANY_STAGES>(d, a) : outer_by<NT, FEW_STAGES>(d, a);
+}
+
 void kn_adapter_outer_cuda(struct device *d, const struct kn_adapter_outer *a)
 {
-	if (!outer_fits(d, a, outer_bytes(a->nr)) || !eights(a->ds, a->ld_ds)) {
+	if (!outer_fits(a) || !eights(a->ds, a->ld_ds)) {
 		kn_gemm_cuda(d, true, false, a->nr, a->in, a->t, 1, a->ds, a->ld_ds, a->x, a->ldx, 1, NULL, a->da, a->in, true);
 		return;
 	}

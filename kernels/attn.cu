@@ -5,15 +5,14 @@
 
 static enum attn_path choose(const struct attn_cuda *s)
 {
-	int dev = 0, major = 0, minor = 0, smem = 0;
+	int dev = 0, major = 0, minor = 0;
 
 	cudaGetDevice(&dev);
 	cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, dev);
 	cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, dev);
-	cudaDeviceGetAttribute(&smem, cudaDevAttrMaxSharedMemoryPerBlockOptin, dev);
 	if (s->path <= ATTN_SM90 && attn_sm90_fits(s, major, minor))
 		return ATTN_SM90;
-	if (s->path <= ATTN_MMA && attn_mma_fits(s, 10 * major + minor, smem))
+	if (s->path <= ATTN_MMA && attn_mma_fits(s, 10 * major + minor, attn_room(s)))
 		return ATTN_MMA;
 	return ATTN_PLAIN;
 }

@@ -91,6 +91,16 @@ __host__ __device__ inline struct attn_score attn_score_of(const struct attn_cud
 	return c;
 }
 
+/* Bytes of shared memory that a block may have. */
+static inline int attn_room(const struct attn_cuda *s)
+{
+	int dev = 0, room = 0;
+
+	cudaGetDevice(&dev);
+	cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerBlockOptin, dev);
+	return s->room > 0 && s->room < room ? s->room : room;
+}
+
 /* What each path can do, and its launchers. */
 bool attn_mma_fits(const struct attn_cuda *s, int major, int smem);
 bool attn_sm90_fits(const struct attn_cuda *s, int major, int minor);

@@ -43,6 +43,7 @@ struct attn_cuda {
 	int n_tiles;
 	enum attn_dtype dtype;
 	enum attn_path path;
+	int room;                    /* bytes of shared memory that a thread block may have, 0: what the device gives */
 };
 
 struct CUstream_st; /* cudaStream_t is a pointer to it */

@@ -424,12 +424,11 @@ int64_t attn_decode_workspace(const struct attn_cuda *s)
 }
 
 /* Stages of a ring: many when blocks are few, else few, so that many blocks are at work; 0: none fits. */
-static int n_stages(int stage_bytes, int64_t blocks)
+static int n_stages(int stage_bytes, int64_t blocks, int room)
 {
-	int dev = 0, sms = 0, room = 0, n;
+	int dev = 0, sms = 0, n;
 
 	cudaGetDevice(&dev);
-	cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerBlockOptin, dev);
 	cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, dev);
 	n = blocks <= 2 * sms ? 3 : blocks <= 6 * sms ? 2 : 1;
 	while (n > 1 && 2 * n * WARPS * stage_bytes > room)
@@ -452,7 +451,7 @@ template <typename T, int DP> static cudaError_t launch(cudaStream_t st, const s
 	cudaError_t e;
 	int smem;
 
-	a->stages = n_stages(sizeof(struct stage<T, DP>), (int64_t)grid.x * grid.y * grid.z);
+	a->stages = n_stages(sizeof(struct stage<T, DP>), (int64_t)grid.x * grid.y * grid.z, attn_room(s));
 	if (!vec || !a->stages) {
 		return launch_chained(st, chains(), attn_decode_plain_kernel<T>, grid, 32 * WARPS, 0, *s, *a);
 	}

@@ -348,7 +348,7 @@ bool attn_mma_fits(const struct attn_cuda *s, int cc, int smem)
 	int dp = columns(s->head_dim), need = (ATTN_TILE + 128) * (dp + 8) * 2;
 
 	if (dp == 128)
-		need = fwd_smem<128>(); /* bwd_smem of FEW is as much */
+		need = s->dtype == ATTN_F16 ? fwd_smem<128>() : bwd_smem<128, 32>(); /* bwd_smem of FEW is no more than the former */
 	if (dp == 256)
 		need = bwd_smem<256, 16>();
 	return cc >= (s->dtype == ATTN_F16 ? 75 : 80) && need <= smem && s->head_dim % 8 == 0 && s->head_dim <= 256 &&
@@ -405,14 +405,9 @@ template <typename T, int DP> static cudaError_t bwd(cudaStream_t st, const stru
 {
 	enum { BN = bwd_cfg<DP>::BN, FEW = bwd_cfg<DP>::FEW };
 
-	if constexpr (FEW < BN && std::is_same<T, __half>::value) {
-		int dev = 0, smem = 0;
-
-		cudaGetDevice(&dev);
-		cudaDeviceGetAttribute(&smem, cudaDevAttrMaxSharedMemoryPerBlockOptin, dev);
-		if (smem < bwd_smem<DP, BN>())
+	if constexpr (FEW < BN && std::is_same<T, __half>::value)
+		if (attn_room(s) < bwd_smem<DP, BN>())
 			return bwd_by<T, DP, FEW>(st, s, p);
-	}
 	return bwd_by<T, DP, BN>(st, s, p);
 }
 

@@ -2,7 +2,7 @@
 #include "kernels/attn_cuda.cuh"
 #include "kernels/cuda.cuh"
 
-static struct attn_cuda shape_of(const struct kn_attn_shape *s, int64_t max_len)
+static struct attn_cuda shape_of(struct device *d, const struct kn_attn_shape *s, int64_t max_len)
 {
 	struct attn_cuda a;
 
@@ -24,6 +24,7 @@ static struct attn_cuda shape_of(const struct kn_attn_shape *s, int64_t max_len)
 	a.n_tiles = (int)s->n_tiles;
 	a.dtype = ATTN_ACT;
 	a.path = ATTN_AUTO;
+	a.room = cuda_of(d)->shared;
 	return a;
 }
 
@@ -45,7 +46,7 @@ static int64_t longest(const struct kn_attn_shape *s)
 
 void kn_attn_fwd_cuda(struct device *d, const struct kn_attn_shape *s, const void *q, const void *k, const void *v, void *o, float *lse)
 {
-	struct attn_cuda a = shape_of(s, longest(s));
+	struct attn_cuda a = shape_of(d, s, longest(s));
 
 	check(d, attn_fwd_cuda(cuda_of(d)->stream, &a, q, k, v, o, lse), "attn_fwd");
 }
@@ -53,7 +54,7 @@ void kn_attn_fwd_cuda(struct device *d, const struct kn_attn_shape *s, const voi
 void kn_attn_bwd_cuda(struct device *d, const struct kn_attn_shape *s, const void *q, const void *k, const void *v, const void *o,
                       const float *lse, const void *d_o, void *dq, void *dk, void *dv)
 {
-	struct attn_cuda a = shape_of(s, longest(s));
+	struct attn_cuda a = shape_of(d, s, longest(s));
 
 	check(d, attn_bwd_cuda(cuda_of(d)->stream, &a, q, k, v, o, lse, d_o, dq, dk, dv, s->scratch), "attn_bwd");
 }
@@ -61,7 +62,7 @@ void kn_attn_bwd_cuda(struct device *d, const struct kn_attn_shape *s, const voi
 void kn_attn_decode_cuda(struct device *d, const struct kn_attn_shape *s, const void *q, const struct kn_kv_cache *c, const int32_t *slot,
                          const int32_t *len, int64_t most, void *o)
 {
-	struct attn_cuda a = shape_of(s, most);
+	struct attn_cuda a = shape_of(d, s, most);
 
 	a.n_seqs = a.n_tokens;
 	a.n_tiles = 0; /* who shares a row's keys does not follow from the batch */

@@ -40,6 +40,14 @@ static __device__ __forceinline__ void bar_arrive(uint64_t *b)
 	asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_at(b)) : "memory");
 }
 
+/* A warp is done with a place: all of its lanes, of which one says so. */
+static __device__ __forceinline__ void warp_arrive(uint64_t *b)
+{
+	__syncwarp();
+	if (threadIdx.x % 32 == 0)
+		bar_arrive(b);
+}
+
 /* Waits for the phase of this parity to end. */
 static __device__ __forceinline__ void bar_wait(uint64_t *b, int parity)
 {

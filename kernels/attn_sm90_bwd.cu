@@ -223,16 +223,14 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume_dq(st
 				lse2[1] *= ATTN_LOG2E;
 				bar_wait(&m->o_full, q_phase ^ 1);
 				row_dots<DP>(dsum, m->o, m->g, row);
-				__syncwarp();
-				if (lane == 0)
-					bar_arrive(&m->o_empty);
+				warp_arrive(&m->o_empty);
 				leave_stats(s, p, w, i, lse2, dsum);
 			}
 			mma_wait<0>();
 			pin(x);
 			pin(dp);
-			if (lane == 0 && b == w.n - 1)
-				bar_arrive(&m->q_empty);
+			if (b == w.n - 1)
+				warp_arrive(&m->q_empty);
 			grad_dq<CAP>(ds, x, dp, s, sc, lse2, dsum, i, j0, j0 + QK - 1 <= i0 && (s.window <= 0 || i0 + 63 - j0 < s.window));
 			pin(acc);
 			mma_fence();
@@ -240,8 +238,7 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume_dq(st
 			mma_commit();
 			mma_wait<0>();
 			pin(acc);
-			if (lane == 0)
-				bar_arrive(&m->empty[at.at]);
+			warp_arrive(&m->empty[at.at]);
 			at.next();
 		}
 		store_rows((act_t *)p.dq + (int64_t)(w.it.t0 + i0) * s.ldq + (int64_t)w.h * s.head_dim, s.ldq, acc, s.scale,
@@ -445,8 +442,8 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume_dkv(s
 			if (!all)
 				mask_dkv(dp, s, w.it.len, j, q0);
 			pack(ds, dp);
-			if (lane == 0 && step == steps - 1)
-				bar_arrive(&m->k_empty);
+			if (step == steps - 1)
+				warp_arrive(&m->k_empty);
 			pin(dk);
 			mma_fence();
 			product_nn<KQ>(dk, ds, m->q[at.at], step > 0);
@@ -454,8 +451,7 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume_dkv(s
 			mma_wait<0>();
 			pin(dv);
 			pin(dk);
-			if (lane == 0)
-				bar_arrive(&m->empty[at.at]);
+			warp_arrive(&m->empty[at.at]);
 			at.next();
 		}
 		store_rows((act_t *)p.dv + (int64_t)(w.it.t0 + j0) * s.ldv + (int64_t)w.kvh * s.head_dim, s.ldv, dv, 1, 1,

@@ -190,10 +190,9 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume(struc
 		mma_commit();
 		mma_wait<0>();
 		pin(x);
-		if (lane == 0)
-			bar_arrive(&m->k_empty[kat.at]);
-		if (lane == 0 && w.first == w.last)
-			bar_arrive(&m->q_empty[qat.at]);
+		warp_arrive(&m->k_empty[kat.at]);
+		if (w.first == w.last)
+			warp_arrive(&m->q_empty[qat.at]);
 		kat.next();
 		prepare<CAP>(x, s, sc, i0, i, w.last);
 		softmax(x, &r, by, sc.mul);
@@ -213,17 +212,15 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume(struc
 			pair_arrive(2 - wg);
 			mma_wait<1>();
 			pin(x);
-			if (lane == 0)
-				bar_arrive(&m->k_empty[kat.at]);
-			if (lane == 0 && b == w.first)
-				bar_arrive(&m->q_empty[qat.at]);
+			warp_arrive(&m->k_empty[kat.at]);
+			if (b == w.first)
+				warp_arrive(&m->q_empty[qat.at]);
 			kat.next();
 			prepare<CAP>(x, s, sc, i0, i, b);
 			softmax(x, &r, by, sc.mul);
 			mma_wait<0>();
 			pin(acc);
-			if (lane == 0)
-				bar_arrive(&m->v_empty[vat.at]);
+			warp_arrive(&m->v_empty[vat.at]);
 			vat.next();
 			pack(p, x);
 #pragma unroll
@@ -237,8 +234,7 @@ template <int DP, bool CAP> static __device__ __forceinline__ void consume(struc
 		mma_commit();
 		mma_wait<0>();
 		pin(acc);
-		if (lane == 0)
-			bar_arrive(&m->v_empty[vat.at]);
+		warp_arrive(&m->v_empty[vat.at]);
 		vat.next();
 		finish<DP>(s, w, acc, r, sc.mul, o, lse);
 	}
@@ -319,7 +315,8 @@ static bool built(void)
 
 bool attn_sm90_fits(const struct attn_cuda *s, int major, int minor)
 {
-	return major == 9 && minor == 0 && s->dtype == ATTN_ACT && s->head_dim % 8 == 0 && s->head_dim <= 128 && s->ldq % 8 == 0 &&
+	/* nearly all of its shared memory is used */
+	return major == 9 && minor == 0 && attn_room(s) >= 227 << 10 && s->dtype == ATTN_ACT && s->head_dim % 8 == 0 && s->head_dim <= 128 && s->ldq % 8 == 0 &&
 	       s->ldk % 8 == 0 && s->ldv % 8 == 0 && s->ldo % 8 == 0 && encoder() && built();
 }
 

@@ -307,6 +307,16 @@ static cudaError_t open_copies(struct cuda_impl *x)
 	return c;
 }
 
+/* Tests let a large GPU do as a small one does: LP_CUDA_SHARED is the bytes of shared memory that a thread block may have. */
+static void limit_shared(struct cuda_impl *x)
+{
+	const char *s = getenv("LP_CUDA_SHARED");
+	int n = s ? (int)strtol(s, NULL, 10) : 0;
+
+	if (n > 0 && n < x->shared)
+		x->shared = n;
+}
+
 static int open_impl(struct device *d, int index, struct err *e)
 {
 	struct cuda_impl *x = (struct cuda_impl *)calloc(1, sizeof(*x));
@@ -333,6 +343,7 @@ static int open_impl(struct device *d, int index, struct err *e)
 	if (c != cudaSuccess)
 		return fail(e, "the device", c);
 	x->chains = major >= 9;
+	limit_shared(x);
 	if (gemm_open(d, e) < 0 || nf4_open(d, e) < 0 || adam_open(d, e) < 0)
 		return -1;
 #ifndef LP_F16

@@ -95,7 +95,7 @@ struct kn_ops {
 	kn_adapter_outer_fn *adapter_down, *adapter_outer;
 	kn_adapter_grad_fn *adapter_grad;
 	kn_adapter_scratch_fn *adapter_scratch;
-	kn_skinny_fn *skinny;
+	kn_skinny_fn *skinny; /* may be NULL where few is 0 */
 	kn_skinny_scratch_fn *skinny_scratch;
 	kn_pick_fn *pick;
 	kn_kv_turn_fn *kv_turn;

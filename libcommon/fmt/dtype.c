@@ -219,8 +219,8 @@ void from_f32(enum dtype to, const float *src, void *dst, size_t n)
 	}
 }
 
-/* An exponent of ones is what infinities and NaNs have. */
-LP_CLONES static bool any_nonfinite32(const uint8_t *p, size_t n)
+/* Sizes in the order of their bits: infinities and NaNs come last. */
+LP_CLONES static bool any_from32(const uint8_t *p, size_t n, uint32_t limit)
 {
 	uint32_t bad = 0;
 
@@ -228,12 +228,12 @@ LP_CLONES static bool any_nonfinite32(const uint8_t *p, size_t n)
 		uint32_t u;
 
 		memcpy(&u, p + 4 * i, 4);
-		bad |= (u & 0x7f800000u) == 0x7f800000u;
+		bad |= (u & 0x7fffffffu) >= limit;
 	}
 	return bad;
 }
 
-LP_CLONES static bool any_nonfinite16(const uint8_t *p, size_t n, uint16_t exponent)
+LP_CLONES static bool any_from16(const uint8_t *p, size_t n, uint16_t limit)
 {
 	uint16_t bad = 0;
 
@@ -241,30 +241,39 @@ LP_CLONES static bool any_nonfinite16(const uint8_t *p, size_t n, uint16_t expon
 		uint16_t h;
 
 		memcpy(&h, p + 2 * i, 2);
-		bad |= (h & exponent) == exponent;
+		bad |= (h & 0x7fff) >= limit;
 	}
 	return bad;
 }
 
-static bool any_nonfinite(enum dtype type, const uint8_t *p, size_t at, size_t n)
+static bool any_from(enum dtype type, const uint8_t *p, size_t at, size_t n, uint32_t limit)
 {
-	if (type == DT_F32)
-		return any_nonfinite32(p + 4 * at, n);
-	return any_nonfinite16(p + 2 * at, n, type == DT_F16 ? 0x7c00 : 0x7f80);
+	return type == DT_F32 ? any_from32(p + 4 * at, n, limit) : any_from16(p + 2 * at, n, (uint16_t)limit);
 }
 
-int64_t tensor_find_nonfinite(const struct tensor *t)
+/* The first element whose bits, without the sign, are limit or more. */
+static int64_t find_from(const struct tensor *t, uint32_t limit)
 {
 	const size_t n = (size_t)tensor_elems(t), block = 4096;
 
 	for (size_t begin = 0; begin < n; begin += block) {
 		size_t end = n - begin < block ? n : begin + block;
 
-		if (!any_nonfinite(t->dtype, t->data, begin, end - begin))
+		if (!any_from(t->dtype, t->data, begin, end - begin, limit))
 			continue;
 		for (size_t i = begin; i < end; i++)
-			if (any_nonfinite(t->dtype, t->data, i, 1))
+			if (any_from(t->dtype, t->data, i, 1, limit))
 				return (int64_t)i;
 	}
 	return -1;
+}
+
+int64_t tensor_find_nonfinite(const struct tensor *t)
+{
+	return find_from(t, t->dtype == DT_F32 ? 0x7f800000 : t->dtype == DT_F16 ? 0x7c00 : 0x7f80);
+}
+
+int64_t tensor_find_beyond_f16(const struct tensor *t)
+{
+	return find_from(t, t->dtype == DT_F32 ? 0x477fe001 : t->dtype == DT_F16 ? 0x7c00 : 0x4780);
 }

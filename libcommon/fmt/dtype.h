@@ -26,6 +26,8 @@ struct tensor {
 uint64_t tensor_elems(const struct tensor *t);
 /* The first element of F32, F16 or BF16 data that is infinite or not a number; -1 when all are finite. */
 int64_t tensor_find_nonfinite(const struct tensor *t);
+/* The first that is larger than 65504, the most that fp16 holds, or not finite. */
+int64_t tensor_find_beyond_f16(const struct tensor *t);
 
 /* Conversions, round to nearest even, NaN kept quiet; exact where possible. */
 uint16_t f32_to_bf16(float v);

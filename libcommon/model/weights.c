@@ -235,7 +235,7 @@ static bool is_ignorable(const struct weights *w, const char *name)
 	return (end && end[20] == 0) || (w->desc.tied && strcmp(name, arch_head_name) == 0);
 }
 
-static int check_tensor(const struct tensor *t, const struct slot *s, struct err *e)
+static int check_tensor(const struct tensor *t, const struct slot *s, const struct device *d, struct err *e)
 {
 	bool shape = s->cols ? t->n_dims == 2 && t->shape[0] == (uint64_t)s->rows && t->shape[1] == (uint64_t)s->cols
 	                     : t->n_dims == 1 && t->shape[0] == (uint64_t)s->rows;
@@ -251,6 +251,11 @@ static int check_tensor(const struct tensor *t, const struct slot *s, struct err
 	at = tensor_find_nonfinite(t);
 	if (at >= 0)
 		return err_set(e, LP_DATA, "tensor '%s', element %lld, is infinite or not a number; the checkpoint is broken", t->name, (long long)at);
+	/* matrices are multiplied in the activation type, NF4 ones too once they are dequantised; vectors stay fp32 */
+	at = s->mat && d->act == DT_F16 ? tensor_find_beyond_f16(t) : -1;
+	if (at >= 0)
+		return err_set(e, LP_DATA, "tensor '%s', element %lld, is beyond 65504, and fp16 has no such number; this model needs a GPU with bf16, or "
+		               "--device cpu", t->name, (long long)at);
 	return 0;
 }
 
@@ -355,7 +360,7 @@ static int load_tensor(struct weights *w, const struct tensor *t, struct device 
 	if (!*used)
 		return is_ignorable(w, t->name) ? 0 : err_set(e, LP_DATA, "tensor '%s' does not belong to a %s model of this configuration",
 		                                              t->name, w->desc.family);
-	if (check_tensor(t, &s, e) < 0)
+	if (check_tensor(t, &s, d, e) < 0)
 		return -1;
 	if (s.mat && s.mat->nf4)
 		return load_nf4(w, &s, t, d, room, e);

@@ -36,6 +36,21 @@ status 5 "a plan that cannot fit in --memory" plan --memory 2G
 says 'needs .* MiB and 2048.0 MiB may be used' "says what it needs"
 prints 'does not fit' "and still prints the plan"
 
+# what a GPU computes in
+status 0 "a plan for a GPU that is not there" plan --device cuda
+prints '^device *cuda, bf16' "takes bf16"
+cp "$T/.out" "$T/bf16"
+status 0 "one in fp16" plan --device cuda --compute fp16
+prints '^device *cuda, fp16' "says so"
+prints '^loss scale from 65536' "scales the loss"
+is "takes as much memory" "$(grep '^  total' "$T/.out")" "$(grep '^  total' "$T/bf16")"
+status 2 "the CPU has no fp16" train --device cpu --compute fp16 --max-steps 1 -o "$T/x" "$T/train.lps"
+says 'CPU computes in fp32, not fp16' "says why"
+status 2 "no bf16 either" lm-generate --model $M --device cpu --compute bf16 "$T/held.jsonl"
+mkdir "$T/alone" "$T/alone/bin" && cp "$(command -v qlora-train)" "$T/alone/bin"
+status 5 "no library for fp16" "$T/alone/bin/qlora-train" --model $M --device cuda --compute fp16 --max-steps 1 -o "$T/x" "$T/train.lps"
+says 'no CUDA kernels for fp16 (liblorapipe_cuda_f16.so' "is named"
+
 # a run
 status 0 "trains" train --eval "$T/held.lps" --eval-every 3 --max-steps 6 --log "$T/log" -o "$T/a" "$T/train.lps"
 quiet "and says nothing off a terminal"

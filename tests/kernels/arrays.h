@@ -13,6 +13,7 @@
 
 static struct device dev, again;
 static double ulp; /* half a unit in the last place of an activation, relative; 0 for fp32 */
+static double tiny; /* half of the smallest step that activations have: fp16 has no finer one below 2^-14 */
 
 static void setup(void)
 {
@@ -23,7 +24,8 @@ static void setup(void)
 		return;
 	ck_assert_msg(device_open(&dev, spec, getenv("LP_COMPUTE"), 1, &e) == 0, "%s", e.msg);
 	ck_assert_msg(device_open(&again, spec, getenv("LP_COMPUTE"), 3, &e) == 0, "%s", e.msg);
-	ulp = dev.act == DT_F32 ? 0 : 0x1p-8;
+	ulp = dev.act == DT_F32 ? 0 : dev.act == DT_F16 ? 0x1p-11 : 0x1p-8;
+	tiny = dev.act == DT_F16 ? 0x1p-25 : 0;
 }
 
 /* --- arrays on the device --- */

@@ -2,6 +2,7 @@
  *   attn_check check    every path on odd shapes; poisoned outputs, two runs equal, neighbours without effect
  *   attn_check quick    fewer of them; small: a few, for compute-sanitizer
  *   attn_check bench    medians, on data larger than the cache
+ * ROOM in the environment: bytes of shared memory that a block may have, to take the kernels of a smaller GPU.
  * The fp64 reference runs on the device, one block to a row, and is itself
  * compared with plain host loops on a small shape. */
 #include <algorithm>
@@ -229,6 +230,7 @@ static void prob_open(struct prob *p, int nh, int nkv, int d, const std::vector<
 		p->s.max_len = std::max(p->s.max_len, len[i]);
 	}
 	p->s.n_heads = nh, p->s.n_kv = nkv, p->s.head_dim = d, p->s.window = window, p->s.softcap = cap, p->s.dtype = t;
+	p->s.room = getenv("ROOM") ? atoi(getenv("ROOM")) : 0;
 	p->s.scale = (float)((cap > 0 ? 4 : 1) / sqrt((double)d));
 	p->s.n_seqs = (int)len.size();
 	p->s.n_tokens = (int)(tok = p->start.back());
@@ -495,14 +497,14 @@ static void check_reference(void)
 	std::vector<int> len = { 5, 9 };
 	double cap = 3, scale, m = 0;
 
-	prob_open(&p, nh, nkv, d, len, 4, (float)cap, ATTN_BF16, true);
+	prob_open(&p, nh, nkv, d, len, 4, (float)cap, ATTN_ACT, true);
 	reference(&p);
 	scale = p.s.scale;
 	std::vector<uint16_t> x(14 * p.wide), g(14 * p.s.ldo);
 	std::vector<double> dq(14 * nh * d), dk(14 * nkv * d), dv(14 * nkv * d), o(14 * nh * d), got(14 * nh * d);
 	CK(cudaMemcpy(x.data(), p.qkv, x.size() * 2, cudaMemcpyDeviceToHost));
 	CK(cudaMemcpy(g.data(), p.g, g.size() * 2, cudaMemcpyDeviceToHost));
-	auto at = [&](int which, int tok, int col) { return value(x[tok * p.wide + q_at(&p, which) / 2 + col], ATTN_BF16); };
+	auto at = [&](int which, int tok, int col) { return value(x[tok * p.wide + q_at(&p, which) / 2 + col], ATTN_ACT); };
 	for (int i = 0; i < 14; i++)
 		for (int h = 0; h < nh; h++) {
 			double w[14] = { 0 }, sl[14], sum = 0, dd = 0;
@@ -519,17 +521,17 @@ static void check_reference(void)
 				for (int c = 0; c < d; c++)
 					o[(i * nh + h) * d + c] += w[j] / sum * at(2, j, kh * d + c);
 			for (int c = 0; c < d; c++)
-				dd += o[(i * nh + h) * d + c] * value(g[i * p.s.ldo + h * d + c], ATTN_BF16);
+				dd += o[(i * nh + h) * d + c] * value(g[i * p.s.ldo + h * d + c], ATTN_ACT);
 			for (int j = std::max(b, i - 3); j <= i; j++) {
 				double dp = 0, ds;
 
 				for (int c = 0; c < d; c++)
-					dp += value(g[i * p.s.ldo + h * d + c], ATTN_BF16) * at(2, j, kh * d + c);
+					dp += value(g[i * p.s.ldo + h * d + c], ATTN_ACT) * at(2, j, kh * d + c);
 				ds = w[j] / sum * (dp - dd) * sl[j] * scale;
 				for (int c = 0; c < d; c++) {
 					dq[(i * nh + h) * d + c] += ds * at(1, j, kh * d + c);
 					dk[(j * nkv + kh) * d + c] += ds * at(0, i, h * d + c);
-					dv[(j * nkv + kh) * d + c] += w[j] / sum * value(g[i * p.s.ldo + h * d + c], ATTN_BF16);
+					dv[(j * nkv + kh) * d + c] += w[j] / sum * value(g[i * p.s.ldo + h * d + c], ATTN_ACT);
 				}
 			}
 		}
@@ -555,13 +557,13 @@ static void check_alone(enum attn_path path, int d)
 	cudaGraph_t g;
 	cudaGraphExec_t x;
 
-	prob_open(&p, nh, nkv, d, len, 0, 0, ATTN_BF16, false);
+	prob_open(&p, nh, nkv, d, len, 0, 0, ATTN_ACT, false);
 	p.s.path = path;
 	if (attn_path(&p.s) != path) {
 		prob_close(&p);
 		return;
 	}
-	prob_open(&one, nh, nkv, d, { 300 }, 0, 0, ATTN_BF16, false);
+	prob_open(&one, nh, nkv, d, { 300 }, 0, 0, ATTN_ACT, false);
 	one.s.path = path;
 	CK(cudaMemcpy(one.qkv, p.qkv + t0 * p.wide * 2, 300 * p.wide * 2, cudaMemcpyDeviceToDevice));
 	CK(cudaMemcpy(one.g, p.g + t0 * p.s.ldo * 2, 300 * p.s.ldo * 2, cudaMemcpyDeviceToDevice));
@@ -665,9 +667,9 @@ static void check_decode(int nh, int nkv, int d, int window, float cap, enum att
 static int check_small(void)
 {
 	for (int d : { 64, 128, 96, 256, 100 }) {
-		check_shape(4, 2, d, { 2, 1, 3, 130 }, 0, 0, ATTN_BF16);
-		check_shape(4, 1, d, { 129, 200 }, 70, 30, ATTN_BF16);
-		check_decode(8, 2, d, 0, 0, ATTN_BF16, { 1, 63, 300 }, 700);
+		check_shape(4, 2, d, { 2, 1, 3, 130 }, 0, 0, ATTN_ACT);
+		check_shape(4, 1, d, { 129, 200 }, 70, 30, ATTN_ACT);
+		check_decode(8, 2, d, 0, 0, ATTN_ACT, { 1, 63, 300 }, 700);
 	}
 	printf("%d checks, %d bad\n", done, bad);
 	return bad != 0;
@@ -687,24 +689,24 @@ static int check(int quick)
 		lens[4].push_back(1 + i * 37 % 41);
 	check_reference();
 	tell = true; /* to be compared with a framework's */
-	check_shape(8, 2, 128, { 1037 }, 0, 0, ATTN_BF16);
-	check_shape(8, 2, 64, { 1037 }, 0, 0, ATTN_BF16);
+	check_shape(8, 2, 128, { 1037 }, 0, 0, ATTN_ACT);
+	check_shape(8, 2, 64, { 1037 }, 0, 0, ATTN_ACT);
 	check_shape(8, 2, 64, { 1037 }, 0, 0, ATTN_F16);
 	tell = false;
 	for (int d : dims)
 		for (size_t l = 0; l < lens.size(); l++) {
 			for (int r = 0; r < (quick ? 1 : d == 64 || d == 128 ? 6 : 2); r++, n++)
 				check_shape(heads[n % 4][0], heads[n % 4][1], d, lens[l], windows[n % 7], caps[n % 5],
-					n % 4 == 3 && r ? ATTN_F16 : ATTN_BF16);
+					n % 4 == 3 && r ? ATTN_F16 : ATTN_ACT);
 		}
 	for (int path = ATTN_SM90; path <= ATTN_PLAIN; path++)
 		for (int d : { 64, 128, 80, 256 })
 			check_alone((enum attn_path)path, d);
 	for (int d : dims) {
-		check_decode(8, 2, d, 0, 0, ATTN_BF16, { 1, 63, 64, 65, 600 }, 700);
-		check_decode(7, 1, d, 100, 30, ATTN_BF16, { 1, 600, 99, 101 }, 3000);
+		check_decode(8, 2, d, 0, 0, ATTN_ACT, { 1, 63, 64, 65, 600 }, 700);
+		check_decode(7, 1, d, 100, 30, ATTN_ACT, { 1, 600, 99, 101 }, 3000);
 		check_decode(8, 8, d, 0, 0, ATTN_F16, { 1000 }, 1000);
-		check_decode(32, 8, d, 0, 0, ATTN_BF16, { 300, 2, 128 }, 5000);
+		check_decode(32, 8, d, 0, 0, ATTN_ACT, { 300, 2, 128 }, 5000);
 	}
 	for (int path = 0; path < 3; path++)
 		for (int t = 0; t < 2; t++)
@@ -742,7 +744,7 @@ static void bench_shape(const char *name, int nh, int nkv, int d, const std::vec
 	double flop = 0;
 
 	for (int i = 0; i < 2; i++)
-		prob_open(&p[i], nh, nkv, d, len, window, 0, ATTN_BF16, true);
+		prob_open(&p[i], nh, nkv, d, len, window, 0, ATTN_ACT, true);
 	for (int l : len)
 		for (int i = 0; i < l; i++)
 			flop += 4.0 * nh * d * (window > 0 && i >= window ? window : i + 1);
@@ -776,8 +778,8 @@ static void bench_decode(int b, int keys, int nh, int nkv, int d, int planned)
 		slot[i] = (int)i;
 	CK(cudaMemcpy(dl, len.data(), b * 4, cudaMemcpyHostToDevice));
 	CK(cudaMemcpy(ds, slot.data(), slot.size() * 4, cudaMemcpyHostToDevice));
-	fill(kc, sets * (int64_t)b * stride, 1, ATTN_BF16), fill(vc, sets * (int64_t)b * stride, 2, ATTN_BF16), fill(q,
-		(int64_t)b * nh * d, 3, ATTN_BF16);
+	fill(kc, sets * (int64_t)b * stride, 1, ATTN_ACT), fill(vc, sets * (int64_t)b * stride, 2, ATTN_BF16), fill(q,
+		(int64_t)b * nh * d, 3, ATTN_ACT);
 	ws = (char *)dev(attn_decode_workspace(&s));
 	CK(cudaMemset(ws, 0, attn_decode_workspace(&s)));
 	/* in a graph of 20, as an engine would run it: a launch costs more than the work at batch 1 */

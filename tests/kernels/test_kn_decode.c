@@ -145,11 +145,19 @@ static double skinny_value(const struct skinny_case *c, const struct skinny_host
 START_TEST(test_skinny)
 {
 	const struct skinny_case *c = &skinny_cases[_i];
-	struct skinny_host h = skinny_make(c);
-	int64_t ld = h.act_cols + 8, step = c->t * h.act_cols * c->in > 20000000 ? 37 : 1; /* outputs that are looked at */
-	void *py = skinny_run(&dev, c, &h, 0, c->t, ld), *py2 = skinny_run(&again, c, &h, 0, c->t, ld);
-	float *y = down(&dev, py, c->t, h.act_cols, ld);
+	struct skinny_host h;
+	int64_t ld, step;
+	void *py, *py2;
+	float *y;
 
+	if (!dev.k.skinny) /* this device decodes by dense products (device.h, few) */
+		return;
+	h = skinny_make(c);
+	ld = h.act_cols + 8;
+	step = c->t * h.act_cols * c->in > 20000000 ? 37 : 1; /* outputs that are looked at */
+	py = skinny_run(&dev, c, &h, 0, c->t, ld);
+	py2 = skinny_run(&again, c, &h, 0, c->t, ld);
+	y = down(&dev, py, c->t, h.act_cols, ld);
 	same_bytes(&dev, py, &again, py2, act_bytes(c->t * ld));
 	for (int64_t e = 0; e < c->t * h.act_cols; e += step) {
 		int64_t t = e / h.act_cols, i = e % h.act_cols;
@@ -246,7 +254,7 @@ START_TEST(test_kv_turn)
 				double a = p[i], b = p[i + hd / 2], cs = co[pos[t] * hd / 2 + i], sn = si[pos[t] * hd / 2 + i];
 				double want = j < hd / 2 ? a * cs - b * sn : b * cs + a * sn;
 
-				near(h < HEADS ? q[t * cols + h * hd + j] : k[at], want, 0x1p-22 * (fabs(a) + fabs(b)) + ulp * fabs(want), "turned", t * cols + h * hd + j);
+				near(h < HEADS ? q[t * cols + h * hd + j] : k[at], want, 0x1p-22 * (fabs(a) + fabs(b)) + ulp * fabs(want) + tiny, "turned", t * cols + h * hd + j);
 				if (h >= HEADS)
 					ck_assert(v[at] == x[t * cols + (h + KV) * hd + j]);
 			}

@@ -44,7 +44,7 @@ START_TEST(test_gemm)
 				s += x;
 				abs_sum += fabs(x);
 			}
-			near(c[i * n + j], was + 0.5 * s, (double)(k + 2) * 0x1p-24 * (abs_sum + fabs(was)) + (wide ? 0 : ulp) * fabs(was + 0.5 * s), "c", i * n + j);
+			near(c[i * n + j], was + 0.5 * s, (double)(k + 2) * 0x1p-24 * (abs_sum + fabs(was)) + (wide ? 0 : ulp * fabs(was + 0.5 * s) + tiny), "c", i * n + j);
 		}
 	if (pc0)
 		device_free(&dev, pc0);
@@ -129,7 +129,7 @@ START_TEST(test_rope)
 		for (int h = 0; h < h_n; h++)
 			for (int i = 0; i < half; i++) {
 				const float *u = x + (t * h_n + h) * d_n, *v = y + (t * h_n + h) * d_n;
-				double co = c[pos[t] * half + i], si = s[pos[t] * half + i], a = u[i], b = u[i + half], e = (3e-7 + ulp) * (fabs(a) + fabs(b));
+				double co = c[pos[t] * half + i], si = s[pos[t] * half + i], a = u[i], b = u[i + half], e = (3e-7 + ulp) * (fabs(a) + fabs(b)) + tiny;
 
 				near(v[i], a * co - b * si, e, "lo", i);
 				near(v[i + half], b * co + a * si, e, "hi", i);
@@ -173,10 +173,10 @@ START_TEST(test_swiglu)
 		int64_t at = i / f * 2 * f + i % f;
 		double z = gu[at], v = gu[at + f], sig = 1 / (1 + exp(-z)), y = dh[i], want = swiglu(z, v);
 
-		near(h[i], want, (1e-6 + ulp) * fmax(fabs(want), fabs(z * v) * 1e-3) + 1e-37, "h", i);
-		near(d[at + f], y * z * sig, (1e-6 + ulp) * (fabs(y * z * sig) + 1e-6), "du", i);
+		near(h[i], want, (1e-6 + ulp) * fmax(fabs(want), fabs(z * v) * 1e-3) + 1e-37 + tiny, "h", i);
+		near(d[at + f], y * z * sig, (1e-6 + ulp) * (fabs(y * z * sig) + 1e-6) + tiny, "du", i);
 		want = y * v * sig * (1 + z * (1 - sig));
-		near(d[at], want, 2e-6 * (fabs(y * v) + 1e-6) + ulp * fabs(want), "dg", i);
+		near(d[at], want, 2e-6 * (fabs(y * v) + 1e-6) + ulp * fabs(want) + tiny, "dg", i);
 	}
 	device_free(&dev, pg), device_free(&dev, ph), device_free(&dev, ph2), device_free(&dev, pd);
 	free(gu), free(dh), free(h), free(h2), free(d);
@@ -215,7 +215,7 @@ START_TEST(test_xent)
 		for (int64_t j = 0; j < v; j++) {
 			double p = exp((double)z0[i * v + j] - max) / sum, want = 0.25 * (p - (j == target[i]));
 
-			near(z[i * v + j], want, 1e-6 * 0.25 * (p + (j == target[i])) + ulp * fabs(want) + 1e-12, "dz", i * v + j);
+			near(z[i * v + j], want, 1e-6 * 0.25 * (p + (j == target[i])) + ulp * fabs(want) + tiny + 1e-12, "dz", i * v + j);
 		}
 	}
 	device_free(&dev, pz), device_free(&dev, pt), device_free(&dev, pl), device_free(&again, pz2), device_free(&again, pt2), device_free(&again, pl2);
@@ -376,7 +376,7 @@ static void all_near(const float *x, const double *want, const double *sizes, in
 	for (int64_t i = 0; i < n; i++)
 		max = fmax(max, fabs(want[i]));
 	for (int64_t i = 0; i < n; i++)
-		near(x[i], want[i], (2e-6 + score * 0x1p-23) * max + (sizes ? ulp * (sizes[i] + fabs(want[i])) : 0) + 1e-30, what, i);
+		near(x[i], want[i], (2e-6 + score * 0x1p-23) * max + (sizes ? ulp * (sizes[i] + fabs(want[i])) + tiny : 0) + 1e-30, what, i);
 }
 
 /* Everything of one shape on one device: q, k, v are slices of one array, as the engine has them. */
@@ -639,7 +639,7 @@ START_TEST(test_rows)
 	dev.k.bias_add(&dev, pc, LD, pb, N, C);
 	y = down(&dev, pc, N, C, LD);
 	for (int i = 0; i < N * C; i++)
-		near(y[i], (double)x[i] + (double)bias[i % C], (ulp + 1e-7) * fabs((double)x[i] + (double)bias[i % C]), "biased", i);
+		near(y[i], (double)x[i] + (double)bias[i % C], (ulp + 1e-7) * fabs((double)x[i] + (double)bias[i % C]) + tiny, "biased", i);
 	free(y);
 	device_zero(&dev, px, act_bytes(N * C));
 	dev.k.scatter_rows(&dev, px, py, pi, 3, C);

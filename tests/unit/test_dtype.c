@@ -168,6 +168,32 @@ START_TEST(the_first_that_is_not_finite)
 }
 END_TEST
 
+START_TEST(the_first_beyond_fp16)
+{
+	static float f[5000];
+	static uint16_t h[5000];
+	struct tensor t = { "t", DT_F32, 1, { 5000 }, sizeof(f), f };
+
+	for (size_t i = 0; i < 5000; i++)
+		f[i] = i % 2 ? 65504 : -65504;
+	ck_assert_int_eq(tensor_find_beyond_f16(&t), -1);
+	f[4999] = nextafterf(-65504, -INFINITY);
+	ck_assert_int_eq(tensor_find_beyond_f16(&t), 4999);
+	f[4098] = 1e30f;
+	ck_assert_int_eq(tensor_find_beyond_f16(&t), 4098);
+	t = (struct tensor){ "t", DT_BF16, 1, { 5000 }, sizeof(h), h };
+	for (size_t i = 0; i < 5000; i++)
+		h[i] = 0xc77f; /* -65280: the next is 65536 */
+	ck_assert_int_eq(tensor_find_beyond_f16(&t), -1);
+	h[4500] = 0xc780;
+	ck_assert_int_eq(tensor_find_beyond_f16(&t), 4500);
+	t.dtype = DT_F16;
+	for (size_t i = 0; i < 5000; i++)
+		h[i] = 0xfbff;
+	ck_assert_int_eq(tensor_find_beyond_f16(&t), -1);
+}
+END_TEST
+
 START_TEST(names)
 {
 	enum dtype t;
@@ -193,6 +219,7 @@ int main(void)
 	tcase_add_test(c, nan_stays_quiet);
 	tcase_add_test(c, arrays_and_odd_addresses);
 	tcase_add_test(c, the_first_that_is_not_finite);
+	tcase_add_test(c, the_first_beyond_fp16);
 	tcase_add_test(c, names);
 	suite_add_tcase(s, c);
 	return run_tests(s);

@@ -1,6 +1,6 @@
 /* Forward, loss and gradients on the device that LP_DEVICE names (cpu), 16-bit ones too: against the fp64 goldens,
- * at most twice as far from them as PyTorch + PEFT in bf16 are (tests/conformance/model/bf16.json); and that
- * neither the plan nor a second run changes a bit. */
+ * at most twice as far from them as PyTorch + PEFT in the device's type are (tests/conformance/model/bf16.json, fp16.json;
+ * the CPU's fp32 takes the former); and that neither the plan nor a second run changes a bit. */
 #include <check.h>
 #include <math.h>
 #include <stdio.h>
@@ -50,7 +50,7 @@ static double bound(struct fix *f, const char *what)
 	const struct json *j = json_get(json_get(&bounds, f->name), what);
 	double v = 0;
 
-	ck_assert_msg(j && json_as_f64(j, &v), "bf16.json has no %s of %s", what, f->name);
+	ck_assert_msg(j && json_as_f64(j, &v), "no bound of %s for %s", what, f->name);
 	return v;
 }
 
@@ -62,7 +62,7 @@ static void open_device(void)
 	if (dev.k.alloc)
 		return;
 	ck_assert_msg(device_open(&dev, spec, getenv("LP_COMPUTE"), 2, &e) == 0, "%s", e.msg);
-	ck_assert_msg(json_load(DIR_MODEL "bf16.json", &arena, &bounds, &e) == 0, "%s", e.msg);
+	ck_assert_msg(json_load(dev.act == DT_F16 ? DIR_MODEL "fp16.json" : DIR_MODEL "bf16.json", &arena, &bounds, &e) == 0, "%s", e.msg);
 }
 
 static void setup(struct fix *f, const char *name, bool nf4, uint64_t budget)
@@ -114,14 +114,16 @@ static double value(const struct tensor *t, size_t i)
 static float *run(struct fix *f, double *nll)
 {
 	float *grads = xcalloc((size_t)f->lora.n_params, sizeof(*grads));
-	double loss;
+	double loss, scale = dev.act == DT_F16 ? 4096 : 1; /* as make_16bit.py */
 
 	engine_begin(&f->g);
-	engine_run(&f->g, &f->b, true, 1.0 / (double)f->b.n_targets);
+	engine_run(&f->g, &f->b, true, scale / (double)f->b.n_targets);
 	must(f, engine_sums(&f->g, &loss, NULL, &f->e) == 0);
 	device_download(&dev, nll, f->g.nll, (uint64_t)f->b.n_targets * sizeof(*nll));
 	device_download(&dev, grads, f->lora.grads, (uint64_t)f->lora.n_params * sizeof(*grads));
 	must(f, device_sync(&dev, &f->e) == 0);
+	for (int64_t i = 0; i < f->lora.n_params; i++)
+		grads[i] /= (float)scale;
 	return grads;
 }
 
@@ -140,7 +142,7 @@ static void check_losses(struct fix *f, const double *nll, const char *want)
 	/* the mean's error is the errors' own, averaged: PyTorch's may be near 0 by luck */
 	ck_assert_msg(fabs(sum - truth) / (double)f->b.n_targets <= 2 * fmax(bound(f, "loss"), bound(f, "nll") / sqrt((double)f->b.n_targets)),
 	              "%s: the loss is off by %g", f->name, (sum - truth) / (double)f->b.n_targets);
-	printf("%s%s: loss of a token off by %.2e (PyTorch bf16 %.2e), mean by %.2e (%.2e)\n", f->name, f->g.w.nf4 ? " nf4" : "", worst, bound(f, "nll"),
+	printf("%s%s: loss of a token off by %.2e (PyTorch %.2e), mean by %.2e (%.2e)\n", f->name, f->g.w.nf4 ? " nf4" : "", worst, bound(f, "nll"),
 	       fabs(sum - truth) / (double)f->b.n_targets, bound(f, "loss"));
 }
 
@@ -166,7 +168,7 @@ static void check_grads(struct fix *f, const float *grads, const char *prefix)
 		size += n;
 		worst = fmax(worst, sqrt(d / n));
 	}
-	printf("%s%s: gradients off by %.2e (PyTorch bf16 %.2e), worst tensor %.2e (%.2e)\n", f->name, f->g.w.nf4 ? " nf4" : "", sqrt(off / size),
+	printf("%s%s: gradients off by %.2e (PyTorch %.2e), worst tensor %.2e (%.2e)\n", f->name, f->g.w.nf4 ? " nf4" : "", sqrt(off / size),
 	       bound(f, "grad"), worst, bound(f, "grad_worst"));
 	ck_assert_double_le(sqrt(off / size), 2 * bound(f, "grad"));
 	ck_assert_double_le(worst, 2 * bound(f, "grad_worst"));

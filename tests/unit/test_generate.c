@@ -76,7 +76,7 @@ static void setup(void)
 
 	load_golden();
 	must(device_open(&dev, getenv("LP_DEVICE") ? getenv("LP_DEVICE") : "cpu", getenv("LP_COMPUTE"), 2, &e) == 0, &e);
-	gap = dev.act == DT_F32 ? 1e-3 : 0.2;
+	gap = dev.act == DT_F32 ? 1e-3 : dev.act == DT_F16 ? 0.2 / 8 : 0.2; /* three bits more */
 	must(model_desc_load(MODEL, &m, &e) == 0, &e);
 	must((s = model_source_open(MODEL, &e)) != NULL, &e);
 	must(engine_plan(&g, &dev, &m, DT_F32, false, NULL, &shape, &e) == 0, &e);
