@@ -14,6 +14,10 @@
 
 #include "kernels/attn_cuda.cuh"
 
+extern "C" {
+#include "kernels/attn.h"
+}
+
 #define CK(x) \
 	do { \
 		cudaError_t e_ = (cudaError_t)(x); \
