@@ -52,6 +52,7 @@ struct skinny {
 	const uint8_t *codes[KN_PARTS], *qabsmax[KN_PARTS];
 	const float *absmax2[KN_PARTS];
 	float offset[KN_PARTS];
+	bool plain; /* one level of scales: the code is the map's 1 (255), the offset 0 */
 	/* adapters */
 	int n_ad, rank, ranks, pieces, jobs, ad_row[KN_PARTS], ad_end[KN_PARTS];
 	float scale;
@@ -348,8 +349,8 @@ static __device__ __forceinline__ void send(struct source<MT, NF4> *s, const str
 		if (NF4) {
 			int b = s->block + s->stage * L::blocks;
 
-			p->code = __ldg(s->qabsmax + b);
-			p->by = __ldg(s->absmax2 + b / NF4_BLOCK2);
+			p->code = a.plain ? 255u : (uint32_t)__ldg(s->qabsmax + b);
+			p->by = __ldg(s->absmax2 + (a.plain ? b : b / NF4_BLOCK2));
 			p->offset = s->offset;
 		}
 		if (++s->stage == per) {
@@ -557,9 +558,10 @@ static __device__ float weight_at(const struct skinny &a, int row, int k)
 	if (j < 0)
 		return __bfloat162float(a.dense[(int64_t)row * a.ldw + k]);
 	at = (int64_t)(row - a.row[j]) * a.in + k;
-	c = a.codes[j][at / 2];
-	p = { a.qabsmax[j][at / NF4_BLOCK], a.absmax2[j][at / NF4_BLOCK / NF4_BLOCK2], a.offset[j] };
-	return level[at % 2 ? c & 15 : c >> 4] * scale_of(p);
+	c = at % 2 ? a.codes[j][at / 2] & 15 : a.codes[j][at / 2] >> 4;
+	at /= NF4_BLOCK;
+	p = { a.plain ? 255u : (uint32_t)a.qabsmax[j][at], a.absmax2[j][a.plain ? at : at / NF4_BLOCK2], a.offset[j] };
+	return level[c] * scale_of(p);
 }
 
 static __global__ void __launch_bounds__(PLAIN) plain_inner(const __grid_constant__ struct skinny a)
@@ -677,9 +679,10 @@ static struct skinny args_of(const struct device *d, const struct kn_skinny *s)
 	a.dense = (const bf16 *)s->dense, a.ldw = s->ldw;
 	a.in = (int)s->in, a.out = (int)s->out, a.f = s->gated ? (int)s->out / 2 : 0;
 	a.n = s->dense ? 0 : s->n;
+	a.plain = a.n && s->q[0].plain;
 	for (int j = 0; j < a.n; j++) {
 		a.row[j] = (int)s->row[j], a.end[j] = (int)(s->row[j] + s->rows[j]);
-		a.codes[j] = s->q[j].codes, a.qabsmax[j] = s->q[j].qabsmax, a.absmax2[j] = s->q[j].absmax2, a.offset[j] = s->q[j].offset;
+		a.codes[j] = s->q[j].codes, a.qabsmax[j] = s->q[j].qabsmax, a.absmax2[j] = s->q[j].absmax2, a.offset[j] = a.plain ? 0 : s->q[j].offset;
 	}
 	a.n_ad = ad->n, a.rank = (int)ad->rank, a.ranks = (int)(ad->n * ad->rank), a.scale = ad->scale, a.a = ad->a;
 	for (int j = 0; j < ad->n; j++)
