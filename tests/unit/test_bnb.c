@@ -4,7 +4,9 @@
  * is not such a checkpoint, or is only part of one, is refused by name.
  *
  * Tolerance of logits: transformers' own fp32 lies bnb_logits_max_abs from the fp64 truth;
- * ours may lie twice as far (STYLE.md), so three times that from transformers'. */
+ * ours may lie twice as far (STYLE.md), so three times that from transformers'.
+ *
+ * On the device that LP_DEVICE names the weights are those, rounded once to its type. */
 #include <math.h>
 
 #include "base/hash.h"
@@ -52,13 +54,13 @@ static uint64_t smallest(struct fix *f)
 }
 
 /* path NULL: the case's own directory. */
-static int load(struct fix *f, const char *name, const char *path, bool tight, struct err *e)
+static int load_on(struct fix *f, const char *device, const char *name, const char *path, bool tight, struct err *e)
 {
 	struct model_source *s;
 	int rc;
 
 	memset(f, 0, sizeof(*f));
-	OK(device_open(&f->dev, "cpu", 2, &er));
+	OK(device_open(&f->dev, device, 2, &er));
 	OK(model_desc_load(dir_of(name), &f->desc, &er));
 	ck_assert(f->desc.bnb.on);
 	s = model_source_open(path ? path : dir_of(name), e);
@@ -70,6 +72,11 @@ static int load(struct fix *f, const char *name, const char *path, bool tight, s
 	rc = engine_load(&f->g, s, e);
 	model_source_close(s);
 	return rc;
+}
+
+static int load(struct fix *f, const char *name, const char *path, bool tight, struct err *e)
+{
+	return load_on(f, "cpu", name, path, tight, e);
 }
 
 static void drop(struct fix *f)
@@ -94,17 +101,30 @@ static const struct tensor *gold(const struct fix *f, const char *name)
 	return t;
 }
 
-/* One matrix without what lies behind its rows. */
-static float *rows_of(struct fix *f, int64_t layer, enum linear_slot s, float *room)
+/* One matrix in fp32, without what lies behind its rows; room is device memory. */
+static float *rows_of(struct fix *f, int64_t layer, enum linear_slot s, void *room)
 {
 	const struct layer_weights *lw = &f->g.w.layers[layer];
 	const struct wgroup *g = &lw->grp[group_of(s)];
-	const float *dense = weights_dense(&f->dev, lw, group_of(s), room);
-	float *w = xcalloc((size_t)(lw->lin[s].rows * g->in), sizeof(*w));
+	int64_t n = lw->lin[s].rows * g->ld;
+	void *dense = weights_dense(&f->dev, lw, group_of(s), room), *there = xcalloc((size_t)n, dtype_bytes(f->dev.act));
+	float *w = xcalloc((size_t)n, sizeof(*w));
 
+	device_download(&f->dev, there, act_at(&f->dev, dense, g->row[s - g->first] * g->ld), (uint64_t)n * dtype_bytes(f->dev.act));
+	OK(device_sync(&f->dev, &er));
+	to_f32(f->dev.act, there, w, (size_t)n);
 	for (int64_t i = 0; i < lw->lin[s].rows; i++)
-		memcpy(w + i * g->in, dense + (g->row[s - g->first] + i) * g->ld, (size_t)g->in * sizeof(*w));
+		memmove(w + i * g->in, w + i * g->ld, (size_t)g->in * sizeof(*w));
+	free(there);
 	return w;
+}
+
+static void *room_of(struct fix *f)
+{
+	void *room = device_alloc(&f->dev, (uint64_t)weights_largest(&f->g.w) * dtype_bytes(f->dev.act), "a group", &er);
+
+	ck_assert_ptr_nonnull(room);
+	return room;
 }
 
 /* What was not quantised is in the checkpoint's own tensors. */
@@ -124,7 +144,7 @@ static void check_kept(const char *name, const char *tensor, const float *w)
 /* Every projection, to the bit. Returns how many are in 4 bits. */
 static int check_weights(struct fix *f, const char *name)
 {
-	float *room = xcalloc((size_t)weights_largest(&f->g.w), sizeof(*room));
+	void *room = room_of(f);
 	int quantised = 0;
 
 	for (int64_t l = 0; l < f->desc.layers; l++)
@@ -145,7 +165,7 @@ static int check_weights(struct fix *f, const char *name)
 			quantised += want != NULL;
 			free(w);
 		}
-	free(room);
+	device_free(&f->dev, room);
 	return quantised;
 }
 
@@ -193,6 +213,33 @@ START_TEST(test_equal)
 	check_logits(&f);
 	st_file_close(&f.gold);
 	drop(&f);
+}
+END_TEST
+
+START_TEST(test_device)
+{
+	const char *name = cases[_i % N_CASES], *spec = getenv("LP_DEVICE") ? getenv("LP_DEVICE") : "cpu";
+	bool tight = _i >= N_CASES;
+	struct fix f, on;
+	void *room, *there;
+
+	OK(load(&f, name, NULL, true, &er));
+	OK(load_on(&on, spec, name, NULL, tight, &er));
+	room = room_of(&f);
+	there = room_of(&on);
+	for (int64_t l = 0; l < f.desc.layers; l++)
+		for (int s = 0; s < LIN_N; s++) {
+			size_t n = (size_t)f.g.w.layers[l].lin[s].q.n;
+			float *want = rows_of(&f, l, s, room), *got = rows_of(&on, l, s, there);
+			void *once = xcalloc(n, sizeof(*want));
+
+			from_f32(on.dev.act, want, once, n);
+			to_f32(on.dev.act, once, want, n);
+			ck_assert_mem_eq(got, want, n * sizeof(*want));
+			free(want), free(got), free(once);
+		}
+	device_free(&f.dev, room), device_free(&on.dev, there);
+	drop(&f), drop(&on);
 }
 END_TEST
 
@@ -368,6 +415,7 @@ int main(void)
 	scratch_open();
 	tcase_set_timeout(c, 120);
 	tcase_add_loop_test(c, test_equal, 0, 2 * N_CASES);
+	tcase_add_loop_test(c, test_device, 0, 2 * N_CASES);
 	tcase_add_loop_test(c, test_stream, 0, 2 * N_CASES);
 	tcase_add_test(c, test_broken);
 	tcase_add_test(c, test_config);
