@@ -68,6 +68,11 @@ says 'already quantised.*16-bit model' "is refused"
 ok "nothing is left" test ! -e "$T/x" -a ! -e "$T/x.gguf"
 status 3 "random weights of its shape" model-init --from-config "$T/bnb_storage/config.json" -o "$T/x"
 says 'take quantization_config out' "need a config.json without it"
+sed '/"quantization_config"/,/^  }/d' "$T/bnb_storage/config.json" >"$T/full.json"
+ok "without it they have" model-init --from-config "$T/full.json" --dtype bfloat16 -o "$T/full"
+status 2 "a merge into a 16-bit model" lora-merge --model "$T/full" --adapter "$T/bnb_storage.a" -o "$T/x"
+says 'trained on another base' "is not taken for granted"
+ok "and done with --accept-base" lora-merge --model "$T/full" --adapter "$T/bnb_storage.a" --accept-base -o "$T/merged"
 
 # config.json and tensors that do not agree
 edit() { cp -R "$T/$1" "$T/bad" && sed "$2" "$T/$1/config.json" >"$T/bad/config.json"; }

@@ -22,6 +22,7 @@ enum { N_CASES = 3, MOST = 29 };
 struct fix {
 	struct device dev;
 	struct model_desc desc;
+	struct lora lora; /* adapters of zeros: they only take room behind the rows */
 	struct engine g;
 	struct st_file gold;
 	struct microbatch b;
@@ -39,7 +40,7 @@ static int plan(struct fix *f, uint64_t budget, bool nf4, struct err *e)
 {
 	struct engine_shape shape = { .max_tokens = 64, .max_seq = 40, .budget = budget };
 
-	return engine_plan(&f->g, &f->dev, &f->desc, DT_F32, nf4, NULL, &shape, e);
+	return engine_plan(&f->g, &f->dev, &f->desc, DT_F32, nf4, &f->lora, &shape, e);
 }
 
 /* The least that a plan takes: no layer keeps dense weights. */
@@ -63,6 +64,8 @@ static int load_on(struct fix *f, const char *device, const char *name, const ch
 	OK(device_open(&f->dev, device, 2, &er));
 	OK(model_desc_load(dir_of(name), &f->desc, &er));
 	ck_assert(f->desc.bnb.on);
+	f->lora = (struct lora){ .rank = 3, .alpha = 3, .targets = { [LIN_Q] = true, [LIN_O] = true, [LIN_GATE] = true, [LIN_DOWN] = true } };
+	lora_init(&f->lora, &f->desc);
 	s = model_source_open(path ? path : dir_of(name), e);
 	ck_assert_ptr_nonnull(s);
 	if (!path)
@@ -82,6 +85,7 @@ static int load(struct fix *f, const char *name, const char *path, bool tight, s
 static void drop(struct fix *f)
 {
 	engine_release(&f->g);
+	lora_release(&f->lora);
 	device_close(&f->dev);
 }
 
@@ -101,7 +105,7 @@ static const struct tensor *gold(const struct fix *f, const char *name)
 	return t;
 }
 
-/* One matrix in fp32, without what lies behind its rows; room is device memory. */
+/* One matrix in fp32, without what lies behind its rows, which must be 0 where it stays; room is device memory. */
 static float *rows_of(struct fix *f, int64_t layer, enum linear_slot s, void *room)
 {
 	const struct layer_weights *lw = &f->g.w.layers[layer];
@@ -113,6 +117,9 @@ static float *rows_of(struct fix *f, int64_t layer, enum linear_slot s, void *ro
 	device_download(&f->dev, there, act_at(&f->dev, dense, g->row[s - g->first] * g->ld), (uint64_t)n * dtype_bytes(f->dev.act));
 	OK(device_sync(&f->dev, &er));
 	to_f32(f->dev.act, there, w, (size_t)n);
+	for (int64_t i = 0; i < lw->lin[s].rows; i++)
+		for (int64_t j = g->in; j < g->ld && dense != room; j++)
+			ck_assert_msg(w[i * g->ld + j] == 0, "row %lld: %g behind it", (long long)i, (double)w[i * g->ld + j]);
 	for (int64_t i = 0; i < lw->lin[s].rows; i++)
 		memmove(w + i * g->in, w + i * g->ld, (size_t)g->in * sizeof(*w));
 	free(there);
