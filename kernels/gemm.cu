@@ -209,7 +209,7 @@ static cublasStatus_t choose(struct gemm_state *g, struct gemm_plan *p)
 }
 
 /* Both operands have a scale for each row; fp32 sums are folded as often as the library can, not in the tensor cores' fewer bits. */
-static void scale_rows(cublasLtMatmulDesc_t op)
+static void scale_rows(cublasLtMatmulDesc_t op, const void *some)
 {
 	cublasLtMatmulMatrixScale_t mode = CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F;
 	int8_t fast = 0;
@@ -217,6 +217,9 @@ static void scale_rows(cublasLtMatmulDesc_t op)
 	cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &mode, sizeof(mode));
 	cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &mode, sizeof(mode));
 	cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_FAST_ACCUM, &fast, sizeof(fast));
+	/* without pointers there is no candidate for the mode; each call sets its own */
+	cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &some, sizeof(some));
+	cublasLtMatmulDescSetAttribute(op, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &some, sizeof(some));
 }
 
 static void set_scales(cublasLtMatmulDesc_t op, const struct gemm_call *k)
@@ -239,7 +242,7 @@ static cublasStatus_t make_plan(struct gemm_state *g, struct gemm_plan *p)
 	cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSA, &opa, sizeof(opa));
 	cublasLtMatmulDescSetAttribute(p->op, CUBLASLT_MATMUL_DESC_TRANSB, &opb, sizeof(opb));
 	if (fp8)
-		scale_rows(p->op);
+		scale_rows(p->op, g->sum);
 	s = tb ? set_layout(&p->a, in, k->k, k->n, k->ldb) : set_layout(&p->a, in, k->n, k->k, k->ldb);
 	if (s == CUBLAS_STATUS_SUCCESS)
 		s = ta ? set_layout(&p->b, in, k->m, k->k, k->lda) : set_layout(&p->b, in, k->k, k->m, k->lda);

@@ -7,7 +7,6 @@
 #include "base/compiler.h"
 #include "base/xalloc.h"
 #include "kernels/device.h"
-#include "kernels/dynmap.h"
 
 /* Counts the midpoints below v: a tie with a midpoint stays below. */
 static inline uint8_t level_of(float v)
@@ -110,20 +109,13 @@ static void dequant_block(float *restrict y, const uint8_t *restrict codes, floa
 		y[n - 1] = nf4_levels[codes[n / 2] >> 4] * absmax;
 }
 
-static float block_scale(const struct nf4 *q, int64_t b)
-{
-	float absmax = dynmap_signed[q->qabsmax[b]] * q->absmax2[b / NF4_BLOCK2];
-
-	return absmax + q->offset;
-}
-
 /* Blocks run over the ends of rows: one that does is taken apart. */
 static void dequant_split(float *y, int64_t ldy, const struct nf4 *q, int64_t b, int64_t cols)
 {
 	float block[NF4_BLOCK];
 	int64_t i = b * NF4_BLOCK, n = q->n - i < NF4_BLOCK ? q->n - i : NF4_BLOCK;
 
-	dequant_block(block, q->codes + i / 2, block_scale(q, b), n);
+	dequant_block(block, q->codes + i / 2, nf4_scale(q, b), n);
 	for (int64_t j = 0; j < n; j++)
 		y[(i + j) / cols * ldy + (i + j) % cols] = block[j];
 }
@@ -138,7 +130,7 @@ void kn_nf4_dequant_cpu(struct device *d, void *y, int64_t ldy, const struct nf4
 		int64_t i = b * NF4_BLOCK;
 
 		if (cols % NF4_BLOCK == 0)
-			dequant_block((float *)y + i / cols * ldy + i % cols, q->codes + i / 2, block_scale(q, b), NF4_BLOCK);
+			dequant_block((float *)y + i / cols * ldy + i % cols, q->codes + i / 2, nf4_scale(q, b), NF4_BLOCK);
 		else
 			dequant_split(y, ldy, q, b, cols);
 	}

@@ -20,6 +20,8 @@ int nf4_open(struct device *d, struct err *e)
 /* Each operation rounded once, as the CPU does it: no fused multiply-add. */
 static __device__ __forceinline__ float scale_of(const struct nf4 &q, int64_t block)
 {
+	if (q.plain)
+		return q.absmax2[block];
 	return __fadd_rn(__fmul_rn(map[q.qabsmax[block]], q.absmax2[block / NF4_BLOCK2]), q.offset);
 }
 

@@ -7,7 +7,6 @@
 #include "base/compiler.h"
 #include "base/xalloc.h"
 #include "kernels/device.h"
-#include "kernels/dynmap.h"
 #include "kernels/lanes.h"
 
 LP_CLONES
@@ -35,9 +34,8 @@ static const float *weight_row(const struct kn_skinny *s, int64_t i, float *room
 	q = &s->q[j];
 	for (int64_t c = 0; c < s->in; c++) {
 		int64_t at = (i - s->row[j]) * s->in + c, b = at / NF4_BLOCK;
-		float absmax = dynmap_signed[q->qabsmax[b]] * q->absmax2[b / NF4_BLOCK2] + q->offset;
 
-		room[c] = nf4_levels[at % 2 ? q->codes[at / 2] & 15 : q->codes[at / 2] >> 4] * absmax;
+		room[c] = nf4_levels[at % 2 ? q->codes[at / 2] & 15 : q->codes[at / 2] >> 4] * nf4_scale(q, b);
 	}
 	return room;
 }

@@ -159,7 +159,7 @@ static __global__ void __launch_bounds__(THREADS, NT == 1 ? 2 : 1) skinny_kernel
 					take_x(x[b][n], a.x + (8 * n + g) * a.ldx + first_k + (st * L::blocks + b) * 64 + t * 16, 8 * n + g < a.t);
 			asm volatile("cp.async.wait_group %0;" ::"n"(L::stages - 2) : "memory");
 			__syncwarp();
-			scale = NF4 ? scale_here(scales + slot * SCALE_BYTES, table, block + st * L::blocks, offset) : 0;
+			scale = NF4 ? scale_here(scales + slot * SCALE_BYTES, table, block + st * L::blocks, offset, a.plain) : 0;
 			send<MT, NT, NF4>(&src, a, ring_at + ahead * L::stage, scales_at + ahead * SCALE_BYTES, tiles, per, first_k);
 #pragma unroll
 			for (int b = 0; b < L::blocks; b++)
@@ -204,7 +204,7 @@ static __device__ float weight_at(const struct skinny &a, int row, int k)
 		return __bfloat162float(a.dense[(int64_t)row * a.ldw + k]);
 	at = (int64_t)(row - a.row[j]) * a.in + k;
 	c = a.codes[j][at / 2];
-	scale = scale_of(map[a.qabsmax[j][at / NF4_BLOCK]], a.absmax2[j][at / NF4_BLOCK / NF4_BLOCK2], a.offset[j]);
+	scale = a.plain ? a.absmax2[j][at / NF4_BLOCK] : scale_of(map[a.qabsmax[j][at / NF4_BLOCK]], a.absmax2[j][at / NF4_BLOCK / NF4_BLOCK2], a.offset[j]);
 	return level[at % 2 ? c & 15 : c >> 4] * scale;
 }
 
@@ -327,6 +327,7 @@ static struct skinny args_of(const struct device *d, const struct kn_skinny *s)
 	a.dense = (const bf16 *)s->dense, a.ldw = s->ldw;
 	a.in = (int)s->in, a.out = (int)s->out, a.f = s->gated ? (int)s->out / 2 : 0;
 	a.n = s->dense ? 0 : s->n;
+	a.plain = a.n && s->q[0].plain;
 	for (int j = 0; j < a.n; j++) {
 		a.row[j] = (int)s->row[j], a.end[j] = (int)(s->row[j] + s->rows[j]);
 		a.codes[j] = s->q[j].codes, a.qabsmax[j] = s->q[j].qabsmax, a.absmax2[j] = s->q[j].absmax2, a.offset[j] = s->q[j].offset;

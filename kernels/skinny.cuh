@@ -46,6 +46,7 @@ struct skinny {
 	const uint8_t *codes[KN_PARTS], *qabsmax[KN_PARTS];
 	const float *absmax2[KN_PARTS];
 	float offset[KN_PARTS];
+	bool plain; /* one level of scales */
 	/* adapters */
 	int n_ad, rank, ranks, pieces, jobs, ad_row[KN_PARTS], ad_end[KN_PARTS];
 	float scale;
@@ -338,8 +339,9 @@ static __device__ __forceinline__ void send(struct source<MT> *s, const struct s
 		if (NF4) {
 			int b = s->block + s->stage * L::blocks;
 
-			copy4(scale_to + lane * 4, s->qabsmax + (b & ~3)); /* whole words: a matrix has a multiple of 32 blocks */
-			copy4(scale_to + 128 + lane * 4, s->absmax2 + b / NF4_BLOCK2);
+			if (!a.plain)
+				copy4(scale_to + lane * 4, s->qabsmax + (b & ~3)); /* whole words: a matrix has a multiple of 32 blocks */
+			copy4(scale_to + 128 + lane * 4, s->absmax2 + (a.plain ? b : b / NF4_BLOCK2));
 		}
 		if (++s->stage == per) {
 			s->stage = 0;
@@ -358,12 +360,12 @@ static __device__ __forceinline__ float scale_of(float mapped, float by, float o
 }
 
 /* This lane's scale from its raw form; b: its block's number. */
-static __device__ __forceinline__ float scale_here(const unsigned char *raw, const float *table, int b, float offset)
+static __device__ __forceinline__ float scale_here(const unsigned char *raw, const float *table, int b, float offset, bool plain)
 {
 	int lane = threadIdx.x % 32;
 	uint32_t word = ((const uint32_t *)raw)[lane];
 
-	return scale_of(table[word >> (b & 3) * 8 & 255], ((const float *)(raw + 128))[lane], offset);
+	return scale_of(plain ? 1.0f : table[word >> (b & 3) * 8 & 255], ((const float *)(raw + 128))[lane], plain ? 0.0f : offset);
 }
 
 /* --- products --- */

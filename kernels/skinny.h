@@ -33,7 +33,7 @@ struct kn_skinny {
 	bool gated;
 	int n;                        /* parts; q of each, or dense */
 	int64_t row[KN_PARTS], rows[KN_PARTS];
-	struct nf4 q[KN_PARTS];
+	struct nf4 q[KN_PARTS];       /* all plain, or none */
 	const void *dense;            /* NULL: NF4 */
 	int64_t ldw;
 	struct kn_adapters adapters;  /* n 0: none; its in, out, pad are not read */

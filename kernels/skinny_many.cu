@@ -226,7 +226,7 @@ static __global__ void __launch_bounds__(M_THREADS, 1) many_kernel(const __grid_
 
 		asm volatile("cp.async.wait_group %0;" ::"n"(M_STAGES - 2) : "memory");
 		__syncthreads();
-		scale = scale_here(scales + slot * SCALE_BYTES, table, block + st, offset);
+		scale = scale_here(scales + slot * SCALE_BYTES, table, block + st, offset, a.plain);
 		if (st + M_STAGES - 1 < per)
 			send_x(a, x_at + ahead * L::x, (from + st + M_STAGES - 1) * 64);
 		send<2, 1, true>(&src, a, w_at + ahead * L::w, scales_at + ahead * SCALE_BYTES, last, per, from * 64);

@@ -108,6 +108,8 @@ static int load_engine(struct state *s, struct model_source *src, struct err *e)
 {
 	int64_t context = o.context < s->desc.max_pos ? o.context : s->desc.max_pos;
 	struct engine_shape shape = { .max_tokens = context > o.batch ? context : o.batch, .max_seq = context, .decode = o.batch };
+	/* a checkpoint in 4 bits is NF4 as it is */
+	bool nf4 = strcmp(o.quant, "nf4") == 0 || (s->desc.bnb.on && !opt_given(&spec, "quant"));
 	uint64_t cache, budget;
 
 	if (device_open(&s->dev, o.device, o.compute, (int)o.threads, e) < 0)
@@ -118,7 +120,7 @@ static int load_engine(struct state *s, struct model_source *src, struct err *e)
 		return err_set(e, LP_DEVICE, "the key-value cache needs %.2f GiB of %.2f; lower --batch or --context", (double)cache / (1 << 30),
 		               (double)budget / (1 << 30));
 	shape.budget = budget - cache;
-	if (engine_plan(&s->g, &s->dev, &s->desc, weights_source_dtype(src, s->desc.dtype), strcmp(o.quant, "nf4") == 0,
+	if (engine_plan(&s->g, &s->dev, &s->desc, weights_source_dtype(src, s->desc.dtype), nf4,
 	                s->has_adapter ? &s->lora : NULL, &shape, e) < 0 ||
 	    engine_alloc(&s->g, e) < 0 || engine_load(&s->g, src, e) < 0)
 		return -1;

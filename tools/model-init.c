@@ -163,6 +163,10 @@ static int run(struct err *e)
 	if (make_config(dtype, &config, e) || json_parse_str(config.s, &a, &v, e) ||
 	    model_desc_read(&v, opt.from_config ? opt.from_config : "(options)", &m, e) || make_texts(&texts, config.s, e))
 		goto out;
+	if (m.bnb.on) {
+		err_off(e, LP_DATA, opt.from_config, -1, "it is of a quantised checkpoint: take quantization_config out for a model in full");
+		goto out;
+	}
 	t = init_tensors(&m, dtype, &a, &n);
 	if (opt.dry_run) {
 		printf("parameters %" PRId64 "\nbytes %" PRIu64 "\n", model_params(&m), (uint64_t)model_params(&m) * dtype_bytes(dtype));

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/num.h"
+#include "model/bnb.h"
 
 static const struct arch *const archs[] = { &arch_llama, &arch_qwen2, &arch_mistral };
 
@@ -281,10 +282,8 @@ static int read_config(const struct json *config, struct model_desc *m, struct e
 	if (!a)
 		return -1;
 	m->family = a->model_type;
-	if (json_is(json_get(config, "quantization_config"), JSON_OBJ))
-		return err_set(e, LP_DATA, "the checkpoint is already quantised (quantization_config); give the 16-bit or 32-bit original");
 	if (check_keys(config, a, e) < 0 || read_shapes(config, m, e) < 0 || read_rope(config, m, e) < 0 ||
-	    read_ids(config, m, e) < 0 || read_dtype(config, m, e) < 0)
+	    read_ids(config, m, e) < 0 || read_dtype(config, m, e) < 0 || bnb_read(json_get(config, "quantization_config"), m, e) < 0)
 		return -1;
 	return a->read(config, m, e);
 }

@@ -30,6 +30,18 @@ static inline int group_size(enum linear_group g)
 
 enum rope_kind { ROPE_DEFAULT, ROPE_LINEAR, ROPE_LLAMA3 };
 
+/* A checkpoint that is in bitsandbytes' 4-bit form already (bnb.h). */
+#define BNB_LAYERS 1024
+struct model_bnb {
+	bool on;
+	bool plain;               /* its scales are in fp32, not quantised themselves */
+	uint8_t kept[BNB_LAYERS]; /* of each layer: a bit for each projection that was left in 16 or 32 bits */
+};
+static inline bool bnb_quantised(const struct model_bnb *b, int64_t layer, enum linear_slot s)
+{
+	return b->on && !(b->kept[layer] >> s & 1);
+}
+
 struct model_desc {
 	const char *family;   /* "llama" */
 	int64_t layers, hidden, heads, kv_heads, head_dim, ffn, vocab, max_pos;
@@ -44,6 +56,7 @@ struct model_desc {
 	enum dtype dtype;     /* config's torch_dtype */
 	int32_t bos, eos[8];  /* config's; -1 none */
 	int n_eos;
+	struct model_bnb bnb;
 };
 
 struct arch {
@@ -57,7 +70,8 @@ struct arch {
 extern const struct arch arch_llama, arch_qwen2, arch_mistral;
 
 /* config.json to a description; path names it in errors. An architecture,
- * feature or key that we do not know is LP_DATA and named, never ignored. */
+ * feature or key that we do not know is LP_DATA and named, never ignored. A 4-bit
+ * checkpoint is read; who needs the full weights asks m->bnb.on. */
 int model_desc_read(const struct json *config, const char *path, struct model_desc *m, struct err *e) LP_MUST_USE;
 int model_desc_load(const char *dir, struct model_desc *m, struct err *e) LP_MUST_USE;
 

@@ -221,6 +221,8 @@ static int make_plan(struct exporter *x, const struct gguf_options *opt)
 	snprintf(where, sizeof(where), "%s: config.json", model_source_name(x->s));
 	if (json_parse_str(model_source_texts(x->s)->config, &p->arena, &config, x->e) || model_desc_read(&config, where, &p->desc, x->e))
 		return err_where(x->e, where, 0);
+	if (p->desc.bnb.on)
+		return err_off(x->e, LP_DATA, where, -1, "the checkpoint is already quantised (quantization_config): its weights are lossy; give the 16-bit model that it was made from");
 	p->family = gguf_family(&p->desc, x->e);
 	if (!p->family || gguf_plan_tensors(p, x->s, x->e))
 		return -1;

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/xalloc.h"
+#include "model/bnb.h"
 
 static void init_mat(struct wmat *m, int64_t rows, int64_t cols, enum dtype dtype, bool nf4)
 {
@@ -30,6 +31,13 @@ static void init_group(struct wgroup *g, const struct model_desc *m, enum linear
 	}
 }
 
+static void init_bnb(struct layer_weights *lw, const struct model_desc *m, int64_t layer, enum linear_slot s)
+{
+	lw->lin[s].q.plain = m->bnb.plain;
+	lw->lin[s].nf4 = bnb_quantised(&m->bnb, layer, s);
+	lw->grp[group_of(s)].kept |= !lw->lin[s].nf4;
+}
+
 void weights_init(struct weights *w, const struct device *d, const struct model_desc *m, enum dtype dtype, bool nf4, const int64_t pad[GRP_N],
                   const int64_t *tail)
 {
@@ -48,6 +56,8 @@ void weights_init(struct weights *w, const struct device *d, const struct model_
 			init_mat(&w->layers[l].lin[s], linear_out(m, s), linear_in(m, s), w->dtype, nf4);
 		for (int g = 0; g < GRP_N; g++)
 			init_group(&w->layers[l].grp[g], m, g, pad[g], tail ? tail[g] : 0);
+		for (int s = 0; s < LIN_N && m->bnb.on; s++)
+			init_bnb(&w->layers[l], m, l, s);
 	}
 }
 
@@ -57,22 +67,20 @@ void weights_release(struct weights *w)
 	w->layers = NULL;
 }
 
+static void place_nf4(struct nf4 *q, struct layout *l)
+{
+	q->codes = layout_array(l, "NF4 codes", (q->n + 1) / 2, 1);
+	q->qabsmax = layout_array(l, "NF4 scales", nf4_n_qabsmax(q), 1);
+	q->absmax2 = layout_array(l, "NF4 scales", nf4_n_absmax2(q), sizeof(float));
+}
+
 /* Of a quantised matrix: its arrays at p; returns what they take. */
 static uint64_t point_nf4(struct nf4 *q, char *p)
 {
 	struct layout l = { .base = p };
 
-	q->codes = layout_array(&l, "", (q->n + 1) / 2, 1);
-	q->qabsmax = layout_array(&l, "", nf4_blocks(q->n), 1);
-	q->absmax2 = layout_array(&l, "", nf4_blocks2(q->n), sizeof(float));
+	place_nf4(q, &l);
 	return l.used;
-}
-
-static void place_nf4(struct wmat *m, struct layout *l)
-{
-	m->q.codes = layout_array(l, "NF4 codes", (m->q.n + 1) / 2, 1);
-	m->q.qabsmax = layout_array(l, "NF4 scales", nf4_blocks(m->q.n), 1);
-	m->q.absmax2 = layout_array(l, "NF4 scales", nf4_blocks2(m->q.n), sizeof(float));
 }
 
 static void place_fp8(struct fp8_mat *m, int64_t rows, int64_t ld, struct layout *l)
@@ -87,7 +95,7 @@ static void place_group(struct weights *w, const struct device *d, struct layer_
 	bool bias = false;
 
 	g->dense = NULL;
-	if (w->dense)
+	if (w->dense || g->kept)
 		g->dense = layout_array(l, "projections", (g->out + g->pad) * g->ld, dtype_bytes(d->act));
 	else if (cached)
 		g->dense = layout_array(cache, "dense weights", (g->out + g->pad) * g->ld, dtype_bytes(d->act));
@@ -96,8 +104,8 @@ static void place_group(struct weights *w, const struct device *d, struct layer_
 
 		bias |= w->desc.bias[g->first + i];
 		m->data = NULL;
-		if (w->nf4 && !cached) /* a dense copy holds all that the codes say */
-			place_nf4(m, l);
+		if (w->nf4 && !cached && !g->kept) /* a dense copy holds all that the codes say */
+			place_nf4(&m->q, l);
 		else if (!w->nf4 && !w->dense)
 			m->data = layout_array(l, "projections", m->rows * m->cols, dtype_bytes(w->dtype));
 	}
@@ -106,7 +114,7 @@ static void place_group(struct weights *w, const struct device *d, struct layer_
 		return;
 	place_fp8(&g->w8, g->out, g->in + g->tail, l);
 	place_fp8(&g->w8t, g->in, g->out + g->tail, l);
-	if (!w->dense && !cached && g->pad) {
+	if (!g->dense && g->pad) {
 		g->right = layout_array(l, "adapters as they are used", g->out * g->pad, dtype_bytes(d->act));
 		g->lower = layout_array(l, "adapters as they are used", g->pad * g->in, dtype_bytes(d->act));
 	}
@@ -142,18 +150,23 @@ int64_t weights_largest(const struct weights *w)
 	return max;
 }
 
+static const struct tensor *source_find(const struct model_source *s, const char *name)
+{
+	for (size_t i = 0; i < model_source_count(s); i++) /* a stream has no index by name */
+		if (strcmp(model_source_at(s, i)->name, name) == 0)
+			return model_source_at(s, i);
+	return NULL;
+}
+
 enum dtype weights_source_dtype(const struct model_source *s, enum dtype dflt)
 {
-	char name[ARCH_NAME];
+	char name[ARCH_NAME], map[ARCH_NAME + 16];
+	const struct tensor *t;
 
 	arch_linear_name(name, 0, LIN_Q, "weight");
-	for (size_t i = 0; i < model_source_count(s); i++) {
-		const struct tensor *t = model_source_at(s, i);
-
-		if (strcmp(t->name, name) == 0)
-			return t->dtype;
-	}
-	return dflt;
+	snprintf(map, sizeof(map), "%s%s", name, bnb_tail(BNB_MAP));
+	t = source_find(s, source_find(s, map) ? arch_embed_name : name);
+	return t ? t->dtype : dflt;
 }
 
 /* --- loading --- */
@@ -168,6 +181,7 @@ struct slot {
 	int64_t layer;      /* of a projection */
 	bool on_host;       /* data is host memory */
 	enum linear_slot lin;
+	int part;           /* of a 4-bit matrix (enum bnb_part) */
 };
 
 static bool layer_slot(struct weights *w, const char *name, struct slot *s)
@@ -175,6 +189,7 @@ static bool layer_slot(struct weights *w, const char *name, struct slot *s)
 	char want[ARCH_NAME], *end;
 	const char *prefix = "model.layers.";
 	int64_t l;
+	int part;
 
 	if (strncmp(name, prefix, strlen(prefix)) != 0)
 		return false;
@@ -187,8 +202,9 @@ static bool layer_slot(struct weights *w, const char *name, struct slot *s)
 		int64_t row = g->row[i - (int)g->first];
 
 		arch_linear_name(want, l, i, "weight");
-		if (strcmp(name, want) == 0) {
-			*s = (struct slot){ m, NULL, m->rows, m->cols, w->dense ? (char *)g->dense + row * g->ld * (int64_t)dtype_bytes(w->dtype) : NULL, g->ld, l, false, i };
+		part = strncmp(name, want, strlen(want)) == 0 ? bnb_part(name + strlen(want)) : -1;
+		if (part >= 0) {
+			*s = (struct slot){ m, NULL, m->rows, m->cols, w->dense ? (char *)g->dense + row * g->ld * (int64_t)dtype_bytes(w->dtype) : NULL, g->ld, l, false, i, part };
 			return true;
 		}
 		arch_linear_name(want, l, i, "bias");
@@ -235,12 +251,15 @@ static bool is_ignorable(const struct weights *w, const char *name)
 	return (end && end[20] == 0) || (w->desc.tied && strcmp(name, arch_head_name) == 0);
 }
 
-static int check_tensor(const struct tensor *t, const struct slot *s, const struct device *d, struct err *e)
+static int check_tensor(const struct weights *w, const struct tensor *t, const struct slot *s, const struct device *d, struct err *e)
 {
 	bool shape = s->cols ? t->n_dims == 2 && t->shape[0] == (uint64_t)s->rows && t->shape[1] == (uint64_t)s->cols
 	                     : t->n_dims == 1 && t->shape[0] == (uint64_t)s->rows;
 	int64_t at;
 
+	if (s->part || (!shape && t->dtype == DT_U8))
+		return err_set(e, LP_DATA, "tensor '%s' is of a matrix in bitsandbytes' 4 bits, and by config.json (%s) this one is not: "
+		               "take the config.json that belongs to the checkpoint", t->name, w->desc.bnb.on ? "llm_int8_skip_modules" : "no quantization_config");
 	if (!shape)
 		return err_set(e, LP_DATA, "tensor '%s' is not of the shape (%lld%s%lld) that config.json implies", t->name,
 		               (long long)s->rows, s->cols ? ", " : " x ", (long long)(s->cols ? s->cols : 1));
@@ -272,6 +291,12 @@ uint64_t weights_room(const struct weights *w)
 	return most;
 }
 
+/* Where a matrix begins in its group's dense form. */
+static void *dense_rows(const struct device *d, const struct wgroup *g, enum linear_slot s)
+{
+	return act_at(d, g->dense, g->row[s - g->first] * g->ld);
+}
+
 void weights_put(struct weights *w, struct device *d, int64_t layer, enum linear_slot s, const struct nf4 *q)
 {
 	struct wgroup *g = &w->layers[layer].grp[group_of(s)];
@@ -279,7 +304,7 @@ void weights_put(struct weights *w, struct device *d, int64_t layer, enum linear
 
 	m->q.offset = q->offset;
 	if (g->dense)
-		d->k.nf4_dequant(d, act_at(d, g->dense, g->row[s - g->first] * g->ld), g->ld, q, m->rows, m->cols);
+		d->k.nf4_dequant(d, dense_rows(d, g, s), g->ld, q, m->rows, m->cols);
 }
 
 /* Where the codes of a matrix go: to their place, or, for one that stays dense only, to the room for loading. */
@@ -317,6 +342,69 @@ static int load_nf4(struct weights *w, const struct slot *s, const struct tensor
 	return 0;
 }
 
+/* A part of a 4-bit matrix goes to its place at once, in whatever order they come. One that will be dense only lies,
+ * until all have come, where its dense form will be: that is of 2 bytes an element or more. */
+static void bnb_places(const struct device *d, const struct wgroup *g, const struct wmat *m, enum linear_slot s, struct nf4 *q)
+{
+	uintptr_t at;
+
+	*q = m->q;
+	if (!g->dense)
+		return;
+	at = ((uintptr_t)dense_rows(d, g, s) + 3) & ~(uintptr_t)3;
+	q->absmax2 = (float *)at;
+	q->qabsmax = (uint8_t *)(q->absmax2 + nf4_n_absmax2(q));
+	q->codes = q->qabsmax + nf4_n_qabsmax(q);
+}
+
+static void bnb_whole(struct weights *w, const struct slot *s, const struct nf4 *from, struct device *d, void *room)
+{
+	const struct wgroup *g = &w->layers[s->layer].grp[group_of(s->lin)];
+	struct nf4 q;
+
+	if (!g->dense)
+		return;
+	weights_codes(w, s->layer, s->lin, room, &q);
+	device_copy(d, q.codes, from->codes, (uint64_t)(q.n + 1) / 2);
+	if (nf4_n_qabsmax(&q))
+		device_copy(d, q.qabsmax, from->qabsmax, (uint64_t)nf4_n_qabsmax(&q));
+	device_copy(d, q.absmax2, from->absmax2, (uint64_t)nf4_n_absmax2(&q) * sizeof(float));
+	device_zero(d, dense_rows(d, g, s->lin), (uint64_t)(s->rows * g->ld) * dtype_bytes(d->act));
+	weights_put(w, d, s->layer, s->lin, &q);
+}
+
+/* *used: it was the last. */
+static int load_part(struct weights *w, const struct slot *s, const struct tensor *t, struct device *d, void *room, bool *used, struct err *e)
+{
+	struct wmat *m = s->mat;
+	struct nf4 q;
+
+	*used = false;
+	if (bnb_check(t, s->part, s->rows, s->cols, m->q.plain, &m->q.offset, e) < 0)
+		return -1;
+	bnb_places(d, &w->layers[s->layer].grp[group_of(s->lin)], m, s->lin, &q);
+	if (s->part == BNB_CODES)
+		device_upload(d, q.codes, t->data, t->bytes);
+	else if (s->part == BNB_ABSMAX && !q.plain)
+		device_upload(d, q.qabsmax, t->data, t->bytes);
+	else if (s->part == BNB_ABSMAX || s->part == BNB_NESTED_ABSMAX)
+		device_upload(d, q.absmax2, t->data, t->bytes);
+	m->have |= 1u << s->part;
+	*used = m->have == bnb_parts(q.plain);
+	if (*used)
+		bnb_whole(w, s, &q, d, room);
+	return 0;
+}
+
+/* What a 4-bit checkpoint leaves in 16 or 32 bits. */
+static void load_kept(struct weights *w, const struct slot *s, const struct tensor *t, struct device *d, void *room)
+{
+	const struct wgroup *g = &w->layers[s->layer].grp[group_of(s->lin)];
+
+	device_upload(d, room, t->data, t->bytes);
+	d->k.convert(d, dense_rows(d, g, s->lin), g->ld, room, t->dtype, s->rows, s->cols);
+}
+
 static int load_mat(const struct slot *s, const struct tensor *t, struct device *d, struct err *e)
 {
 	struct wmat *m = s->mat;
@@ -352,18 +440,33 @@ static int load_vec(float *v, const struct tensor *t, int64_t n, struct device *
 	return 0;
 }
 
+static bool is_4bit_head(const char *name)
+{
+	size_t embed = strlen(arch_embed_name), head = strlen(arch_head_name);
+
+	return (strncmp(name, arch_embed_name, embed) == 0 && bnb_part(name + embed) > 0) || (strncmp(name, arch_head_name, head) == 0 && bnb_part(name + head) > 0);
+}
+
 static int load_tensor(struct weights *w, const struct tensor *t, struct device *d, void *room, bool *used, struct err *e)
 {
 	struct slot s;
 
 	*used = find_slot(w, t->name, &s);
+	if (!*used && is_4bit_head(t->name))
+		return err_set(e, LP_DATA, "tensor '%s': an embedding or head in 4 bits is not read; quantise with lm_head in llm_int8_skip_modules", t->name);
 	if (!*used)
 		return is_ignorable(w, t->name) ? 0 : err_set(e, LP_DATA, "tensor '%s' does not belong to a %s model of this configuration",
 		                                              t->name, w->desc.family);
-	if (check_tensor(t, &s, d, e) < 0)
+	if (w->desc.bnb.on && s.mat && s.mat->nf4)
+		return load_part(w, &s, t, d, room, used, e);
+	if (check_tensor(w, t, &s, d, e) < 0)
 		return -1;
 	if (s.mat && s.mat->nf4)
 		return load_nf4(w, &s, t, d, room, e);
+	if (w->desc.bnb.on && s.mat && s.mat != &w->embed && s.mat != &w->head) {
+		load_kept(w, &s, t, d, room);
+		return 0;
+	}
 	return s.mat ? load_mat(&s, t, d, e) : load_vec(s.vec, t, s.rows, d, e);
 }
 
@@ -377,26 +480,38 @@ static int64_t expected(const struct model_desc *m)
 	return m->layers * layer + 2 + !m->tied;
 }
 
-static bool source_has(const struct model_source *s, const char *name)
-{
-	for (size_t i = 0; i < model_source_count(s); i++)
-		if (strcmp(model_source_at(s, i)->name, name) == 0)
-			return true;
-	return false;
-}
-
 static int named_missing(const char *name, struct err *e)
 {
 	return err_set(e, LP_DATA, "tensor '%s' is missing from the model", name);
 }
 
+/* Names a part of a 4-bit matrix that is missing; false: all are there. */
+static bool part_missing(const struct weights *w, char *name, size_t size)
+{
+	for (int64_t l = 0; l < w->desc.layers && w->desc.bnb.on; l++)
+		for (int s = 0; s < LIN_N; s++) {
+			const struct wmat *m = &w->layers[l].lin[s];
+			unsigned gone = m->nf4 ? bnb_parts(m->q.plain) & ~m->have : 0;
+
+			for (int p = 0; p < BNB_PARTS; p++)
+				if (gone >> p & 1) {
+					arch_linear_name(name, l, s, "weight");
+					snprintf(name + strlen(name), size - strlen(name), "%s", bnb_tail(p));
+					return true;
+				}
+		}
+	return false;
+}
+
 /* Names one tensor that is missing: only called when one is. */
 static int missing(const struct weights *w, const struct model_source *s, struct err *e)
 {
-	char name[ARCH_NAME];
+	char name[ARCH_NAME], part[2 * ARCH_NAME];
 
-	if (!source_has(s, arch_embed_name))
+	if (!source_find(s, arch_embed_name))
 		return named_missing(arch_embed_name, e);
+	if (part_missing(w, part, sizeof(part)))
+		return named_missing(part, e);
 	for (int64_t l = 0; l < w->desc.layers; l++)
 		for (int i = 0; i < 2 * LIN_N + 2; i++) {
 			if (i < LIN_N)
@@ -407,11 +522,11 @@ static int missing(const struct weights *w, const struct model_source *s, struct
 				arch_linear_name(name, l, i - LIN_N - 2, "bias");
 			else
 				arch_norm_name(name, l, i - LIN_N);
-			if (!source_has(s, name))
+			if (!source_find(s, name))
 				return named_missing(name, e);
 		}
 	arch_norm_name(name, -1, false);
-	return named_missing(source_has(s, name) ? arch_head_name : name, e);
+	return named_missing(source_find(s, name) ? arch_head_name : name, e);
 }
 
 static void fill_dense(struct device *d, const struct layer_weights *lw, enum linear_group kind, void *to)

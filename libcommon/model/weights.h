@@ -1,6 +1,7 @@
 /* A model's frozen weights on a device, laid out by the plan and filled from a
  * model source tensor by tensor: 16- or 32-bit as they come, or quantised to
- * NF4 on the way (peak host memory: under two tensors).
+ * NF4 on the way, or in NF4 already: bitsandbytes' codes and scales, kept as they
+ * are (peak host memory: under two tensors).
  *
  * Projections that read the same input are one group, whose dense form is one
  * matrix (out + pad, in + pad) of the device's activation type, with room for the
@@ -21,12 +22,14 @@ struct wmat {
 	enum dtype dtype;   /* of data */
 	void *data;         /* (rows, cols), NULL with nf4 and for parts of a dense group */
 	struct nf4 q;
+	unsigned have;      /* of a 4-bit checkpoint: the parts that have come, a bit each (bnb.h) */
 };
 struct wgroup {
 	int64_t in, out, pad, ld; /* ld = in + pad */
 	int n;                    /* projections: slots first .. first + n */
 	enum linear_slot first;
 	int64_t row[KN_PARTS];    /* where each one's rows begin */
+	bool kept;                /* of a 4-bit checkpoint: not all of it is in 4 bits, so it lives in dense form */
 	void *dense;              /* (out + pad, ld), or NULL: made when used */
 	struct fp8_mat w8, w8t;   /* fp8: (out, in + tail), and turned (in, out + tail); q NULL: none */
 	int64_t tail;
@@ -60,7 +63,7 @@ void weights_release(struct weights *w); /* the description; memory is the layou
 /* Takes room for the weights, for the dense copies of cached_layers, and in host memory for what stays there. */
 void weights_layout(struct weights *w, const struct device *d, struct layout *l, struct layout *cache, struct layout *host);
 /* Fills them, with weights_room bytes of device memory for a time: those lent, if they are enough. Every tensor must be there, of
- * its shape, 16/32-bit float. */
+ * its shape, 16/32-bit float, or the parts of a 4-bit matrix (bnb.h) in any order. */
 int weights_load(struct weights *w, struct model_source *s, struct device *d, void *lent, uint64_t lent_bytes, struct err *e) LP_MUST_USE;
 /* Device memory that loading needs beside the layout's, for a time. */
 uint64_t weights_room(const struct weights *w);
@@ -71,7 +74,7 @@ void weights_put(struct weights *w, struct device *d, int64_t layer, enum linear
 void *weights_dense(struct device *d, const struct layer_weights *lw, enum linear_group g, void *scratch);
 /* With fp8: makes the forms of 8 bits of weights that are there; scratch has room for the largest group, or is NULL with dense ones. */
 void weights_to_fp8(struct weights *w, struct device *d, void *scratch);
-/* The dtype of the source's projections. */
+/* The dtype of the source's matrices, or of those that are not in 4 bits. */
 enum dtype weights_source_dtype(const struct model_source *s, enum dtype dflt);
 /* Elements of the largest group's dense form. */
 int64_t weights_largest(const struct weights *w);

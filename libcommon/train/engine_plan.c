@@ -313,6 +313,8 @@ int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m
 
 	memset(g, 0, sizeof(*g));
 	g->dev = dev;
+	if (m->bnb.on && !nf4)
+		return err_set(e, LP_USAGE, "the base is a checkpoint in 4 bits, whose full weights nobody has: use it with --quant nf4, or give the 16-bit model that it was made from");
 	g->lora = lora;
 	g->shape = *shape;
 	for (int k = 0; k < GRP_N; k++) {

@@ -14,7 +14,7 @@
 
 struct skinny_case {
 	int64_t t, in, rows[KN_PARTS], rank; /* rank 0: no adapters; parts of no rows: none */
-	bool dense, gated;
+	bool dense, gated, plain;            /* plain: NF4 with one level of scales */
 };
 static const struct skinny_case skinny_cases[] = {
 	{ 1, 17, { 3, 2, 5 }, 0, false, false }, { 5, 64, { 40 }, 3, false, false }, { 3, 50, { 9, 9 }, 2, true, true }, { 4, 128, { 16 }, 0, false, false },
@@ -22,6 +22,8 @@ static const struct skinny_case skinny_cases[] = {
 	{ 16, 256, { 4256 }, 5, false, false }, { 1, 1280, { 2112, 2112 }, 16, false, true }, { 9, 384, { 48, 48 }, 8, false, true },
 	{ 40, 256, { 96, 32, 32 }, 16, false, false }, { 64, 1280, { 64, 64 }, 16, false, true }, { 64, 4096, { 512 }, 16, false, false },
 	{ 33, 14336, { 256 }, 16, false, false }, { 1, 256, { 4224 }, 0, true, false }, { 12, 512, { 80 }, 16, true, false }, { 30, 256, { 64, 64 }, 8, true, true },
+	{ 3, 50, { 9, 9 }, 2, false, true, true }, { 8, 4096, { 64, 16, 16 }, 16, false, false, true }, { 16, 256, { 4256 }, 5, false, false, true },
+	{ 1, 1280, { 2112, 2112 }, 16, false, true, true }, { 64, 1280, { 64, 64 }, 16, false, true, true },
 };
 
 struct skinny_host {
@@ -31,17 +33,23 @@ struct skinny_host {
 	struct nf4 q[KN_PARTS];                      /* host arrays */
 };
 
-static void quantised(struct nf4 *q, float *w, int64_t n)
+static void quantised(struct nf4 *q, float *w, int64_t n, bool plain)
 {
 	float *absmax = xcalloc((size_t)nf4_blocks(n), sizeof(*absmax));
 
 	*q = (struct nf4){ .n = n, .codes = xcalloc((size_t)(n + 1) / 2, 1), .qabsmax = xcalloc((size_t)nf4_blocks(n), 1),
 		.absmax2 = xcalloc((size_t)nf4_blocks2(n), 4) };
 	nf4_quantize(w, q, absmax);
+	q->plain = plain;
 	for (int64_t i = 0; i < n; i++)
 		w[i] = nf4_levels[i % 2 ? q->codes[i / 2] & 15 : q->codes[i / 2] >> 4] *
-		       (dynmap_signed[q->qabsmax[i / NF4_BLOCK]] * q->absmax2[i / NF4_BLOCK / NF4_BLOCK2] + q->offset);
-	free(absmax);
+		       (plain ? absmax[i / NF4_BLOCK] : dynmap_signed[q->qabsmax[i / NF4_BLOCK]] * q->absmax2[i / NF4_BLOCK / NF4_BLOCK2] + q->offset);
+	if (!plain) {
+		free(absmax);
+		return;
+	}
+	free(q->absmax2);
+	q->absmax2 = absmax;
 }
 
 static struct skinny_host skinny_make(const struct skinny_case *c)
@@ -59,7 +67,7 @@ static struct skinny_host skinny_make(const struct skinny_case *c)
 	for (int64_t j = 0, row = 0; j < h.n; row += c->rows[j++]) {
 		h.b[j] = noise(c->rows[j] * c->rank, 0.1, (uint64_t)(6 + j));
 		if (!c->dense)
-			quantised(&h.q[j], h.w + row * c->in, c->rows[j] * c->in);
+			quantised(&h.q[j], h.w + row * c->in, c->rows[j] * c->in, c->plain);
 	}
 	return h;
 }
@@ -102,8 +110,8 @@ static void *skinny_run(struct device *d, const struct skinny_case *c, const str
 			continue;
 		s.q[j] = h->q[j];
 		s.q[j].codes = KEEP(up_raw(d, h->q[j].codes, (uint64_t)(h->q[j].n + 1) / 2));
-		s.q[j].qabsmax = KEEP(up_raw(d, h->q[j].qabsmax, (uint64_t)nf4_blocks(h->q[j].n)));
-		s.q[j].absmax2 = KEEP(up_raw(d, h->q[j].absmax2, (uint64_t)nf4_blocks2(h->q[j].n) * 4));
+		s.q[j].qabsmax = c->plain ? NULL : KEEP(up_raw(d, h->q[j].qabsmax, (uint64_t)nf4_blocks(h->q[j].n)));
+		s.q[j].absmax2 = KEEP(up_raw(d, h->q[j].absmax2, (uint64_t)nf4_n_absmax2(&h->q[j]) * 4));
 	}
 #undef KEEP
 	d->k.skinny(d, &s);
