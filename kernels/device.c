@@ -267,6 +267,7 @@ static int open_cuda(struct device *d, int index, const char *compute, struct er
 	enum dtype act = act_of(compute, strcmp(compute, "auto") == 0 ? capability(index) : 0);
 	const char *name = act == DT_F16 ? "liblorapipe_cuda_f16.so" : "liblorapipe_cuda.so";
 	void *lib = open_library(name);
+	char self[sizeof(d->name)];
 	open_fn *fn;
 
 	if (!lib)
@@ -276,7 +277,14 @@ static int open_cuda(struct device *d, int index, const char *compute, struct er
 	if (!fn)
 		return err_set(e, LP_DEVICE, "%s is of another version: no device_open_cuda; install one build whole", name);
 	describe_cuda(d, act);
-	return fn(d, index, e);
+	if (fn(d, index, e) < 0)
+		return -1;
+	if (strcmp(compute, "fp8") == 0 && !d->fp8) {
+		snprintf(self, sizeof(self), "%s", d->name);
+		device_close(d);
+		return err_set(e, LP_DEVICE, "%s: products of 8 bits need compute capability 9.0 or later; use --compute bf16", self);
+	}
+	return 0;
 }
 
 static bool has_driver(void)
@@ -292,8 +300,8 @@ static int check_compute(const char **compute, struct err *e)
 {
 	if (!*compute)
 		*compute = "auto";
-	if (strcmp(*compute, "auto") != 0 && strcmp(*compute, "bf16") != 0 && strcmp(*compute, "fp16") != 0)
-		return err_set(e, LP_USAGE, "unknown type to compute in, '%s'; use auto, bf16 or fp16", *compute);
+	if (strcmp(*compute, "auto") != 0 && strcmp(*compute, "bf16") != 0 && strcmp(*compute, "fp16") != 0 && strcmp(*compute, "fp8") != 0)
+		return err_set(e, LP_USAGE, "unknown type to compute in, '%s'; use auto, bf16, fp16 or fp8", *compute);
 	return 0;
 }
 

@@ -124,7 +124,7 @@ struct device {
 };
 
 /* spec: "auto", "cpu", "cuda", "cuda:N". compute, the type of activations on CUDA: "bf16", "fp16", or "auto" (NULL): bf16
- * where the GPU's tensor cores know it (compute capability 8.0), else fp16. The CPU takes "auto" alone. threads 0: one for each
+ * where the GPU's tensor cores know it (compute capability 8.0), else fp16; "fp8" is bf16 on a device that has products of 8 bits. The CPU takes "auto" alone. threads 0: one for each
  * core that the process may use. LP_DEVICE when a CUDA device is asked for and cannot be had. */
 int device_open(struct device *d, const char *spec, const char *compute, int threads, struct err *e) LP_MUST_USE;
 /* A device that is only planned for: sizes and types, no memory, no work. Needs no GPU, and takes auto for bf16. */

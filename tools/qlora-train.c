@@ -66,7 +66,7 @@ static struct opt options[] = {
 	{ OPT_FLAG, "eval-only", 0, &o.eval_only, 0, "print the loss of model and adapter on --eval as JSON, and stop" },
 	{ OPT_SECTION, .help = "Machine" },
 	{ OPT_STR, "device", 0, &o.device, "NAME", "auto, cpu, cuda or cuda:N" },
-	{ OPT_CHOICE, "compute", 0, &o.compute, "TYPE", "of weights and activations on a GPU (auto: bf16 where it has that)", "auto|bf16|fp16" },
+	{ OPT_CHOICE, "compute", 0, &o.compute, "TYPE", "of weights and activations on a GPU (auto: bf16 where it has that)", "auto|bf16|fp16|fp8" },
 	{ OPT_INT, "threads", 'j', &o.threads, "N", "CPU threads (0: one for each core)", .min = 0, .max = 1024, .unrecorded = true },
 	{ OPT_SIZE, "memory", 0, &o.memory, "SIZE", "memory that the plan may use (0: what is free)", .unrecorded = true },
 	OPT_COMMON,
