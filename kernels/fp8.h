@@ -29,10 +29,10 @@ struct fp8_mat {
 	int64_t ld;   /* bytes, a multiple of 16 */
 	float *scale; /* (rows) */
 };
-/* Columns of a tail for R inner values: whole pieces of 16. */
+/* Columns of a tail for R inner values: whole lines of 128 bytes, so that a row of whole lines has them still. */
 static inline int64_t fp8_tail(int64_t r)
 {
-	return (3 * r + 15) / 16 * 16;
+	return (3 * r + 127) / 128 * 128;
 }
 
 struct device;
@@ -44,7 +44,7 @@ typedef void kn_fp8_cols_fn(struct device *d, const struct fp8_mat *q, const voi
 /* Adapters into the tails of w (out, in + tail) and of its other form wt (in, out + tail). a->pad is not read. */
 typedef void kn_fp8_place_fn(struct device *d, const struct fp8_mat *w, const struct fp8_mat *wt, const struct kn_adapters *a);
 /* C (M, N) of the activation type, row stride ldc, = A (M, K) B (N, K)^T [+ c0, of C's stride, C itself or another]; K whole pieces
- * of 16. fp32 sums, and one rounding. */
+ * of 16. One rounding of the sums, which the CPU makes in fp32; Hopper's tensor cores keep about 14 bits of them. */
 typedef void kn_fp8_gemm_fn(struct device *d, int64_t m, int64_t n, int64_t k, const struct fp8_mat *a, const struct fp8_mat *b, const void *c0, void *c, int64_t ldc);
 kn_fp8_rows_fn kn_fp8_rows_cpu;
 kn_fp8_cols_fn kn_fp8_cols_cpu;

@@ -255,16 +255,19 @@ static bool any_from(enum dtype type, const uint8_t *p, size_t at, size_t n, uin
 static int64_t find_from(const struct tensor *t, uint32_t limit)
 {
 	const size_t n = (size_t)tensor_elems(t), block = 4096;
+	size_t first = n;
 
+	/* a model comes from a map of its file: the pages are fetched by all threads, too */
+#pragma omp parallel for schedule(static) reduction(min : first) if (n > 1u << 20)
 	for (size_t begin = 0; begin < n; begin += block) {
 		size_t end = n - begin < block ? n : begin + block;
 
-		if (!any_from(t->dtype, t->data, begin, end - begin, limit))
-			continue;
-		for (size_t i = begin; i < end; i++)
-			if (any_from(t->dtype, t->data, i, 1, limit))
-				return (int64_t)i;
+		if (begin < first && any_from(t->dtype, t->data, begin, end - begin, limit))
+			first = begin;
 	}
+	for (size_t i = first; i < n; i++)
+		if (any_from(t->dtype, t->data, i, 1, limit))
+			return (int64_t)i;
 	return -1;
 }
 

@@ -4,6 +4,9 @@
 #include "model/source.h"
 
 #include <inttypes.h>
+#include <omp.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +16,8 @@
 
 #include "base/xalloc.h"
 #include "model/source_texts.h"
+
+enum { HASHERS = 8 };
 
 struct model_source {
 	char *path;
@@ -27,6 +32,9 @@ struct model_source {
 	size_t n_shards;
 	struct st_reader *r;    /* stream */
 	bool ended;             /* stream: its end was proved */
+	pthread_t hashers[HASHERS];
+	int n_hashers;
+	atomic_size_t hashed;   /* the next tensor that a hasher takes */
 };
 
 struct place { /* one entry of weight_map */
@@ -366,6 +374,33 @@ void model_source_digest(struct model_source *s, size_t i)
 		sha_once(s->list[i].data, s->list[i].bytes, s->digest[i]);
 }
 
+static void *hash_tensors(void *arg)
+{
+	struct model_source *s = arg;
+	size_t i;
+
+	while ((i = atomic_fetch_add(&s->hashed, 1)) < s->n)
+		model_source_digest(s, i);
+	return NULL;
+}
+
+void model_source_hash(struct model_source *s)
+{
+	int wanted = omp_get_max_threads() - 1;
+
+	if (s->r || s->n_hashers)
+		return;
+	wanted = wanted < 1 ? 1 : wanted > HASHERS ? HASHERS : wanted;
+	while (s->n_hashers < wanted && !pthread_create(&s->hashers[s->n_hashers], NULL, hash_tensors, s)) /* fewer will do */
+		s->n_hashers++;
+}
+
+static void await_hashers(struct model_source *s)
+{
+	while (s->n_hashers)
+		pthread_join(s->hashers[--s->n_hashers], NULL);
+}
+
 /* One line a tensor, sorted by name: NAME NUL DTYPE NUL D0,D1 NUL HEX LF. */
 int model_source_identity(struct model_source *s, char id[72], struct err *e)
 {
@@ -374,6 +409,7 @@ int model_source_identity(struct model_source *s, char id[72], struct err *e)
 
 	if (s->r && !s->ended)
 		return err_off(e, LP_USAGE, st_reader_name(s->r), -1, "a stream's identity is known at its end only");
+	await_hashers(s);
 #pragma omp parallel for schedule(dynamic)
 	for (size_t i = 0; i < s->n; i++) {
 		model_source_digest(s, i);
@@ -403,6 +439,8 @@ void model_source_close(struct model_source *s)
 {
 	if (!s)
 		return;
+	atomic_store(&s->hashed, s->n);
+	await_hashers(s);
 	for (size_t i = 0; i < s->n_shards; i++)
 		st_file_close(&s->shards[i]);
 	free(s->shards);

@@ -550,6 +550,7 @@ static int load_all(struct weights *w, struct model_source *s, struct device *d,
 	struct tensor t;
 	int rc;
 
+	model_source_hash(s);
 	while ((rc = model_source_next(s, &t, e)) == 1) {
 		bool used;
 
