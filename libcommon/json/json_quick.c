@@ -1,23 +1,7 @@
-/* Known forms of JSON: see json_quick.h. Strings are looked at eight bytes at a time. */
+/* Known forms of JSON: see json_quick.h. */
 #include "json/json_quick.h"
 
-#include <endian.h>
 #include <string.h>
-
-void quick_space(struct quick *q)
-{
-	while (q->s < q->end && (*q->s == ' ' || *q->s == '\n' || *q->s == '\t' || *q->s == '\r'))
-		q->s++;
-}
-
-bool quick_char(struct quick *q, char c)
-{
-	quick_space(q);
-	if (q->s >= q->end || *q->s != c)
-		return false;
-	q->s++;
-	return true;
-}
 
 bool quick_key(struct quick *q, const char *name)
 {
@@ -31,63 +15,6 @@ bool quick_key(struct quick *q, const char *name)
 	}
 	q->s += n + 1;
 	return quick_char(q, ':');
-}
-
-bool quick_count(struct quick *q, uint32_t *n)
-{
-	const char *from;
-
-	quick_space(q);
-	for (from = q->s, *n = 0; q->s < q->end && *q->s >= '0' && *q->s <= '9' && q->s - from < 10; q->s++)
-		*n = *n * 10 + (uint32_t)(*q->s - '0');
-	return q->s > from && q->s - from < 10 && (*from != '0' || q->s == from + 1);
-}
-
-#define EACH 0x0101010101010101u
-#define TOPS (0x80 * EACH)
-
-/* The top bit of each byte of x that is a quote, a backslash or a control character. */
-static inline uint64_t ends_run(uint64_t x)
-{
-	uint64_t m = x & ~TOPS;
-
-	return (~(m + 0x60 * EACH) | ~((m ^ '"' * EACH) + 0x7F * EACH) | ~((m ^ '\\' * EACH) + 0x7F * EACH)) & ~x & TOPS;
-}
-
-/* To the next such byte; false: there is none. */
-static inline bool to_end(struct quick *q)
-{
-	for (; q->end - q->s >= 8; q->s += 8) {
-		uint64_t x, stop;
-
-		memcpy(&x, q->s, 8);
-		stop = ends_run(le64toh(x));
-		if (stop) {
-			q->s += __builtin_ctzll(stop) >> 3;
-			return true;
-		}
-	}
-	for (; q->s < q->end; q->s++)
-		if (*q->s == '"' || *q->s == '\\' || (unsigned char)*q->s < 0x20)
-			return true;
-	return false;
-}
-
-bool quick_slice(struct quick *q, const char **s, size_t *n, bool *slash)
-{
-	*s = q->s;
-	*slash = false;
-	while (to_end(q)) {
-		if (*q->s == '"') {
-			*n = (size_t)(q->s++ - *s);
-			return true;
-		}
-		if (*q->s != '\\' || q->end - q->s < 2)
-			return false;
-		*slash = true;
-		q->s += 2;
-	}
-	return false;
 }
 
 static int hex4(const char *s)
@@ -156,7 +83,7 @@ bool quick_string(struct quick *q, char *out, size_t *len)
 			return false;
 		memcpy(&x, q->s, 8);
 		memcpy(w, &x, 8);
-		stop = ends_run(le64toh(x));
+		stop = quick_ends(le64toh(x));
 		seen |= x;
 		if (!stop) {
 			q->s += 8;
@@ -175,7 +102,7 @@ bool quick_string(struct quick *q, char *out, size_t *len)
 	q->s++;
 	*w = 0;
 	*len = (size_t)(w - out);
-	return !(seen & TOPS) || json_utf8_ok(out, *len);
+	return !(seen & QUICK_TOPS) || json_utf8_ok(out, *len);
 }
 
 bool quick_skip(struct quick *q)

@@ -33,8 +33,8 @@ struct bpe_pairs {
 /* What is large in a model, to be kept and to be made a model of again. */
 struct bpe_tables {
 	struct vocab raw; /* empty: the model has none */
-	const void *merges, *shorts, *first, *joined, *direct;
-	size_t merges_bytes, shorts_bytes, first_bytes, joined_bytes, direct_bytes;
+	const void *merges, *first, *joined, *direct;
+	size_t merges_bytes, first_bytes, joined_bytes, direct_bytes;
 };
 void bpe_tables_of(const struct bpe *b, struct bpe_tables *t);              /* they stay b's */
 bool bpe_tables_ok(const struct bpe_tables *t, size_t n_ids);               /* safe to be used */

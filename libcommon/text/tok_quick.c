@@ -1,5 +1,6 @@
 /* tokenizer.json without a tree: see tok_quick.h. What is cut out is checked
- * here, the rest of the file by the strict parser. */
+ * here, the rest of the file by the strict parser. Of merges nothing is left to
+ * check when their halves are strings of the vocabulary. */
 #include "text/tok_quick.h"
 
 #include <stdlib.h>
@@ -7,7 +8,7 @@
 
 #include "base/xalloc.h"
 
-#define AHEAD 16 /* merges whose halves are looked up together */
+#define AHEAD 16 /* merges whose halves are asked for before they are looked up; a power of two */
 
 void tok_quick_release(struct tok_quick *q)
 {
@@ -19,88 +20,119 @@ void tok_quick_release(struct tok_quick *q)
 
 /* --- merges --- */
 
-/* A string behind its quote; with escapes it goes to memory that lives as long as a. */
-static bool read_string(struct quick *q, struct arena *a, const char **s, size_t *n)
+/* A merge's half, and the place of its look-up. */
+struct half {
+	const char *s;
+	size_t n, room; /* room: bytes that may be read */
+	uint64_t key[2];
+};
+
+/* Behind its quote; with escapes it goes to memory that lives as long as a. */
+static bool read_string(struct quick *q, struct arena *a, struct half *h)
 {
 	struct quick again = *q;
 	bool slash;
 	char *copy;
 
-	if (!quick_slice(q, s, n, &slash))
+	if (!quick_slice(q, &h->s, &h->n, &slash))
 		return false;
+	h->room = (size_t)(q->end - h->s);
 	if (!slash)
 		return true;
 	if (q->end - q->s < 8)
 		return false;
 	again.end = q->s;
-	copy = arena_alloc(a, *n + 32);
-	*s = copy;
-	return quick_string(&again, copy, n);
+	h->room = h->n + 32;
+	h->s = copy = arena_alloc(a, h->room);
+	return quick_string(&again, copy, &h->n);
 }
 
 /* "a b" or ["a","b"]. */
-static bool read_merge(struct quick *q, struct arena *a, struct vocab_query h[2])
+static bool read_merge(struct quick *q, struct arena *a, struct half h[2])
 {
 	const char *sp;
 	size_t n;
 
 	if (quick_char(q, '['))
-		return quick_char(q, '"') && read_string(q, a, &h[0].s, &h[0].n) && quick_char(q, ',') && quick_char(q, '"') && read_string(q, a, &h[1].s, &h[1].n) &&
-		       quick_char(q, ']');
-	if (!quick_char(q, '"') || !read_string(q, a, &h[0].s, &n))
+		return quick_char(q, '"') && read_string(q, a, &h[0]) && quick_char(q, ',') && quick_char(q, '"') && read_string(q, a, &h[1]) && quick_char(q, ']');
+	if (!quick_char(q, '"') || !read_string(q, a, &h[0]))
 		return false;
+	n = h[0].n;
 	sp = memchr(h[0].s, ' ', n);
 	if (!sp || (n >= 8 && !memcmp(h[0].s, "#version", 8)))
 		return false;
 	h[0].n = (size_t)(sp - h[0].s);
 	h[1].s = sp + 1;
 	h[1].n = n - h[0].n - 1;
+	h[1].room = h[0].room - h[0].n - 1;
 	return !memchr(h[1].s, ' ', h[1].n);
+}
+
+/* Is that the string of id, in two halves? */
+static inline bool is_both(const struct vocab *v, int64_t id, const struct half h[2])
+{
+	size_t n;
+	const char *s = id <= INT32_MAX ? vocab_str(v, (int32_t)id, &n) : NULL;
+
+	return s && n == h[0].n + h[1].n && vocab_same(s, h[0].s, h[0].n) && vocab_same(s + h[0].n, h[1].s, h[1].n);
 }
 
 /* The token of both halves together; *last: the one that the merge before it made. Most
  * merges make the same, or the next one. */
-static int32_t together(const struct vocab *v, const struct vocab_query h[2], int32_t last)
+static int32_t together(const struct vocab *v, const struct half h[2], int32_t last)
 {
 	char buf[256];
 	size_t n = h[0].n + h[1].n;
 
+	if (is_both(v, last, h))
+		return last;
+	if (is_both(v, (int64_t)last + 1, h))
+		return last + 1;
 	if (n > sizeof(buf))
 		return -1;
 	memcpy(buf, h[0].s, h[0].n);
 	memcpy(buf + h[0].n, h[1].s, h[1].n);
-	if (vocab_is(v, last, buf, n))
-		return last;
-	return vocab_is(v, (int64_t)last + 1, buf, n) ? last + 1 : vocab_find(v, buf, n);
+	return vocab_find(v, buf, n);
+}
+
+/* Looks up what has been asked for. */
+static bool add_merge(struct tok_quick *t, const struct half h[2], size_t *cap, int32_t *last)
+{
+	const struct vocab *v = &t->vocab;
+	struct bpe_pairs *m = &t->merges;
+	int32_t l = vocab_find_key(v, h[0].s, h[0].n, h[0].key), r = vocab_find_key(v, h[1].s, h[1].n, h[1].key);
+
+	if (m->n == *cap)
+		m->p = xgrow(m->p, cap, m->n + 1, sizeof(*m->p));
+	*last = together(v, h, *last);
+	m->p[m->n++] = (struct bpe_pair_ids){ { l, r }, *last };
+	return l >= 0 && r >= 0;
 }
 
 static bool read_merges(struct tok_quick *t, struct quick *q)
 {
-	struct bpe_pairs *m = &t->merges;
-	struct vocab_query h[AHEAD][2];
+	struct half h[AHEAD][2];
 	struct arena a = ARENA_INIT;
-	bool ok = true, more = !quick_char(q, ']');
+	bool ok = t->vocab.slots, more = !quick_char(q, ']');
+	size_t cap = 0, n = 0, done = 0;
 	int32_t last = -1;
-	size_t cap = 0, k;
 
 	while (ok && more) {
-		arena_reset(&a);
-		for (k = 0; k < AHEAD && ok && more; k++) {
-			ok = read_merge(q, &a, h[k]);
-			more = quick_char(q, ',');
+		struct half *x = h[n++ % AHEAD];
+
+		ok = read_merge(q, &a, x);
+		more = quick_char(q, ',');
+		for (int i = 0; i < 2 && ok; i++) {
+			vocab_key(x[i].s, x[i].n, x[i].room, x[i].key);
+			vocab_want(&t->vocab, x[i].key);
 		}
-		if (!ok)
-			break;
-		vocab_find_many(&t->vocab, h[0], 2 * k);
-		m->p = xgrow(m->p, &cap, m->n + AHEAD, sizeof(*m->p));
-		for (size_t j = 0; j < k && ok; j++) {
-			last = together(&t->vocab, h[j], last);
-			ok = h[j][0].id >= 0 && h[j][1].id >= 0;
-			m->p[m->n++] = (struct bpe_pair_ids){ { h[j][0].id, h[j][1].id }, last };
-		}
+		if (ok && n - done == AHEAD)
+			ok = add_merge(t, h[done++ % AHEAD], &cap, &last);
 	}
+	while (ok && done < n)
+		ok = add_merge(t, h[done++ % AHEAD], &cap, &last);
 	arena_release(&a);
-	return ok && (!m->n || quick_char(q, ']'));
+	return ok && (!n || quick_char(q, ']'));
 }
 
 /* --- the file --- */
@@ -176,7 +208,7 @@ bool tok_quick_read(struct tok_quick *t, const char *text, size_t len)
 	struct quick q = { text, text + len };
 
 	memset(t, 0, sizeof(*t));
-	if (!json_utf8_ok(text, len) || !read_file(t, &q)) {
+	if (!read_file(t, &q)) {
 		tok_quick_release(t);
 		return false;
 	}

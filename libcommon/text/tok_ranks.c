@@ -5,7 +5,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/hash.h"
 #include "base/num.h"
 #include "base/xalloc.h"
 #include "text/tok_b64.h"
@@ -190,18 +189,16 @@ static int read_ranks(struct tok *t, const char *text, size_t len, const char *p
 	return 0;
 }
 
-int tok_from_tiktoken(struct tok *t, const char *text, size_t len, const char *path, const char *pattern, const struct tok_cache *kept, struct err *e)
+int tok_from_tiktoken(struct tok *t, const char *text, size_t len, const char *path, const char *pattern, const struct tok_cache *kept, struct tok_hash *hash, struct err *e)
 {
-	char hex[65];
+	struct tok_hash own = { .text = text, .len = len };
 
 	if (kept)
 		t->vocab = kept->vocab;
 	else if (read_ranks(t, text, len, path, e))
 		return -1;
-	if (!pattern && !kept)
-		sha_once(text, len, hex);
 	if (!pattern)
-		pattern = guess_pattern(kept ? kept->sha256 : hex, path);
+		pattern = guess_pattern(kept ? kept->sha256 : tok_hash_hex(hash ? hash : &own), path);
 	else if (tok_pattern(pattern))
 		pattern = tok_pattern(pattern);
 	if (!pattern)
