@@ -3,6 +3,24 @@
 
 #include <string.h>
 
+void quick_space(struct quick *q)
+{
+	uint64_t x;
+
+	while (q->s < q->end && (*q->s == ' ' || *q->s == '\n' || *q->s == '\t' || *q->s == '\r'))
+		for (q->s++; q->end - q->s >= 8 && (memcpy(&x, q->s, 8), x == ' ' * QUICK_EACH);) /* files for people are indented */
+			q->s += 8;
+}
+
+bool quick_char_far(struct quick *q, char c)
+{
+	quick_space(q);
+	if (q->s >= q->end || *q->s != c)
+		return false;
+	q->s++;
+	return true;
+}
+
 bool quick_key(struct quick *q, const char *name)
 {
 	size_t n = strlen(name);

@@ -11,6 +11,10 @@
 #include <stdint.h>
 #include <string.h>
 
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -22,25 +26,13 @@ struct quick {
 #define QUICK_EACH 0x0101010101010101u
 #define QUICK_TOPS (0x80 * QUICK_EACH)
 
-static inline void quick_space(struct quick *q)
-{
-	uint64_t x;
+void quick_space(struct quick *q);
+bool quick_char_far(struct quick *q, char c); /* white space, then c */
 
-	while (q->s < q->end && (*q->s == ' ' || *q->s == '\n' || *q->s == '\t' || *q->s == '\r'))
-		for (q->s++; q->end - q->s >= 8 && (memcpy(&x, q->s, 8), x == ' ' * QUICK_EACH);) /* files for people are indented */
-			q->s += 8;
-}
-
-/* White space, then c. */
 static inline bool quick_char(struct quick *q, char c)
 {
-	if (q->s < q->end && *q->s == c) {
-		q->s++;
-		return true;
-	}
-	quick_space(q);
 	if (q->s >= q->end || *q->s != c)
-		return false;
+		return quick_char_far(q, c);
 	q->s++;
 	return true;
 }
@@ -52,7 +44,8 @@ static inline bool quick_count(struct quick *q, uint32_t *n)
 {
 	const char *from;
 
-	quick_space(q);
+	if (q->s < q->end && *q->s <= ' ')
+		quick_space(q);
 	for (from = q->s, *n = 0; q->s < q->end && *q->s >= '0' && *q->s <= '9' && q->s - from < 10; q->s++)
 		*n = *n * 10 + (uint32_t)(*q->s - '0');
 	return q->s > from && q->s - from < 10 && (*from != '0' || q->s == from + 1);
@@ -66,9 +59,21 @@ static inline uint64_t quick_ends(uint64_t x)
 	return (~(m + 0x60 * QUICK_EACH) | ~((m ^ '"' * QUICK_EACH) + 0x7F * QUICK_EACH) | ~((m ^ '\\' * QUICK_EACH) + 0x7F * QUICK_EACH)) & ~x & QUICK_TOPS;
 }
 
-/* To the next such byte, eight at a time; false: there is none. */
+/* To the next such byte; false: there is none. */
 static inline bool quick_to_end(struct quick *q)
 {
+#ifdef __SSE2__ /* most strings end within the first 16 bytes */
+	for (; q->end - q->s >= 16; q->s += 16) {
+		__m128i x = _mm_loadu_si128((const __m128i *)(const void *)q->s), control = _mm_set1_epi8(0x1F);
+		__m128i is = _mm_or_si128(_mm_cmpeq_epi8(x, _mm_set1_epi8('"')), _mm_cmpeq_epi8(x, _mm_set1_epi8('\\')));
+		unsigned stop = (unsigned)_mm_movemask_epi8(_mm_or_si128(is, _mm_cmpeq_epi8(_mm_min_epu8(x, control), x)));
+
+		if (stop) {
+			q->s += __builtin_ctz(stop);
+			return true;
+		}
+	}
+#endif
 	for (; q->end - q->s >= 8; q->s += 8) {
 		uint64_t x, stop;
 

@@ -24,7 +24,8 @@ struct bpe;
 /* Merges in order, by the ids of their halves. */
 struct bpe_pair_ids {
 	int32_t id[2];
-	int32_t to; /* what the two strings are together; -1: not known */
+	int32_t to;   /* what the two strings are together; -1: not known */
+	uint32_t cut; /* bytes of the first */
 };
 struct bpe_pairs {
 	struct bpe_pair_ids *p;

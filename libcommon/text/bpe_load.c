@@ -174,19 +174,38 @@ static bool halves(const struct json *v, const char *s[2], size_t n[2])
 	return true;
 }
 
+static inline void mark_pair(struct bpe *b, uint32_t x, uint32_t y)
+{
+	uint32_t k = bpe_joined_bit(x, y);
+
+	b->joined[k >> 6] |= 1ull << (k & 63);
+}
+
+/* Any characters that stand side by side in s. */
 static void mark_joined(struct bpe *b, const char *s, size_t n)
 {
 	unsigned w;
 	uint32_t prev, c;
 
-	if (!n) /* a merge of two empty strings */
+	if (!n)
 		return;
 	prev = utf8_get(s, &w);
 	for (size_t i = w; i < n; i += w) {
 		c = utf8_get(s + i, &w);
-		b->joined[bpe_joined_bit(prev, c) >> 6] |= 1ull << (bpe_joined_bit(prev, c) & 63);
+		mark_pair(b, prev, c);
 		prev = c;
 	}
+}
+
+/* The two that a merge brings together; those within its halves are other merges'. */
+static void mark_merge(struct bpe *b, const struct bpe_pair_ids *p, int32_t to)
+{
+	size_t n = 0;
+	const char *s = vocab_str(b->v, to, &n);
+	unsigned w;
+
+	if (p->cut && p->cut < n)
+		mark_pair(b, utf8_get(s + utf8_prev(s, p->cut), &w), utf8_get(s + p->cut, &w));
 }
 
 /* Merges of a tree by their halves; a line of the file's version is no merge, id -1. */
@@ -201,11 +220,12 @@ static int pairs_from(const struct bpe *b, const struct json *list, struct bpe_p
 		const char *s[2];
 		size_t n[2];
 
-		out->p[i] = (struct bpe_pair_ids){ { -1, -1 }, -1 };
+		out->p[i] = (struct bpe_pair_ids){ { -1, -1 }, -1, 0 };
 		if (v->type == JSON_STR && !strncmp(v->s, "#version", 8))
 			continue;
 		if (!halves(v, s, n))
 			return err_set(e, LP_DATA, "model BPE: merge %u is not two tokens", i);
+		out->p[i].cut = (uint32_t)n[0];
 		for (int k = 0; k < 2; k++) {
 			out->p[i].id[k] = vocab_find(b->v, s[k], n[k]);
 			if (out->p[i].id[k] < 0)
@@ -339,7 +359,7 @@ void bpe_set_final(struct bpe *b, const struct bpe_final *f)
 
 static int load_pairs(struct bpe *b, const struct bpe_pairs *m, struct err *e)
 {
-	int32_t to, last = -1, lo, hi;
+	int32_t to, lo, hi;
 	bool byte_merges = false;
 
 	if (new_table(b, m->n, e))
@@ -349,8 +369,6 @@ static int load_pairs(struct bpe *b, const struct bpe_pairs *m, struct err *e)
 	byte_tokens(b, &lo, &hi);
 	for (size_t i = 0; i < m->n; i++) {
 		const struct bpe_pair_ids *p = &m->p[i], *ahead = &m->p[i + AHEAD < m->n ? i + AHEAD : i];
-		const char *s;
-		size_t n = 0;
 
 		bpe_want(b, ahead->id[0], ahead->id[1]);
 		if (p->id[0] < 0)
@@ -359,11 +377,8 @@ static int load_pairs(struct bpe *b, const struct bpe_pairs *m, struct err *e)
 			return -1;
 		for (int k = 0; k < 2; k++)
 			byte_merges |= p->id[k] >= lo && p->id[k] <= hi;
-		if (b->joined && to != last) {
-			s = vocab_str(b->v, to, &n);
-			mark_joined(b, s, n);
-		}
-		last = to;
+		if (b->joined)
+			mark_merge(b, p, to);
 		put_merge(b, p->id[0], p->id[1], (uint32_t)i, to);
 	}
 	if (byte_merges) {

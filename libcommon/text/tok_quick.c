@@ -105,7 +105,7 @@ static bool add_merge(struct tok_quick *t, const struct half h[2], size_t *cap, 
 	if (m->n == *cap)
 		m->p = xgrow(m->p, cap, m->n + 1, sizeof(*m->p));
 	*last = together(v, h, *last);
-	m->p[m->n++] = (struct bpe_pair_ids){ { l, r }, *last };
+	m->p[m->n++] = (struct bpe_pair_ids){ { l, r }, *last, (uint32_t)h[0].n };
 	return l >= 0 && r >= 0;
 }
 

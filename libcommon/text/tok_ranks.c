@@ -141,12 +141,18 @@ static int finish(struct tok *t, const char *pattern, const struct tok_cache *ke
 	return rc;
 }
 
+/* False: it is for the way that says what is wrong. */
+static bool decode_token(const char *b64, size_t n, unsigned char buf[TOKEN_MAX], size_t *len)
+{
+	return n <= TOKEN_MAX && b64_decode(b64, n, buf, len) && *len;
+}
+
 static int add_token(struct tok *t, const char *b64, size_t n, int64_t id, struct err *e)
 {
 	unsigned char buf[TOKEN_MAX];
 	size_t len;
 
-	if (n > TOKEN_MAX || !b64_decode(b64, n, buf, &len) || !len)
+	if (!decode_token(b64, n, buf, &len))
 		return err_set(e, LP_DATA, "the token of rank %lld is not base64 of 1 to %d bytes", (long long)id, TOKEN_MAX / 4 * 3);
 	if (vocab_find(&t->vocab, (const char *)buf, len) >= 0)
 		return err_set(e, LP_DATA, "the token of rank %lld is there twice", (long long)id);
@@ -154,6 +160,29 @@ static int add_token(struct tok *t, const char *b64, size_t n, int64_t id, struc
 }
 
 /* --- tiktoken --- */
+
+/* All lines at once, in the published form. False: they are to be read one by one, which finds words for what is wrong. */
+static bool quick_ranks(struct vocab *v, const char *text, size_t len)
+{
+	struct quick q = { text, text + len };
+	unsigned char buf[TOKEN_MAX];
+	uint32_t id;
+	size_t n;
+	bool ok = true;
+
+	while (ok && q.s < q.end) {
+		const char *sp = memchr(q.s, ' ', (size_t)(q.end - q.s));
+
+		ok = sp && decode_token(q.s, (size_t)(sp - q.s), buf, &n);
+		q.s = sp ? sp + 1 : q.end;
+		ok = ok && q.s < q.end && *q.s >= '0' && quick_count(&q, &id) && vocab_append(v, (const char *)buf, n, id);
+		ok = ok && (q.s == q.end || *q.s++ == '\n');
+	}
+	ok = ok && vocab_index(v);
+	if (!ok)
+		vocab_release(v);
+	return ok;
+}
 
 static int read_rank(struct tok *t, const char *line, const char *end, struct err *e)
 {
@@ -173,12 +202,9 @@ static int read_rank(struct tok *t, const char *line, const char *end, struct er
 static int read_ranks(struct tok *t, const char *text, size_t len, const char *path, struct err *e)
 {
 	const char *p = text, *end = text + len;
-	size_t lines = 1;
 
-	for (const char *q = text; (q = memchr(q, '\n', (size_t)(end - q))) != NULL; q++)
-		lines++;
-	if (vocab_reserve(&t->vocab, lines, e))
-		return -1;
+	if (quick_ranks(&t->vocab, text, len))
+		return 0;
 	for (uint64_t n = 1; p < end; n++) {
 		const char *nl = memchr(p, '\n', (size_t)(end - p)), *stop = nl ? nl : end;
 
