@@ -28,8 +28,8 @@ struct bpe_pair_ids {
 	uint32_t cut; /* bytes of the first */
 };
 struct bpe_pairs {
-	struct bpe_pair_ids *p;
-	size_t n;
+	struct bpe_pair_ids *p; /* pages */
+	size_t n, cap;
 };
 /* What is large in a model, to be kept and to be made a model of again. */
 struct bpe_tables {

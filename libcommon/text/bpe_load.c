@@ -213,7 +213,7 @@ static int pairs_from(const struct bpe *b, const struct json *list, struct bpe_p
 {
 	if (!json_is(list, JSON_ARR))
 		return err_set(e, LP_DATA, "model BPE: merges is not a list");
-	out->p = xcalloc((size_t)list->n + 1, sizeof(*out->p));
+	out->p = lp_pages_grow(NULL, &out->cap, list->n, sizeof(*out->p));
 	out->n = list->n;
 	for (uint32_t i = 0; i < list->n; i++) {
 		const struct json *v = &list->items[i];
@@ -398,7 +398,7 @@ static int load_merges(struct bpe *b, const struct bpe_pairs *given, const struc
 	rc = pairs_from(b, list, &m, e);
 	if (!rc)
 		rc = load_pairs(b, &m, e);
-	free(m.p);
+	lp_pages_free(m.p, m.cap * sizeof(*m.p));
 	return rc;
 }
 
@@ -456,7 +456,7 @@ static inline size_t step(const struct bpe *b, char c)
 static void add_way(struct ways *l, int32_t left, int32_t right, uint32_t rank, int32_t id)
 {
 	if (l->n == l->cap)
-		l->w = xgrow(l->w, &l->cap, l->n + 1, sizeof(*l->w));
+		l->w = lp_pages_grow(l->w, &l->cap, l->n + 1, sizeof(*l->w));
 	l->w[l->n++] = (struct way){ left, right, rank, id };
 }
 
@@ -541,7 +541,7 @@ static int load_ranks(struct bpe *b, const uint32_t *rank, struct err *e)
 		bpe_want(b, ahead->l, ahead->r);
 		put_merge(b, l.w[i].l, l.w[i].r, l.w[i].rank, l.w[i].id);
 	}
-	free(l.w);
+	lp_pages_free(l.w, l.cap * sizeof(*l.w));
 	return rc;
 }
 

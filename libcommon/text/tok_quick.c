@@ -13,7 +13,7 @@
 void tok_quick_release(struct tok_quick *q)
 {
 	vocab_release(&q->vocab);
-	free(q->merges.p);
+	lp_pages_free(q->merges.p, q->merges.cap * sizeof(*q->merges.p));
 	sb_release(&q->rest);
 	memset(q, 0, sizeof(*q));
 }
@@ -96,14 +96,13 @@ static int32_t together(const struct vocab *v, const struct half h[2], int32_t l
 }
 
 /* Looks up what has been asked for. */
-static bool add_merge(struct tok_quick *t, const struct half h[2], size_t *cap, int32_t *last)
+static bool add_merge(struct tok_quick *t, const struct half h[2], int32_t *last)
 {
 	const struct vocab *v = &t->vocab;
 	struct bpe_pairs *m = &t->merges;
 	int32_t l = vocab_find_key(v, h[0].s, h[0].n, h[0].key), r = vocab_find_key(v, h[1].s, h[1].n, h[1].key);
 
-	if (m->n == *cap)
-		m->p = xgrow(m->p, cap, m->n + 1, sizeof(*m->p));
+	m->p = lp_pages_grow(m->p, &m->cap, m->n + 1, sizeof(*m->p));
 	*last = together(v, h, *last);
 	m->p[m->n++] = (struct bpe_pair_ids){ { l, r }, *last, (uint32_t)h[0].n };
 	return l >= 0 && r >= 0;
@@ -114,7 +113,7 @@ static bool read_merges(struct tok_quick *t, struct quick *q)
 	struct half h[AHEAD][2];
 	struct arena a = ARENA_INIT;
 	bool ok = t->vocab.slots, more = !quick_char(q, ']');
-	size_t cap = 0, n = 0, done = 0;
+	size_t n = 0, done = 0;
 	int32_t last = -1;
 
 	while (ok && more) {
@@ -127,10 +126,10 @@ static bool read_merges(struct tok_quick *t, struct quick *q)
 			vocab_want(&t->vocab, x[i].key);
 		}
 		if (ok && n - done == AHEAD)
-			ok = add_merge(t, h[done++ % AHEAD], &cap, &last);
+			ok = add_merge(t, h[done++ % AHEAD], &last);
 	}
 	while (ok && done < n)
-		ok = add_merge(t, h[done++ % AHEAD], &cap, &last);
+		ok = add_merge(t, h[done++ % AHEAD], &last);
 	arena_release(&a);
 	return ok && (!n || quick_char(q, ']'));
 }

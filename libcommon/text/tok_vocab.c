@@ -9,8 +9,8 @@
 void vocab_release(struct vocab *v)
 {
 	if (!v->borrowed) {
-		free(v->pool);
-		free(v->str);
+		lp_pages_free(v->pool, v->pool_cap);
+		lp_pages_free(v->str, v->cap * sizeof(*v->str));
 		lp_pages_free(v->slots, ((size_t)v->mask + 1) * sizeof(*v->slots));
 	}
 	memset(v, 0, sizeof(*v));
@@ -177,7 +177,7 @@ bool vocab_table_ok(const struct vocab *v, size_t n_ids)
 /* The string of an id that has none. */
 static void put_string(struct vocab *v, const char *s, size_t n, size_t id)
 {
-	v->pool = xgrow(v->pool, &v->pool_cap, v->pool_len + n + 1, 1);
+	v->pool = lp_pages_grow(v->pool, &v->pool_cap, v->pool_len + n + 1, 1);
 	memcpy(v->pool + v->pool_len, s, n);
 	v->pool[v->pool_len + n] = 0;
 	v->str[id] = (struct vocab_str){ (uint32_t)v->pool_len, (int32_t)n };
@@ -186,16 +186,9 @@ static void put_string(struct vocab *v, const char *s, size_t n, size_t id)
 
 static void grow_ids(struct vocab *v, size_t id)
 {
-	while (v->cap <= id) {
-		size_t cap = v->cap ? v->cap * 2 : 1024;
-
-		v->str = xrealloc(v->str, cap * sizeof(*v->str));
-		for (size_t i = v->cap; i < cap; i++)
-			v->str[i] = (struct vocab_str){ 0, -1 };
-		v->cap = cap;
-	}
-	if (id >= v->n_ids)
-		v->n_ids = id + 1;
+	v->str = lp_pages_grow(v->str, &v->cap, id + 1, sizeof(*v->str));
+	for (; v->n_ids <= id; v->n_ids++)
+		v->str[v->n_ids] = (struct vocab_str){ 0, -1 };
 }
 
 int vocab_add(struct vocab *v, const char *s, size_t n, int64_t id, struct err *e)
