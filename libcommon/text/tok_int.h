@@ -58,7 +58,8 @@ struct tok {
 
 void tok_mem_free(struct tok_mem *m);
 /* tok_ranks.c: vocabularies that are ranks of byte strings. */
-int tok_from_tekken(struct tok *t, const struct json *v, const struct tok_cache *kept, struct err *e) LP_MUST_USE;
+/* v: the file; of its vocab nothing is read where that is kept, or has been read, by rank and before vocab_index. */
+int tok_from_tekken(struct tok *t, const struct json *v, const struct tok_cache *kept, struct vocab *read, struct err *e) LP_MUST_USE;
 /* pattern: how text is cut; NULL: from the contents or the name. kept: tables of these ranks, or NULL. hash: of the
  * text, which someone works on; or NULL. */
 int tok_from_tiktoken(struct tok *t, const char *text, size_t len, const char *path, const char *pattern, const struct tok_cache *kept, struct tok_hash *hash, struct err *e) LP_MUST_USE;

@@ -132,7 +132,7 @@ static int load_json(struct tok *t, const struct json *v, const struct parts *p,
 	if (!json_is(v, JSON_OBJ))
 		return err_set(e, LP_DATA, "not an object");
 	if (!json_get(v, "model") && json_get(v, "config") && json_is(json_get(v, "vocab"), JSON_ARR))
-		return tok_from_tekken(t, v, p ? p->cache : NULL, e);
+		return tok_from_tekken(t, v, p ? p->cache : NULL, p && p->quick ? &p->quick->vocab : NULL, e);
 	if (tok_norm_new(json_get(v, "normalizer"), t->uni, &t->norm, e) || pretok_new(json_get(v, "pre_tokenizer"), t->uni, &t->pretok, e) ||
 	    tok_dec_new(json_get(v, "decoder"), &t->dec, e) || check_post_processor(json_get(v, "post_processor"), 0, e) ||
 	    load_model(t, json_get(v, "model"), p, e) || added_load(&t->added, json_get(v, "added_tokens"), &t->vocab, t->norm, t->uni, e))
@@ -334,18 +334,6 @@ static int load_ranks(struct tok *t, const struct source *s, struct err *e)
 	return rc;
 }
 
-/* What the tree made of a tekken.json, kept for the next run. */
-static void keep_tekken(struct tok *t, const struct source *s)
-{
-	char *path = s->keep ? tok_cache_path(s->text, s->len) : NULL;
-	struct sb rest = SB_INIT;
-
-	if (path && t->raw_bytes && tok_quick_tekken(&rest, s->text, s->len))
-		keep(t, s, path, &rest);
-	sb_release(&rest);
-	free(path);
-}
-
 static int load_kind(struct tok *t, const struct source *s, struct json_parser *p, struct arena *a, struct err *e)
 {
 	struct json v;
@@ -360,10 +348,7 @@ static int load_kind(struct tok *t, const struct source *s, struct json_parser *
 		return load_spm(t, s->text, s->len, s->name, e);
 	if (load_quick(t, s, p, a))
 		return 0;
-	if (parse(p, s->text, s->len, a, &v, e) || load_json(t, &v, NULL, e))
-		return -1;
-	keep_tekken(t, s);
-	return 0;
+	return parse(p, s->text, s->len, a, &v, e) || load_json(t, &v, NULL, e) ? -1 : 0;
 }
 
 static int load(struct tok *t, const struct source *s, struct json_parser *p, struct arena *a, struct err *e)

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/xalloc.h"
+#include "text/tok_b64.h"
 
 #define AHEAD 16 /* merges whose halves are asked for before they are looked up; a power of two */
 
@@ -134,10 +135,47 @@ static bool read_merges(struct tok_quick *t, struct quick *q)
 	return ok && (!n || quick_char(q, ']'));
 }
 
+/* --- a tekken.json's vocabulary --- */
+
+/* {"rank": n, "token_bytes": "base64", "token_str": "..."}, behind its bracket. */
+static bool read_token(struct vocab *v, struct quick *q, uint32_t rank, struct sb *mem)
+{
+	unsigned char bytes[TOKEN_MAX];
+	const char *s;
+	size_t n, len;
+	uint32_t id;
+
+	if (!quick_key(q, "rank") || !quick_count(q, &id) || id != rank || !quick_char(q, ',') || !quick_key(q, "token_bytes") || !quick_char(q, '"') ||
+	    !vocab_read_string(q, mem, &s, &n) || n > TOKEN_MAX || !b64_decode(s, n, bytes, &len) || !len || !vocab_append(v, (const char *)bytes, len, id))
+		return false;
+	if (!quick_char(q, ',') || !quick_key(q, "token_str"))
+		return false;
+	if (quick_char(q, '"'))
+		return vocab_read_string(q, mem, &s, &n) && quick_char(q, '}');
+	if (q->end - q->s < 4 || memcmp(q->s, "null", 4) != 0)
+		return false;
+	q->s += 4;
+	return quick_char(q, '}');
+}
+
+static bool read_tekken(struct tok_quick *t, struct quick *q)
+{
+	const char *from = q->s;
+	struct sb mem = SB_INIT;
+	uint32_t rank = 0;
+	bool ok;
+
+	do
+		ok = rank < VOCAB_MAX_ID && quick_char(q, '{') && read_token(&t->vocab, q, rank++, &mem);
+	while (ok && quick_char(q, ','));
+	sb_release(&mem);
+	return ok && quick_char(q, ']') && json_utf8_ok(from, (size_t)(q->s - from));
+}
+
 /* --- the file --- */
 
 struct seen {
-	bool model, vocab, merges;
+	bool model, vocab, merges, tekken;
 };
 
 /* The text from *from on, up to before what has just been read, and something else for that. */
@@ -191,15 +229,22 @@ static bool read_file(struct tok_quick *t, struct quick *q)
 		return false;
 	do {
 		if (quick_key(q, "model")) {
-			if (seen.model || !quick_char(q, '{') || !read_model(t, q, &from, &seen))
+			if (seen.model || seen.tekken || !quick_char(q, '{') || !read_model(t, q, &from, &seen))
 				return false;
 			seen.model = true;
+		} else if (quick_key(q, "vocab")) {
+			const char *at = q->s;
+
+			if (seen.tekken || seen.model || !quick_char(q, '[') || !read_tekken(t, q))
+				return false;
+			seen.tekken = true;
+			replace(t, &from, at, "[]", q);
 		} else if (!quick_char(q, '"') || !quick_slice(q, &s, &n, &slash) || slash || !quick_char(q, ':') || !quick_skip(q)) {
 			return false;
 		}
 	} while (quick_char(q, ','));
 	sb_add(&t->rest, from, (size_t)(q->end - from));
-	return seen.model && seen.vocab && seen.merges;
+	return seen.tekken || (seen.model && seen.vocab && seen.merges);
 }
 
 bool tok_quick_read(struct tok_quick *t, const char *text, size_t len)
@@ -214,33 +259,4 @@ bool tok_quick_read(struct tok_quick *t, const char *text, size_t len)
 	sb_grow(&t->rest, JSON_PADDING);
 	memset(t->rest.s + t->rest.len, 0, JSON_PADDING);
 	return true;
-}
-
-bool tok_quick_tekken(struct sb *rest, const char *text, size_t len)
-{
-	struct quick q = { text, text + len };
-	const char *from = text, *s;
-	bool slash, seen = false;
-	size_t n;
-
-	if (!quick_char(&q, '{'))
-		return false;
-	do {
-		if (quick_key(&q, "vocab")) {
-			const char *at = q.s;
-
-			if (seen || !quick_skip(&q))
-				return false;
-			seen = true;
-			sb_add(rest, from, (size_t)(at - from));
-			sb_adds(rest, "[]");
-			from = q.s;
-		} else if (!quick_char(&q, '"') || !quick_slice(&q, &s, &n, &slash) || slash || !quick_char(&q, ':') || !quick_skip(&q)) {
-			return false;
-		}
-	} while (quick_char(&q, ','));
-	sb_add(rest, from, (size_t)(q.end - from));
-	sb_grow(rest, JSON_PADDING);
-	memset(rest->s + rest->len, 0, JSON_PADDING);
-	return seen;
 }

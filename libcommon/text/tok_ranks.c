@@ -10,8 +10,6 @@
 #include "text/tok_b64.h"
 #include "text/tok_int.h"
 
-#define TOKEN_MAX 4096 /* bytes of one token */
-
 /* Patterns by name, and the published files that go with them. */
 static const struct pattern {
 	const char *name, *text;
@@ -288,7 +286,17 @@ static int tekken_vocab(struct tok *t, const struct json *list, int64_t n, int64
 	return 0;
 }
 
-int tok_from_tekken(struct tok *t, const struct json *v, const struct tok_cache *kept, struct err *e)
+/* The first n of read become t's. */
+static int take_vocab(struct tok *t, struct vocab *read, int64_t n, int64_t specials, struct err *e)
+{
+	if (n > (int64_t)read->n_ids || !vocab_shift(read, (size_t)n, (size_t)specials) || !vocab_index(read))
+		return err_set(e, LP_DATA, "tekken: the vocab is not as its config says");
+	t->vocab = *read;
+	memset(read, 0, sizeof(*read));
+	return 0;
+}
+
+int tok_from_tekken(struct tok *t, const struct json *v, const struct tok_cache *kept, struct vocab *read, struct err *e)
 {
 	const struct json *config = json_get(v, "config");
 	int64_t size, specials;
@@ -300,7 +308,7 @@ int tok_from_tekken(struct tok *t, const struct json *v, const struct tok_cache 
 		return err_set(e, LP_DATA, "tekken: config needs pattern, default_vocab_size and default_num_special_tokens that go with the vocab");
 	if (kept)
 		t->vocab = kept->vocab;
-	else if (tekken_vocab(t, json_get(v, "vocab"), size - specials, specials, e))
+	else if (read ? take_vocab(t, read, size - specials, specials, e) : tekken_vocab(t, json_get(v, "vocab"), size - specials, specials, e))
 		return -1;
 	if (added_init(&t->added, t->uni, (size_t)specials + TOK_SPECIALS_MAX, e) || tekken_specials(t, json_get(v, "special_tokens"), specials, e))
 		return -1;

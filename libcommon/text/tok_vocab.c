@@ -261,6 +261,20 @@ bool vocab_append(struct vocab *v, const char *s, size_t n, size_t id)
 	return true;
 }
 
+bool vocab_shift(struct vocab *v, size_t n, size_t by)
+{
+	if (by > VOCAB_MAX_ID || n > v->n_ids || n + by > VOCAB_MAX_ID)
+		return false;
+	if (n + by)
+		grow_ids(v, n + by - 1);
+	memmove(v->str + by, v->str, n * sizeof(*v->str));
+	for (size_t i = 0; i < by; i++)
+		v->str[i] = (struct vocab_str){ 0, -1 };
+	v->n_ids = n + by;
+	v->n_strings = n;
+	return true;
+}
+
 #define AHEAD 16 /* strings whose places are asked for before they are put there */
 
 /* The key of an id's string, whose place will be there soon. */

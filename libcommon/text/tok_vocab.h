@@ -45,6 +45,8 @@ bool vocab_from_text(struct vocab *v, struct quick *q);
 bool vocab_read_string(struct quick *q, struct sb *mem, const char **s, size_t *n);
 bool vocab_append(struct vocab *v, const char *s, size_t n, size_t id); /* not to be found before vocab_index; false: the id is there, or too much */
 bool vocab_index(struct vocab *v);                                      /* false: a string is there twice */
+/* Before that: of ids without a gap the first n stay, and become by, by + 1, ... False: too many. */
+bool vocab_shift(struct vocab *v, size_t n, size_t by);
 /* At first; more are taken as well. */
 int vocab_reserve(struct vocab *v, size_t strings, struct err *e) LP_MUST_USE;
 /* A string that is there already gets the new id. */
