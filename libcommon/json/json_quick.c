@@ -3,13 +3,29 @@
 
 #include <string.h>
 
+static inline bool is_space(char c)
+{
+	return c == ' ' || c == '\n' || c == '\t' || c == '\r';
+}
+
 void quick_space(struct quick *q)
 {
-	uint64_t x;
+#ifdef __SSE2__ /* files for people are indented: runs are long, but rarely longer than 16 */
+	while (q->end - q->s >= 16) {
+		__m128i x = _mm_loadu_si128((const __m128i *)(const void *)q->s);
+		__m128i a = _mm_or_si128(_mm_cmpeq_epi8(x, _mm_set1_epi8(' ')), _mm_cmpeq_epi8(x, _mm_set1_epi8('\n')));
+		__m128i b = _mm_or_si128(_mm_cmpeq_epi8(x, _mm_set1_epi8('\t')), _mm_cmpeq_epi8(x, _mm_set1_epi8('\r')));
+		unsigned other = ~(unsigned)_mm_movemask_epi8(_mm_or_si128(a, b)) & 0xFFFF;
 
-	while (q->s < q->end && (*q->s == ' ' || *q->s == '\n' || *q->s == '\t' || *q->s == '\r'))
-		for (q->s++; q->end - q->s >= 8 && (memcpy(&x, q->s, 8), x == ' ' * QUICK_EACH);) /* files for people are indented */
-			q->s += 8;
+		if (other) {
+			q->s += __builtin_ctz(other);
+			return;
+		}
+		q->s += 16;
+	}
+#endif
+	while (q->s < q->end && is_space(*q->s))
+		q->s++;
 }
 
 bool quick_char_far(struct quick *q, char c)

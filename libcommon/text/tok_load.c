@@ -297,7 +297,7 @@ static bool load_quick(struct tok *t, const struct source *s, struct json_parser
 
 	if (!ok && s->hash)
 		tok_hash_begin(s->hash);
-	if (!ok && tok_quick_read(&quick, s->text, s->len)) {
+	if (!ok && tok_quick_read(&quick, s->text, s->len, s->threads)) {
 		ok = !load_parts(t, &parts, quick.rest.s, quick.rest.len, p, a);
 		if (ok && path)
 			keep(t, s, path, &quick.rest);

@@ -3,7 +3,7 @@
  * check when their halves are strings of the vocabulary. */
 #include "text/tok_quick.h"
 
-#include <stdlib.h>
+#include <pthread.h>
 #include <string.h>
 
 #include "base/xalloc.h"
@@ -97,10 +97,8 @@ static int32_t together(const struct vocab *v, const struct half h[2], int32_t l
 }
 
 /* Looks up what has been asked for. */
-static bool add_merge(struct tok_quick *t, const struct half h[2], int32_t *last)
+static bool add_merge(const struct vocab *v, struct bpe_pairs *m, const struct half h[2], int32_t *last)
 {
-	const struct vocab *v = &t->vocab;
-	struct bpe_pairs *m = &t->merges;
 	int32_t l = vocab_find_key(v, h[0].s, h[0].n, h[0].key), r = vocab_find_key(v, h[1].s, h[1].n, h[1].key);
 
 	m->p = lp_pages_grow(m->p, &m->cap, m->n + 1, sizeof(*m->p));
@@ -109,30 +107,103 @@ static bool add_merge(struct tok_quick *t, const struct half h[2], int32_t *last
 	return l >= 0 && r >= 0;
 }
 
-static bool read_merges(struct tok_quick *t, struct quick *q)
+/* Some of the merges. */
+struct share {
+	const struct vocab *v;
+	struct quick q;     /* before the first one; out: behind the list, or at stop */
+	const char *stop;   /* behind a comma, perhaps; NULL: at the list's end */
+	struct bpe_pairs m;
+	bool ok;
+};
+
+static void *read_share(void *arg)
 {
+	struct share *x = arg;
 	struct half h[AHEAD][2];
 	struct arena a = ARENA_INIT;
-	bool ok = t->vocab.slots, more = !quick_char(q, ']');
 	size_t n = 0, done = 0;
 	int32_t last = -1;
+	bool more = true;
 
-	while (ok && more) {
-		struct half *x = h[n++ % AHEAD];
+	x->ok = true;
+	while (x->ok && more && x->q.s != x->stop) {
+		struct half *y = h[n++ % AHEAD];
 
-		ok = read_merge(q, &a, x);
-		more = quick_char(q, ',');
-		for (int i = 0; i < 2 && ok; i++) {
-			vocab_key(x[i].s, x[i].n, x[i].room, x[i].key);
-			vocab_want(&t->vocab, x[i].key);
+		x->ok = read_merge(&x->q, &a, y);
+		more = quick_char(&x->q, ',');
+		for (int i = 0; i < 2 && x->ok; i++) {
+			vocab_key(y[i].s, y[i].n, y[i].room, y[i].key);
+			vocab_want(x->v, y[i].key);
 		}
-		if (ok && n - done == AHEAD)
-			ok = add_merge(t, h[done++ % AHEAD], &last);
+		if (x->ok && n - done == AHEAD)
+			x->ok = add_merge(x->v, &x->m, h[done++ % AHEAD], &last);
 	}
-	while (ok && done < n)
-		ok = add_merge(t, h[done++ % AHEAD], &last);
+	while (x->ok && done < n)
+		x->ok = add_merge(x->v, &x->m, h[done++ % AHEAD], &last);
 	arena_release(&a);
-	return ok && (!n || quick_char(q, ']'));
+	x->ok = x->ok && (more || quick_char(&x->q, ']'));
+	return NULL;
+}
+
+/* Behind a comma between two merges in the middle of the text, or so it looks. */
+static const char *middle(const struct quick *q)
+{
+	struct quick at = { q->s + (q->end - q->s) / 2, q->end };
+
+	for (; at.s && at.s < q->end; at.s++) {
+		at.s = memchr(at.s, ']', (size_t)(q->end - at.s));
+		if (!at.s)
+			return NULL;
+		struct quick next = { at.s + 1, q->end };
+		if (!quick_char(&next, ','))
+			continue;
+		const char *found = next.s;
+		if (quick_char(&next, '[') && quick_char(&next, '"'))
+			return found;
+	}
+	return NULL;
+}
+
+/* The second half by another thread. What it did counts when the first half ends where it began. */
+static void read_shares(struct share *x, struct share *y)
+{
+	pthread_t thread;
+	bool two = (x->stop = y->q.s = middle(&x->q)) && !pthread_create(&thread, NULL, read_share, y);
+
+	if (!two)
+		x->stop = NULL;
+	read_share(x);
+	if (two)
+		pthread_join(thread, NULL);
+	if (two && x->q.s == x->stop && x->ok) {
+		x->ok = y->ok;
+		x->q = y->q;
+		x->m.p = lp_pages_grow(x->m.p, &x->m.cap, x->m.n + y->m.n, sizeof(*x->m.p));
+		memcpy(x->m.p + x->m.n, y->m.p, y->m.n * sizeof(*x->m.p));
+		x->m.n += y->m.n;
+	}
+}
+
+#define SHARED_FROM (1 << 20) /* bytes; less is not worth a thread */
+
+static bool read_merges(struct tok_quick *t, struct quick *q)
+{
+	struct share x = { .v = &t->vocab, .q = *q }, y = x;
+
+	if (!t->vocab.slots)
+		return false;
+	if (quick_char(q, ']'))
+		return true;
+	x.q = *q;
+	y.q.end = q->end;
+	if (t->threads > 1 && q->end - q->s >= SHARED_FROM)
+		read_shares(&x, &y);
+	else
+		read_share(&x);
+	lp_pages_free(y.m.p, y.m.cap * sizeof(*y.m.p));
+	t->merges = x.m;
+	*q = x.q;
+	return x.ok;
 }
 
 /* --- a tekken.json's vocabulary --- */
@@ -247,11 +318,12 @@ static bool read_file(struct tok_quick *t, struct quick *q)
 	return seen.tekken || (seen.model && seen.vocab && seen.merges);
 }
 
-bool tok_quick_read(struct tok_quick *t, const char *text, size_t len)
+bool tok_quick_read(struct tok_quick *t, const char *text, size_t len, int threads)
 {
 	struct quick q = { text, text + len };
 
 	memset(t, 0, sizeof(*t));
+	t->threads = threads;
 	if (!read_file(t, &q)) {
 		tok_quick_release(t);
 		return false;
