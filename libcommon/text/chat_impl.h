@@ -25,6 +25,8 @@ struct chat_tmpl {
 	struct piece lead;        /* what stands between it and an answer */
 	struct piece gap;         /* all between a user's content and an answer's, where that is made alike for every role */
 	struct piece end_last, end_mid; /* behind an answer at the end, and before a user turn; without white space after it */
+	struct piece end_call;    /* the token that ends a turn of calls, where the template writes one */
+	bool opens_bare;          /* nothing introduces an answer: all that loops write for its message is its own */
 	bool ends_bare;           /* nothing ends a turn before a user's but white space */
 	struct piece tail;        /* what the template writes at the end of every text, unasked */
 	bool tail_unknown;        /* there may be such a thing, but where it begins is not known */

@@ -123,16 +123,21 @@ static bool find_end(const struct finder *f, size_t at, bool last, size_t *end)
 	return true;
 }
 
-/* A prefix of the text, rendered from fewer messages? Its length, or SIZE_MAX. */
+/* A prefix of the text, rendered from fewer messages? Its length, or SIZE_MAX. Without gen
+ * that is the text up to the last one's end: what the template writes behind every text is not of it. */
 static size_t prefix_of(const struct finder *f, size_t n, bool gen)
 {
+	const struct piece *tail = &f->t->tail;
 	struct err e = ERR_INIT;
 
 	f->s->probe.watch = NULL;
 	if (chat_render(f->t, f->c, f->msgs, n, gen, f->o, f->s, &f->s->probe, &e))
 		return SIZE_MAX;
+	const char *s = sb_str(&f->s->probe.text);
 	size_t len = f->s->probe.text.len;
-	return len <= f->len && !memcmp(sb_str(&f->s->probe.text), f->text, len) ? len : SIZE_MAX;
+	if (!gen && tail->n && len >= tail->n && !memcmp(s + len - tail->n, tail->s, tail->n))
+		len -= tail->n;
+	return len <= f->len && !memcmp(s, f->text, len) ? len : SIZE_MAX;
 }
 
 /* The text without its generation prompt, if it was asked for or comes unasked; SIZE_MAX: where that begins is not known. */
@@ -150,22 +155,6 @@ static size_t closed_len(const struct finder *f)
 	return stands_before(f, n, tail) ? n - tail->n : SIZE_MAX;
 }
 
-/* The end of the header when only part of the generation prompt stands in the
- * text (it may open a "<think>" that the answer does not have). at: where the
- * answer's content is, SIZE_MAX when it has none. */
-static bool begins_with_part(const struct finder *f, size_t i, size_t at, size_t *begin)
-{
-	size_t turn = prefix_of(f, i, false);
-
-	if (turn == SIZE_MAX || turn > at || prefix_of(f, i, true) != SIZE_MAX)
-		return false;
-	const struct sb *p = &f->s->probe.text; /* of the rendering that was no prefix */
-	size_t k = p->len > turn ? chat_common(p->s + turn, p->len - turn, f->text + turn, f->len - turn) : 0;
-	size_t whole = chat_whole_tokens(f->text + turn, k);
-	*begin = turn + (at == turn + k ? k : whole);
-	return *begin > turn && (at == SIZE_MAX || *begin == at);
-}
-
 /* Nothing but tokens such as <think>, and white space? */
 static bool is_tokens(const char *s, size_t n)
 {
@@ -179,6 +168,81 @@ static bool is_tokens(const char *s, size_t n)
 		i = (size_t)(end - s);
 	}
 	return true;
+}
+
+static bool has_calls(const struct finder *f, size_t i)
+{
+	const struct json *calls = json_get(&f->msgs[i], "tool_calls");
+
+	return calls && calls->type != JSON_NULL;
+}
+
+/* What a message says it thought; NULL: nothing. */
+static const struct json *thoughts(const struct finder *f, size_t i)
+{
+	static const char *const names[] = { "reasoning_content", "thinking", "reasoning" };
+
+	for (size_t k = 0; k < sizeof(names) / sizeof(*names); k++) {
+		const struct json *v = json_get(&f->msgs[i], names[k]);
+
+		if (json_is(v, JSON_STR) && v->n)
+			return v;
+	}
+	return NULL;
+}
+
+/* The place of what the message thought, white space aside, from `from` on and before `to`; SIZE_MAX: none. */
+static size_t thoughts_in(const struct finder *f, size_t i, size_t from, size_t to)
+{
+	const struct json *v = thoughts(f, i);
+	size_t b = 0, n = v ? v->n : 0;
+
+	while (n && chat_is_space(v->s[n - 1]))
+		n--;
+	while (b < n && chat_is_space(v->s[b]))
+		b++;
+	const char *hit = b < n ? memmem(f->text + from, to - from, v->s + b, n - b) : NULL;
+	return hit ? (size_t)(hit - f->text) : SIZE_MAX;
+}
+
+/* Does the text go on with that? */
+static bool thinks_at(const struct finder *f, size_t i, size_t at)
+{
+	while (at < f->len && chat_is_space(f->text[at]))
+		at++;
+	return thoughts_in(f, i, at, f->len) == at;
+}
+
+/* Is the content the first that the message says? at: where it is, or SIZE_MAX. */
+static bool is_first(const struct finder *f, size_t i, size_t at)
+{
+	return at != SIZE_MAX && !has_calls(f, i) && thoughts_in(f, i, 0, at) == SIZE_MAX;
+}
+
+/* The end of the header when only part of the generation prompt stands in the
+ * text (it may open a "<think>" that the answer does not have, or close it where the
+ * answer goes on). at: where the answer's content is, SIZE_MAX when it has none; tokens
+ * may stand before it, and behind a header that ends where another token of the prompt
+ * begins also calls. */
+static bool begins_with_part(const struct finder *f, size_t i, size_t at, size_t *begin)
+{
+	size_t turn = prefix_of(f, i, false);
+
+	if (turn == SIZE_MAX || turn > at || prefix_of(f, i, true) != SIZE_MAX)
+		return false;
+	const struct sb *p = &f->s->probe.text; /* of the rendering that was no prefix */
+	size_t k = p->len > turn ? chat_common(p->s + turn, p->len - turn, f->text + turn, f->len - turn) : 0;
+	size_t whole = chat_whole_tokens(f->text + turn, k);
+	bool at_token = turn + whole < p->len && p->s[turn + whole] == '<';
+
+	*begin = turn + (at == turn + k ? k : whole);
+	if (at != SIZE_MAX && at < *begin) /* what they share goes into the content */
+		*begin = at;
+	if (*begin <= turn)
+		return false;
+	if (thinks_at(f, i, *begin))
+		return true;
+	return at == SIZE_MAX || *begin == at || (at_token && (has_calls(f, i) || is_tokens(f->text + *begin, at - *begin)));
 }
 
 /* Where the content of the message before i ends in the text; SIZE_MAX: it cannot be seen. */
@@ -221,30 +285,6 @@ static bool begins_bare(const struct finder *f, size_t at, size_t *begin)
 	return at != SIZE_MAX && stands_before(f, at, &f->t->gap);
 }
 
-static int by_prefixes(const struct finder *f, size_t i, const struct tmpl_watch *w, struct tmpl_span *out)
-{
-	bool last = i + 1 == f->c->n_msgs;
-	size_t b = prefix_of(f, i, true), e, n;
-
-	if (b == SIZE_MAX && !(w->begin != SIZE_MAX && find_begin(f, w->begin, &b)) && !begins_with_part(f, i, w->begin, &b) &&
-	    !begins_at_parting(f, i, w->begin, &b) && !begins_bare(f, w->begin, &b))
-		return -1;
-	e = last ? closed_len(f) : prefix_of(f, i + 1, false);
-	if (e == SIZE_MAX || e <= b) {
-		if (w->end == SIZE_MAX || !find_end(f, w->end, last, &e))
-			return -1;
-	} else {
-		n = chat_without_space(f->text + b, e - b);
-		/* white space that is the end of turn stays */
-		if (f->t->end_mid.n == 0 || !chat_is_space(f->t->end_mid.s[0]) || w->end == SIZE_MAX)
-			e = w->end != SIZE_MAX && w->end > b + n && w->end <= e ? w->end : b + n; /* space of the content's own is the answer's */
-	}
-	if (w->begin != SIZE_MAX && (w->begin < b || w->end > e))
-		return -1;
-	*out = (struct tmpl_span){ b, e, i, false };
-	return e > b ? 0 : -1;
-}
-
 /* --- by what the template's loop wrote for the message --- */
 /* Renders once more with the loops' turns noted; n is 0 where that tells nothing. */
 static void note_turns(struct finder *f)
@@ -268,12 +308,16 @@ static void note_turns(struct finder *f)
 }
 
 /* The turn begins as the generation prompt does, in whole tokens at least; what
- * the prompt has beyond that is a token which this answer does not have. */
+ * the prompt has beyond that is a token which this answer does not have. Where
+ * nothing introduces an answer, or its content comes first, all of it is the answer's. */
 static bool begins_turn(const struct finder *f, const struct tmpl_turn *t, size_t at, size_t *begin)
 {
 	const struct piece *g = &f->t->gen;
 	size_t n = t->end - t->begin, k = chat_common(f->text + t->begin, n, g->s ? g->s : "", g->n);
 
+	*begin = t->begin;
+	if (at == t->begin || f->t->opens_bare)
+		return true;
 	if (k < g->n)
 		k = chat_whole_tokens(g->s, k);
 	*begin = t->begin + k;
@@ -283,9 +327,10 @@ static bool begins_turn(const struct finder *f, const struct tmpl_turn *t, size_
 }
 
 /* It ends with an end of turn, where the template has any; white space behind that is the template's. */
-static bool ends_turn(const struct finder *f, const struct tmpl_turn *t, bool last, size_t content_end, size_t *end)
+static bool ends_turn(const struct finder *f, const struct tmpl_turn *t, size_t i, size_t content_end, size_t *end)
 {
-	const struct piece *both[] = { &f->t->end_mid, &f->t->end_last };
+	const struct piece *ends[] = { &f->t->end_mid, &f->t->end_last, &f->t->end_call };
+	bool last = i + 1 == f->c->n_msgs;
 	size_t n = last && closed_len(f) < t->end ? closed_len(f) : t->end;
 
 	while (n > t->begin && chat_is_space(f->text[n - 1]))
@@ -293,21 +338,102 @@ static bool ends_turn(const struct finder *f, const struct tmpl_turn *t, bool la
 	*end = content_end != SIZE_MAX && content_end > n && content_end <= t->end ? content_end : n;
 	if (f->t->end_last.s && !f->t->end_last.n && (last || (f->t->end_mid.s && !f->t->end_mid.n)))
 		return true;
-	for (size_t i = 0; i < 2; i++)
-		if (both[i]->n && !chat_is_space(*both[i]->s) && n - t->begin >= both[i]->n && stands_before(f, n, both[i]))
+	for (size_t k = 0; k < (has_calls(f, i) ? 3 : 2); k++) {
+		struct piece p = *ends[k];
+
+		for (; p.n && chat_is_space(*p.s); p.n--)
+			p.s++;
+		if (p.n && n - t->begin >= p.n && stands_before(f, n, &p))
 			return true;
+	}
 	return false;
 }
 
-static int by_turn(struct finder *f, size_t i, const struct tmpl_watch *w, struct tmpl_span *out)
+/* --- one message --- */
+static bool begin_of(struct finder *f, size_t i, const struct tmpl_watch *w, size_t *b)
+{
+	*b = prefix_of(f, i, true);
+	if (*b != SIZE_MAX || (w->begin != SIZE_MAX && thoughts_in(f, i, 0, w->begin) == SIZE_MAX && find_begin(f, w->begin, b)) || begins_with_part(f, i, w->begin, b) ||
+	    begins_at_parting(f, i, w->begin, b) || begins_bare(f, w->begin, b))
+		return true;
+	note_turns(f);
+	return f->turn[i].n == 1 && begins_turn(f, &f->turn[i], w->begin, b);
+}
+
+/* The text up to e stays when later messages say something else: nothing of them is in it. */
+static bool stands_alone(const struct finder *f, size_t i, size_t e)
+{
+	struct json *msgs = arena_alloc(&f->s->arena, f->c->n_msgs * sizeof(*msgs));
+	struct err ignored = ERR_INIT;
+
+	for (size_t k = 0; k < f->c->n_msgs; k++)
+		msgs[k] = k > i && f->c->msgs[k].content ? chat_message(&f->c->msgs[k], "Qx7u", 4, &f->s->arena) : f->msgs[k];
+	f->s->probe.watch = NULL;
+	return !chat_render_prefix(f->t, f->c, msgs, f->c->n_msgs, f->o->add_generation_prompt && !f->o->continue_final, f->o, &f->s->arena, &f->s->probe, &ignored) &&
+	       e <= f->s->probe.text.len && !memcmp(sb_str(&f->s->probe.text), f->text, e);
+}
+
+/* Calls may be parted from the content by what tools answered, or by an end of turn and
+ * a header: that is not one span. */
+static bool is_one(const struct finder *f, size_t i, size_t b, size_t e)
+{
+	const struct piece *end = &f->t->end_last;
+
+	if (!has_calls(f, i))
+		return true;
+	if (end->n && !chat_is_space(*end->s) && e - b > end->n && memmem(f->text + b, e - b - end->n, end->s, end->n))
+		return false;
+	return i + 1 == f->c->n_msgs || prefix_of(f, i + 1, false) == e || stands_alone(f, i, e);
+}
+
+/* Of an answer without a content that is seen, and without calls: an end of turn where it begins. */
+static bool ends_at_once(const struct finder *f, size_t i, size_t b, size_t *e)
+{
+	const struct json *content = json_get(&f->msgs[i], "content");
+
+	return f->msgs[i].n == 2 && json_is(content, JSON_STR) && !content->n && find_end(f, b, i + 1 == f->c->n_msgs, e) && *e > b;
+}
+
+/* b: where it begins. */
+static bool end_of(struct finder *f, size_t i, const struct tmpl_watch *w, size_t b, size_t *e)
+{
+	bool last = i + 1 == f->c->n_msgs;
+	size_t n;
+
+	*e = last ? closed_len(f) : prefix_of(f, i + 1, false);
+	if (*e != SIZE_MAX && *e > b) {
+		if (w->end != SIZE_MAX && !has_calls(f, i) && find_end(f, w->end, last, &n)) {
+			*e = n;
+			return true;
+		}
+		n = chat_without_space(f->text + b, *e - b);
+		/* white space that is the end of turn stays */
+		if (f->t->end_mid.n == 0 || !chat_is_space(f->t->end_mid.s[0]) || w->end == SIZE_MAX)
+			*e = w->end != SIZE_MAX && w->end > b + n && w->end <= *e ? w->end : b + n; /* space of the content's own is the answer's */
+		return true;
+	}
+	if (w->end != SIZE_MAX ? find_end(f, w->end, last, e) : ends_at_once(f, i, b, e))
+		return true;
+	note_turns(f);
+	return f->turn[i].n == 1 && ends_turn(f, &f->turn[i], i, w->end, e);
+}
+
+static bool holds(const struct tmpl_watch *w, size_t b, size_t e)
+{
+	return e > b && (w->begin == SIZE_MAX || (w->begin >= b && w->end <= e));
+}
+
+/* What prefixes tell, and the loop's turn where they do not; else all by the turn. */
+static int by_proof(struct finder *f, size_t i, const struct tmpl_watch *w, struct tmpl_span *out)
 {
 	size_t b, e;
+	bool ok = begin_of(f, i, w, &b) && end_of(f, i, w, b, &e) && holds(w, b, e);
 
-	note_turns(f);
-	const struct tmpl_turn *t = &f->turn[i];
-	if (t->n != 1 || !begins_turn(f, t, w->begin, &b) || !ends_turn(f, t, i + 1 == f->c->n_msgs, w->end, &e))
-		return -1;
-	if (e <= b || (w->begin != SIZE_MAX && (w->begin < b || w->end > e)))
+	if (!ok) {
+		note_turns(f);
+		ok = f->turn[i].n == 1 && begins_turn(f, &f->turn[i], w->begin, &b) && ends_turn(f, &f->turn[i], i, w->end, &e) && holds(w, b, e);
+	}
+	if (!ok || !is_one(f, i, b, e))
 		return -1;
 	*out = (struct tmpl_span){ b, e, i, false };
 	return 0;
@@ -316,15 +442,14 @@ static int by_turn(struct finder *f, size_t i, const struct tmpl_watch *w, struc
 static int find_message(struct finder *f, size_t i, struct tmpl_span *out, struct err *e)
 {
 	const struct tmpl_watch *w = &f->s->watch[i];
-	const struct json *calls = json_get(&f->msgs[i], "tool_calls");
 	size_t begin, end;
 
-	if (w->begin != SIZE_MAX && !(calls && calls->type != JSON_NULL) && find_begin(f, w->begin, &begin) &&
+	if (is_first(f, i, w->begin) && find_begin(f, w->begin, &begin) &&
 	    find_end(f, w->end, i + 1 == f->c->n_msgs, &end)) {
 		*out = (struct tmpl_span){ begin, end, i, false };
 		return 0;
 	}
-	if (!by_prefixes(f, i, w, out) || !by_turn(f, i, w, out))
+	if (!by_proof(f, i, w, out))
 		return 0;
 	return err_set(e, LP_DATA, "message %zu: what the assistant writes cannot be found exactly in this rendering; use a template with {%% generation %%} tags", i + 1);
 }
