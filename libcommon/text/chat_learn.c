@@ -218,7 +218,8 @@ static void learn_inner(struct chat_tmpl *t, const struct probe *uau, struct par
 		end.n = k ? mid.n - k : 0;
 	}
 	n = is_blank(end) ? 0 : chat_without_space(end.s, end.n);
-	if (n && (end.s[n - 1] == '>' || end.s[n - 1] == ']') && last_token((struct part){ end.s, n }).n == n)
+	struct part token = last_token((struct part){ end.s, n });
+	if (n && (end.s[n - 1] == '>' || end.s[n - 1] == ']') && is_blank((struct part){ end.s, n - token.n }))
 		keep(&t->end_mid, end.s, n);
 }
 

@@ -231,18 +231,21 @@ static bool begins_with_part(const struct finder *f, size_t i, size_t at, size_t
 	if (turn == SIZE_MAX || turn > at || prefix_of(f, i, true) != SIZE_MAX)
 		return false;
 	const struct sb *p = &f->s->probe.text; /* of the rendering that was no prefix */
-	size_t k = p->len > turn ? chat_common(p->s + turn, p->len - turn, f->text + turn, f->len - turn) : 0;
-	size_t whole = chat_whole_tokens(f->text + turn, k);
-	bool at_token = turn + whole < p->len && p->s[turn + whole] == '<';
+	const struct piece *tail = &f->t->tail;
+	size_t from = turn;
+	if (f->t->gen.n && tail->n && p->len - turn >= tail->n && !memcmp(p->s + turn, tail->s, tail->n))
+		from += tail->n; /* what stands behind every text is not of the prompt */
+	size_t n = p->len - from, k = chat_common(p->s + from, n, f->text + turn, f->len - turn), whole = chat_whole_tokens(f->text + turn, k);
+	bool at_token = whole < n && p->s[from + whole] == '<';
 
-	*begin = turn + (at == turn + k ? k : whole);
+	*begin = turn + (at == turn + k || (k && k == n) ? k : whole);
 	if (at != SIZE_MAX && at < *begin) /* what they share goes into the content */
 		*begin = at;
 	if (*begin <= turn)
 		return false;
 	if (thinks_at(f, i, *begin))
 		return true;
-	return at == SIZE_MAX || *begin == at || (at_token && (has_calls(f, i) || is_tokens(f->text + *begin, at - *begin)));
+	return at == SIZE_MAX || *begin == at || (k == n && has_calls(f, i)) || (at_token && (has_calls(f, i) || is_tokens(f->text + *begin, at - *begin)));
 }
 
 /* Where the content of the message before i ends in the text; SIZE_MAX: it cannot be seen. */
@@ -336,7 +339,7 @@ static bool ends_turn(const struct finder *f, const struct tmpl_turn *t, size_t 
 	while (n > t->begin && chat_is_space(f->text[n - 1]))
 		n--;
 	*end = content_end != SIZE_MAX && content_end > n && content_end <= t->end ? content_end : n;
-	if (f->t->end_last.s && !f->t->end_last.n && (last || (f->t->end_mid.s && !f->t->end_mid.n)))
+	if (f->t->end_last.s && !f->t->end_last.n && (last || (f->t->end_mid.s && !f->t->end_mid.n) || (!f->t->end_mid.s && n == content_end)))
 		return true;
 	for (size_t k = 0; k < (has_calls(f, i) ? 3 : 2); k++) {
 		struct piece p = *ends[k];
@@ -410,6 +413,8 @@ static bool end_of(struct finder *f, size_t i, const struct tmpl_watch *w, size_
 		/* white space that is the end of turn stays */
 		if (f->t->end_mid.n == 0 || !chat_is_space(f->t->end_mid.s[0]) || w->end == SIZE_MAX)
 			*e = w->end != SIZE_MAX && w->end > b + n && w->end <= *e ? w->end : b + n; /* space of the content's own is the answer's */
+		if (!last && f->t->end_last.s && !f->t->end_last.n && stands_at(f, *e, &f->t->end_mid))
+			*e += f->t->end_mid.n; /* which a conversation does not end with */
 		return true;
 	}
 	if (w->end != SIZE_MAX ? find_end(f, w->end, last, e) : ends_at_once(f, i, b, e))
