@@ -5,12 +5,15 @@
  *   1. The message's content is followed by address through the rendering
  *      (struct tmpl_watch). What stands before it must be the template's
  *      generation prompt, and what stands behind it its end of turn, both
- *      learnt by rendering probes (chat_learn.c).
- *   2. Otherwise renderings of the messages before it, with and without the
- *      generation prompt, and of those up to it must be prefixes of the text.
- *   3. Otherwise what the template's own loop wrote for the message must begin
- *      as the generation prompt does and end with an end of turn.
- * A message that no way settles is an error of the record. */
+ *      learnt by rendering probes (chat_learn.c). Not where calls or thoughts
+ *      of the message may stand before it.
+ *   2. Otherwise renderings of the messages before it, with the generation
+ *      prompt, and of those up to it must be prefixes of the text, but for what
+ *      the template writes behind every text.
+ *   3. What prefixes leave open, what the template's own loop wrote for the message
+ *      tells: it must begin as the generation prompt does, end with an end of turn.
+ * A span of calls must not change with what later messages say. A message that
+ * no way settles is an error of the record. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -172,7 +175,7 @@ static bool is_tokens(const char *s, size_t n)
 
 static bool has_calls(const struct finder *f, size_t i)
 {
-	const struct json *calls = json_get(&f->msgs[i], "tool_calls");
+	const struct json *calls = f->msgs[i].n > 2 ? json_get(&f->msgs[i], "tool_calls") : NULL;
 
 	return calls && calls->type != JSON_NULL;
 }
@@ -182,6 +185,8 @@ static const struct json *thoughts(const struct finder *f, size_t i)
 {
 	static const char *const names[] = { "reasoning_content", "thinking", "reasoning" };
 
+	if (f->msgs[i].n <= 2) /* a role and a content */
+		return NULL;
 	for (size_t k = 0; k < sizeof(names) / sizeof(*names); k++) {
 		const struct json *v = json_get(&f->msgs[i], names[k]);
 
@@ -197,6 +202,8 @@ static size_t thoughts_in(const struct finder *f, size_t i, size_t from, size_t 
 	const struct json *v = thoughts(f, i);
 	size_t b = 0, n = v ? v->n : 0;
 
+	if (!v)
+		return SIZE_MAX;
 	while (n && chat_is_space(v->s[n - 1]))
 		n--;
 	while (b < n && chat_is_space(v->s[b]))
