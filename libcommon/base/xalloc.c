@@ -112,6 +112,10 @@ void *lp_pages_grow(void *p, size_t *cap, size_t n, size_t size)
 		want = want > SIZE_MAX / 2 ? n : want * 2;
 	if (lp_mul_overflows(want, size, &bytes))
 		no_memory(SIZE_MAX);
+	if (bytes > HUGE_PAGE / 8 && bytes < HUGE_PAGE) { /* the next ones would come soon, page by page */
+		want = HUGE_PAGE / size;
+		bytes = want * size;
+	}
 	q = lp_pages(bytes);
 	if (!q)
 		no_memory(bytes);

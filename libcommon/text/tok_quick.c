@@ -101,11 +101,14 @@ static bool add_merge(const struct vocab *v, struct bpe_pairs *m, const struct h
 {
 	int32_t l = vocab_find_key(v, h[0].s, h[0].n, h[0].key), r = vocab_find_key(v, h[1].s, h[1].n, h[1].key);
 
-	m->p = lp_pages_grow(m->p, &m->cap, m->n + 1, sizeof(*m->p));
+	if (m->n == m->cap)
+		m->p = lp_pages_grow(m->p, &m->cap, m->n + 1, sizeof(*m->p));
 	*last = together(v, h, *last);
 	m->p[m->n++] = (struct bpe_pair_ids){ { l, r }, *last, (uint32_t)h[0].n };
 	return l >= 0 && r >= 0;
 }
+
+#define LEAST_MERGE 6 /* bytes of text: "a b", */
 
 /* Some of the merges. */
 struct share {
@@ -126,6 +129,7 @@ static void *read_share(void *arg)
 	bool more = true;
 
 	x->ok = true;
+	x->m.p = lp_pages_grow(NULL, &x->m.cap, (size_t)((x->stop ? x->stop : x->q.end) - x->q.s) / LEAST_MERGE + 1, sizeof(*x->m.p)); /* pages that are not used are not there */
 	while (x->ok && more && x->q.s != x->stop) {
 		struct half *y = h[n++ % AHEAD];
 

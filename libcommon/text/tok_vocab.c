@@ -321,6 +321,7 @@ bool vocab_from_text(struct vocab *v, struct quick *q)
 	uint32_t id;
 	size_t n;
 
+	v->pool = lp_pages_grow(NULL, &v->pool_cap, (size_t)(q->end - q->s) + 1, 1); /* pages that are not used are not there */
 	if (!quick_char(q, '}')) {
 		do
 			ok = quick_char(q, '"') && vocab_read_string(q, &mem, &s, &n) && quick_char(q, ':') && quick_count(q, &id) && vocab_append(v, s, n, id);
