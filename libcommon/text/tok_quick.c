@@ -48,12 +48,52 @@ static bool read_string(struct quick *q, struct arena *a, struct half *h)
 	return quick_string(&again, copy, &h->n);
 }
 
+#ifdef __SSE2__
+/* A string of less than 16 bytes without escapes at s, behind its quote. */
+static inline bool short_string(const char *s, const char *end, struct half *h)
+{
+	unsigned stop = quick_ends16(s);
+
+	if (!stop || s[h->n = (size_t)__builtin_ctz(stop)] != '"')
+		return false;
+	h->s = s;
+	h->room = (size_t)(end - s);
+	return true;
+}
+
+/* ["a","b"] of such strings, as most merges are written. */
+static inline bool read_short_pair(struct quick *q, struct half h[2])
+{
+	const char *s = q->s;
+
+	if (q->end - s < 64 || s[0] != '[' || s[1] != '"' || !short_string(s + 2, q->end, &h[0]))
+		return false;
+	s = h[0].s + h[0].n;
+	if (s[1] != ',' || s[2] != '"' || !short_string(s + 3, q->end, &h[1]))
+		return false;
+	s = h[1].s + h[1].n;
+	if (s[1] != ']')
+		return false;
+	q->s = s + 2;
+	return true;
+}
+#else
+static inline bool read_short_pair(struct quick *q, struct half h[2])
+{
+	(void)q;
+	(void)h;
+	return false;
+}
+#endif
+
 /* "a b" or ["a","b"]. */
 static bool read_merge(struct quick *q, struct arena *a, struct half h[2])
 {
 	const char *sp;
 	size_t n;
 
+	if (read_short_pair(q, h))
+		return true;
 	if (quick_char(q, '['))
 		return quick_char(q, '"') && read_string(q, a, &h[0]) && quick_char(q, ',') && quick_char(q, '"') && read_string(q, a, &h[1]) && quick_char(q, ']');
 	if (!quick_char(q, '"') || !read_string(q, a, &h[0]))
