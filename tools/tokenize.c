@@ -119,10 +119,12 @@ static int check_options(struct err *e)
 
 static int load_tokenizer(struct run *r, struct err *e)
 {
+	struct tok_how how = { .keep = !opt.no_cache, .will_hash = !opt.count && !opt.stats, .threads = (int)opt.threads };
+
 	if (gguf_tok_is(opt.model))
 		r->tok = opt.pattern ? NULL : gguf_tok_load(opt.model, r->tok_sha, e);
 	else
-		r->tok = tok_load_hashed(opt.model, opt.pattern, !opt.no_cache, (int)opt.threads, e);
+		r->tok = tok_load_hashed(opt.model, opt.pattern, &how, e);
 	if (!r->tok && !e->code)
 		return err_set(e, LP_USAGE, "--pattern goes with tiktoken ranks, and this is another kind; leave it out");
 	if (!r->tok)

@@ -240,7 +240,7 @@ struct source {
 	const char *text, *config, *name, *pattern;
 	size_t len;
 	struct tok_hash *hash; /* of a plain file, the tokenizer's own; NULL: not wanted */
-	bool hashed;        /* a plain file, whose hash may be asked for */
+	bool hashed, will_hash; /* a plain file, whose hash may be asked for, will be */
 	int threads;
 	bool keep;          /* what a plain file makes is kept */
 	bool find_specials; /* special tokens in a text are found, whatever the kind */
@@ -385,7 +385,7 @@ static struct tok *load_source(struct source *s, struct err *e)
 
 	t->bos = t->eos = -1;
 	if (s->hashed) {
-		t->hash = (struct tok_hash){ .text = s->text, .len = s->len, .threads = s->threads };
+		t->hash = (struct tok_hash){ .text = s->text, .len = s->len, .threads = s->will_hash ? s->threads : 1 };
 		s->hash = &t->hash;
 	}
 	t->pool = xcalloc(1, sizeof(*t->pool));
@@ -421,8 +421,8 @@ struct tok *tok_from_pieces(const struct spm_file *f, const char *name, struct e
 /* How a file is loaded. */
 struct how {
 	const char *config_path, *pattern;
-	bool find_specials, hashed, keep;
-	int threads;
+	bool find_specials, hashed;
+	struct tok_how hash; /* when hashed */
 };
 
 /* The file at path, with tokenizer_config.json beside it when wanted. */
@@ -442,8 +442,9 @@ static struct tok *load_path(const char *path, const struct how *how, struct err
 	s.text = f.text;
 	s.len = f.len;
 	s.hashed = how->hashed && f.map; /* what was packed has another hash */
-	s.keep = how->keep && s.hashed;
-	s.threads = how->threads;
+	s.keep = how->hash.keep && s.hashed;
+	s.will_hash = s.keep || how->hash.will_hash;
+	s.threads = how->hash.threads;
 	s.config = config;
 	if (config || !has_config)
 		t = load_source(&s, e);
@@ -500,9 +501,9 @@ struct tok *tok_load_model(const char *path, const char *pattern, struct err *e)
 	return load_model_path(path, how, e);
 }
 
-struct tok *tok_load_hashed(const char *path, const char *pattern, bool keep_it, int threads, struct err *e)
+struct tok *tok_load_hashed(const char *path, const char *pattern, const struct tok_how *hash, struct err *e)
 {
-	struct how how = { .pattern = pattern, .hashed = true, .keep = keep_it, .threads = threads };
+	struct how how = { .pattern = pattern, .hashed = true, .hash = *hash };
 
 	return load_model_path(path, how, e);
 }
