@@ -77,7 +77,7 @@ static const struct opt_spec spec = {
 struct run {
 	struct tok *tok;
 	struct tok_policy policy;
-	char tok_hash[72];
+	char tok_hash[72], tok_sha[65]; /* see know_tokenizer */
 	struct out *out, *rejects;
 	struct sb line;
 	/* Text records: */
@@ -119,21 +119,33 @@ static int check_options(struct err *e)
 
 static int load_tokenizer(struct run *r, struct err *e)
 {
-	char hex[65];
+	struct tok_how how = { .keep = !opt.no_cache, .will_hash = !opt.count && !opt.stats, .threads = (int)opt.threads };
 
 	if (gguf_tok_is(opt.model))
-		r->tok = opt.pattern ? NULL : gguf_tok_load(opt.model, hex, e);
+		r->tok = opt.pattern ? NULL : gguf_tok_load(opt.model, r->tok_sha, e);
 	else
-		r->tok = opt.no_cache ? tok_load_model(opt.model, opt.pattern, e) : tok_load_kept(opt.model, opt.pattern, e);
+		r->tok = tok_load_hashed(opt.model, opt.pattern, &how, e);
 	if (!r->tok && !e->code)
 		return err_set(e, LP_USAGE, "--pattern goes with tiktoken ranks, and this is another kind; leave it out");
-	if (!r->tok || (tok_path(r->tok) && !tok_sha256(r->tok) && sha_file(tok_path(r->tok), hex, e)))
+	if (!r->tok)
 		return -1;
-	snprintf(r->tok_hash, sizeof(r->tok_hash), "sha256:%s", tok_sha256(r->tok) ? tok_sha256(r->tok) : hex);
 	if (opt.add_bos && tok_bos(r->tok) < 0)
 		return err_set(e, LP_USAGE, "--add-bos: the tokenizer names no begin token; tokenizer_config.json may (bos_token)");
 	if (opt.add_eos && tok_eos(r->tok) < 0)
 		return err_set(e, LP_USAGE, "--add-eos: the tokenizer names no end token; tokenizer_config.json may (eos_token)");
+	return 0;
+}
+
+/* The hash of the tokenizer's file, which takes long enough to be left until it is needed. */
+static int know_tokenizer(struct run *r, struct err *e)
+{
+	const char *sha = *r->tok_sha ? r->tok_sha : tok_sha256(r->tok);
+
+	if (*r->tok_hash)
+		return 0;
+	if (!sha && sha_file(tok_path(r->tok), r->tok_sha, e))
+		return -1;
+	snprintf(r->tok_hash, sizeof(r->tok_hash), "sha256:%s", sha ? sha : r->tok_sha);
 	return 0;
 }
 
@@ -159,6 +171,8 @@ static int write_frame(struct run *r, struct err *e)
 	size_t n = 0;
 	int rc;
 
+	if (know_tokenizer(r, e))
+		return -1;
 	snprintf(vocab, sizeof(vocab), "%" PRId64, tok_vocab_size(r->tok));
 	snprintf(max_len, sizeof(max_len), "%" PRId64, opt.max_len);
 	snprintf(bos, sizeof(bos), "%" PRId32, tok_bos(r->tok));
@@ -389,6 +403,8 @@ static int use_frame(struct run *r, const struct st_blob *b, const char *path, s
 	const char *made_by = st_meta(b, "tokenizer_hash");
 	struct token_frame f;
 
+	if (made_by && know_tokenizer(r, e))
+		return -1;
 	if (made_by && strcmp(made_by, r->tok_hash) != 0)
 		return err_line(e, LP_USAGE, path, 0, "it was made with another tokenizer (%s, not %s); give that model", made_by, r->tok_hash);
 	if (token_frame_view(b, &f, e))

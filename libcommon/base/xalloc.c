@@ -99,6 +99,33 @@ void *xgrow(void *p, size_t *cap, size_t n, size_t size)
 	return p;
 }
 
+void *lp_pages_grow(void *p, size_t *cap, size_t n, size_t size)
+{
+	size_t want = *cap, bytes;
+	void *q;
+
+	if (n <= *cap)
+		return p;
+	if (want < 4096)
+		want = 4096;
+	while (want < n)
+		want = want > SIZE_MAX / 2 ? n : want * 2;
+	if (lp_mul_overflows(want, size, &bytes))
+		no_memory(SIZE_MAX);
+	if (bytes > HUGE_PAGE / 8 && bytes < HUGE_PAGE) { /* the next ones would come soon, page by page */
+		want = HUGE_PAGE / size;
+		bytes = want * size;
+	}
+	q = lp_pages(bytes);
+	if (!q)
+		no_memory(bytes);
+	if (p)
+		memcpy(q, p, *cap * size);
+	lp_pages_free(p, *cap * size);
+	*cap = want;
+	return q;
+}
+
 char *xmemdup0(const char *s, size_t n)
 {
 	char *p;

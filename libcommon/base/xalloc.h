@@ -25,6 +25,8 @@ void *lp_try_alloc(size_t n, size_t size, const char *what, struct err *e) LP_MU
  * everywhere. NULL when memory is short. Free with lp_pages_free and the same size. */
 void *lp_pages(size_t bytes);
 void lp_pages_free(void *p, size_t bytes); /* NULL is fine */
+/* As xgrow, of such memory: what is new is zero. For what grows large within one run of a loop. */
+void *lp_pages_grow(void *p, size_t *cap, size_t n, size_t size);
 
 bool lp_mul_overflows(size_t a, size_t b, size_t *product);
 bool lp_add_overflows(size_t a, size_t b, size_t *sum);

@@ -1,16 +1,34 @@
-/* Known forms of JSON: see json_quick.h. Strings are looked at eight bytes at a time. */
+/* Known forms of JSON: see json_quick.h. */
 #include "json/json_quick.h"
 
-#include <endian.h>
 #include <string.h>
+
+static inline bool is_space(char c)
+{
+	return c == ' ' || c == '\n' || c == '\t' || c == '\r';
+}
 
 void quick_space(struct quick *q)
 {
-	while (q->s < q->end && (*q->s == ' ' || *q->s == '\n' || *q->s == '\t' || *q->s == '\r'))
+#ifdef __SSE2__ /* files for people are indented: runs are long, but rarely longer than 16 */
+	while (q->end - q->s >= 16) {
+		__m128i x = _mm_loadu_si128((const __m128i *)(const void *)q->s);
+		__m128i a = _mm_or_si128(_mm_cmpeq_epi8(x, _mm_set1_epi8(' ')), _mm_cmpeq_epi8(x, _mm_set1_epi8('\n')));
+		__m128i b = _mm_or_si128(_mm_cmpeq_epi8(x, _mm_set1_epi8('\t')), _mm_cmpeq_epi8(x, _mm_set1_epi8('\r')));
+		unsigned other = ~(unsigned)_mm_movemask_epi8(_mm_or_si128(a, b)) & 0xFFFF;
+
+		if (other) {
+			q->s += __builtin_ctz(other);
+			return;
+		}
+		q->s += 16;
+	}
+#endif
+	while (q->s < q->end && is_space(*q->s))
 		q->s++;
 }
 
-bool quick_char(struct quick *q, char c)
+bool quick_char_far(struct quick *q, char c)
 {
 	quick_space(q);
 	if (q->s >= q->end || *q->s != c)
@@ -31,63 +49,6 @@ bool quick_key(struct quick *q, const char *name)
 	}
 	q->s += n + 1;
 	return quick_char(q, ':');
-}
-
-bool quick_count(struct quick *q, uint32_t *n)
-{
-	const char *from;
-
-	quick_space(q);
-	for (from = q->s, *n = 0; q->s < q->end && *q->s >= '0' && *q->s <= '9' && q->s - from < 10; q->s++)
-		*n = *n * 10 + (uint32_t)(*q->s - '0');
-	return q->s > from && q->s - from < 10 && (*from != '0' || q->s == from + 1);
-}
-
-#define EACH 0x0101010101010101u
-#define TOPS (0x80 * EACH)
-
-/* The top bit of each byte of x that is a quote, a backslash or a control character. */
-static inline uint64_t ends_run(uint64_t x)
-{
-	uint64_t m = x & ~TOPS;
-
-	return (~(m + 0x60 * EACH) | ~((m ^ '"' * EACH) + 0x7F * EACH) | ~((m ^ '\\' * EACH) + 0x7F * EACH)) & ~x & TOPS;
-}
-
-/* To the next such byte; false: there is none. */
-static inline bool to_end(struct quick *q)
-{
-	for (; q->end - q->s >= 8; q->s += 8) {
-		uint64_t x, stop;
-
-		memcpy(&x, q->s, 8);
-		stop = ends_run(le64toh(x));
-		if (stop) {
-			q->s += __builtin_ctzll(stop) >> 3;
-			return true;
-		}
-	}
-	for (; q->s < q->end; q->s++)
-		if (*q->s == '"' || *q->s == '\\' || (unsigned char)*q->s < 0x20)
-			return true;
-	return false;
-}
-
-bool quick_slice(struct quick *q, const char **s, size_t *n, bool *slash)
-{
-	*s = q->s;
-	*slash = false;
-	while (to_end(q)) {
-		if (*q->s == '"') {
-			*n = (size_t)(q->s++ - *s);
-			return true;
-		}
-		if (*q->s != '\\' || q->end - q->s < 2)
-			return false;
-		*slash = true;
-		q->s += 2;
-	}
-	return false;
 }
 
 static int hex4(const char *s)
@@ -156,7 +117,7 @@ bool quick_string(struct quick *q, char *out, size_t *len)
 			return false;
 		memcpy(&x, q->s, 8);
 		memcpy(w, &x, 8);
-		stop = ends_run(le64toh(x));
+		stop = quick_ends(le64toh(x));
 		seen |= x;
 		if (!stop) {
 			q->s += 8;
@@ -175,7 +136,7 @@ bool quick_string(struct quick *q, char *out, size_t *len)
 	q->s++;
 	*w = 0;
 	*len = (size_t)(w - out);
-	return !(seen & TOPS) || json_utf8_ok(out, *len);
+	return !(seen & QUICK_TOPS) || json_utf8_ok(out, *len);
 }
 
 bool quick_skip(struct quick *q)

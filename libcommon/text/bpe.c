@@ -328,7 +328,7 @@ static void merge_heap(const struct bpe *b, struct bpe_mem *m)
 
 void bpe_tokens(const struct bpe *b, struct bpe_mem *m, const char *s, size_t n, bool whole)
 {
-	int32_t id = whole && b->ignore_merges ? bpe_whole(b, s, n) : -1;
+	int32_t id = whole && b->ignore_merges ? vocab_find(b->whole, s, n) : -1;
 
 	if (id >= 0) {
 		m->n_sym = 0;

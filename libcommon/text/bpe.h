@@ -24,17 +24,18 @@ struct bpe;
 /* Merges in order, by the ids of their halves. */
 struct bpe_pair_ids {
 	int32_t id[2];
-	int32_t to; /* what the two strings are together; -1: not known */
+	int32_t to;   /* what the two strings are together; -1: not known */
+	uint32_t cut; /* bytes of the first */
 };
 struct bpe_pairs {
-	struct bpe_pair_ids *p;
-	size_t n;
+	struct bpe_pair_ids *p; /* pages */
+	size_t n, cap;
 };
 /* What is large in a model, to be kept and to be made a model of again. */
 struct bpe_tables {
 	struct vocab raw; /* empty: the model has none */
-	const void *merges, *shorts, *first, *joined, *direct;
-	size_t merges_bytes, shorts_bytes, first_bytes, joined_bytes, direct_bytes;
+	const void *merges, *first, *joined, *direct;
+	size_t merges_bytes, first_bytes, joined_bytes, direct_bytes;
 };
 void bpe_tables_of(const struct bpe *b, struct bpe_tables *t);              /* they stay b's */
 bool bpe_tables_ok(const struct bpe_tables *t, size_t n_ids);               /* safe to be used */

@@ -21,14 +21,6 @@ struct bpe_bucket {
 };
 #define BPE_SPILT 0x80000000u
 
-/* Short tokens by their bytes, where a word that is one is not merged. */
-#define BPE_SHORT 3
-struct bpe_short {
-	uint64_t key[BPE_SHORT][2]; /* word_key; 0: empty */
-	int32_t id[BPE_SHORT];
-	uint32_t spilt;             /* others went to the next one */
-};
-
 struct bpe_first {
 	uint32_t rank; /* BPE_NO_RANK: nothing */
 	int32_t id;
@@ -37,9 +29,7 @@ struct bpe_first {
 struct bpe {
 	const struct vocab *v;
 	bool bytes;             /* pieces are raw bytes */
-	struct vocab raw;       /* the longer tokens as bytes, where v holds mapped characters */
-	struct bpe_short *shorts; /* with ignore_merges in byte mode; NULL: none */
-	uint64_t short_mask;
+	struct vocab raw;       /* tokens as bytes, where v holds mapped characters and a word that is one is not merged */
 	const struct vocab *whole; /* what a piece is looked up in: v or raw */
 	const bool *traced;     /* by id; NULL: none */
 	bool byte_fallback, fuse_unk, ignore_merges;
@@ -83,25 +73,6 @@ struct bpe_mem {
 };
 
 int bpe_borrow(struct bpe *b, const struct bpe_tables *t, struct err *e) LP_MUST_USE;
-
-/* A word that is a token; -1: it is none. */
-static inline int32_t bpe_whole(const struct bpe *b, const char *s, size_t n)
-{
-	uint64_t key[2], h;
-
-	if (!b->shorts || n > WORD_BYTES)
-		return vocab_find(b->whole, s, n);
-	word_key(s, n, n, key);
-	for (h = word_hash(key) & b->short_mask;; h = (h + 1) & b->short_mask) {
-		const struct bpe_short *x = &b->shorts[h];
-
-		for (int i = 0; i < BPE_SHORT; i++)
-			if (x->key[i][0] == key[0] && x->key[i][1] == key[1])
-				return x->id[i];
-		if (!x->spilt)
-			return -1;
-	}
-}
 
 /* The tokens of a word, into m->sym. whole: a word of the vocabulary is one token
  * where the model ignores merges. */

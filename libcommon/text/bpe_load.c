@@ -14,7 +14,6 @@ void bpe_free(struct bpe *b)
 	if (!b->borrowed) {
 		vocab_release(&b->raw);
 		lp_pages_free(b->merges, (b->mask + 1) * sizeof(*b->merges));
-		lp_pages_free(b->shorts, (b->short_mask + 1) * sizeof(*b->shorts));
 		free(b->first);
 		free(b->direct);
 		free(b->joined);
@@ -90,35 +89,6 @@ static void find_bytes(struct bpe *b, bool want)
 
 /* --- whole words --- */
 
-static void put_short(struct bpe *b, const char *s, size_t n, int32_t id)
-{
-	uint64_t key[2], h;
-
-	word_key(s, n, n, key);
-	for (h = word_hash(key) & b->short_mask;; h = (h + 1) & b->short_mask) {
-		struct bpe_short *x = &b->shorts[h];
-
-		for (int i = 0; i < BPE_SHORT; i++)
-			if (!x->key[i][1] || (x->key[i][0] == key[0] && x->key[i][1] == key[1])) {
-				memcpy(x->key[i], key, sizeof(key));
-				x->id[i] = id;
-				return;
-			}
-		x->spilt = 1;
-	}
-}
-
-static int new_shorts(struct bpe *b, struct err *e)
-{
-	size_t n = 16;
-
-	while (n < b->v->n_ids / 2)
-		n *= 2;
-	b->shorts = lp_pages(n * sizeof(*b->shorts));
-	b->short_mask = n - 1;
-	return b->shorts ? 0 : err_set(e, LP_DEVICE, "out of memory for %zu tokens", b->v->n_ids);
-}
-
 /* Tokens as the bytes that they stand for. */
 static int load_raw(struct bpe *b, struct err *e)
 {
@@ -127,7 +97,7 @@ static int load_raw(struct bpe *b, struct err *e)
 
 	if (!b->ignore_merges)
 		return 0;
-	if (vocab_reserve(&b->raw, b->v->n_ids, e) || new_shorts(b, e))
+	if (vocab_reserve(&b->raw, b->v->n_strings, e))
 		return -1;
 	for (size_t id = 0; id < b->v->n_ids; id++) {
 		const char *s = vocab_str(b->v, (int32_t)id, &n);
@@ -135,25 +105,9 @@ static int load_raw(struct bpe *b, struct err *e)
 		if (!s || n > sizeof(buf) || !unmap(s, n, buf, &len) || !len)
 			continue;
 		if (len <= WORD_BYTES)
-			put_short(b, buf, len, (int32_t)id);
+			vocab_put_short(&b->raw, buf, len, (int32_t)id);
 		else if (vocab_add(&b->raw, buf, len, (int64_t)id, e))
 			return -1;
-	}
-	return 0;
-}
-
-/* The same of a vocabulary of bytes. */
-static int find_shorts(struct bpe *b, struct err *e)
-{
-	size_t n;
-
-	if (new_shorts(b, e))
-		return -1;
-	for (size_t id = 0; id < b->v->n_ids; id++) {
-		const char *s = vocab_str(b->v, (int32_t)id, &n);
-
-		if (s && n && n <= WORD_BYTES)
-			put_short(b, s, n, (int32_t)id);
 	}
 	return 0;
 }
@@ -220,19 +174,38 @@ static bool halves(const struct json *v, const char *s[2], size_t n[2])
 	return true;
 }
 
+static inline void mark_pair(struct bpe *b, uint32_t x, uint32_t y)
+{
+	uint32_t k = bpe_joined_bit(x, y);
+
+	b->joined[k >> 6] |= 1ull << (k & 63);
+}
+
+/* Any characters that stand side by side in s. */
 static void mark_joined(struct bpe *b, const char *s, size_t n)
 {
 	unsigned w;
 	uint32_t prev, c;
 
-	if (!n) /* a merge of two empty strings */
+	if (!n)
 		return;
 	prev = utf8_get(s, &w);
 	for (size_t i = w; i < n; i += w) {
 		c = utf8_get(s + i, &w);
-		b->joined[bpe_joined_bit(prev, c) >> 6] |= 1ull << (bpe_joined_bit(prev, c) & 63);
+		mark_pair(b, prev, c);
 		prev = c;
 	}
+}
+
+/* The two that a merge brings together; those within its halves are other merges'. */
+static void mark_merge(struct bpe *b, const struct bpe_pair_ids *p, int32_t to)
+{
+	size_t n = 0;
+	const char *s = vocab_str(b->v, to, &n);
+	unsigned w;
+
+	if (p->cut && p->cut < n)
+		mark_pair(b, utf8_get(s + utf8_prev(s, p->cut), &w), utf8_get(s + p->cut, &w));
 }
 
 /* Merges of a tree by their halves; a line of the file's version is no merge, id -1. */
@@ -240,18 +213,19 @@ static int pairs_from(const struct bpe *b, const struct json *list, struct bpe_p
 {
 	if (!json_is(list, JSON_ARR))
 		return err_set(e, LP_DATA, "model BPE: merges is not a list");
-	out->p = xcalloc((size_t)list->n + 1, sizeof(*out->p));
+	out->p = lp_pages_grow(NULL, &out->cap, list->n, sizeof(*out->p));
 	out->n = list->n;
 	for (uint32_t i = 0; i < list->n; i++) {
 		const struct json *v = &list->items[i];
 		const char *s[2];
 		size_t n[2];
 
-		out->p[i] = (struct bpe_pair_ids){ { -1, -1 }, -1 };
+		out->p[i] = (struct bpe_pair_ids){ { -1, -1 }, -1, 0 };
 		if (v->type == JSON_STR && !strncmp(v->s, "#version", 8))
 			continue;
 		if (!halves(v, s, n))
 			return err_set(e, LP_DATA, "model BPE: merge %u is not two tokens", i);
+		out->p[i].cut = (uint32_t)n[0];
 		for (int k = 0; k < 2; k++) {
 			out->p[i].id[k] = vocab_find(b->v, s[k], n[k]);
 			if (out->p[i].id[k] < 0)
@@ -385,7 +359,7 @@ void bpe_set_final(struct bpe *b, const struct bpe_final *f)
 
 static int load_pairs(struct bpe *b, const struct bpe_pairs *m, struct err *e)
 {
-	int32_t to, last = -1, lo, hi;
+	int32_t to, lo, hi;
 	bool byte_merges = false;
 
 	if (new_table(b, m->n, e))
@@ -395,8 +369,6 @@ static int load_pairs(struct bpe *b, const struct bpe_pairs *m, struct err *e)
 	byte_tokens(b, &lo, &hi);
 	for (size_t i = 0; i < m->n; i++) {
 		const struct bpe_pair_ids *p = &m->p[i], *ahead = &m->p[i + AHEAD < m->n ? i + AHEAD : i];
-		const char *s;
-		size_t n = 0;
 
 		bpe_want(b, ahead->id[0], ahead->id[1]);
 		if (p->id[0] < 0)
@@ -405,11 +377,8 @@ static int load_pairs(struct bpe *b, const struct bpe_pairs *m, struct err *e)
 			return -1;
 		for (int k = 0; k < 2; k++)
 			byte_merges |= p->id[k] >= lo && p->id[k] <= hi;
-		if (b->joined && to != last) {
-			s = vocab_str(b->v, to, &n);
-			mark_joined(b, s, n);
-		}
-		last = to;
+		if (b->joined)
+			mark_merge(b, p, to);
 		put_merge(b, p->id[0], p->id[1], (uint32_t)i, to);
 	}
 	if (byte_merges) {
@@ -429,7 +398,7 @@ static int load_merges(struct bpe *b, const struct bpe_pairs *given, const struc
 	rc = pairs_from(b, list, &m, e);
 	if (!rc)
 		rc = load_pairs(b, &m, e);
-	free(m.p);
+	lp_pages_free(m.p, m.cap * sizeof(*m.p));
 	return rc;
 }
 
@@ -479,48 +448,91 @@ struct ways {
 
 #define SPLITS 16 /* looked up together */
 
-/* Every way to make token id of two tokens. */
-static void find_pairs(const struct bpe *b, int32_t id, uint32_t rank, struct ways *l)
+static inline size_t step(const struct bpe *b, char c)
 {
-	size_t n, i, from;
+	return b->bytes ? 1 : utf8_len((unsigned char)c);
+}
+
+static void add_way(struct ways *l, int32_t left, int32_t right, uint32_t rank, int32_t id)
+{
+	if (l->n == l->cap)
+		l->w = lp_pages_grow(l->w, &l->cap, l->n + 1, sizeof(*l->w));
+	l->w[l->n++] = (struct way){ left, right, rank, id };
+}
+
+/* A token's halves at each place where it can be cut, asked for. */
+struct cuts {
+	uint64_t key[SPLITS][2][2];
+	size_t n, at; /* at: the place of the first */
+};
+
+/* From byte c->at on, as many as there is room for. */
+static void want_cuts(const struct bpe *b, int32_t id, struct cuts *c)
+{
+	size_t n, i = c->at, room;
 	const char *s = vocab_str(b->v, id, &n);
-	uint64_t hash[SPLITS][2];
-	unsigned w, k;
 
-	for (i = b->bytes ? 1 : utf8_len((unsigned char)*s); i < n;) {
-		for (k = 0, from = i; k < SPLITS && i < n; k++, i += b->bytes ? 1 : utf8_len((unsigned char)s[i])) {
-			hash[k][0] = vocab_hash(b->v, s, i);
-			hash[k][1] = vocab_hash(b->v, s + i, n - i);
-		}
-		for (w = 0; w < k; w++, from += b->bytes ? 1 : utf8_len((unsigned char)s[from])) {
-			int32_t left = vocab_find_hashed(b->v, s, from, hash[w][0]), right;
+	c->n = 0;
+	if (!s)
+		return;
+	room = b->v->pool_cap - b->v->str[id].off;
+	for (; c->n < SPLITS && i < n; c->n++, i += step(b, s[i])) {
+		uint64_t (*key)[2] = c->key[c->n];
 
-			right = left < 0 ? -1 : vocab_find_hashed(b->v, s + from, n - from, hash[w][1]);
-			if (right < 0)
-				continue;
-			if (l->n == l->cap)
-				l->w = xgrow(l->w, &l->cap, l->n + 1, sizeof(*l->w));
-			l->w[l->n++] = (struct way){ left, right, rank, id };
-		}
+		vocab_key(s, i, room, key[0]);
+		vocab_key(s + i, n - i, room - i, key[1]);
+		vocab_want(b->v, key[0]);
+		vocab_want(b->v, key[1]);
 	}
+}
+
+/* Every way to make token id of two tokens. c: its first cuts. */
+static void find_pairs(const struct bpe *b, int32_t id, uint32_t rank, struct cuts *c, struct ways *l)
+{
+	size_t n;
+	const char *s = vocab_str(b->v, id, &n);
+
+	for (; c->n; want_cuts(b, id, c))
+		for (size_t w = 0; w < c->n; c->at += step(b, s[c->at]), w++) {
+			int32_t left = vocab_find_key(b->v, s, c->at, c->key[w][0]), right;
+
+			right = left < 0 ? -1 : vocab_find_key(b->v, s + c->at, n - c->at, c->key[w][1]);
+			if (right >= 0)
+				add_way(l, left, right, rank, id);
+		}
+}
+
+#define TOKENS 4 /* tokens whose cuts are asked for early */
+
+static void start_cuts(const struct bpe *b, size_t id, struct cuts *c)
+{
+	size_t n;
+	const char *s = vocab_str(b->v, (int32_t)id, &n);
+
+	c->at = s && n ? step(b, *s) : 0;
+	want_cuts(b, s && n ? (int32_t)id : -1, c);
 }
 
 static int load_ranks(struct bpe *b, const uint32_t *rank, struct err *e)
 {
 	struct ways l = { 0 };
+	struct cuts c[TOKENS];
 	size_t n;
 	int rc;
 
 	if (may_cut(b) && !b->traced)
 		b->joined = xcalloc((1u << BPE_JOINED_BITS) / 64, sizeof(*b->joined));
+	for (size_t id = 0; id < TOKENS; id++)
+		start_cuts(b, id, &c[id]);
 	for (size_t id = 0; id < b->v->n_ids; id++) {
 		const char *s = vocab_str(b->v, (int32_t)id, &n);
 
-		if (!s || !n || rank[id] == BPE_NO_RANK)
-			continue;
-		find_pairs(b, (int32_t)id, rank[id], &l);
-		if (b->joined)
-			mark_joined(b, s, n);
+		if (s && n && rank[id] != BPE_NO_RANK) {
+			find_pairs(b, (int32_t)id, rank[id], &c[id % TOKENS], &l);
+			if (b->joined)
+				mark_joined(b, s, n);
+		}
+		start_cuts(b, id + TOKENS, &c[id % TOKENS]);
 	}
 	rc = new_table(b, l.n, e);
 	for (size_t i = 0; i < l.n && !rc; i++) {
@@ -529,7 +541,7 @@ static int load_ranks(struct bpe *b, const uint32_t *rank, struct err *e)
 		bpe_want(b, ahead->l, ahead->r);
 		put_merge(b, l.w[i].l, l.w[i].r, l.w[i].rank, l.w[i].id);
 	}
-	free(l.w);
+	lp_pages_free(l.w, l.cap * sizeof(*l.w));
 	return rc;
 }
 
@@ -537,7 +549,7 @@ static int tables_of_ranks(struct bpe *b, const uint32_t *rank, struct err *e)
 {
 	if (!b->bytes)
 		load_direct(b);
-	if (load_ranks(b, rank, e) || (b->bytes && find_shorts(b, e)))
+	if (load_ranks(b, rank, e))
 		return -1;
 	find_first(b);
 	return 0;

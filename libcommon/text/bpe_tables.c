@@ -9,8 +9,8 @@
 
 void bpe_tables_of(const struct bpe *b, struct bpe_tables *t)
 {
-	*t = (struct bpe_tables){ .raw = b->raw, .merges = b->merges, .shorts = b->shorts, .first = b->first, .joined = b->joined, .direct = b->direct,
-		.merges_bytes = (b->mask + 1) * sizeof(*b->merges), .shorts_bytes = b->shorts ? (b->short_mask + 1) * sizeof(*b->shorts) : 0, .first_bytes = b->first ? FIRST_BYTES : 0,
+	*t = (struct bpe_tables){ .raw = b->raw, .merges = b->merges, .first = b->first, .joined = b->joined, .direct = b->direct,
+		.merges_bytes = (b->mask + 1) * sizeof(*b->merges), .first_bytes = b->first ? FIRST_BYTES : 0,
 		.joined_bytes = b->joined ? JOINED_BYTES : 0, .direct_bytes = b->direct ? DIRECT_BYTES : 0 };
 }
 
@@ -34,28 +34,12 @@ static bool merges_ok(const struct bpe_tables *t, size_t n_ids)
 	return spilt < n && (most < n_ids || !most);
 }
 
-static bool shorts_ok(const struct bpe_tables *t, size_t n_ids)
-{
-	const struct bpe_short *x = t->shorts;
-	size_t n = t->shorts_bytes / sizeof(*x), spilt = 0;
-	bool ok = t->shorts_bytes % sizeof(*x) == 0 && n >= 16 && (n & (n - 1)) == 0;
-
-	if (!x)
-		return !t->shorts_bytes;
-	for (size_t i = 0; ok && i < n; i++) {
-		spilt += x[i].spilt != 0;
-		for (int k = 0; k < BPE_SHORT; k++)
-			ok &= x[i].id[k] >= 0 && (size_t)x[i].id[k] < n_ids;
-	}
-	return ok && spilt < n;
-}
-
 bool bpe_tables_ok(const struct bpe_tables *t, size_t n_ids)
 {
 	const struct bpe_first *first = t->first;
 	const int32_t *direct = t->direct;
 	bool ok = t->first_bytes == (first ? FIRST_BYTES : 0) && t->joined_bytes == (t->joined ? JOINED_BYTES : 0) &&
-		  t->direct_bytes == (direct ? DIRECT_BYTES : 0) && merges_ok(t, n_ids) && shorts_ok(t, n_ids);
+		  t->direct_bytes == (direct ? DIRECT_BYTES : 0) && merges_ok(t, n_ids);
 
 	for (size_t i = 0; ok && first && i < 256 * 256; i++)
 		ok = first[i].rank == BPE_NO_RANK || (first[i].id >= 0 && (size_t)first[i].id < n_ids);
@@ -69,12 +53,10 @@ int bpe_borrow(struct bpe *b, const struct bpe_tables *t, struct err *e)
 	size_t n = t->merges_bytes / sizeof(*b->merges);
 
 	b->borrowed = true;
-	if (!t->first == b->bytes || !t->direct == !b->bytes || (b->bytes && b->ignore_merges && (!t->shorts || (b->whole == &b->raw && !t->raw.slots))))
+	if (!t->first == b->bytes || !t->direct == !b->bytes || (b->bytes && b->ignore_merges && b->whole == &b->raw && !t->raw.slots))
 		return err_set(e, LP_DATA, "the tables are another model's");
 	b->raw = t->raw;
 	b->merges = (struct bpe_bucket *)t->merges;
-	b->shorts = (struct bpe_short *)t->shorts;
-	b->short_mask = t->shorts_bytes / sizeof(*b->shorts) - 1;
 	b->first = (struct bpe_first *)t->first;
 	b->joined = (uint64_t *)t->joined;
 	b->direct = (int32_t *)t->direct;

@@ -5,13 +5,12 @@
 #ifndef LP_TEXT_BPE_WORDS_H
 #define LP_TEXT_BPE_WORDS_H
 
-#include <endian.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <string.h>
 
-#define WORD_BYTES 15
+#include "text/word_key.h"
+
 #define WORD_IDS 3
 #define WORD_SETS_LOG2 17 /* of two words */
 #define WORD_LONGEST 1024 /* bytes; longer ones are not kept */
@@ -41,26 +40,9 @@ struct word_tok {
 const struct word_tok *words_find_long(const struct words *w, const char *s, size_t len, size_t *n);
 void words_add_long(struct words *w, const char *s, size_t len, const struct word_tok *t, size_t n);
 
-static inline uint64_t word_hash(const uint64_t key[2])
-{
-	uint64_t h = key[0] * 0x9E3779B97F4A7C15u + (key[1] ^ key[1] >> 29) * 0xC2B2AE3D27D4EB4Fu;
-
-	return (h ^ h >> 32) * 0xD6E8FEB86659FD93u >> 32;
-}
-
 static inline uint32_t word_set(const uint64_t key[2])
 {
 	return (uint32_t)word_hash(key) >> (32 - WORD_SETS_LOG2);
-}
-
-/* s[0..len), len within 1 and WORD_BYTES; room: bytes that may be read from s on. */
-static inline void word_key(const char *s, size_t len, size_t room, uint64_t key[2])
-{
-	uint64_t x[2] = { 0, 0 };
-
-	memcpy(x, s, room >= 16 ? 16 : len);
-	key[0] = le64toh(x[0]) & UINT64_MAX >> (len < 8 ? 64 - 8 * len : 0);
-	key[1] = (len > 8 ? le64toh(x[1]) & UINT64_MAX >> (128 - 8 * len) : 0) | (uint64_t)len << 56;
 }
 
 static inline bool word_is(const struct word *w, const uint64_t key[2])

@@ -25,6 +25,8 @@ struct chat_tmpl {
 	struct piece lead;        /* what stands between it and an answer */
 	struct piece gap;         /* all between a user's content and an answer's, where that is made alike for every role */
 	struct piece end_last, end_mid; /* behind an answer at the end, and before a user turn; without white space after it */
+	struct piece end_call;    /* the token that ends a turn of calls, where the template writes one */
+	bool opens_bare;          /* nothing introduces an answer: all that loops write for its message is its own */
 	bool ends_bare;           /* nothing ends a turn before a user's but white space */
 	struct piece tail;        /* what the template writes at the end of every text, unasked */
 	bool tail_unknown;        /* there may be such a thing, but where it begins is not known */
@@ -67,6 +69,23 @@ static inline bool chat_is_answer(const struct chat_msg *m)
 /* Whether spans of this message are looked for, and whether they count, by a span choice (NULL: "all"). */
 bool chat_is_sought(const struct chat_msg *m, const char *choice);
 bool chat_is_learned(const struct chat *c, size_t i, const char *choice);
+/* Where a message is looked for. */
+struct finder {
+	const struct chat_tmpl *t;
+	const struct chat *c;
+	const struct json *msgs;
+	const struct chat_render_opts *o;
+	struct chat_scratch *s;
+	const char *text;
+	size_t len;
+	struct tmpl_turn *turn; /* of the messages, once they are asked for */
+};
+static inline bool chat_stands_at(const struct finder *f, size_t at, const struct piece *p)
+{
+	return p->s && p->n && p->n <= f->len - at && !memcmp(f->text + at, p->s, p->n);
+}
+int chat_find_message(struct finder *f, size_t i, struct tmpl_span *out, struct err *e) LP_MUST_USE;  /* of the assistant, by proof (chat_find.c) */
+int chat_find_other(const struct finder *f, size_t i, struct tmpl_span *out, struct err *e) LP_MUST_USE; /* of another role */
 /* Spans of the rendering in s->r, made with the contents of messages watched. */
 int chat_find_spans(const struct chat_tmpl *t, const struct chat *c, const struct json *msgs, const struct chat_render_opts *o,
                     struct chat_scratch *s, struct tmpl_span **spans, size_t *n_spans, struct err *e) LP_MUST_USE;

@@ -14,6 +14,7 @@ static const char *const texts[] = { "Qx7u", "Zk3a", "Wv9u" }; /* of a user, an 
 struct probe {
 	char *s;
 	size_t n;
+	size_t turn, turn_end; /* what a loop wrote for the second message, or the only one; SIZE_MAX: not known */
 };
 struct part {
 	const char *s;
@@ -64,25 +65,37 @@ static bool ends_with(struct part p, struct part end)
 	return end.n <= p.n && !memcmp(p.s + p.n - end.n, end.s, end.n);
 }
 
+static struct probe render_chat(struct chat_tmpl *t, struct chat_scratch *s, const struct chat *c, const struct json *msgs, size_t n, bool gen)
+{
+	struct tmpl_turn turn = { .msg = &msgs[n > 1] };
+	struct chat_render_opts o = { 0 };
+	struct err e = ERR_INIT;
+
+	s->r.watch = NULL;
+	s->r.turn = &turn;
+	s->r.n_turn = 1;
+	int rc = chat_render_prefix(t, c, msgs, n, gen, &o, &s->arena, &s->r, &e);
+	s->r.n_turn = 0;
+	if (rc)
+		return (struct probe){ 0 };
+	bool once = turn.n == 1;
+	return (struct probe){ xmemdup0(sb_str(&s->r.text), s->r.text.len), s->r.text.len, once ? turn.begin : SIZE_MAX, once ? turn.end : SIZE_MAX };
+}
+
 /* Renders [user, assistant, user][0..n). */
-static struct probe render(struct chat_tmpl *t, struct chat_scratch *s, size_t n, bool gen)
+static struct probe render(struct chat_tmpl *t, struct chat_scratch *s, const struct json *tools, size_t n, bool gen)
 {
 	static const char *const roles[] = { "user", "assistant", "user" };
 	struct chat_msg m[3];
 	struct json msgs[3];
-	struct chat c = { .msgs = m, .n_msgs = n };
-	struct chat_render_opts o = { 0 };
-	struct err e = ERR_INIT;
+	struct chat c = { .msgs = m, .n_msgs = n, .tools = tools };
 
 	arena_reset(&s->arena);
 	for (size_t i = 0; i < 3; i++) {
 		m[i] = (struct chat_msg){ .role = roles[i], .content = texts[i], .content_len = TEXT_BYTES };
 		msgs[i] = chat_message(&m[i], NULL, 0, &s->arena);
 	}
-	s->r.watch = NULL;
-	if (chat_render_prefix(t, &c, msgs, n, gen, &o, &s->arena, &s->r, &e))
-		return (struct probe){ 0 };
-	return (struct probe){ xmemdup0(sb_str(&s->r.text), s->r.text.len), s->r.text.len };
+	return render_chat(t, s, &c, msgs, n, gen);
 }
 
 /* What stands behind text a, up to text b (-1: to the end); s NULL: one is not there. */
@@ -116,6 +129,7 @@ static void learn_prompt(struct chat_tmpl *t, const struct probe *u, const struc
 		keep(&t->gen, ug->s + k, ug->n - k);
 	if (t->gen.s && answer.s && answer.n >= ug->n && !memcmp(ua->s, ug->s, ug->n))
 		keep(&t->lead, ua->s + ug->n, answer.n - ug->n);
+	t->opens_bare = t->lead.s && !t->gen.n && ua->turn == ug->n;
 }
 
 /* Is a the same as u, but for the names of the roles? */
@@ -189,6 +203,26 @@ static size_t shared_end(const struct chat_tmpl *t, struct part last, struct par
 	return token.n && memmem(start.s, start.n, token.s, token.n) ? 0 : k;
 }
 
+/* Where nothing ends an answer at the end of the text: what its loop writes behind it in the
+ * middle, else what stands there before the header of a user's turn, as that is at the start. */
+static void learn_inner(struct chat_tmpl *t, const struct probe *uau, struct part mid, struct part start)
+{
+	size_t at = (size_t)(mid.s - uau->s), n, k = 0;
+	struct part end = { mid.s, uau->turn_end != SIZE_MAX && uau->turn_end >= at && uau->turn_end - at <= mid.n ? uau->turn_end - at : 0 };
+
+	if (is_blank(end)) {
+		while (k < mid.n && k < start.n && mid.s[mid.n - 1 - k] == start.s[start.n - 1 - k])
+			k++;
+		while (k && mid.s[mid.n - k] != '<' && mid.s[mid.n - k] != '[')
+			k--;
+		end.n = k ? mid.n - k : 0;
+	}
+	n = is_blank(end) ? 0 : chat_without_space(end.s, end.n);
+	struct part token = last_token((struct part){ end.s, n });
+	if (n && (end.s[n - 1] == '>' || end.s[n - 1] == ']') && is_blank((struct part){ end.s, n - token.n }))
+		keep(&t->end_mid, end.s, n);
+}
+
 /* The end of turn before a user's: what an answer at the end of the text shares
  * with it, when that is all there is; else up to EOS, to the next turn's first
  * token, or as far as whole tokens are shared. */
@@ -236,25 +270,70 @@ static struct part learn_tail(struct chat_tmpl *t, const struct probe *u, struct
 	return (struct part){ last.s, last.n - rest.n };
 }
 
+/* --- behind calls --- */
+/* The token that stands last when a conversation ends with a call, and stays there when it goes on. */
+static void learn_call(struct chat_tmpl *t, struct chat_scratch *s, const struct json *tools)
+{
+	static const char text[] = "[{\"role\":\"user\",\"content\":\"Qx7u\"},"
+				   "{\"role\":\"assistant\",\"content\":\"\",\"tool_calls\":[{\"id\":\"q1w2e3r4t\",\"type\":\"function\",\"function\":{\"name\":\"fq7\",\"arguments\":{\"a\":\"Zk3a\"}}}]},"
+				   "{\"role\":\"tool\",\"tool_call_id\":\"q1w2e3r4t\",\"name\":\"fq7\",\"content\":\"Wv9u\"},{\"role\":\"assistant\",\"content\":\"Hj5s\"}]";
+	struct chat_msg m[4] = { { 0 } };
+	struct chat c = { .msgs = m, .n_msgs = 2, .tools = tools };
+	struct err e = ERR_INIT;
+	struct json v;
+
+	arena_reset(&s->arena);
+	if (json_parse_str(text, &s->arena, &v, &e))
+		return;
+	struct probe call = render_chat(t, s, &c, v.items, 2, false);
+	c.n_msgs = 4;
+	struct probe on = render_chat(t, s, &c, v.items, 4, false);
+	size_t n = call.s ? chat_without_space(call.s, call.n) : 0;
+	if (t->tail.n && n >= t->tail.n && !memcmp(call.s + n - t->tail.n, t->tail.s, t->tail.n))
+		n -= t->tail.n;
+	struct part token = last_token((struct part){ call.s, n }), behind = between(&call, 1, -1);
+	if (token.n && behind.s && token.s >= behind.s && on.s && n <= on.n && !memcmp(on.s, call.s, n))
+		keep(&t->end_call, token.s, token.n);
+	free(call.s);
+	free(on.s);
+}
+
+/* Some templates take no conversation without a tool. */
+static const char a_tool[] = "[{\"type\":\"function\",\"function\":{\"name\":\"fq7\",\"description\":\"d\",\"parameters\":{\"type\":\"object\",\"properties\":"
+			     "{\"a\":{\"type\":\"string\",\"description\":\"d\"}},\"required\":[\"a\"]}}}]";
+
 void chat_learn(struct chat_tmpl *t)
 {
 	struct chat_scratch *s = chat_scratch_new();
-	struct probe u = render(t, s, 1, false), ug = render(t, s, 1, true), ua = render(t, s, 2, false), uau = render(t, s, 3, false);
+	struct arena a = ARENA_INIT;
+	struct err ignored = ERR_INIT;
+	struct json tool, *tools = NULL;
+	struct probe u = render(t, s, NULL, 1, false);
+
+	if (!u.s && !json_parse_str(a_tool, &a, &tool, &ignored)) {
+		tools = &tool;
+		u = render(t, s, tools, 1, false);
+	}
+	struct probe ug = render(t, s, tools, 1, true), ua = render(t, s, tools, 2, false), uau = render(t, s, tools, 3, false);
 	struct part last = between(&ua, 1, -1), mid = between(&uau, 1, 2);
 
 	if (u.s && ug.s)
 		learn_prompt(t, &u, &ug, &ua);
 	if (last.s && mid.s) {
 		learn_mid(t, last, mid, before(&u, 0));
+		if (!t->end_mid.s && is_blank(last))
+			learn_inner(t, &uau, mid, before(&u, 0));
 		learn_gap(t, &ua, &uau);
 	}
 	if (last.s)
 		last = learn_tail(t, &u, last);
 	if (last.s && !t->tail_unknown)
 		keep(&t->end_last, last.s, chat_without_space(last.s, last.n));
+	learn_call(t, s, tools);
 	free(u.s);
 	free(ug.s);
 	free(ua.s);
 	free(uau.s);
+	arena_release(&a);
 	chat_scratch_free(s);
 }

@@ -224,6 +224,7 @@ void chat_tmpl_free(struct chat_tmpl *t)
 	free(t->tail.s);
 	free(t->end_last.s);
 	free(t->end_mid.s);
+	free(t->end_call.s);
 	free(t);
 }
 

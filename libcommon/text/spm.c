@@ -137,7 +137,7 @@ static int load_pieces(struct spm *s, const struct spm_file *f, struct vocab *na
 
 	for (size_t i = 0; i < f->n; i++)
 		bytes += f->pieces[i].len;
-	if (bytes > UINT32_MAX || vocab_reserve(&s->symbols, f->n + bytes / 2, e) || vocab_reserve(names, f->n, e))
+	if (bytes > UINT32_MAX || vocab_reserve(&s->symbols, f->n, e) || vocab_reserve(names, f->n, e))
 		return bytes > UINT32_MAX ? err_set(e, LP_DATA, "its pieces are too large") : -1;
 	s->n = f->n;
 	s->type = xcalloc(f->n, sizeof(*s->type));

@@ -36,10 +36,16 @@ struct tok *tok_load_dir(const char *model_dir, struct err *e) LP_MUST_USE;
 /* The same for a directory or one file. pattern: of tiktoken ranks, a name
  * (tok_pattern) or a regular expression; NULL: known from the file. */
 struct tok *tok_load_model(const char *path, const char *pattern, struct err *e) LP_MUST_USE;
-/* As tok_load_model; the tables of a large tokenizer.json are kept from run to run (tok_cache.h). */
-struct tok *tok_load_kept(const char *path, const char *pattern, struct err *e) LP_MUST_USE;
+/* As tok_load_model, and its file's hash can be asked for if that is not packed. What is
+ * loaded does not depend on how. */
+struct tok_how {
+	bool keep;      /* the tables of a large one are kept from run to run (tok_cache.h) */
+	bool will_hash; /* the hash will be asked for: another thread may work on it */
+	int threads;    /* that may work on it all */
+};
+struct tok *tok_load_hashed(const char *path, const char *pattern, const struct tok_how *how, struct err *e) LP_MUST_USE;
 bool tok_was_kept(const struct tok *t);       /* it was made of such tables */
-const char *tok_sha256(const struct tok *t);  /* of its file; NULL: not known */
+const char *tok_sha256(struct tok *t);        /* of its file, worked out when it is asked for; NULL: not known. By one thread at a time */
 const char *tok_pattern(const char *name); /* gpt2, cl100k, o200k, llama3, qwen ...; NULL: no such name */
 const char *tok_path(const struct tok *t); /* the file; NULL when it came from memory */
 /* One tokeniser file, its kind found from its contents: tokenizer.json, a

@@ -132,8 +132,6 @@ int added_init(struct added *a, const uint8_t *uni, size_t max, struct err *e)
 {
 	memset(a, 0, sizeof(*a));
 	a->uni = uni;
-	if (vocab_reserve(&a->names, max, e))
-		return -1;
 	a->t = lp_try_alloc(max + 1, sizeof(*a->t), "added tokens", e);
 	return a->t ? 0 : -1;
 }

@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#define TOKEN_MAX 4096 /* bytes of one token */
+
 /* Strict RFC 4648, padded; out needs n / 4 * 3 bytes. False: it is none. */
 bool b64_decode(const char *s, size_t n, unsigned char *out, size_t *len);
 

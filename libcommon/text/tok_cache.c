@@ -13,10 +13,10 @@
 #include "base/tool.h"
 #include "base/xalloc.h"
 
-#define FORMAT 3 /* of the tables; a release makes its own in any case */
+#define FORMAT 4 /* of the tables; a release makes its own in any case */
 #define ALIGN 64
 
-enum section { REST, POOL, STR, SLOTS, RAW_POOL, RAW_STR, RAW_SLOTS, MERGES, SHORTS, FIRST, JOINED, DIRECT, N_SECTIONS };
+enum section { REST, POOL, STR, SLOTS, RAW_POOL, RAW_STR, RAW_SLOTS, MERGES, FIRST, JOINED, DIRECT, N_SECTIONS };
 struct header {
 	char magic[8];
 	uint32_t order, format;      /* a number that tells the order of bytes */
@@ -87,37 +87,30 @@ static uint64_t elements(const struct header *h, enum section s, size_t size)
 	return h->at[s].len % size == 0 && n && (n & (n - 1)) == 0 ? n : 0;
 }
 
-static bool open_vocab(const struct header *h, char *map, enum section pool, uint64_t n_ids, uint64_t n_strings, struct vocab *v)
+static bool open_vocab(const struct header *h, char *map, enum section pool, uint64_t n_ids, uint64_t n_strings, uint64_t limit, struct vocab *v)
 {
 	uint64_t slots = elements(h, pool + 2, sizeof(*v->slots));
-	size_t used = 0;
 	bool ok = true;
 
 	*v = (struct vocab){ .pool = map + h->at[pool].off, .pool_len = h->at[pool].len, .str = (struct vocab_str *)(map + h->at[pool + 1].off), .n_ids = n_ids,
-		.n_strings = n_strings, .slots = (struct vocab_slot *)(map + h->at[pool + 2].off), .mask = (uint32_t)slots - 1, .borrowed = true };
-	if (n_ids > VOCAB_MAX_ID || h->at[pool + 1].len != n_ids * sizeof(*v->str) || !slots || slots > 4 * (uint64_t)VOCAB_MAX_ID || n_strings >= slots)
+		.n_strings = n_strings, .slots = (struct vocab_bucket *)(map + h->at[pool + 2].off), .mask = (uint32_t)slots - 1, .borrowed = true };
+	if (n_ids > VOCAB_MAX_ID || h->at[pool + 1].len != n_ids * sizeof(*v->str) || !slots || slots > 4 * (uint64_t)VOCAB_MAX_ID || n_strings >= slots * VOCAB_BUCKET)
 		return false;
 	for (size_t i = 0; i < n_ids; i++)
 		ok &= v->str[i].len < 0 || (uint64_t)v->str[i].off + (uint64_t)v->str[i].len < v->pool_len;
-	for (size_t i = 0; i < slots; i++) {
-		ok &= v->slots[i].id1 >= 0 && (uint64_t)v->slots[i].id1 <= n_ids;
-		used += v->slots[i].id1 != 0;
-	}
-	return ok && used < slots;
+	return ok && vocab_table_ok(v, limit);
 }
 
 static bool open_tables(const struct header *h, char *map, struct tok_cache *c)
 {
 	struct bpe_tables *t = &c->tables;
 
-	if (!open_vocab(h, map, POOL, h->n_ids, h->n_strings, &c->vocab))
+	if (!open_vocab(h, map, POOL, h->n_ids, h->n_strings, h->n_ids, &c->vocab))
 		return false;
-	if (h->at[RAW_SLOTS].len && !open_vocab(h, map, RAW_POOL, h->raw_ids, h->raw_strings, &t->raw))
+	if (h->at[RAW_SLOTS].len && !open_vocab(h, map, RAW_POOL, h->raw_ids, h->raw_strings, h->n_ids, &t->raw))
 		return false;
 	t->merges = map + h->at[MERGES].off;
 	t->merges_bytes = h->at[MERGES].len;
-	t->shorts = h->at[SHORTS].len ? map + h->at[SHORTS].off : NULL;
-	t->shorts_bytes = h->at[SHORTS].len;
 	t->first = h->at[FIRST].len ? map + h->at[FIRST].off : NULL;
 	t->first_bytes = h->at[FIRST].len;
 	t->joined = h->at[JOINED].len ? map + h->at[JOINED].off : NULL;
@@ -258,7 +251,6 @@ void tok_cache_write(const char *path, size_t source_len, const char sha256[65],
 	vocab_parts(v, p + POOL);
 	vocab_parts(&t->raw, p + RAW_POOL);
 	p[MERGES] = (struct part){ t->merges, t->merges_bytes };
-	p[SHORTS] = (struct part){ t->shorts, t->shorts_bytes };
 	p[FIRST] = (struct part){ t->first, t->first_bytes };
 	p[JOINED] = (struct part){ t->joined, t->joined_bytes };
 	p[DIRECT] = (struct part){ t->direct, t->direct_bytes };

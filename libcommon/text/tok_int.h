@@ -10,6 +10,8 @@
 #include "text/tok_added.h"
 #include "text/tok_cache.h"
 #include "text/tok_dec.h"
+#include "text/tok_file.h"
+#include "text/tok_hash.h"
 #include "text/tok_models.h"
 #include "text/tok_norm.h"
 
@@ -49,15 +51,18 @@ struct tok {
 	int32_t bos, eos;
 	struct tok_pool *pool;
 	struct tok_cache cache; /* what vocab and bpe point into, when they were kept */
-	char sha256[65];      /* of the file; "": not known */
+	struct tok_file file; /* while its hash is not known */
+	struct tok_hash hash; /* without a text: of nobody's interest */
 	char *path;           /* of the tokeniser's file; NULL: it came from memory */
 };
 
 void tok_mem_free(struct tok_mem *m);
 /* tok_ranks.c: vocabularies that are ranks of byte strings. */
-int tok_from_tekken(struct tok *t, const struct json *v, const struct tok_cache *kept, struct err *e) LP_MUST_USE;
-/* pattern: how text is cut; NULL: from the contents or the name. kept: tables of these ranks, or NULL. */
-int tok_from_tiktoken(struct tok *t, const char *text, size_t len, const char *path, const char *pattern, const struct tok_cache *kept, struct err *e) LP_MUST_USE;
+/* v: the file; of its vocab nothing is read where that is kept, or has been read, by rank and before vocab_index. */
+int tok_from_tekken(struct tok *t, const struct json *v, const struct tok_cache *kept, struct vocab *read, struct err *e) LP_MUST_USE;
+/* pattern: how text is cut; NULL: from the contents or the name. kept: tables of these ranks, or NULL. hash: of the
+ * text, which someone works on; or NULL. */
+int tok_from_tiktoken(struct tok *t, const char *text, size_t len, const char *path, const char *pattern, const struct tok_cache *kept, struct tok_hash *hash, struct err *e) LP_MUST_USE;
 /* Room for the file's own special tokens and those of tokenizer_config.json. */
 #define TOK_SPECIALS_MAX 200000
 

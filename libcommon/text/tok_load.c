@@ -6,11 +6,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "base/hash.h"
 #include "base/in.h"
 #include "base/num.h"
 #include "base/xalloc.h"
 #include "text/tok_file.h"
+#include "text/tok_hash.h"
 #include "text/tok_int.h"
 #include "text/tok_quick.h"
 #include "text/tok_uni.h"
@@ -53,6 +53,8 @@ void tok_free(struct tok *t)
 	free(t->pool);
 	forget(t);
 	tok_cache_close(&t->cache);
+	tok_hash_end(&t->hash);
+	tok_file_close(&t->file);
 	free(t->path);
 	free(t->uni);
 	free(t);
@@ -130,7 +132,7 @@ static int load_json(struct tok *t, const struct json *v, const struct parts *p,
 	if (!json_is(v, JSON_OBJ))
 		return err_set(e, LP_DATA, "not an object");
 	if (!json_get(v, "model") && json_get(v, "config") && json_is(json_get(v, "vocab"), JSON_ARR))
-		return tok_from_tekken(t, v, p ? p->cache : NULL, e);
+		return tok_from_tekken(t, v, p ? p->cache : NULL, p && p->quick ? &p->quick->vocab : NULL, e);
 	if (tok_norm_new(json_get(v, "normalizer"), t->uni, &t->norm, e) || pretok_new(json_get(v, "pre_tokenizer"), t->uni, &t->pretok, e) ||
 	    tok_dec_new(json_get(v, "decoder"), &t->dec, e) || check_post_processor(json_get(v, "post_processor"), 0, e) ||
 	    load_model(t, json_get(v, "model"), p, e) || added_load(&t->added, json_get(v, "added_tokens"), &t->vocab, t->norm, t->uni, e))
@@ -237,6 +239,9 @@ struct source {
 	const struct spm_file *pieces; /* instead of a text */
 	const char *text, *config, *name, *pattern;
 	size_t len;
+	struct tok_hash *hash; /* of a plain file, the tokenizer's own; NULL: not wanted */
+	bool hashed, will_hash; /* a plain file, whose hash may be asked for, will be */
+	int threads;
 	bool keep;          /* what a plain file makes is kept */
 	bool find_specials; /* special tokens in a text are found, whatever the kind */
 };
@@ -265,7 +270,7 @@ static bool load_kept(struct tok *t, const struct source *s, const char *path, s
 	if (!tok_cache_open(&t->cache, path, s->len))
 		return false;
 	if (!load_parts(t, &parts, t->cache.rest, t->cache.rest_len, p, a)) {
-		memcpy(t->sha256, t->cache.sha256, sizeof(t->sha256));
+		memcpy(s->hash->hex, t->cache.sha256, sizeof(s->hash->hex));
 		return true;
 	}
 	tok_cache_close(&t->cache);
@@ -278,9 +283,8 @@ static void keep(struct tok *t, const struct source *s, const char *path, const 
 
 	if (!t->bpe)
 		return;
-	sha_once(s->text, s->len, t->sha256);
 	bpe_tables_of(t->bpe, &tables);
-	tok_cache_write(path, s->len, t->sha256, rest->s, rest->len, &t->vocab, &tables);
+	tok_cache_write(path, s->len, tok_hash_hex(s->hash), rest->s, rest->len, &t->vocab, &tables);
 }
 
 /* False: the file is to be read with a tree. */
@@ -291,7 +295,9 @@ static bool load_quick(struct tok *t, const struct source *s, struct json_parser
 	struct parts parts = { &quick, NULL };
 	bool ok = path && load_kept(t, s, path, p, a);
 
-	if (!ok && tok_quick_read(&quick, s->text, s->len)) {
+	if (!ok && s->hash)
+		tok_hash_begin(s->hash);
+	if (!ok && tok_quick_read(&quick, s->text, s->len, s->threads)) {
 		ok = !load_parts(t, &parts, quick.rest.s, quick.rest.len, p, a);
 		if (ok && path)
 			keep(t, s, path, &quick.rest);
@@ -309,14 +315,16 @@ static int load_ranks(struct tok *t, const struct source *s, struct err *e)
 	bool kept = path && tok_cache_open(&t->cache, path, s->len);
 	int rc;
 
-	if (kept && tok_from_tiktoken(t, s->text, s->len, s->name, s->pattern, &t->cache, &ignored)) {
+	if (kept && tok_from_tiktoken(t, s->text, s->len, s->name, s->pattern, &t->cache, NULL, &ignored)) {
 		forget(t);
 		tok_cache_close(&t->cache);
 		kept = false;
 	}
 	if (kept)
-		memcpy(t->sha256, t->cache.sha256, sizeof(t->sha256));
-	rc = kept ? 0 : tok_from_tiktoken(t, s->text, s->len, s->name, s->pattern, NULL, e);
+		memcpy(s->hash->hex, t->cache.sha256, sizeof(s->hash->hex));
+	else if (s->hash)
+		tok_hash_begin(s->hash);
+	rc = kept ? 0 : tok_from_tiktoken(t, s->text, s->len, s->name, s->pattern, NULL, s->hash, e);
 	if (!rc && path && !kept) {
 		sb_grow(&none, JSON_PADDING);
 		keep(t, s, path, &none);
@@ -324,18 +332,6 @@ static int load_ranks(struct tok *t, const struct source *s, struct err *e)
 	sb_release(&none);
 	free(path);
 	return rc;
-}
-
-/* What the tree made of a tekken.json, kept for the next run. */
-static void keep_tekken(struct tok *t, const struct source *s)
-{
-	char *path = s->keep ? tok_cache_path(s->text, s->len) : NULL;
-	struct sb rest = SB_INIT;
-
-	if (path && t->raw_bytes && tok_quick_tekken(&rest, s->text, s->len))
-		keep(t, s, path, &rest);
-	sb_release(&rest);
-	free(path);
 }
 
 static int load_kind(struct tok *t, const struct source *s, struct json_parser *p, struct arena *a, struct err *e)
@@ -352,10 +348,7 @@ static int load_kind(struct tok *t, const struct source *s, struct json_parser *
 		return load_spm(t, s->text, s->len, s->name, e);
 	if (load_quick(t, s, p, a))
 		return 0;
-	if (parse(p, s->text, s->len, a, &v, e) || load_json(t, &v, NULL, e))
-		return -1;
-	keep_tekken(t, s);
-	return 0;
+	return parse(p, s->text, s->len, a, &v, e) || load_json(t, &v, NULL, e) ? -1 : 0;
 }
 
 static int load(struct tok *t, const struct source *s, struct json_parser *p, struct arena *a, struct err *e)
@@ -383,7 +376,7 @@ static int load(struct tok *t, const struct source *s, struct json_parser *p, st
 	return 0;
 }
 
-static struct tok *load_source(const struct source *s, struct err *e)
+static struct tok *load_source(struct source *s, struct err *e)
 {
 	struct tok *t = xcalloc(1, sizeof(*t));
 	struct json_parser *p = json_parser_new();
@@ -391,6 +384,10 @@ static struct tok *load_source(const struct source *s, struct err *e)
 	int rc = 0;
 
 	t->bos = t->eos = -1;
+	if (s->hashed) {
+		t->hash = (struct tok_hash){ .text = s->text, .len = s->len, .threads = s->will_hash ? s->threads : 1 };
+		s->hash = &t->hash;
+	}
 	t->pool = xcalloc(1, sizeof(*t->pool));
 	pthread_mutex_init(&t->pool->lock, NULL);
 	t->uni = uni_table_new();
@@ -421,11 +418,18 @@ struct tok *tok_from_pieces(const struct spm_file *f, const char *name, struct e
 	return load_source(&s, e);
 }
 
+/* How a file is loaded. */
+struct how {
+	const char *config_path, *pattern;
+	bool find_specials, hashed;
+	struct tok_how hash; /* when hashed */
+};
+
 /* The file at path, with tokenizer_config.json beside it when wanted. */
-static struct tok *load_path(const char *path, const char *config_path, const char *pattern, bool find_specials, bool keep_it, struct err *e)
+static struct tok *load_path(const char *path, const struct how *how, struct err *e)
 {
-	bool has_config = config_path && access(config_path, F_OK) == 0; /* it may be missing */
-	struct source s = { .name = path, .pattern = pattern, .find_specials = find_specials };
+	bool has_config = how->config_path && access(how->config_path, F_OK) == 0; /* it may be missing */
+	struct source s = { .name = path, .pattern = how->pattern, .find_specials = how->find_specials };
 	struct tok *t = NULL;
 	struct tok_file f;
 	char *config = NULL;
@@ -434,23 +438,31 @@ static struct tok *load_path(const char *path, const char *config_path, const ch
 	if (tok_file_open(&f, path, e))
 		return NULL;
 	if (has_config)
-		config = in_slurp(config_path, CONFIG_MAX, &config_n, e);
+		config = in_slurp(how->config_path, CONFIG_MAX, &config_n, e);
 	s.text = f.text;
-	s.keep = keep_it && f.map;
 	s.len = f.len;
+	s.hashed = how->hashed && f.map; /* what was packed has another hash */
+	s.keep = how->hash.keep && s.hashed;
+	s.will_hash = s.keep || how->hash.will_hash;
+	s.threads = how->hash.threads;
 	s.config = config;
 	if (config || !has_config)
 		t = load_source(&s, e);
+	free(config);
 	if (t)
 		t->path = xstrdup(path);
-	tok_file_close(&f);
-	free(config);
+	if (t && s.hashed && !*t->hash.hex)
+		t->file = f; /* until someone asks */
+	else
+		tok_file_close(&f);
 	return t;
 }
 
 struct tok *tok_load_file(const char *path, struct err *e)
 {
-	return load_path(path, NULL, NULL, false, false, e);
+	struct how how = { 0 };
+
+	return load_path(path, &how, e);
 }
 
 struct tok *tok_load_dir(const char *model_dir, struct err *e)
@@ -458,7 +470,7 @@ struct tok *tok_load_dir(const char *model_dir, struct err *e)
 	return tok_load_model(model_dir, NULL, e);
 }
 
-static struct tok *load_model_path(const char *path, const char *pattern, bool keep_it, struct err *e)
+static struct tok *load_model_path(const char *path, struct how how, struct err *e)
 {
 	static const char *const names[] = { "tokenizer.json", "tekken.json", "tokenizer.model", "tiktoken.model", "qwen.tiktoken", "tokenizer.json" };
 	const size_t n = sizeof(names) / sizeof(*names);
@@ -466,16 +478,17 @@ static struct tok *load_model_path(const char *path, const char *pattern, bool k
 	struct stat st;
 	struct tok *t;
 
+	how.find_specials = true;
 	if (stat(path, &st) == 0 && !S_ISDIR(st.st_mode))
-		return load_path(path, NULL, pattern, true, keep_it, e);
+		return load_path(path, &how, e);
 	for (size_t i = 0; i < n; i++) { /* of none, the first name is the one that is missed */
 		free(file);
 		file = xasprintf("%s/%s", path, names[i]);
 		if (access(file, F_OK) == 0)
 			break;
 	}
-	config = xasprintf("%s/tokenizer_config.json", path);
-	t = load_path(file, config, pattern, true, keep_it, e);
+	how.config_path = config = xasprintf("%s/tokenizer_config.json", path);
+	t = load_path(file, &how, e);
 	free(file);
 	free(config);
 	return t;
@@ -483,17 +496,25 @@ static struct tok *load_model_path(const char *path, const char *pattern, bool k
 
 struct tok *tok_load_model(const char *path, const char *pattern, struct err *e)
 {
-	return load_model_path(path, pattern, false, e);
+	struct how how = { .pattern = pattern };
+
+	return load_model_path(path, how, e);
 }
 
-struct tok *tok_load_kept(const char *path, const char *pattern, struct err *e)
+struct tok *tok_load_hashed(const char *path, const char *pattern, const struct tok_how *hash, struct err *e)
 {
-	return load_model_path(path, pattern, true, e);
+	struct how how = { .pattern = pattern, .hashed = true, .hash = *hash };
+
+	return load_model_path(path, how, e);
 }
 
-const char *tok_sha256(const struct tok *t)
+const char *tok_sha256(struct tok *t)
 {
-	return t->sha256[0] ? t->sha256 : NULL;
+	if (!t->hash.text)
+		return NULL;
+	tok_hash_hex(&t->hash);
+	tok_file_close(&t->file);
+	return t->hash.hex;
 }
 
 bool tok_was_kept(const struct tok *t)

@@ -5,13 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/hash.h"
 #include "base/num.h"
 #include "base/xalloc.h"
 #include "text/tok_b64.h"
 #include "text/tok_int.h"
-
-#define TOKEN_MAX 4096 /* bytes of one token */
 
 /* Patterns by name, and the published files that go with them. */
 static const struct pattern {
@@ -142,12 +139,18 @@ static int finish(struct tok *t, const char *pattern, const struct tok_cache *ke
 	return rc;
 }
 
+/* False: it is for the way that says what is wrong. */
+static bool decode_token(const char *b64, size_t n, unsigned char buf[TOKEN_MAX], size_t *len)
+{
+	return n <= TOKEN_MAX && b64_decode(b64, n, buf, len) && *len;
+}
+
 static int add_token(struct tok *t, const char *b64, size_t n, int64_t id, struct err *e)
 {
 	unsigned char buf[TOKEN_MAX];
 	size_t len;
 
-	if (n > TOKEN_MAX || !b64_decode(b64, n, buf, &len) || !len)
+	if (!decode_token(b64, n, buf, &len))
 		return err_set(e, LP_DATA, "the token of rank %lld is not base64 of 1 to %d bytes", (long long)id, TOKEN_MAX / 4 * 3);
 	if (vocab_find(&t->vocab, (const char *)buf, len) >= 0)
 		return err_set(e, LP_DATA, "the token of rank %lld is there twice", (long long)id);
@@ -155,6 +158,29 @@ static int add_token(struct tok *t, const char *b64, size_t n, int64_t id, struc
 }
 
 /* --- tiktoken --- */
+
+/* All lines at once, in the published form. False: they are to be read one by one, which finds words for what is wrong. */
+static bool quick_ranks(struct vocab *v, const char *text, size_t len)
+{
+	struct quick q = { text, text + len };
+	unsigned char buf[TOKEN_MAX];
+	uint32_t id;
+	size_t n;
+	bool ok = true;
+
+	while (ok && q.s < q.end) {
+		const char *sp = memchr(q.s, ' ', (size_t)(q.end - q.s));
+
+		ok = sp && decode_token(q.s, (size_t)(sp - q.s), buf, &n);
+		q.s = sp ? sp + 1 : q.end;
+		ok = ok && q.s < q.end && *q.s >= '0' && quick_count(&q, &id) && vocab_append(v, (const char *)buf, n, id);
+		ok = ok && (q.s == q.end || *q.s++ == '\n');
+	}
+	ok = ok && vocab_index(v);
+	if (!ok)
+		vocab_release(v);
+	return ok;
+}
 
 static int read_rank(struct tok *t, const char *line, const char *end, struct err *e)
 {
@@ -174,12 +200,9 @@ static int read_rank(struct tok *t, const char *line, const char *end, struct er
 static int read_ranks(struct tok *t, const char *text, size_t len, const char *path, struct err *e)
 {
 	const char *p = text, *end = text + len;
-	size_t lines = 1;
 
-	for (const char *q = text; (q = memchr(q, '\n', (size_t)(end - q))) != NULL; q++)
-		lines++;
-	if (vocab_reserve(&t->vocab, lines, e))
-		return -1;
+	if (quick_ranks(&t->vocab, text, len))
+		return 0;
 	for (uint64_t n = 1; p < end; n++) {
 		const char *nl = memchr(p, '\n', (size_t)(end - p)), *stop = nl ? nl : end;
 
@@ -190,18 +213,16 @@ static int read_ranks(struct tok *t, const char *text, size_t len, const char *p
 	return 0;
 }
 
-int tok_from_tiktoken(struct tok *t, const char *text, size_t len, const char *path, const char *pattern, const struct tok_cache *kept, struct err *e)
+int tok_from_tiktoken(struct tok *t, const char *text, size_t len, const char *path, const char *pattern, const struct tok_cache *kept, struct tok_hash *hash, struct err *e)
 {
-	char hex[65];
+	struct tok_hash own = { .text = text, .len = len };
 
 	if (kept)
 		t->vocab = kept->vocab;
 	else if (read_ranks(t, text, len, path, e))
 		return -1;
-	if (!pattern && !kept)
-		sha_once(text, len, hex);
 	if (!pattern)
-		pattern = guess_pattern(kept ? kept->sha256 : hex, path);
+		pattern = guess_pattern(kept ? kept->sha256 : tok_hash_hex(hash ? hash : &own), path);
 	else if (tok_pattern(pattern))
 		pattern = tok_pattern(pattern);
 	if (!pattern)
@@ -265,7 +286,17 @@ static int tekken_vocab(struct tok *t, const struct json *list, int64_t n, int64
 	return 0;
 }
 
-int tok_from_tekken(struct tok *t, const struct json *v, const struct tok_cache *kept, struct err *e)
+/* The first n of read become t's. */
+static int take_vocab(struct tok *t, struct vocab *read, int64_t n, int64_t specials, struct err *e)
+{
+	if (n > (int64_t)read->n_ids || !vocab_shift(read, (size_t)n, (size_t)specials) || !vocab_index(read))
+		return err_set(e, LP_DATA, "tekken: the vocab is not as its config says");
+	t->vocab = *read;
+	memset(read, 0, sizeof(*read));
+	return 0;
+}
+
+int tok_from_tekken(struct tok *t, const struct json *v, const struct tok_cache *kept, struct vocab *read, struct err *e)
 {
 	const struct json *config = json_get(v, "config");
 	int64_t size, specials;
@@ -277,7 +308,7 @@ int tok_from_tekken(struct tok *t, const struct json *v, const struct tok_cache 
 		return err_set(e, LP_DATA, "tekken: config needs pattern, default_vocab_size and default_num_special_tokens that go with the vocab");
 	if (kept)
 		t->vocab = kept->vocab;
-	else if (tekken_vocab(t, json_get(v, "vocab"), size - specials, specials, e))
+	else if (read ? take_vocab(t, read, size - specials, specials, e) : tekken_vocab(t, json_get(v, "vocab"), size - specials, specials, e))
 		return -1;
 	if (added_init(&t->added, t->uni, (size_t)specials + TOK_SPECIALS_MAX, e) || tekken_specials(t, json_get(v, "special_tokens"), specials, e))
 		return -1;

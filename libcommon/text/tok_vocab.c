@@ -9,8 +9,8 @@
 void vocab_release(struct vocab *v)
 {
 	if (!v->borrowed) {
-		free(v->pool);
-		free(v->str);
+		lp_pages_free(v->pool, v->pool_cap);
+		lp_pages_free(v->str, v->cap * sizeof(*v->str));
 		lp_pages_free(v->slots, ((size_t)v->mask + 1) * sizeof(*v->slots));
 	}
 	memset(v, 0, sizeof(*v));
@@ -18,11 +18,11 @@ void vocab_release(struct vocab *v)
 
 int vocab_reserve(struct vocab *v, size_t strings, struct err *e)
 {
-	size_t n = 1024;
+	size_t n = 512; /* buckets */
 
 	if (strings > VOCAB_MAX_ID)
 		return err_set(e, LP_DATA, "the vocabulary has more than %d entries", VOCAB_MAX_ID);
-	while (n < strings * 3 / 2)
+	while (n < strings / 2)
 		n *= 2;
 	if (v->slots)
 		return 0;
@@ -57,48 +57,119 @@ static inline uint64_t hash_of(const char *s, size_t n)
 	return stir(h, n);
 }
 
-static inline uint32_t slot_of(const struct vocab *v, const char *s, size_t n, uint64_t hash)
+/* No short string's: the last byte is more than any length of those. */
+void vocab_long_key(const char *s, size_t n, uint64_t key[2])
 {
-	uint32_t h = (uint32_t)hash & v->mask, tag = (uint32_t)(hash >> 32);
-
-	for (; v->slots[h].id1; h = (h + 1) & v->mask)
-		if (v->slots[h].tag == tag && vocab_is(v, v->slots[h].id1 - 1, s, n))
-			break;
-	return h;
+	key[0] = hash_of(s, n);
+	key[1] = (uint64_t)0xFF << 56 | n;
 }
 
-uint64_t vocab_hash(const struct vocab *v, const char *s, size_t n)
+int32_t vocab_find_long(const struct vocab *v, const char *s, size_t n, const uint64_t key[2])
 {
-	uint64_t hash = hash_of(s, n);
+	for (uint64_t h = word_hash(key) & v->mask;; h = (h + 1) & v->mask) {
+		const struct vocab_bucket *x = &v->slots[h];
 
-	if (v->slots)
-		__builtin_prefetch(&v->slots[(uint32_t)hash & v->mask]);
-	return hash;
-}
-
-int32_t vocab_find_hashed(const struct vocab *v, const char *s, size_t n, uint64_t hash)
-{
-	return v->slots ? v->slots[slot_of(v, s, n, hash)].id1 - 1 : -1;
+		for (int i = 0; i < VOCAB_BUCKET; i++)
+			if (x->key[i][0] == key[0] && x->key[i][1] == key[1] && vocab_is(v, x->id[i], s, n))
+				return x->id[i];
+		if (!x->spilt)
+			return -1;
+	}
 }
 
 int32_t vocab_find(const struct vocab *v, const char *s, size_t n)
 {
-	return v->slots ? v->slots[slot_of(v, s, n, hash_of(s, n))].id1 - 1 : -1;
+	uint64_t key[2];
+
+	if (!v->slots)
+		return -1;
+	vocab_key(s, n, n, key);
+	return vocab_find_key(v, s, n, key);
 }
 
-/* Each step reads what the step before it asked for. */
-void vocab_find_many(const struct vocab *v, struct vocab_query *q, size_t n)
+/* Where a string stands, or may be put. */
+struct place {
+	int32_t *id;
+	uint64_t *key;
+};
+
+static struct place place_of(struct vocab *v, const char *s, size_t n, const uint64_t key[2])
 {
-	for (size_t i = 0; i < n; i++)
-		q[i].hash = vocab_hash(v, q[i].s, q[i].n);
-	for (size_t i = 0; i < n && v->n_ids; i++) {
-		q[i].id = v->slots[(uint32_t)q[i].hash & v->mask].id1 - 1;
-		__builtin_prefetch(&v->str[q[i].id < 0 ? 0 : q[i].id]);
+	bool is_long = n - 1 >= WORD_BYTES;
+
+	for (uint64_t h = word_hash(key) & v->mask;; h = (h + 1) & v->mask) {
+		struct vocab_bucket *x = &v->slots[h];
+
+		for (int i = 0; i < VOCAB_BUCKET; i++)
+			if (!x->key[i][1] || (x->key[i][0] == key[0] && x->key[i][1] == key[1] && (!is_long || vocab_is(v, x->id[i], s, n))))
+				return (struct place){ &x->id[i], x->key[i] };
+		x->spilt = 1;
 	}
-	for (size_t i = 0; i < n && v->n_ids; i++)
-		__builtin_prefetch(v->pool + v->str[q[i].id < 0 ? 0 : q[i].id].off);
-	for (size_t i = 0; i < n; i++)
-		q[i].id = vocab_find_hashed(v, q[i].s, q[i].n, q[i].hash);
+}
+
+static void fill(struct place p, const uint64_t key[2], int32_t id)
+{
+	memcpy(p.key, key, 2 * sizeof(*key));
+	*p.id = id;
+}
+
+static void put_id(struct vocab *v, struct place p, const uint64_t key[2], int32_t id)
+{
+	v->n_strings += !p.key[1];
+	fill(p, key, id);
+}
+
+static struct place free_place(struct vocab_bucket *slots, uint32_t mask, const uint64_t key[2])
+{
+	for (uint64_t h = word_hash(key) & mask;; h = (h + 1) & mask) {
+		for (int i = 0; i < VOCAB_BUCKET; i++)
+			if (!slots[h].key[i][1])
+				return (struct place){ &slots[h].id[i], slots[h].key[i] };
+		slots[h].spilt = 1;
+	}
+}
+
+/* Room for one more: a quarter stays free, so that every search ends soon. */
+static int make_room(struct vocab *v, struct err *e)
+{
+	size_t n = (size_t)v->mask + 1;
+	struct vocab_bucket *more;
+
+	if (v->slots && v->n_strings < n * VOCAB_BUCKET / 4 * 3)
+		return 0;
+	if (!v->slots)
+		return vocab_reserve(v, 0, e);
+	if (!(more = lp_pages(2 * n * sizeof(*more))))
+		return err_set(e, LP_DEVICE, "out of memory for a vocabulary of %zu strings", v->n_strings);
+	for (size_t h = 0; h < n; h++)
+		for (int i = 0; i < VOCAB_BUCKET; i++)
+			if (v->slots[h].key[i][1])
+				fill(free_place(more, (uint32_t)(2 * n - 1), v->slots[h].key[i]), v->slots[h].key[i], v->slots[h].id[i]);
+	lp_pages_free(v->slots, n * sizeof(*v->slots));
+	v->slots = more;
+	v->mask = (uint32_t)(2 * n - 1);
+	return 0;
+}
+
+void vocab_put_short(struct vocab *v, const char *s, size_t n, int32_t id)
+{
+	uint64_t key[2];
+
+	word_key(s, n, n, key);
+	put_id(v, place_of(v, s, n, key), key, id);
+}
+
+bool vocab_table_ok(const struct vocab *v, size_t n_ids)
+{
+	size_t spilt = 0;
+	bool ok = true;
+
+	for (size_t h = 0; h <= v->mask; h++) {
+		spilt += v->slots[h].spilt != 0;
+		for (int i = 0; i < VOCAB_BUCKET; i++)
+			ok &= v->slots[h].id[i] >= 0 && (size_t)v->slots[h].id[i] < n_ids;
+	}
+	return ok && spilt <= v->mask;
 }
 
 /* --- adding --- */
@@ -106,7 +177,7 @@ void vocab_find_many(const struct vocab *v, struct vocab_query *q, size_t n)
 /* The string of an id that has none. */
 static void put_string(struct vocab *v, const char *s, size_t n, size_t id)
 {
-	v->pool = xgrow(v->pool, &v->pool_cap, v->pool_len + n + 1, 1);
+	v->pool = lp_pages_grow(v->pool, &v->pool_cap, v->pool_len + n + 1, 1);
 	memcpy(v->pool + v->pool_len, s, n);
 	v->pool[v->pool_len + n] = 0;
 	v->str[id] = (struct vocab_str){ (uint32_t)v->pool_len, (int32_t)n };
@@ -115,44 +186,29 @@ static void put_string(struct vocab *v, const char *s, size_t n, size_t id)
 
 static void grow_ids(struct vocab *v, size_t id)
 {
-	while (v->cap <= id) {
-		size_t cap = v->cap ? v->cap * 2 : 1024;
-
-		v->str = xrealloc(v->str, cap * sizeof(*v->str));
-		for (size_t i = v->cap; i < cap; i++)
-			v->str[i] = (struct vocab_str){ 0, -1 };
-		v->cap = cap;
-	}
-	if (id >= v->n_ids)
-		v->n_ids = id + 1;
+	v->str = lp_pages_grow(v->str, &v->cap, id + 1, sizeof(*v->str));
+	for (; v->n_ids <= id; v->n_ids++)
+		v->str[v->n_ids] = (struct vocab_str){ 0, -1 };
 }
 
-/* hash: of s. */
-static int add(struct vocab *v, const char *s, size_t n, int64_t id, uint64_t hash, struct err *e)
+int vocab_add(struct vocab *v, const char *s, size_t n, int64_t id, struct err *e)
 {
-	uint32_t h;
+	uint64_t key[2];
 
 	if (id < 0 || id >= VOCAB_MAX_ID)
 		return err_set(e, LP_DATA, "token id %lld is not within 0..%d", (long long)id, VOCAB_MAX_ID - 1);
-	if (n > INT32_MAX || v->pool_len + n + 1 > UINT32_MAX || v->n_strings >= v->mask)
+	if (n > INT32_MAX || v->pool_len + n + 1 > UINT32_MAX)
 		return err_set(e, LP_DATA, "the vocabulary is too large");
+	if (make_room(v, e))
+		return -1;
 	grow_ids(v, (size_t)id);
-	h = slot_of(v, s, n, hash);
-	if (!v->slots[h].id1)
-		v->n_strings++;
-	v->slots[h] = (struct vocab_slot){ (uint32_t)(hash >> 32), (int32_t)id + 1 };
+	vocab_key(s, n, n, key);
+	put_id(v, place_of(v, s, n, key), key, (int32_t)id);
 	if (v->str[id].len >= 0)
 		return err_set(e, LP_DATA, "token id %lld stands for two strings in the vocabulary", (long long)id);
 	put_string(v, s, n, (size_t)id);
 	return 0;
 }
-
-int vocab_add(struct vocab *v, const char *s, size_t n, int64_t id, struct err *e)
-{
-	return add(v, s, n, id, hash_of(s, n), e);
-}
-
-#define AHEAD 16 /* strings hashed before they are stored */
 
 int vocab_from_obj(struct vocab *v, const struct json *obj, struct err *e)
 {
@@ -173,30 +229,29 @@ int vocab_from_obj(struct vocab *v, const struct json *obj, struct err *e)
 	return 0;
 }
 
-/* One member to pool and str; its place among the slots comes later. */
-static bool read_member(struct vocab *v, struct quick *q, char **scratch, size_t *cap)
+/* --- adding all that a text has --- */
+
+bool vocab_read_string(struct quick *q, struct sb *mem, const char **s, size_t *n)
 {
-	const char *s, *from = q->s;
+	const char *from = q->s;
 	bool slash;
-	uint32_t id;
-	size_t n;
 
-	if (!quick_char(q, '"'))
+	if (!quick_slice(q, s, n, &slash))
 		return false;
-	from = q->s;
-	if (!quick_slice(q, &s, &n, &slash))
+	if (!slash)
+		return true;
+	struct quick again = { from, q->s };
+	if (q->end - q->s < 8)
 		return false;
-	if (slash) {
-		struct quick again = { from, q->s };
+	sb_reset(mem);
+	sb_grow(mem, *n + 32);
+	*s = mem->s;
+	return quick_string(&again, mem->s, n);
+}
 
-		if (q->end - q->s < 8)
-			return false;
-		*scratch = xgrow(*scratch, cap, n + 32, 1);
-		if (!quick_string(&again, *scratch, &n))
-			return false;
-		s = *scratch;
-	}
-	if (!quick_char(q, ':') || !quick_count(q, &id) || id >= VOCAB_MAX_ID || v->pool_len + n + 1 > UINT32_MAX || n > INT32_MAX)
+bool vocab_append(struct vocab *v, const char *s, size_t n, size_t id)
+{
+	if (id >= VOCAB_MAX_ID || v->pool_len + n + 1 > UINT32_MAX || n > INT32_MAX)
 		return false;
 	grow_ids(v, id);
 	if (v->str[id].len >= 0)
@@ -206,42 +261,75 @@ static bool read_member(struct vocab *v, struct quick *q, char **scratch, size_t
 	return true;
 }
 
-/* All strings into the slots; false when one is there twice. */
-static bool index_all(struct vocab *v)
+bool vocab_shift(struct vocab *v, size_t n, size_t by)
 {
-	uint64_t hash[AHEAD];
+	if (by > VOCAB_MAX_ID || n > v->n_ids || n + by > VOCAB_MAX_ID)
+		return false;
+	if (n + by)
+		grow_ids(v, n + by - 1);
+	memmove(v->str + by, v->str, n * sizeof(*v->str));
+	for (size_t i = 0; i < by; i++)
+		v->str[i] = (struct vocab_str){ 0, -1 };
+	v->n_ids = n + by;
+	v->n_strings = n;
+	return true;
+}
 
+#define AHEAD 16 /* strings whose places are asked for before they are put there */
+
+/* The key of an id's string, whose place will be there soon. */
+static inline void want_place(const struct vocab *v, size_t id, uint64_t key[2])
+{
+	struct vocab_str x = id < v->n_ids ? v->str[id] : (struct vocab_str){ 0, -1 };
+
+	if (x.len < 0)
+		return;
+	vocab_key(v->pool + x.off, (size_t)x.len, v->pool_cap - x.off, key);
+	vocab_want(v, key);
+}
+
+bool vocab_index(struct vocab *v)
+{
+	struct err e = ERR_INIT;
+	uint64_t key[AHEAD][2];
+
+	if (vocab_reserve(v, v->n_strings, &e))
+		return false;
+	v->n_strings = 0;
+	for (size_t id = 0; id < AHEAD; id++)
+		want_place(v, id, key[id]);
 	for (size_t id = 0; id < v->n_ids; id++) {
-		uint32_t h;
+		const struct vocab_str *x = &v->str[id];
 
-		for (size_t k = id; id % AHEAD == 0 && k < v->n_ids && k < id + AHEAD; k++)
-			if (v->str[k].len >= 0)
-				hash[k - id] = vocab_hash(v, v->pool + v->str[k].off, (size_t)v->str[k].len);
-		if (v->str[id].len < 0)
-			continue;
-		h = slot_of(v, v->pool + v->str[id].off, (size_t)v->str[id].len, hash[id % AHEAD]);
-		if (v->slots[h].id1)
-			return false;
-		v->slots[h] = (struct vocab_slot){ (uint32_t)(hash[id % AHEAD] >> 32), (int32_t)id + 1 };
+		if (x->len >= 0) {
+			struct place p = place_of(v, v->pool + x->off, (size_t)x->len, key[id % AHEAD]);
+
+			if (p.key[1])
+				return false;
+			put_id(v, p, key[id % AHEAD], (int32_t)id);
+		}
+		want_place(v, id + AHEAD, key[id % AHEAD]);
 	}
 	return true;
 }
 
 bool vocab_from_text(struct vocab *v, struct quick *q)
 {
-	struct err e = ERR_INIT;
-	char *scratch = NULL;
-	size_t cap = 0;
+	struct sb mem = SB_INIT;
+	const char *s, *from = q->s;
 	bool ok = true;
+	uint32_t id;
+	size_t n;
 
+	v->pool = lp_pages_grow(NULL, &v->pool_cap, (size_t)(q->end - q->s) + 1, 1); /* pages that are not used are not there */
 	if (!quick_char(q, '}')) {
 		do
-			ok = read_member(v, q, &scratch, &cap);
+			ok = quick_char(q, '"') && vocab_read_string(q, &mem, &s, &n) && quick_char(q, ':') && quick_count(q, &id) && vocab_append(v, s, n, id);
 		while (ok && quick_char(q, ','));
 		ok = ok && quick_char(q, '}');
 	}
-	free(scratch);
-	ok = ok && !vocab_reserve(v, v->n_strings, &e) && index_all(v);
+	sb_release(&mem);
+	ok = ok && json_utf8_ok(from, (size_t)(q->s - from)) && vocab_index(v);
 	if (!ok)
 		vocab_release(v);
 	return ok;

@@ -5,14 +5,20 @@
 #include <string.h>
 
 #include "base/err.h"
+#include "base/sb.h"
 #include "json/json.h"
 #include "json/json_quick.h"
+#include "text/word_key.h"
 
 #define VOCAB_MAX_ID (1 << 24)
 
-struct vocab_slot {
-	uint32_t tag;    /* of the hash, so that most others are told apart without their text */
-	int32_t id1;     /* id + 1; 0: empty */
+/* Strings by what they hash to, a line of the processor's cache: of a short one its bytes
+ * are here, and nothing else is read to find it. */
+#define VOCAB_BUCKET 3
+struct vocab_bucket {
+	uint64_t key[VOCAB_BUCKET][2]; /* word_key; of longer strings vocab_long_key; second number 0: empty */
+	int32_t id[VOCAB_BUCKET];
+	uint32_t spilt;                /* others went to the next one */
 };
 struct vocab_str {
 	uint32_t off;    /* in pool; a NUL stands behind */
@@ -25,7 +31,7 @@ struct vocab {
 	size_t n_ids;    /* highest id + 1 */
 	size_t n_strings; /* distinct strings */
 	size_t cap;
-	struct vocab_slot *slots; /* open addressing */
+	struct vocab_bucket *slots; /* open addressing */
 	uint32_t mask;
 	bool borrowed;   /* the memory is another's */
 };
@@ -33,24 +39,23 @@ void vocab_release(struct vocab *v);
 /* {"string": id, ...} */
 int vocab_from_obj(struct vocab *v, const struct json *obj, struct err *e) LP_MUST_USE;
 /* The same behind its bracket, and that bracket's fellow, without a tree. False: not
- * in the plain form, or strings or ids that are there twice; v is then as it was, empty. */
+ * in the plain form, no UTF-8, or strings or ids that are there twice; v is then as it was, empty. */
 bool vocab_from_text(struct vocab *v, struct quick *q);
+/* In its parts. A string behind its quote, with escapes by way of mem: */
+bool vocab_read_string(struct quick *q, struct sb *mem, const char **s, size_t *n);
+bool vocab_append(struct vocab *v, const char *s, size_t n, size_t id); /* not to be found before vocab_index; false: the id is there, or too much */
+bool vocab_index(struct vocab *v);                                      /* false: a string is there twice */
+/* Before that: of ids without a gap the first n stay, and become by, by + 1, ... False: too many. */
+bool vocab_shift(struct vocab *v, size_t n, size_t by);
+/* At first; more are taken as well. */
 int vocab_reserve(struct vocab *v, size_t strings, struct err *e) LP_MUST_USE;
 /* A string that is there already gets the new id. */
 int vocab_add(struct vocab *v, const char *s, size_t n, int64_t id, struct err *e) LP_MUST_USE;
+/* Only to be found: it stands for no id in str. n within 1 and WORD_BYTES; v is reserved for it. */
+void vocab_put_short(struct vocab *v, const char *s, size_t n, int32_t id);
+/* Every search ends, and finds an id below n_ids. */
+bool vocab_table_ok(const struct vocab *v, size_t n_ids);
 int32_t vocab_find(const struct vocab *v, const char *s, size_t n); /* -1: absent */
-/* Of many strings at once, whose memory then arrives together. */
-struct vocab_query {
-	const char *s;
-	size_t n;
-	uint64_t hash; /* scratch */
-	int32_t id;
-};
-void vocab_find_many(const struct vocab *v, struct vocab_query *q, size_t n);
-/* The same in two steps: the memory that the first
- * asks for arrives while others are hashed. */
-uint64_t vocab_hash(const struct vocab *v, const char *s, size_t n);
-int32_t vocab_find_hashed(const struct vocab *v, const char *s, size_t n, uint64_t hash);
 static inline const char *vocab_str(const struct vocab *v, int32_t id, size_t *n)
 {
 	if (id < 0 || (size_t)id >= v->n_ids || v->str[id].len < 0)
@@ -90,6 +95,39 @@ static inline bool vocab_same(const char *a, const char *b, size_t n)
 static inline bool vocab_is(const struct vocab *v, int64_t id, const char *s, size_t n)
 {
 	return id >= 0 && (size_t)id < v->n_ids && v->str[id].len == (int64_t)n && vocab_same(v->pool + v->str[id].off, s, n);
+}
+
+void vocab_long_key(const char *s, size_t n, uint64_t key[2]);
+
+/* room: bytes that may be read from s on. */
+static inline void vocab_key(const char *s, size_t n, size_t room, uint64_t key[2])
+{
+	if (n - 1 < WORD_BYTES)
+		word_key(s, n, room, key);
+	else
+		vocab_long_key(s, n, key);
+}
+
+/* Asks for the memory of a look-up to come. (A macro: a function that does no more is
+ * taken for one that does nothing.) */
+#define vocab_want(v, key) __builtin_prefetch(&(v)->slots[word_hash(key) & (v)->mask])
+
+int32_t vocab_find_long(const struct vocab *v, const char *s, size_t n, const uint64_t key[2]);
+
+/* By its key. v has slots. */
+static inline int32_t vocab_find_key(const struct vocab *v, const char *s, size_t n, const uint64_t key[2])
+{
+	if (n - 1 >= WORD_BYTES)
+		return vocab_find_long(v, s, n, key);
+	for (uint64_t h = word_hash(key) & v->mask;; h = (h + 1) & v->mask) {
+		const struct vocab_bucket *x = &v->slots[h];
+
+		for (int i = 0; i < VOCAB_BUCKET; i++)
+			if (x->key[i][0] == key[0] && x->key[i][1] == key[1])
+				return x->id[i];
+		if (!x->spilt)
+			return -1;
+	}
 }
 
 #endif

@@ -184,6 +184,82 @@ START_TEST(test_spans_of_hard_turns)
 }
 END_TEST
 
+/* --- calls and thoughts --- */
+#define CALL(args) "\"tool_calls\":[{\"id\":\"c12345678\",\"type\":\"function\",\"function\":{\"name\":\"f\",\"arguments\":" args "}}]"
+#define TOOL(text) "{\"role\":\"tool\",\"tool_call_id\":\"c12345678\",\"name\":\"f\",\"content\":\"" text "\"}"
+#define SAYS(role, text) "{\"role\":\"" role "\",\"content\":\"" text "\"}"
+/* A question, a call, what the tool says, another call, an answer; and again without a tool. */
+static const char CALLS[] = "{\"messages\":[" SAYS("user", "q") ",{\"role\":\"assistant\",\"content\":\"\"," CALL("{\"a\":1}") "}," TOOL("7") ","
+	"{\"role\":\"assistant\",\"content\":\"\"," CALL("{\"a\":2}") "}," TOOL("8") "," SAYS("assistant", "y") "," SAYS("user", "r") "," SAYS("assistant", "z") "],"
+	"\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"description\":\"d\",\"parameters\":{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"integer\",\"description\":\"d\"}},\"required\":[\"a\"]}}}]}";
+/* The last message calls, and says something as well. */
+static const char CALL_AND_TEXT[] = "{\"messages\":[" SAYS("user", "q") ",{\"role\":\"assistant\",\"content\":\"so\"," CALL("{\"a\":1}") "}]}";
+static const char TEXT_PARTED[] = "{\"messages\":[" SAYS("user", "q") ",{\"role\":\"assistant\",\"content\":\"so\"," CALL("{\"a\":1}") "}," TOOL("7") "," SAYS("assistant", "y") "]}";
+static const char THINKS[] = "{\"messages\":[" SAYS("user", "q") ",{\"role\":\"assistant\",\"content\":\"y\",\"reasoning_content\":\"why\"}," SAYS("user", "r") ","
+	"{\"role\":\"assistant\",\"content\":\"z\",\"reasoning_content\":\"so\"}]}";
+
+START_TEST(test_spans_of_calls)
+{
+	struct chat_render_opts all = { 0 };
+
+	/* a list of tools that stands before the last question: no part of the conversation is a prefix of it */
+	ck_spans("axolotl__mistral_v2v3.jinja", CALLS, all,
+	         "[TOOL_CALLS] [{\"name\": \"f\", \"arguments\": {\"a\": 1}, \"id\": \"c12345678\"}]</s>|[TOOL_CALLS] [{\"name\": \"f\", \"arguments\": {\"a\": 2}, \"id\": \"c12345678\"}]</s>| y</s>| z</s>");
+	ck_spans("axolotl__mistral_v3_tekken.jinja", CALLS, all,
+	         "[TOOL_CALLS][{\"name\": \"f\", \"arguments\": {\"a\": 1}, \"id\": \"c12345678\"}]</s>|[TOOL_CALLS][{\"name\": \"f\", \"arguments\": {\"a\": 2}, \"id\": \"c12345678\"}]</s>|y</s>|z</s>");
+	/* a generation prompt behind every text, that no turn but the last is followed by */
+	ck_spans("axolotl__command_a_rag.jinja", CALLS, all,
+	         "<|START_THINKING|><|END_THINKING|><|START_ACTION|>[\n    {\"tool_call_id\": \"0\", \"tool_name\": \"f\", \"parameters\": {\"a\": 1}}\n]<|END_ACTION|><|END_OF_TURN_TOKEN|>|"
+	         "<|START_THINKING|><|END_THINKING|><|START_ACTION|>[\n    {\"tool_call_id\": \"1\", \"tool_name\": \"f\", \"parameters\": {\"a\": 2}}\n]<|END_ACTION|><|END_OF_TURN_TOKEN|>|"
+	         "<|START_RESPONSE|>y<|END_RESPONSE|><|END_OF_TURN_TOKEN|>|<|START_RESPONSE|>z<|END_RESPONSE|><|END_OF_TURN_TOKEN|>");
+	ck_spans("axolotl__command_a.jinja", CALLS, all, /* which writes no calls, and asks for an answer behind every text */
+	         "<|END_RESPONSE|><|END_OF_TURN_TOKEN|>|<|END_RESPONSE|><|END_OF_TURN_TOKEN|>|y<|END_RESPONSE|><|END_OF_TURN_TOKEN|>|z<|END_RESPONSE|><|END_OF_TURN_TOKEN|>");
+	/* the prompt goes on with a channel of thoughts, the answer with a call; the tool's answer stands within the turn */
+	ck_spans("axolotl__gemma4.jinja", CALL_AND_TEXT, all, "<|tool_call>call:f{a:1}<tool_call|>so<|tool_response>");
+	ck_spans("axolotl__gemma4.jinja", CALLS, all, "<|tool_call>call:f{a:1}<tool_call|><|tool_response>|<|tool_call>call:f{a:2}<tool_call|><|tool_response>|y<turn|>|z<turn|>");
+}
+END_TEST
+
+/* Of a turn with a tool's words in its middle no one span is the assistant's. */
+START_TEST(test_parted_by_a_tool)
+{
+	struct chat_tmpl *t = load("axolotl__gemma4.jinja");
+	struct chat_render_opts o = { 0 };
+	struct sb text = SB_INIT;
+	struct tmpl_span *s;
+	struct err e;
+	size_t n;
+
+	ck_assert_int_eq(render(t, TEXT_PARTED, &o, &text, &s, &n, &e), -1);
+	ck_assert_int_eq(e.code, LP_DATA);
+	ck_assert_msg(strstr(e.msg, "message 2") != NULL, "%s", e.msg);
+	sb_release(&text);
+	chat_tmpl_free(t);
+}
+END_TEST
+
+START_TEST(test_spans_of_thoughts)
+{
+	struct chat_render_opts all = { 0 };
+	/* a turn of several parts, each with a header as the prompt has it: the answer begins with the first */
+	static const char parts[] = "{% for m in messages %}{% if m.role == 'assistant' and m.thinking %}<|start|>assistant<|channel|>analysis<|message|>{{ m.thinking }}<|end|>{% endif %}"
+	                            "<|start|>{{ m.role }}{{ '<|channel|>final' if m.role == 'assistant' }}<|message|>{{ m.content }}{{ '<|return|>' if m.role == 'assistant' else '<|end|>' }}{% endfor %}"
+	                            "{% if add_generation_prompt %}<|start|>assistant{% endif %}";
+	/* no answer at the end has an end of turn: its loop writes one in the middle, or the next turn does */
+	static const char within[] = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.role == 'user' or not loop.last %}<eot>{% endif %}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+	static const char behind[] = "{% for m in messages %}{% if loop.previtem and loop.previtem.role == 'assistant' %}<done>{% endif %}<{{ m.role }}>{{ m.content }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}";
+
+	ck_spans_of(from_text(parts), THINKS, all, "<|channel|>analysis<|message|>why<|end|><|start|>assistant<|channel|>final<|message|>y<|return|>|"
+	                                           "<|channel|>analysis<|message|>so<|end|><|start|>assistant<|channel|>final<|message|>z<|return|>");
+	ck_spans_of(from_text(within), TWO, all, "a1<eot>| b2\n");
+	ck_spans_of(from_text(behind), TWO, all, "a1<done>| b2\n");
+	/* the prompt closes the thoughts that the answer has, or the earlier answer has none */
+	ck_spans("axolotl__qwen3.jinja", THINKS, all, "y<|im_end|>|so\n</think>\n\nz<|im_end|>");
+	ck_spans("trl__glm4moe.jinja", THINKS, all, "\n<think></think>\ny|\n<think>so</think>\nz");
+	ck_spans("axolotl__chatml.jinja", THINKS, all, "y<|im_end|>|z<|im_end|>"); /* and some write none */
+}
+END_TEST
+
 /* --- what is remembered by shape gives what the engine gives --- */
 static const char *const shapes[] = {
 	"{\"messages\":[{\"role\":\"user\",\"content\":\"%s\"},{\"role\":\"assistant\",\"content\":\"%s\"}]}",
@@ -399,6 +475,9 @@ int main(void)
 	tcase_add_test(t, test_spans);
 	tcase_add_test(t, test_spans_of_odd_prompts);
 	tcase_add_test(t, test_spans_of_hard_turns);
+	tcase_add_test(t, test_spans_of_calls);
+	tcase_add_test(t, test_parted_by_a_tool);
+	tcase_add_test(t, test_spans_of_thoughts);
 	tcase_add_test(t, test_remembered);
 	tcase_add_test(t, test_span_not_found);
 	tcase_add_test(t, test_tags_in_macro);

@@ -82,7 +82,8 @@ static void ids(bool was_kept, struct sb *out)
 {
 	const char *text = "Some words, it's 1234 of them \xC3\xA9\xE6\x97\xA5\xF0\x9F\x98\x80\n\n  def f(x):\n\treturn x<|im_end|>e\xCC\x81";
 	struct err e = ERR_INIT;
-	struct tok *t = tok_load_kept(model, NULL, &e);
+	struct tok_how how = { .keep = true, .threads = 1 };
+	struct tok *t = tok_load_hashed(model, NULL, &how, &e);
 	struct tok_out o = { 0 };
 
 	ck_assert_msg(t != NULL, "%s", e.msg);
