@@ -9,6 +9,7 @@ CUDA_ARCH ?= 80 86 89 90a
 FUZZ_SECONDS ?= 30
 CONFORMANCE ?=
 AR ?= ar
+GCOV ?= gcov
 PKG_CONFIG ?= pkg-config
 # Debian package : what proves that it is there (h: header, p: program).
 # libarchive: compressed and packed inputs. zlib: gzip, whose check sum
