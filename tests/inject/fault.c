@@ -6,7 +6,7 @@
  *   short    that write takes half; the one after it fails
  *   fsync    EIO
  *   rename   EIO (renameat2 too)
- *   close    of a file opened for writing: EDQUOT, after closing it
+ *   close    of a file opened for writing, by the program itself, not by a library: EDQUOT, after closing it
  *   read     EIO
  *   malloc   malloc, calloc, realloc, aligned_alloc called by the program itself, not by a library: NULL
  */
@@ -141,7 +141,7 @@ int close(int fd)
 {
 	int flags = what == CLOSE ? (int)syscall(SYS_fcntl, fd, F_GETFL) : 0, rc = (int)syscall(SYS_close, fd);
 
-	if (what == CLOSE && flags >= 0 && (flags & O_ACCMODE) != O_RDONLY && now(CLOSE)) {
+	if (what == CLOSE && flags >= 0 && (flags & O_ACCMODE) != O_RDONLY && from_program(__builtin_return_address(0)) && now(CLOSE)) {
 		errno = EDQUOT;
 		return -1;
 	}
