@@ -13,7 +13,7 @@ trap 'rm -rf "$tmp"' EXIT
 # a file without .gcda never ran, and counts as such
 find "$build/obj/libcommon" "$build/obj/kernels" "$build/obj/tools" -name '*.gcno' -exec "${GCOV:-gcov}" -n {} + >"$tmp/log" 2>/dev/null
 awk -F"'" '/^File / { file = $2 } /^Lines executed:/ && file ~ /^(libcommon|kernels|tools)\/.*\.(c|cc)$/ {
-	split($0, p, /[:% ]+/); print file, p[5], int(p[3] * p[5] / 100 + 0.5) }  /^$/ { file = "" }' "$tmp/log" | sort -u >"$tmp/files"
+	split($0, p, /[:% ]+/); print file, p[5], int(p[3] * p[5] / 100 + 0.5); file = "" }' "$tmp/log" | sort -u >"$tmp/files"
 awk '{ d = $1; sub(/\/[^\/]*$/, "", d); n[d] += $2; hit[d] += $3; all += $2; ran += $3 }
 END {
 	for (d in n) printf "  %-18s %6d of %6d lines  %5.1f %%\n", d, hit[d], n[d], 100 * hit[d] / n[d] | "sort"

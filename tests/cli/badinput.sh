@@ -130,7 +130,7 @@ for t in $TOOLS; do
 	rm -rf o && mkdir o
 	status 4 "$t: no such directory" tool_run $t o/none/result
 	# 1 KiB: less than any output here, enough for the file that LLVM's OpenMP makes before main
-	(ulimit -f 2 2>/dev/null; tool_run $t o/result) >"$T/.out" 2>"$T/.err"
+	limited 2 tool_run $t o/result >"$T/.out" 2>"$T/.err"
 	got=$?
 	is "$t: a size limit" $got 4
 	rm -rf good && mkdir good && tool_run $t good/result

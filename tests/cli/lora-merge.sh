@@ -105,7 +105,7 @@ status 4 "no adapter there" lora-merge -q --model "$D/base" --adapter no-adapter
 status 2 "no model" lora-merge --adapter "$D/two" -o x
 says "model DIR" "is asked for"
 status 4 "a full disk" sh -c "lora-merge -q --model '$D/base' --adapter '$D/two' >/dev/full"
-status 4 "a limit on file size" sh -c "ulimit -f 4; exec lora-merge -q --model '$D/base' --adapter '$D/two' -o x"
+status 4 "a limit on file size" limited 4 lora-merge -q --model "$D/base" --adapter "$D/two" -o x
 
 # killed in the middle: a base that comes slowly, then SIGTERM
 mkfifo slow
