@@ -3,7 +3,7 @@
 ROOT=$(cd "$(dirname "$0")/../.." && pwd)
 BUILD=${BUILD:-build}
 PATH=$ROOT/$BUILD/bin:$PATH
-export PATH LC_ALL=C
+export PATH LC_ALL=C OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}" # as run.sh: programs do not start twice
 T=$(mktemp -d "${TMPDIR:-/tmp}/lp-test.XXXXXX")
 export XDG_CACHE_HOME="$T/.cache" # nothing is left in the user's
 n_test=0 n_fail=0
