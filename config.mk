@@ -10,6 +10,7 @@ CUDA_PTX ?= 90
 FUZZ_SECONDS ?= 30
 CONFORMANCE ?=
 AR ?= ar
+GCOV ?= gcov
 PKG_CONFIG ?= pkg-config
 # Debian package : what proves that it is there (h: header, p: program).
 # libarchive: compressed and packed inputs. zlib: gzip, whose check sum

@@ -24,7 +24,10 @@ for t; do
 	skip=$((skip + n))
 	printf '  %-4s %s%s (%ss)\n' "$verdict" "$name" "$([ "$n" -gt 0 ] && echo " [$n skipped]")" "$(($(date +%s) - start))"
 	[ "$n" -gt 0 ] && grep -i '# *skip' "$tmp/log" | sed 's/^/         /'
-	[ $verdict = FAIL ] && sed 's/^/       | /' "$tmp/log" | tail -n 60
+	[ $verdict = FAIL ] || continue
+	# of a script what failed, wherever it was; then how it all ended
+	awk '/^not ok/ { on = 1 } /^ok/ { on = 0 } on { print "       | " $0 }' "$tmp/log" | head -n 60
+	sed 's/^/       | /' "$tmp/log" | tail -n 60
 done
 echo "$pass passed, $fail failed, $skip skipped"
 [ "$fail" = 0 ]

@@ -55,7 +55,7 @@ static const struct opt_spec spec = {
 	.tool = "ds-audit",
 	.summary = "check training data and pass it on",
 	.synopsis = "[OPTION]... [FILE]",
-	.notes = "Rules: few-turns, short-response, long-response, identity-leak, duplicate, mixed-shape and size are warnings;\n"
+	.notes = "Rules: few-turns, short-response, long-response, identity-leak, duplicate, mixed-shape and size are warnings; "
 	         "empty-message, consecutive-role and malformed are errors.",
 	.opts = opts,
 };

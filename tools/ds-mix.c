@@ -142,7 +142,7 @@ static int run(struct run *r, int argc, char **argv, struct err *e)
 	if (argc < 2)
 		return err_set(e, LP_USAGE, "no input; give FILE[:RATIO]...");
 	for (int k = 1; k < argc; k++) {
-		if (mix_add(&r->mix, argv[k], e) < 0)
+		if (mix_add(&r->mix, argv[k], e) < 0 || tool_spares(r->mix.src[r->mix.n - 1].path, e) < 0)
 			return -1;
 		if (!strcmp(r->mix.src[r->mix.n - 1].path, "-") && n_stdin++)
 			return err_set(e, LP_USAGE, "standard input is named twice");

@@ -22,7 +22,7 @@ static struct {
 static struct opt opts[] = {
 	{ OPT_STR, "ratio", 0, &opt.ratio, "A/B/C", "sizes of train, val and test (A/B: train and val)" },
 	{ OPT_STR, "parts", 0, &opt.parts, "NAME=R,...", "parts of any name and number instead, as train=0.9,val=0.1" },
-	{ OPT_CHOICE, "mode", 0, &opt.mode, "MODE", "hash: by the key alone, sizes on average; exact: sizes exact [default: hash]", "hash|exact" },
+	{ OPT_CHOICE, "mode", 0, &opt.mode, "MODE", "hash (the default): by the key alone, sizes on average; exact (that of --sample): sizes exact", "hash|exact" },
 	{ OPT_CHOICE, "by", 0, &opt.by, "KEY", "what stays together: equal prompts, equal first user turns, or equal records", "prompt|first|record" },
 	{ OPT_STR, "group", 0, &opt.group, "FIELD", "what stays together: records with the same value of FIELD" },
 	{ OPT_INT, "seed", 0, &opt.seed, "N", "of the assignment", .max = 9e15 },

@@ -26,7 +26,7 @@ static struct opt opts[] = {
 	{ OPT_STR, "name", 0, &gguf.name, "TEXT", "general.name, instead of the one in config.json" },
 	{ OPT_STR, "pre", 0, &gguf.pre, "NAME", "llama.cpp's name of the pre-tokeniser, where it is not recognised" },
 	{ OPT_STR, "modelfile", 0, &modelfile, "FILE", "also write an Ollama Modelfile whose prompts equal the model's chat template", .unrecorded = true },
-	{ OPT_INT, "threads", 'j', &threads, "N", "threads; 0: all processors; the bytes do not depend on it", .min = 0, .max = 1024, .unrecorded = true },
+	{ OPT_INT, "threads", 'j', &threads, "N", "threads; 0: one for each processor", .min = 0, .max = 1024, .unrecorded = true },
 	OPT_COMMON
 };
 

@@ -17,7 +17,7 @@ static struct {
 	double temperature, top_p;
 	uint64_t memory;
 	bool ignore_eos, raw, score, drop_long;
-} o = { .quant = "none", .device = "auto", .compute = "auto", .date = CHAT_DEFAULT_DATE, .max_new = 256, .seed = 42, .batch = 8, .context = 2048, .top_p = 1 };
+} o = { .quant = "none", .format = "auto", .device = "auto", .compute = "auto", .date = CHAT_DEFAULT_DATE, .max_new = 256, .seed = 42, .batch = 8, .context = 2048, .top_p = 1 };
 
 static struct opt options[] = {
 	{ OPT_SECTION, .help = "Model" },
@@ -26,11 +26,11 @@ static struct opt options[] = {
 	{ OPT_CHOICE, "quant", 0, &o.quant, "KIND", "the base as it is, or as QLoRA trains on it", "none|nf4" },
 	{ OPT_SECTION, .help = "Prompts" },
 	{ OPT_STR, "template", 0, &o.template, "FILE", "chat template instead of the model's" },
-	{ OPT_STR, "template-name", 0, &o.template_name, "NAME", "which of several templates" },
-	{ OPT_STR, "date", 0, &o.date, "DATE", "the day that a template sees, YYYY-MM-DD" },
-	{ OPT_STR, "system", 0, &o.system, "TEXT", "system message where a record has none" },
-	{ OPT_STR, "map", 0, &o.map, "LIST", "names of fields: prompt=FIELD,completion=FIELD" },
-	{ OPT_CHOICE, "format", 0, &o.format, "NAME", "of the input", "auto|jsonl|array|csv" },
+	{ OPT_STR, "template-name", 0, &o.template_name, "NAME", "which of the model's named templates (default: default)" },
+	{ OPT_STR, "date", 0, &o.date, "YYYY-MM-DD", "the day that templates see as today" },
+	{ OPT_STR, "system", 0, &o.system, "TEXT", "a system message for records that have none" },
+	{ OPT_STR, "map", 0, &o.map, "NAME=FIELD,...", "fields to read: prompt, completion, system, or messages" },
+	{ OPT_CHOICE, "format", 0, &o.format, "FORMAT", "of the input", "auto|jsonl|array|csv" },
 	{ OPT_FLAG, "raw", 0, &o.raw, 0, "{\"prompt\"} is the text itself: no template (BOS is put before it)" },
 	{ OPT_INT, "limit", 0, &o.limit, "N", "only the first N records (0: all)", .min = 0, .max = 1e12 },
 	{ OPT_FLAG, "drop-long", 0, &o.drop_long, 0, "leave out records that are longer than the context" },
@@ -47,7 +47,7 @@ static struct opt options[] = {
 	{ OPT_INT, "context", 0, &o.context, "N", "most tokens of prompt and response together", .min = 2, .max = 1 << 24 },
 	{ OPT_STR, "device", 0, &o.device, "NAME", "auto, cpu, cuda or cuda:N" },
 	{ OPT_CHOICE, "compute", 0, &o.compute, "TYPE", "of weights and activations on a GPU (auto: bf16 where it has that)", "auto|bf16|fp16" },
-	{ OPT_INT, "threads", 'j', &o.threads, "N", "CPU threads (0: one for each core)", .min = 0, .max = 1024, .unrecorded = true },
+	{ OPT_INT, "threads", 'j', &o.threads, "N", "CPU threads; 0: one for each processor", .min = 0, .max = 1024, .unrecorded = true },
 	{ OPT_SIZE, "memory", 0, &o.memory, "SIZE", "memory that may be used (0: what is free)", .unrecorded = true },
 	OPT_COMMON,
 };
@@ -56,7 +56,7 @@ static const struct opt_spec spec = {
 	.tool = "lm-generate",
 	.summary = "complete prompts with a model, with or without an adapter",
 	.synopsis = "--model DIR [OPTION]... [FILE]",
-	.notes = "A chat record whose last message is the assistant's is completed from the message before;\nthat answer becomes the field \"expected\".",
+	.notes = "A chat record whose last message is the assistant's is completed from the message before; that answer becomes the field \"expected\".",
 	.opts = options,
 };
 
@@ -370,7 +370,7 @@ int main(int argc, char **argv)
 
 	tool_init(&spec, &argc, &argv);
 	lineage_init(&s.lineage, &spec);
-	rc = argc > 2 ? err_set(&e, LP_USAGE, "one input at most, not %d", argc - 1) : run(&s, argc > 1 ? argv[1] : NULL, &e);
+	rc = argc > 2 ? err_set(&e, LP_USAGE, "one input at a time, not %d; join files with cat or ds-mix", argc - 1) : run(&s, argc > 1 ? argv[1] : NULL, &e);
 	generator_release(&s.gen);
 	engine_release(&s.g);
 	lora_release(&s.lora);

@@ -29,7 +29,7 @@ static struct opt opts[] = {
 	{ OPT_SIZE, "shard-size", 0, &opt.shard, "SIZE", "largest file" },
 	{ OPT_CHOICE, "verify", 0, &opt.verify, "HOW", "read the output back and prove it: rows of every changed matrix, or every element", "sample|full|off" },
 	{ OPT_FLAG, "accept-base", 0, &opt.accept_base, 0, "merge into a base other than the one trained on; this is recorded" },
-	{ OPT_INT, "threads", 'j', &opt.threads, "N", "0: one for each processor", .max = 4096, .unrecorded = true },
+	{ OPT_INT, "threads", 'j', &opt.threads, "N", "threads; 0: one for each processor", .max = 1024, .unrecorded = true },
 	OPT_COMMON,
 };
 static const struct opt_spec spec = {

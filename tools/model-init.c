@@ -45,7 +45,7 @@ static struct opt opts[] = {
 	{ OPT_SECTION, .help = "Output" },
 	{ OPT_STR, "tokenizer", 0, &opt.tokenizer, "DIR", "copy the tokenizer and chat template of this directory" },
 	{ OPT_SIZE, "shard-size", 0, &opt.shard, "SIZE", "largest file" },
-	{ OPT_INT, "threads", 'j', &opt.threads, "N", "0: one for each processor", .max = 4096, .unrecorded = true },
+	{ OPT_INT, "threads", 'j', &opt.threads, "N", "threads; 0: one for each processor", .max = 1024, .unrecorded = true },
 	{ OPT_FLAG, "dry-run", 0, &opt.dry_run, 0, "print parameters and bytes, write nothing", .unrecorded = true },
 	OPT_COMMON,
 };
@@ -53,7 +53,7 @@ static const struct opt_spec spec = {
 	.tool = "model-init",
 	.summary = "make a random model",
 	.synopsis = "[OPTION]... [-o DIR]",
-	.notes = "Presets: tiny (the default), tiny-qwen2, tiny-mistral, llama-2-7b, tinyllama-1.1b, llama-3-8b, llama-3.1-8b,\n"
+	.notes = "Presets: tiny (the default), tiny-qwen2, tiny-mistral, llama-2-7b, tinyllama-1.1b, llama-3-8b, llama-3.1-8b, "
 		 "llama-3.2-1b, llama-3.2-3b, qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-7b, mistral-7b.\n\n"
 		 "Without -o the model is written to standard output as a stream.",
 	.opts = opts,

@@ -67,7 +67,7 @@ static struct opt options[] = {
 	{ OPT_SECTION, .help = "Machine" },
 	{ OPT_STR, "device", 0, &o.device, "NAME", "auto, cpu, cuda or cuda:N" },
 	{ OPT_CHOICE, "compute", 0, &o.compute, "TYPE", "of weights and activations on a GPU (auto: bf16 where it has that)", "auto|bf16|fp16|fp8" },
-	{ OPT_INT, "threads", 'j', &o.threads, "N", "CPU threads (0: one for each core)", .min = 0, .max = 1024, .unrecorded = true },
+	{ OPT_INT, "threads", 'j', &o.threads, "N", "CPU threads; 0: one for each processor", .min = 0, .max = 1024, .unrecorded = true },
 	{ OPT_SIZE, "memory", 0, &o.memory, "SIZE", "memory that the plan may use (0: what is free)", .unrecorded = true },
 	OPT_COMMON,
 };
@@ -76,7 +76,7 @@ static const struct opt_spec spec = {
 	.tool = "qlora-train",
 	.summary = "fine-tune a language model: token stream in, PEFT adapter out",
 	.synopsis = "--model DIR [OPTION]... [TOKENS]",
-	.notes = "TOKENS is what tokenize writes (standard input when absent). Without -o the adapter\ngoes to standard output as a stream for lora-merge.",
+	.notes = "TOKENS is what tokenize writes (standard input when absent). Without -o the adapter goes to standard output as a stream for lora-merge.",
 	.opts = options,
 };
 

@@ -61,7 +61,7 @@ static struct opt opts[] = {
 	{ OPT_CHOICE, "format", 0, &opt.format, "FORMAT", "of the input", "auto|jsonl|array|csv" },
 	{ OPT_INT, "split-frames", 0, &opt.split_frames, "N", "records of a frame; 0: by tokens, about a million", .min = 0, .max = 65536 },
 	{ OPT_FLAG, "no-cache", 0, &opt.no_cache, 0, "read the tokenizer itself, and keep nothing of it for the next run", .unrecorded = true },
-	{ OPT_INT, "threads", 'j', &opt.threads, "N", "threads; the output does not depend on them", .min = 1, .max = 1024, .unrecorded = true },
+	{ OPT_INT, "threads", 'j', &opt.threads, "N", "threads", .min = 1, .max = 1024, .unrecorded = true },
 	OPT_COMMON,
 };
 static const struct opt_spec spec = {
@@ -69,7 +69,7 @@ static const struct opt_spec spec = {
 	.summary = "text records to a token stream",
 	.synopsis = "[OPTION]... --model DIR [FILE]\n[OPTION]... --model DIR --stats [FILE]\n[OPTION]... --model DIR --count [FILE]\n[OPTION]... --model DIR --show-mask [FILE]\n"
 		    "[OPTION]... --model DIR --decode [FILE]",
-	.notes = "A token is a target when its first byte is inside one of the record's spans; a record\n"
+	.notes = "A token is a target when its first byte is inside one of the record's spans; a record "
 		 "without spans is learnt whole.",
 	.opts = opts,
 };
@@ -98,7 +98,7 @@ static int check_options(struct err *e)
 	int64_t limit;
 
 	if (!opt.model)
-		return err_set(e, LP_USAGE, "no model; give --model DIR");
+		return err_set(e, LP_USAGE, "which model? give --model DIR");
 	if (opt.stats + opt.count + opt.show_mask + opt.decode > 1)
 		return err_set(e, LP_USAGE, "--stats, --count, --show-mask and --decode are different outputs; give one");
 	if (opt.truncate + opt.drop_long + (strcmp(opt.over_long, "refuse") != 0) > 1)
@@ -484,7 +484,7 @@ int main(int argc, char **argv)
 	int rc;
 
 	tool_init(&spec, &argc, &argv);
-	rc = argc > 2 ? err_set(&e, LP_USAGE, "one input file at most") : check_options(&e);
+	rc = argc > 2 ? err_set(&e, LP_USAGE, "one input at a time, not %d; join files with cat or ds-mix", argc - 1) : check_options(&e);
 	if (!rc)
 		rc = load_tokenizer(&r, &e);
 	if (!rc)

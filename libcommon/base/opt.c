@@ -86,7 +86,7 @@ static size_t distance(const char *a, size_t n, const char *b)
 int opt_unknown(const struct opt_spec *spec, const char *name, size_t n, struct err *e)
 {
 	const char *best = NULL;
-	size_t best_d = n / 3 + 2, d;
+	size_t best_d = (n + 1) / 3 + 1, d; /* no more than a third of it is mistyped */
 
 	for (const struct opt *o = spec->opts; o->kind != OPT_END; o++)
 		if (o->name && (d = distance(name, n, o->name)) < best_d)

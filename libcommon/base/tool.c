@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -59,6 +60,17 @@ static void wait_without_spinning(char **argv)
 	execv(self, argv);
 }
 
+int tool_spares(const char *input, struct err *e)
+{
+	struct stat in, out;
+
+	if (!opt_common.output || stat(input, &in) || stat(opt_common.output, &out) || !S_ISREG(in.st_mode))
+		return 0;
+	if (in.st_dev == out.st_dev && in.st_ino == out.st_ino)
+		return err_set(e, LP_USAGE, "-o would replace the input '%s'; give another name", input);
+	return 0;
+}
+
 void tool_init(const struct opt_spec *spec, int *argc, char ***argv)
 {
 	struct err e = ERR_INIT;
@@ -68,7 +80,12 @@ void tool_init(const struct opt_spec *spec, int *argc, char ***argv)
 	guard_std_fds();
 	signal(SIGPIPE, SIG_DFL);
 	signal(SIGXFSZ, SIG_IGN); /* a size limit shows as a write error, with a message */
-	if (opt_parse(spec, argc, *argv, &e) || log_open(spec->tool, &e))
+	if (opt_parse(spec, argc, *argv, &e))
+		exit(tool_fail(&e));
+	for (int i = 1; i < *argc; i++)
+		if (tool_spares((*argv)[i], &e))
+			exit(tool_fail(&e));
+	if (log_open(spec->tool, &e))
 		exit(tool_fail(&e));
 }
 

@@ -180,6 +180,18 @@ static int read_exact(struct st_reader *r, void *p, size_t n, const char *what, 
 	return 0;
 }
 
+/* What begins with no length of a frame; text is what people give by mistake. */
+static int no_frame(struct st_reader *r, const uint8_t head[8], uint64_t n, struct err *e)
+{
+	int text = 0;
+
+	while (text < 8 && ((head[text] >= ' ' && head[text] <= '~') || (head[text] >= '\t' && head[text] <= '\r')))
+		text++;
+	if (text == 8)
+		return err_off(e, LP_DATA, in_name(r->in), (int64_t)r->frame_at, "this is text, not a stream of tensor frames");
+	return err_off(e, LP_DATA, in_name(r->in), (int64_t)r->frame_at, "not a tensor frame: its first 8 bytes give a header of %" PRIu64 " bytes", n);
+}
+
 /* The length of the next header; 0 at the end of input, -1 on error. */
 static int64_t next_length(struct st_reader *r, uint8_t len[8], struct err *e)
 {
@@ -193,10 +205,7 @@ static int64_t next_length(struct st_reader *r, uint8_t len[8], struct err *e)
 	if (read_exact(r, len + 1, 7, "frame length", e))
 		return -1;
 	n = get_u64(len);
-	if (n < 2 || n > HEADER_MAX)
-		return err_off(e, LP_DATA, in_name(r->in), (int64_t)r->frame_at,
-			       "not a tensor frame: its first 8 bytes give a header of %" PRIu64 " bytes", n);
-	return (int64_t)n;
+	return n < 2 || n > HEADER_MAX ? no_frame(r, len, n, e) : (int64_t)n;
 }
 
 static bool meta_count(const struct st_blob *b, const char *key, uint64_t *out)

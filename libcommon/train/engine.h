@@ -126,8 +126,10 @@ int engine_logits(struct engine *g, const struct microbatch *b, const int32_t *r
 int64_t engine_decode_rows(const struct engine *g);
 /* One new token for each of t rows: g->in has its id, its position, its cache slot (rec) and how many keys that holds
  * with the new one (tgt_id), all on the device. Leaves logits (t, V) in g->logits. Nothing of it depends on the host,
- * so it may be recorded. Layer i's part of a slot of c begins i * context * width elements into it. */
+ * so it may be recorded. */
 void engine_decode(struct engine *g, int64_t t, const struct kn_kv_cache *c, int64_t context);
+/* One layer's part of every slot: it begins layer * context * width elements into each. */
+struct kn_kv_cache engine_layer_cache(const struct engine *g, const struct kn_kv_cache *c, int64_t layer, int64_t context);
 
 /* --- pieces shared by the engine's files and by generation --- */
 

@@ -31,17 +31,18 @@ static void through_masks(struct engine *g, const struct back *k, const struct l
 }
 
 /* d_s behind dy's rows, and dB. */
-static void inner_bwd(struct engine *g, const struct back *k, const struct lora_group *l, const void *x, const struct edges *at)
+static void inner_bwd(struct engine *g, const struct back *k, const void *x, const struct edges *at)
 {
 	struct device *d = g->dev;
 	const struct wgroup *w = &g->w.layers[k->layer].grp[k->grp];
-	struct kn_adapter_grad a = { .t = k->t, .out = w->out, .n = l->n, .rank = g->lora->rank, .scale = g->lora->scale, .dy = k->dy, .ldy = k->ldy,
+	struct kn_adapters p = engine_adapters(g, k->layer, k->grp);
+	struct kn_adapter_grad a = { .t = k->t, .out = p.out, .n = p.n, .rank = p.rank, .scale = p.scale, .dy = k->dy, .ldy = k->ldy,
 		                     .b = at->right, .ldg = at->ld_right, .s = act_at(d, x, w->in), .ld_s = w->ld, .scratch = g->adapter_scratch };
 
-	for (int j = 0; j < l->n; j++) {
-		a.row[j] = w->row[l->slot[j] - w->first];
-		a.rows[j] = g->w.layers[k->layer].lin[l->slot[j]].rows;
-		a.db[j] = g->lora->grads + g->lora->mats[k->layer * LIN_N + (int)l->slot[j]].b;
+	for (int j = 0; j < p.n; j++) {
+		a.row[j] = p.row[j];
+		a.rows[j] = p.rows[j];
+		a.db[j] = g->lora->grads + (p.b[j] - g->lora->params);
 	}
 	d->k.adapter_grad(d, &a);
 }
@@ -64,7 +65,7 @@ static void linear_bwd(struct engine *g, const struct back *k, const void *x, vo
 	else
 		at = engine_edges(g, k->layer, k->grp);
 	if (l)
-		inner_bwd(g, k, l, x, &at);
+		inner_bwd(g, k, x, &at);
 	if (dx && g->w.fp8)
 		engine_product8(g, k->dy, k->ldy, k->t, w->out, fold ? l->n * g->lora->rank : 0, &w->w8t, w->in, NULL, dx, ld_dx);
 	else if (dx)

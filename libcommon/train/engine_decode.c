@@ -29,16 +29,24 @@ static void product(struct engine *g, int64_t layer, enum linear_group grp, cons
 	g->dev->k.skinny(g->dev, &s);
 }
 
+struct kn_kv_cache engine_layer_cache(const struct engine *g, const struct kn_kv_cache *c, int64_t layer, int64_t context)
+{
+	int64_t at = layer * context * c->width;
+	struct kn_kv_cache part = *c;
+
+	part.k = act_at(g->dev, c->k, at);
+	part.v = act_at(g->dev, c->v, at);
+	return part;
+}
+
 static void attention(struct engine *g, int64_t layer, int64_t t, const struct kn_kv_cache *c, int64_t context)
 {
 	struct device *d = g->dev;
 	struct acts *a = &g->acts[layer];
 	struct microbatch none = { .n_tokens = t };
-	struct kn_kv_cache here = *c;
+	struct kn_kv_cache here = engine_layer_cache(g, c, layer, context);
 	struct kn_attn_shape s;
 
-	here.k = act_at(d, c->k, layer * context * c->width);
-	here.v = act_at(d, c->v, layer * context * c->width);
 	engine_attn_shape(g, layer, &none, &s);
 	d->k.kv_turn(d, &s, &here, a->qkv, g->cos_tab, g->sin_tab, g->in.rec, g->in.pos, t);
 	d->k.attn_decode(d, &s, a->qkv, &here, g->in.rec, g->in.tgt_id, context, a->o);

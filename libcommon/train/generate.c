@@ -80,44 +80,37 @@ void generator_release(struct generator *n)
 	memset(n, 0, sizeof(*n));
 }
 
-/* One layer's part of every slot. */
-static struct kn_kv_cache layer_cache(const struct generator *n, int64_t layer)
-{
-	int64_t at = layer * n->context * n->cache.width;
-	struct kn_kv_cache c = n->cache;
+/* What a layer's attention works on. */
+struct kept {
+	struct kn_kv_cache c;
+	struct kn_attn_shape s;
+};
 
-	c.k = act_at(n->g->dev, c.k, at);
-	c.v = act_at(n->g->dev, c.v, at);
-	return c;
-}
-
-static void keep_keys(struct generator *n, struct engine *g, const struct kn_attn_shape *s, const struct kn_kv_cache *c, struct acts *a)
+/* The micro-batch's keys and values go to their slots. */
+static struct kept keep_keys(const struct generator *n, int64_t layer, const struct acts *a, const struct microbatch *b)
 {
-	g->dev->k.kv_append(g->dev, s, c, engine_k(g, a->qkv), engine_v(g, a->qkv), g->in.rec, g->in.pos, n->mb.n_tokens);
+	struct engine *g = n->g;
+	struct kept k = { .c = engine_layer_cache(g, &n->cache, layer, n->context) };
+
+	engine_attn_shape(g, layer, b, &k.s);
+	g->dev->k.kv_append(g->dev, &k.s, &k.c, engine_k(g, a->qkv), engine_v(g, a->qkv), g->in.rec, g->in.pos, b->n_tokens);
+	return k;
 }
 
 /* Prompts: attention among themselves, keys and values kept. */
 static void attn_prompt(void *ctx, struct engine *g, int64_t layer, struct acts *a, const struct microbatch *b)
 {
-	struct generator *n = ctx;
-	struct kn_kv_cache c = layer_cache(n, layer);
-	struct kn_attn_shape s;
-
-	engine_attn_shape(g, layer, b, &s);
 	engine_attn_self(NULL, g, layer, a, b);
-	keep_keys(n, g, &s, &c, a);
+	keep_keys(ctx, layer, a, b);
 }
 
 /* One token a row, against its slot's cache. */
 static void attn_next(void *ctx, struct engine *g, int64_t layer, struct acts *a, const struct microbatch *b)
 {
 	struct generator *n = ctx;
-	struct kn_kv_cache c = layer_cache(n, layer);
-	struct kn_attn_shape s;
+	struct kept k = keep_keys(n, layer, a, b);
 
-	engine_attn_shape(g, layer, b, &s);
-	keep_keys(n, g, &s, &c, a);
-	g->dev->k.attn_decode(g->dev, &s, a->qkv, &c, g->in.rec, g->in.tgt_id, n->context, a->o);
+	g->dev->k.attn_decode(g->dev, &k.s, a->qkv, &k.c, g->in.rec, g->in.tgt_id, n->context, a->o);
 }
 
 /* --- choosing a token --- */

@@ -11,7 +11,6 @@
 
 #include "base/hash.h"
 #include "base/log.h"
-#include "base/num.h"
 #include "train/generate.h"
 
 #define BENCH "bench_decode"
@@ -32,36 +31,12 @@ struct bench {
 	int32_t *prompts, *out; /* (most, prompt), (most, max_new) */
 };
 
-static bool set(struct conf *c, const char *arg)
-{
-	const struct {
-		const char *name;
-		int64_t *v;
-	} ints[] = { { "rank=", &c->rank }, { "prompt=", &c->prompt }, { "new=", &c->max_new }, { "batch=", &c->batch }, { "parts=", &c->parts } };
-	const struct {
-		const char *name, **v;
-	} texts[] = { { "device=", &c->device }, { "shape=", &c->shape }, { "base=", &c->base } };
-
-	for (size_t i = 0; i < sizeof(ints) / sizeof(*ints); i++)
-		if (strncmp(arg, ints[i].name, strlen(ints[i].name)) == 0)
-			return parse_i64(arg + strlen(ints[i].name), ints[i].v);
-	for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++)
-		if (strncmp(arg, texts[i].name, strlen(texts[i].name)) == 0) {
-			*texts[i].v = arg + strlen(texts[i].name);
-			return true;
-		}
-	return false;
-}
-
 static void setup(struct bench *x)
 {
 	double from = now_seconds();
 	struct engine_shape s = { 0 };
 
-	if (!describe(&x->m, x->c.shape)) {
-		fprintf(stderr, BENCH ": no shape '%s'\n", x->c.shape);
-		exit(2);
-	}
+	describe(&x->m, x->c.shape);
 	must(device_open(&x->dev, x->c.device, getenv("LP_COMPUTE"), 0, &e) == 0);
 	x->most = x->c.batch ? x->c.batch : 64;
 	x->context = x->c.prompt + x->c.max_new;
@@ -217,13 +192,12 @@ int main(int argc, char **argv)
 {
 	static const int64_t batches[] = { 1, 8, 64 };
 	struct bench x = { .c = { "cuda", "8b", "nf4", 16, 512, 128, 0, 0 } };
+	const struct arg args[] = { { "device", .s = &x.c.device }, { "shape", .s = &x.c.shape }, { "base", .s = &x.c.base }, { "rank", .i = &x.c.rank },
+		                    { "prompt", .i = &x.c.prompt }, { "new", .i = &x.c.max_new }, { "batch", .i = &x.c.batch }, { "parts", .i = &x.c.parts },
+		                    { NULL } };
 	bool same = true;
 
-	for (int i = 1; i < argc; i++)
-		if (!set(&x.c, argv[i])) {
-			fprintf(stderr, BENCH ": '%s' is not name=value of what the head of its source lists\n", argv[i]);
-			return 2;
-		}
+	take_args(args, argc, argv);
 	setup(&x);
 	for (int i = 0; i < 3; i++)
 		if (x.c.batch == 0 || i == 0)

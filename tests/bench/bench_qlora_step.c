@@ -11,12 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/log.h"
-#include "base/num.h"
-#include "base/rng.h"
-#include "base/xalloc.h"
 #include "base/hash.h"
-#include "train/engine.h"
+#include "base/log.h"
 
 #define BENCH "bench_qlora_step"
 #include "random_model.h"
@@ -26,34 +22,6 @@ struct conf {
 	int64_t rank, alpha, batch, seq, accumulate, memory, steps, warmup, parts, fp8;
 	double dropout;
 };
-
-static void usage(const char *what)
-{
-	fprintf(stderr, "bench_qlora_step: '%s' is not name=value of what the head of its source lists\n", what);
-	exit(2);
-}
-
-static bool set(struct conf *c, const char *arg)
-{
-	const struct {
-		const char *name;
-		int64_t *v;
-	} ints[] = { { "rank=", &c->rank }, { "alpha=", &c->alpha }, { "batch=", &c->batch }, { "seq=", &c->seq }, { "accumulate=", &c->accumulate },
-		     { "memory=", &c->memory }, { "steps=", &c->steps }, { "warmup=", &c->warmup }, { "parts=", &c->parts }, { "fp8=", &c->fp8 } };
-	const struct {
-		const char *name, **v;
-	} texts[] = { { "device=", &c->device }, { "shape=", &c->shape }, { "base=", &c->base } };
-
-	for (size_t i = 0; i < sizeof(ints) / sizeof(*ints); i++)
-		if (strncmp(arg, ints[i].name, strlen(ints[i].name)) == 0)
-			return parse_i64(arg + strlen(ints[i].name), ints[i].v);
-	for (size_t i = 0; i < sizeof(texts) / sizeof(*texts); i++)
-		if (strncmp(arg, texts[i].name, strlen(texts[i].name)) == 0) {
-			*texts[i].v = arg + strlen(texts[i].name);
-			return true;
-		}
-	return strncmp(arg, "dropout=", 8) == 0 && parse_f64(arg + 8, &c->dropout);
-}
 
 /* --- milliseconds by operation: each one is waited for --- */
 
@@ -265,8 +233,7 @@ static void setup(struct bench *x)
 	uint64_t before, total;
 	double from = now_seconds();
 
-	if (!describe(&x->m, x->c.shape))
-		usage(x->c.shape);
+	describe(&x->m, x->c.shape);
 	must(device_open(&x->dev, x->c.device, getenv("LP_COMPUTE"), 0, &e) == 0);
 	x->dev.k.memory(&x->dev, &before, &total);
 	s.budget = x->c.memory ? (uint64_t)x->c.memory << 20 : x->dev.free_bytes / 100 * 97;
@@ -291,7 +258,7 @@ static void setup(struct bench *x)
 	       (long long)x->c.seq, (long long)x->c.accumulate, x->c.base, x->c.fp8 ? ", fp8" : "", x->c.dropout);
 	printf("plan: %.1f MiB; %lld layers full, %lld lean, %lld again; %lld dense%s%s; set-up %.1f s; in use before %.1f MiB\n", (double)engine_bytes(&x->g) / (1 << 20),
 	       (long long)x->g.full, (long long)x->g.lean, (long long)(x->m.layers - x->g.full - x->g.lean), (long long)x->g.w.cached_layers, x->g.offload ? ", stream offloaded" : "",
-	       x->g.w.host_embed ? ", embedding on the host" : "",	       now_seconds() - from, (double)(total - before) / (1 << 20));
+	       x->g.w.host_embed ? ", embedding on the host" : "", now_seconds() - from, (double)(total - before) / (1 << 20));
 }
 
 static void adapter_hash(struct bench *x, char hex[65])
@@ -326,12 +293,14 @@ static void report(struct bench *x, double *t, double loss, double first)
 
 int main(int argc, char **argv)
 {
-	struct bench x = { .c = { "cuda", "8b", "nf4", 16, 16, 4, 2048, 1, 0, 10, 3, 0, 0 } };
+	struct bench x = { .c = { "cuda", "8b", "nf4", 16, 16, 4, 2048, 1, 0, 10, 3, 0, 0, 0 } };
+	const struct arg args[] = { { "device", .s = &x.c.device }, { "shape", .s = &x.c.shape }, { "base", .s = &x.c.base }, { "rank", .i = &x.c.rank },
+		                    { "alpha", .i = &x.c.alpha }, { "batch", .i = &x.c.batch }, { "seq", .i = &x.c.seq }, { "accumulate", .i = &x.c.accumulate },
+		                    { "memory", .i = &x.c.memory }, { "steps", .i = &x.c.steps }, { "warmup", .i = &x.c.warmup }, { "parts", .i = &x.c.parts },
+		                    { "dropout", .f = &x.c.dropout }, { "fp8", .i = &x.c.fp8 }, { NULL } };
 	double *t, loss = 0, first = 0, s;
 
-	for (int i = 1; i < argc; i++)
-		if (!set(&x.c, argv[i]))
-			usage(argv[i]);
+	take_args(args, argc, argv);
 	setup(&x);
 	t = xcalloc((size_t)x.c.steps + 1, sizeof(*t));
 	for (int64_t i = 0; i < x.c.warmup + x.c.steps; i++) {

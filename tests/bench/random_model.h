@@ -1,5 +1,5 @@
-/* Public shapes with weights made at random on the machine, for the benchmarks that run a model. Included once, by a
- * program that has defined BENCH, its name. */
+/* Public shapes with weights made at random on the machine, and arguments of the form name=value, for the benchmarks that run
+ * a model. Included once, by a program that has defined BENCH, its name. */
 #ifndef LP_BENCH_RANDOM_MODEL_H
 #define LP_BENCH_RANDOM_MODEL_H
 
@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/num.h"
 #include "base/rng.h"
 #include "base/xalloc.h"
 #include "train/engine.h"
@@ -21,8 +22,39 @@ static void must(bool ok)
 	exit(e.code ? (int)e.code : 5);
 }
 
-/* false: no shape of that name. */
-static bool describe(struct model_desc *m, const char *shape)
+/* One argument name=value; of i, f and s the one that is not NULL takes the value. */
+struct arg {
+	const char *name;
+	int64_t *i;
+	double *f;
+	const char **s;
+};
+
+static bool take_arg(const struct arg *a, const char *value)
+{
+	if (a->s)
+		*a->s = value;
+	return a->s || (a->i ? parse_i64(value, a->i) : parse_f64(value, a->f));
+}
+
+/* The list of arguments ends with a NULL name; exits when something is not of it. */
+static void take_args(const struct arg *list, int argc, char **argv)
+{
+	for (int k = 1; k < argc; k++) {
+		const struct arg *a = list;
+		size_t n = strcspn(argv[k], "=");
+
+		while (a->name && (strlen(a->name) != n || strncmp(a->name, argv[k], n) != 0))
+			a++;
+		if (!a->name || argv[k][n] != '=' || !take_arg(a, argv[k] + n + 1)) {
+			fprintf(stderr, BENCH ": '%s' is not name=value of what the head of its source lists\n", argv[k]);
+			exit(2);
+		}
+	}
+}
+
+/* Exits where there is no shape of that name. */
+static void describe(struct model_desc *m, const char *shape)
 {
 	static const struct {
 		const char *name;
@@ -42,7 +74,10 @@ static bool describe(struct model_desc *m, const char *shape)
 			*m = (struct model_desc){ .family = "llama", .layers = shapes[i].layers, .hidden = shapes[i].hidden, .heads = shapes[i].heads,
 				.kv_heads = shapes[i].kv, .head_dim = shapes[i].hidden / shapes[i].heads, .ffn = shapes[i].ffn, .vocab = shapes[i].vocab,
 				.max_pos = 1 << 20, .rms_eps = 1e-5, .tied = shapes[i].tied, .rope_theta = 500000, .dtype = DT_BF16 };
-	return m->layers > 0;
+	if (m->layers == 0) {
+		fprintf(stderr, BENCH ": no shape '%s'\n", shape);
+		exit(2);
+	}
 }
 
 /* --- weights at random, made here and sent in pieces --- */

@@ -129,17 +129,13 @@ for t in $TOOLS; do
 	esac
 	rm -rf o && mkdir o
 	status 4 "$t: no such directory" tool_run $t o/none/result
-	# 512 bytes: less than any output here
-	(ulimit -f 1 2>/dev/null; tool_run $t o/result) >"$T/.out" 2>"$T/.err"
+	# 1 KiB: less than any output here, enough for the file that LLVM's OpenMP makes before main
+	limited 2 tool_run $t o/result >"$T/.out" 2>"$T/.err"
 	got=$?
-	if [ $got = 0 ] && [ "$(du -k o | tail -n 1 | cut -f 1)" -le 8 ]; then
-		pass "$t: a size limit that is not reached"
-	else
-		is "$t: a size limit" $got 4
-		rm -rf good && mkdir good && tool_run $t good/result
-		[ ! -e o/result ] || ok "$t: what is there is whole" diff -r o/result good/result
-		is "$t: no temporary" "$(find o -name "*.tmp")" ""
-	fi
+	is "$t: a size limit" $got 4
+	rm -rf good && mkdir good && tool_run $t good/result
+	[ ! -e o/result ] || ok "$t: what is there is whole" diff -r o/result good/result
+	is "$t: no temporary" "$(find o -name "*.tmp")" ""
 done
 
 # --- a file system that is full ---

@@ -48,6 +48,11 @@ for t in $TOOLS; do
 	status 4 "$t: a missing input" tool_run "$t" o/none "in/nowhere/x"
 	says "^$t: .*nowhere.*: cannot open" "$t: names it"
 	ok "$t: no output for it" test ! -e o/none
+	case $t in lora-merge | gguf-export) continue ;; esac
+	cp "$(tool_input "$t")" mine
+	ln -sf mine other
+	status 2 "$t: its input is no output" tool_run "$t" other mine
+	same "$t: and stays as it is" "$(tool_input "$t")" mine
 done
 
 # threads that wait leave the processor to others, unless the user wants it otherwise

@@ -42,6 +42,8 @@ is 'each eight or nine times' "$(grep '"c ' "$T/m6" | sort | uniq -c | awk '{ pr
 is 'an array too' "$(ds-mix data/sets/alpaca_rasbt.json "$T/b:0.1" | wc -l | tr -d ' ')" 1059
 
 status 2 'no input' ds-mix
+status 2 'an input is no output' ds-mix -o "$T/b" "$T/a" "$T/b:0.15"
+says 'replace the input' 'says why'
 status 2 'ratio over 1' ds-mix "$T/a" "$T/b:1.5"
 status 2 'nothing left' ds-mix "$T/a" "$T/b:0.6" "$T/c:0.4"
 status 2 'not 1' ds-mix "$T/b:0.5" "$T/c:0.4"

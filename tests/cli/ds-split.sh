@@ -124,7 +124,7 @@ kill -TERM $pid
 wait $pid
 exec 9>&-
 is 'SIGTERM in the midst of it' "$(ls -A "$T/killed")" ''
-status 4 'no space for the parts' sh -c "ulimit -f 100; ds-split --mode exact -o '$T/killed/out' $O"
+status 4 'no space for the parts' limited 100 ds-split --mode exact -o "$T/killed/out" $O
 says 'cannot write' 'says so'
-status 4 'no space for the copy of stdin' sh -c "ulimit -f 100; ds-split --mode exact --part train <$O >/dev/null"
+status 4 'no space for the copy of stdin' limited 100 sh -c "ds-split --mode exact --part train <$O >/dev/null"
 is 'nothing is left' "$(ls -A "$T/killed")" ''

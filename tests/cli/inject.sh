@@ -60,3 +60,23 @@ for t in $TOOLS; do
 		fi
 	done
 done
+
+# A directory in the place of another where names cannot be exchanged: two renames. The first or the second fails: the old one
+# stays; the third, which is tidying, or none (0): the new one is there. Nothing else is left.
+tool_run model-init good/new || fail "model-init runs without a fault"
+for n in 1 2 3 0; do
+	rm -rf o && mkdir -p o/result && echo old >o/result/mine
+	(export LP_FAULT="exchange:$n" LD_PRELOAD="$lib" && model-init -q --hidden 32 --ffn 64 --layers 1 --heads 2 --kv-heads 1 --vocab 64 --force -o o/result) 2>err
+	got=$?
+	case $n in
+	1 | 2)
+		is "no exchange, rename $n fails: status" $got 4
+		is "no exchange, rename $n fails: the old one stays" "$(cat o/result/mine)" old
+		;;
+	*)
+		is "no exchange, rename $n fails: status" $got 0
+		ok "no exchange, rename $n fails: the new one is there" diff -r o/result good/new
+		;;
+	esac
+	is "no exchange, rename $n fails: nothing else" "$(ls -A o)" result
+done

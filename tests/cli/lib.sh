@@ -3,7 +3,7 @@
 ROOT=$(cd "$(dirname "$0")/../.." && pwd)
 BUILD=${BUILD:-build}
 PATH=$ROOT/$BUILD/bin:$PATH
-export PATH LC_ALL=C
+export PATH LC_ALL=C OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-passive}" # as run.sh: programs do not start twice
 T=$(mktemp -d "${TMPDIR:-/tmp}/lp-test.XXXXXX")
 export XDG_CACHE_HOME="$T/.cache" # nothing is left in the user's
 n_test=0 n_fail=0
@@ -24,5 +24,8 @@ prints() { if grep -q -e "$1" "$T/.out"; then pass "$2"; else fail "$2" "no '$1'
 same() { if cmp -s "$2" "$3"; then pass "$1"; else fail "$1" "$(diff "$2" "$3" | head -n 5)"; fi; }
 # is NAME GOT WANT: two strings are equal.
 is() { if [ "$2" = "$3" ]; then pass "$1"; else fail "$1" "got '$2', wanted '$3'"; fi; }
+# limited N COMMAND...: the command, with files of N times 512 bytes at most. A COVERAGE=1 program cannot finish its counters then
+# either: they are kept away from the other runs'.
+limited() { (ulimit -f "$1"; shift; export GCOV_PREFIX="$T/.gcov"; "$@"); }
 # quiet NAME: the last command wrote nothing to stderr.
 quiet() { if [ -s "$T/.err" ]; then fail "$1" "$(head -n 3 "$T/.err")"; else pass "$1"; fi; }

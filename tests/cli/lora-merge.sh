@@ -90,6 +90,12 @@ says "changes nothing" "is refused"
 status 2 "a change below the rounding" lora-merge -q --model "$D/base" --adapter "$D/two:1e-7" --dtype bfloat16 -o x
 says "round back" "is refused"
 
+cp -R "$D/two" loud
+sed 's/"lora_alpha": *[0-9.]*/"lora_alpha": 1e12/' "$D/two/adapter_config.json" >loud/adapter_config.json
+status 3 "what float16 cannot hold" lora-merge -q --model "$D/base" --adapter loud --dtype float16 -o x
+says "elements became infinite or NaN by the merge: use --dtype bfloat16 or float32" "is refused, with the way out"
+ok "no output of it" test ! -e x
+
 # broken adapters and bases
 for cut in 4 100 900 1300; do
 	cp -R "$D/two" "cut$cut"
@@ -105,7 +111,7 @@ status 4 "no adapter there" lora-merge -q --model "$D/base" --adapter no-adapter
 status 2 "no model" lora-merge --adapter "$D/two" -o x
 says "model DIR" "is asked for"
 status 4 "a full disk" sh -c "lora-merge -q --model '$D/base' --adapter '$D/two' >/dev/full"
-status 4 "a limit on file size" sh -c "ulimit -f 4; exec lora-merge -q --model '$D/base' --adapter '$D/two' -o x"
+status 4 "a limit on file size" limited 4 lora-merge -q --model "$D/base" --adapter "$D/two" -o x
 
 # killed in the middle: a base that comes slowly, then SIGTERM
 mkfifo slow

@@ -42,5 +42,5 @@ status 2 "family against preset" model-init --like mistral-7b --family llama -o 
 status 2 "an operand" model-init x
 ok "no x was left" test ! -e x
 status 4 "a full disk" sh -c 'model-init >/dev/full'
-status 4 "a limit on file size" sh -c 'ulimit -f 1; exec model-init -o x'
+status 4 "a limit on file size" limited 1 model-init -o x
 is "leaves nothing" "$(ls -A | grep -c x)" 0

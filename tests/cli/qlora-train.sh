@@ -158,6 +158,29 @@ status 6 "a learning rate that diverges" train --lr 1000 --max-grad-norm 0 --max
 says 'step [0-9]*: the .* is not finite .* on records [0-9]' "names step and records"
 ok "leaves no output under the name" test ! -e "$T/g"
 ok "and keeps the last good adapter" test -f "$T/g.last-good/adapter_model.safetensors"
+status 6 "skips as many as it may" train --lr 1000 --max-grad-norm 0 --max-steps 60 --warmup-ratio 0 --schedule constant --nonfinite skip:2 -o "$T/g2" "$T/train.lps"
+says 'is not finite.*; skipped (2 of 2)' "says so each time"
+ok "and leaves no output under the name" test ! -e "$T/g2"
+
+# a model that is not what its config.json says
+other() { rm -rf "$T/odd"; cp -R $M "$T/odd"; sed "$1" $M/config.json >"$T/odd/config.json"; qlora-train --model "$T/odd" --max-steps 1 -o "$T/x" "$T/train.lps"; }
+status 3 "a layer too many in config.json" other 's/"num_hidden_layers": 5/"num_hidden_layers": 6/'
+says "odd: tensor 'model.layers.5.self_attn.q_proj.weight' is missing" "the missing tensor is named"
+status 3 "a layer too few" other 's/"num_hidden_layers": 5/"num_hidden_layers": 4/'
+says "odd: tensor 'model.layers.4.[a-z_.]*' does not belong to a llama model" "what is too much is named"
+status 3 "another width" other 's/"intermediate_size": [0-9]*/"intermediate_size": 176/'
+says "tensor 'model.layers.[0-9].mlp.[a-z_.]*' is not of the shape" "what does not fit is named"
+status 3 "tokens of a larger vocabulary" other 's/"vocab_size": 512/"vocab_size": 100/'
+says "train.lps' holds token id [0-9]*, and the model has 100" "are named"
+status 2 "sequences longer than the model reads" other 's/"max_position_embeddings": 512/"max_position_embeddings": 16/'
+says "reads at most 16; tokenise with --max-len 16" "are refused, with the way out"
+chat-template --model $M "$T/held.jsonl" | tokenize --model $M --train-on none >"$T/masked.lps" 2>/dev/null
+status 3 "nothing to learn" train --max-steps 1 -o "$T/x" "$T/masked.lps"
+says 'no token to learn from (4 sequences, all masked)' "is not trained on"
+ok "no output for any of them" test ! -e "$T/x"
+ok "a model of another identity" lora-merge -q --model $M --adapter "$T/a" -o "$T/merged"
+status 2 "does not take its former base's adapter" lm-generate --model "$T/merged" --adapter "$T/a" --max-new 2 "$T/held.jsonl"
+says "trained on another base" "and says why"
 
 # generation
 status 0 "completes" lm-generate --model $M --max-new 8 "$T/held.jsonl"

@@ -16,6 +16,11 @@ ok "writes a stream" tokenize --model "$M" a.jsonl -o a.lps
 quiet "says nothing in good times"
 ok "reads standard input" sh -c "tokenize --model '$M' <a.jsonl >b.lps"
 ok "decodes" tokenize --model "$M" --decode a.lps -o d.jsonl
+mkdir another && sed 's/<unk>/<none>/g' "$M/tokenizer.json" >another/tokenizer.json && cp "$M/tokenizer_config.json" another
+for v in --decode --show-mask; do
+	status 2 "another tokenizer's stream, $v" tokenize --model another $v a.lps
+	says "a.lps: it was made with another tokenizer" "is not shown as what it is not"
+done
 is "as many records" "$(wc -l <d.jsonl)" 3
 is "text and spans come back" "$(sed -n 2p d.jsonl)" '{"record":1,"text":"<s> Hi é😀 there</s>","spans":[[3,19]]}'
 ok "shows the mask of a stream" tokenize --model "$M" --show-mask a.lps -o m1

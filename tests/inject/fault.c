@@ -6,7 +6,8 @@
  *   short    that write takes half; the one after it fails
  *   fsync    EIO
  *   rename   EIO (renameat2 too)
- *   close    of a file opened for writing: EDQUOT, after closing it
+ *   exchange a file system that cannot exchange two names: EINVAL, and the n-th rename after that EIO
+ *   close    of a file opened for writing, by the program itself, not by a library: EDQUOT, after closing it
  *   read     EIO
  *   malloc   malloc, calloc, realloc, aligned_alloc called by the program itself, not by a library: NULL
  */
@@ -23,10 +24,11 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum fault { NONE, WRITE, SHORT, FSYNC, RENAME, CLOSE, READ, MALLOC };
+enum fault { NONE, WRITE, SHORT, FSYNC, RENAME, CLOSE, READ, MALLOC, EXCHANGE };
 
 static enum fault what;
 static atomic_int left;
+static atomic_bool refused; /* an exchange of names */
 static uintptr_t text_from, text_to; /* of the program */
 
 static int find_program(struct dl_phdr_info *info, size_t size, void *ctx)
@@ -46,11 +48,11 @@ static int find_program(struct dl_phdr_info *info, size_t size, void *ctx)
 
 __attribute__((constructor)) static void setup(void)
 {
-	static const char *const names[] = { "", "write", "short", "fsync", "rename", "close", "read", "malloc" };
+	static const char *const names[] = { "", "write", "short", "fsync", "rename", "close", "read", "malloc", "exchange" };
 	const char *s = getenv("LP_FAULT"), *colon = s ? strchr(s, ':') : NULL;
 
 	dl_iterate_phdr(find_program, NULL);
-	for (int i = 1; colon && i < 8; i++)
+	for (int i = 1; colon && i < (int)(sizeof(names) / sizeof(*names)); i++)
 		if (strlen(names[i]) == (size_t)(colon - s) && !memcmp(names[i], s, (size_t)(colon - s))) {
 			atomic_store(&left, (int)strtol(colon + 1, NULL, 10));
 			what = (enum fault)i;
@@ -121,7 +123,7 @@ int fsync(int fd)
 
 int rename(const char *from, const char *to)
 {
-	if (now(RENAME)) {
+	if (now(RENAME) || (atomic_load(&refused) && now(EXCHANGE))) {
 		errno = EIO;
 		return -1;
 	}
@@ -130,6 +132,11 @@ int rename(const char *from, const char *to)
 
 int renameat2(int a, const char *from, int b, const char *to, unsigned flags)
 {
+	if (what == EXCHANGE && flags & 2) { /* RENAME_EXCHANGE */
+		atomic_store(&refused, true);
+		errno = EINVAL;
+		return -1;
+	}
 	if (now(RENAME)) {
 		errno = EIO;
 		return -1;
@@ -141,7 +148,7 @@ int close(int fd)
 {
 	int flags = what == CLOSE ? (int)syscall(SYS_fcntl, fd, F_GETFL) : 0, rc = (int)syscall(SYS_close, fd);
 
-	if (what == CLOSE && flags >= 0 && (flags & O_ACCMODE) != O_RDONLY && now(CLOSE)) {
+	if (what == CLOSE && flags >= 0 && (flags & O_ACCMODE) != O_RDONLY && from_program(__builtin_return_address(0)) && now(CLOSE)) {
 		errno = EDQUOT;
 		return -1;
 	}

@@ -52,7 +52,7 @@ tool_run() {
 	chat-template) chat-template -q --model "$M" --template in/t.jinja -o "$out" "$input" ;;
 	tokenize) tokenize -q --model "$M" -o "$out" "$input" ;;
 	qlora-train) qlora-train -q --model "$M" --quant none --max-steps 2 --rank 2 -o "$out" "$input" ;;
-	lm-generate) lm-generate -q --model "$M" --template in/t.jinja --max-new 4 --limit 2 -o "$out" "$input" ;;
+	lm-generate) lm-generate -q --model "$M" --template in/t.jinja --max-new 4 --limit 20 -o "$out" "$input" ;;
 	lora-merge) lora-merge -q --model "$M" --adapter "$(dirname "$input")" -o "$out" ;;
 	gguf-export) gguf-export -q --model "$(dirname "$input")" -o "$out" ;;
 	judge-eval) judge-eval score -q -o "$out" "$input" ;;

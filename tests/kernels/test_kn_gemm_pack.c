@@ -120,7 +120,7 @@ int main(void)
 	srunner_run_all(r, CK_ENV);
 	failed = srunner_ntests_failed(r);
 	if (!rooms[0])
-		printf("# skip: this processor has neither AVX-512 nor AVX2 with FMA\n");
+		printf("# skip: not built by GCC, or on a processor with neither AVX-512 nor AVX2 with FMA\n");
 	srunner_free(r);
 	gemm_room_free(rooms[0]);
 	gemm_room_free(rooms[1]);

@@ -265,8 +265,8 @@ static const char *const shapes[] = {
 	"{\"messages\":[{\"role\":\"user\",\"content\":\"%s\"},{\"role\":\"assistant\",\"content\":\"%s\"}]}",
 	"{\"messages\":[{\"role\":\"system\",\"content\":\"%s\"},{\"role\":\"user\",\"content\":\"%s\"},{\"role\":\"assistant\",\"content\":\"%s\",\"reasoning_content\":\"%s\"}]}",
 	"{\"messages\":[{\"role\":\"user\",\"content\":\"%s\"},{\"role\":\"assistant\",\"content\":\"%s\"},{\"role\":\"user\",\"content\":\"%s\"},{\"role\":\"assistant\",\"content\":\"%s\"}]}",
-	"{\"messages\":[{\"role\":\"user\",\"content\":\"%s\"},{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"c12345678\",\"type\":\"function\",\"function\":{\"name\":\"f\","
-	"\"arguments\":{\"a\":1}}}]},{\"role\":\"tool\",\"content\":\"%s\",\"tool_call_id\":\"c12345678\"},{\"role\":\"assistant\",\"content\":\"%s\"}]}",
+	("{\"messages\":[{\"role\":\"user\",\"content\":\"%s\"},{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"id\":\"c12345678\",\"type\":\"function\",\"function\":{\"name\":\"f\","
+	"\"arguments\":{\"a\":1}}}]},{\"role\":\"tool\",\"content\":\"%s\",\"tool_call_id\":\"c12345678\"},{\"role\":\"assistant\",\"content\":\"%s\"}]}"),
 };
 static const char *const contents[] = { "Hi", "", " \\n", " padded\\n", "<think>\\nwhy\\n</think>\\n\\nso", "</think>", "\\u00a0x\\u3000", "<|im_end|>", "x\\n\\n", "\\ud83d\\ude00 y", "[INST]", "a b c" };
 

@@ -7,41 +7,23 @@
  * scale where torch is nearer than that. */
 #include <check.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/num.h"
 #include "base/xalloc.h"
-#include "train/engine.h"
+#include "engine_fix.h"
 
-#define DIR_MODEL "tests/conformance/model/"
-static const char *const cases[] = { "llama", "llama3", "qwen2", "mistral" };
-
-struct fix {
-	struct device dev;
-	struct model_desc desc;
-	struct peft peft;
-	struct st_file gold;
-	struct lora lora;
-	struct engine g;
-	struct dataset data;
-	struct microbatch b;
-	struct err e;
-};
-
-static void must(struct fix *f, bool ok)
+/* The CPU with one thread or two; what was opened stays open. */
+static struct device *cpu(int threads)
 {
-	if (!ok)
-		ck_abort_msg("%s: %s", f->e.path, f->e.msg);
-}
+	static struct device devices[2];
+	struct device *d = &devices[threads - 1];
+	struct err e = ERR_INIT;
 
-static const struct tensor *gold(struct fix *f, const char *name)
-{
-	const struct tensor *t = st_find(&f->gold.blob, name);
-
-	ck_assert_msg(t != NULL, "no golden %s", name);
-	return t;
+	if (!d->k.alloc)
+		ck_assert_msg(device_open(d, "cpu", NULL, threads, &e) == 0, "%s", e.msg);
+	return d;
 }
 
 static double gold_meta(struct fix *f, const char *key)
@@ -51,56 +33,6 @@ static double gold_meta(struct fix *f, const char *key)
 
 	ck_assert_msg(s && parse_f64(s, &v), "no metadata %s", key);
 	return v;
-}
-
-static void load_data(struct fix *f)
-{
-	const int64_t *start = gold(f, "seq_start")->data, *rec = gold(f, "seq_record")->data;
-
-	dataset_add_row(&f->data, gold(f, "input_ids")->data, gold(f, "loss_mask")->data, start, rec, (int64_t)tensor_elems(gold(f, "seq_record")));
-}
-
-static void setup(struct fix *f, const char *name, bool nf4, uint64_t budget, int threads)
-{
-	char path[256];
-	struct model_source *src;
-	struct engine_shape shape = { .max_tokens = 64, .max_seq = 40, .train = true, .budget = budget };
-
-	memset(f, 0, sizeof(*f));
-	must(f, device_open(&f->dev, "cpu", NULL, threads, &f->e) == 0);
-	snprintf(path, sizeof(path), DIR_MODEL "%s", name);
-	must(f, model_desc_load(path, &f->desc, &f->e) == 0);
-	must(f, (src = model_source_open(path, &f->e)) != NULL);
-	snprintf(path, sizeof(path), DIR_MODEL "%s/golden.safetensors", name);
-	must(f, st_file_open(&f->gold, path, &f->e) == 0);
-	snprintf(path, sizeof(path), DIR_MODEL "%s/adapter", name);
-	must(f, peft_load(&f->peft, path, &f->e) == 0);
-	must(f, lora_from_peft(&f->lora, &f->desc, &f->peft, &f->e) == 0);
-	must(f, engine_plan(&f->g, &f->dev, &f->desc, weights_source_dtype(src, DT_F32), nf4, &f->lora, &shape, &f->e) == 0);
-	must(f, engine_alloc(&f->g, &f->e) == 0);
-	must(f, engine_load(&f->g, src, &f->e) == 0);
-	lora_load(&f->lora, &f->dev, &f->peft);
-	model_source_close(src);
-	load_data(f);
-	microbatch_init(&f->b, 64);
-	microbatch_clear(&f->b);
-	microbatch_add(&f->b, &f->data, 0);
-}
-
-static void teardown(struct fix *f)
-{
-	microbatch_release(&f->b);
-	dataset_release(&f->data);
-	engine_release(&f->g);
-	lora_release(&f->lora);
-	peft_release(&f->peft);
-	st_file_close(&f->gold);
-	device_close(&f->dev);
-}
-
-static double value(const struct tensor *t, size_t i)
-{
-	return t->dtype == DT_F64 ? ((const double *)t->data)[i] : (double)((const float *)t->data)[i];
 }
 
 static double max_abs_diff(const struct tensor *t, const float *x, double *scale)
@@ -126,14 +58,6 @@ static double rel_l2(const struct tensor *t, const float *x)
 	return sqrt(d / (n > 0 ? n : 1));
 }
 
-static const struct tensor *gold_lora(struct fix *f, const char *prefix, const struct lora_tensor *t)
-{
-	char name[160];
-
-	snprintf(name, sizeof(name), "%s%s", prefix, t->name);
-	return gold(f, name);
-}
-
 static void check_forward(struct fix *f, const char *logits, const char *nll, double torch_error)
 {
 	int64_t n = f->b.n_tokens, v = f->desc.vocab;
@@ -157,7 +81,7 @@ START_TEST(test_forward)
 {
 	struct fix f;
 
-	setup(&f, cases[_i], false, 0, 2);
+	setup(&f, cpu(2), cases[_i], false, 0);
 	check_forward(&f, "logits", "nll", gold_meta(&f, "fp32_logits_max_abs"));
 	f.g.lora = NULL;
 	check_forward(&f, "base.logits", "base.nll", gold_meta(&f, "fp32_logits_max_abs"));
@@ -171,7 +95,7 @@ START_TEST(test_gradients)
 	bool nf4 = _i >= 4;
 	double worst = 0, torch_error;
 
-	setup(&f, cases[_i % 4], nf4, 0, 2);
+	setup(&f, cpu(2), cases[_i % 4], nf4, 0);
 	torch_error = gold_meta(&f, "fp32_grad_rel_l2");
 	if (nf4)
 		check_forward(&f, "nf4.logits", "nf4.nll", gold_meta(&f, "fp32_logits_max_abs"));
@@ -196,7 +120,7 @@ START_TEST(test_ten_steps)
 	float *m, *v;
 	double rates = 0, scale;
 
-	setup(&f, cases[_i], false, 0, 1);
+	setup(&f, cpu(1), cases[_i], false, 0);
 	m = xcalloc((size_t)f.lora.n_params, sizeof(*m));
 	v = xcalloc((size_t)f.lora.n_params, sizeof(*v));
 	for (size_t s = 0; s < 10; s++) {
@@ -208,12 +132,12 @@ START_TEST(test_ten_steps)
 		for (int64_t i = 0; i < f.b.n_targets; i++)
 			sum += f.g.nll[i];
 		ck_assert_double_eq_tol(sum / (double)f.b.n_targets, value(gold(&f, "step.loss"), s), 1e-5);
-		f.dev.k.sum_squares(&f.dev, f.lora.grads, f.lora.n_params, &norm2);
+		f.dev->k.sum_squares(f.dev, f.lora.grads, f.lora.n_params, &norm2);
 		norm = sqrt(norm2);
 		ck_assert_double_eq_tol(norm, value(gold(&f, "step.grad_norm"), s), 1e-4 * norm);
 		a.grad_scale = (float)fmin(1, 1.0 / (norm + 1e-6));
 		rates += a.lr;
-		kn_adamw_cpu(&f.dev, f.lora.params, f.lora.grads, m, v, f.lora.n_params, &a);
+		kn_adamw_cpu(f.dev, f.lora.params, f.lora.grads, m, v, f.lora.n_params, &a);
 	}
 	for (int64_t i = 0; i < f.lora.n_tensors; i++) {
 		struct lora_tensor *t = &f.lora.tensors[i];
@@ -270,7 +194,7 @@ START_TEST(test_cut_does_not_matter)
 	float *first;
 	double loss;
 
-	setup(&f, cases[_i % 4], false, 0, 2);
+	setup(&f, cpu(2), cases[_i % 4], false, 0);
 	f.lora.dropout = _i >= 4 ? 0.3 : 0;
 	if (f.lora.dropout > 0) { /* room for dropout comes with the plan */
 		f.g.xd = xcalloc(64 * 64, sizeof(float));
@@ -300,7 +224,7 @@ START_TEST(test_dropout_is_keyed)
 	struct fix f;
 	double a, b, c;
 
-	setup(&f, "llama", false, 0, 2);
+	setup(&f, cpu(2), "llama", false, 0);
 	f.lora.dropout = 0.5;
 	f.g.xd = xcalloc(64 * 64, sizeof(float));
 	engine_set_dropout(&f.g, true, 7, 3);
@@ -316,19 +240,6 @@ START_TEST(test_dropout_is_keyed)
 }
 END_TEST
 
-/* What the plan needs at the least: nothing kept, nothing dense. */
-static uint64_t smallest(struct fix *f, bool nf4)
-{
-	struct engine g;
-	struct engine_shape shape = { .max_tokens = 64, .max_seq = 40, .train = true, .budget = 1 };
-	uint64_t n;
-
-	ck_assert_int_eq(engine_plan(&g, &f->dev, &f->desc, f->g.w.dtype, nf4, &f->lora, &shape, &f->e), -1);
-	n = engine_bytes(&g);
-	engine_release(&g);
-	return n;
-}
-
 /* What the plan chooses from free memory, and the number of threads, change no bit. */
 START_TEST(test_plan_changes_no_bit)
 {
@@ -336,17 +247,15 @@ START_TEST(test_plan_changes_no_bit)
 	uint64_t least, most;
 	int64_t recomputed = 0, lean = 0, uncached = 0;
 
-	setup(&some, "llama", _i, 0, 2);
-	least = smallest(&some, _i);
-	teardown(&some);
-	setup(&all, "llama", _i, 0, 1);
+	least = smallest(cpu(2), "llama", _i);
+	setup(&all, cpu(1), "llama", _i, 0);
 	engine_run(&all.g, &all.b, true, 0.05);
 	ck_assert_int_eq(all.g.full, all.desc.layers);
 	most = engine_bytes(&all.g);
 	for (int k = 0; k < 64; k++) {
 		uint64_t budget = least + (most - least) / 64 * (uint64_t)k;
 
-		setup(&some, "llama", _i, budget, 2);
+		setup(&some, cpu(2), "llama", _i, budget);
 		ck_assert_uint_le(engine_bytes(&some.g), budget);
 		recomputed += some.desc.layers - some.g.full - some.g.lean;
 		lean += some.g.lean;
@@ -367,8 +276,8 @@ START_TEST(test_plan_refuses)
 	struct engine g;
 	struct engine_shape shape = { .max_tokens = 64, .max_seq = 40, .train = true, .budget = 1000 };
 
-	setup(&f, "llama", false, 0, 1);
-	ck_assert_int_eq(engine_plan(&g, &f.dev, &f.desc, DT_F32, false, &f.lora, &shape, &f.e), -1);
+	setup(&f, cpu(1), "llama", false, 0);
+	ck_assert_int_eq(engine_plan(&g, f.dev, &f.desc, DT_F32, false, &f.lora, &shape, &f.e), -1);
 	ck_assert_int_eq(f.e.code, LP_DEVICE);
 	engine_release(&g);
 	teardown(&f);

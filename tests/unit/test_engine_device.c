@@ -7,43 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/num.h"
 #include "base/xalloc.h"
 #include "json/json.h"
-#include "train/engine.h"
-
-#define DIR_MODEL "tests/conformance/model/"
-static const char *const cases[] = { "llama", "llama3", "qwen2", "mistral" };
+#include "engine_fix.h"
 
 static struct device dev; /* one for all: a CUDA context takes its time */
 static struct arena arena = ARENA_INIT;
 static struct json bounds;
-
-struct fix {
-	struct model_desc desc;
-	struct peft peft;
-	struct st_file gold;
-	struct lora lora;
-	struct engine g;
-	struct dataset data;
-	struct microbatch b;
-	const char *name;
-	struct err e;
-};
-
-static void must(struct fix *f, bool ok)
-{
-	if (!ok)
-		ck_abort_msg("%s: %s", f->e.path, f->e.msg);
-}
-
-static const struct tensor *gold(struct fix *f, const char *name)
-{
-	const struct tensor *t = st_find(&f->gold.blob, name);
-
-	ck_assert_msg(t != NULL, "no golden %s", name);
-	return t;
-}
 
 static double bound(struct fix *f, const char *what)
 {
@@ -63,51 +33,6 @@ static void open_device(void)
 		return;
 	ck_assert_msg(device_open(&dev, spec, getenv("LP_COMPUTE"), 2, &e) == 0, "%s", e.msg);
 	ck_assert_msg(json_load(dev.act == DT_F16 ? DIR_MODEL "fp16.json" : DIR_MODEL "bf16.json", &arena, &bounds, &e) == 0, "%s", e.msg);
-}
-
-static void setup(struct fix *f, const char *name, bool nf4, uint64_t budget)
-{
-	char path[256];
-	struct model_source *src;
-	struct engine_shape shape = { .max_tokens = 64, .max_seq = 40, .train = true, .budget = budget };
-	const int64_t *start, *rec;
-
-	memset(f, 0, sizeof(*f));
-	f->name = name;
-	snprintf(path, sizeof(path), DIR_MODEL "%s", name);
-	must(f, model_desc_load(path, &f->desc, &f->e) == 0);
-	must(f, (src = model_source_open(path, &f->e)) != NULL);
-	snprintf(path, sizeof(path), DIR_MODEL "%s/golden.safetensors", name);
-	must(f, st_file_open(&f->gold, path, &f->e) == 0);
-	snprintf(path, sizeof(path), DIR_MODEL "%s/adapter", name);
-	must(f, peft_load(&f->peft, path, &f->e) == 0);
-	must(f, lora_from_peft(&f->lora, &f->desc, &f->peft, &f->e) == 0);
-	must(f, engine_plan(&f->g, &dev, &f->desc, weights_source_dtype(src, DT_F32), nf4, &f->lora, &shape, &f->e) == 0);
-	must(f, engine_alloc(&f->g, &f->e) == 0);
-	must(f, engine_load(&f->g, src, &f->e) == 0);
-	lora_load(&f->lora, &dev, &f->peft);
-	model_source_close(src);
-	start = gold(f, "seq_start")->data;
-	rec = gold(f, "seq_record")->data;
-	dataset_add_row(&f->data, gold(f, "input_ids")->data, gold(f, "loss_mask")->data, start, rec, (int64_t)tensor_elems(gold(f, "seq_record")));
-	microbatch_init(&f->b, 64);
-	microbatch_clear(&f->b);
-	microbatch_add(&f->b, &f->data, 0);
-}
-
-static void teardown(struct fix *f)
-{
-	microbatch_release(&f->b);
-	dataset_release(&f->data);
-	engine_release(&f->g);
-	lora_release(&f->lora);
-	peft_release(&f->peft);
-	st_file_close(&f->gold);
-}
-
-static double value(const struct tensor *t, size_t i)
-{
-	return t->dtype == DT_F64 ? ((const double *)t->data)[i] : (double)((const float *)t->data)[i];
 }
 
 /* Runs once; the adapter's gradients and the losses come to the host. */
@@ -152,12 +77,9 @@ static void check_grads(struct fix *f, const float *grads, const char *prefix)
 
 	for (int64_t i = 0; i < f->lora.n_tensors; i++) {
 		const struct lora_tensor *t = &f->lora.tensors[i];
-		char name[160];
-		const struct tensor *want;
+		const struct tensor *want = gold_lora(f, prefix, t);
 		double d = 0, n = 0;
 
-		snprintf(name, sizeof(name), "%s%s", prefix, t->name);
-		want = gold(f, name);
 		for (int64_t j = 0; j < t->n; j++) {
 			double w = value(want, (size_t)j), x = (double)grads[t->offset + j] - w;
 
@@ -182,7 +104,7 @@ START_TEST(test_against_goldens)
 	float *grads;
 
 	open_device();
-	setup(&f, cases[_i % 4], nf4, 0);
+	setup(&f, &dev, cases[_i % 4], nf4, 0);
 	grads = run(&f, nll);
 	check_losses(&f, nll, nf4 ? "nf4.nll" : "nll");
 	check_grads(&f, grads, nf4 ? "nf4.grad." : "grad.");
@@ -190,21 +112,6 @@ START_TEST(test_against_goldens)
 	teardown(&f);
 }
 END_TEST
-
-static uint64_t smallest(const char *name, bool nf4)
-{
-	struct fix f;
-	struct engine g;
-	struct engine_shape shape = { .max_tokens = 64, .max_seq = 40, .train = true, .budget = 1 };
-	uint64_t n;
-
-	setup(&f, name, nf4, 0);
-	ck_assert_int_eq(engine_plan(&g, &dev, &f.desc, f.g.w.dtype, nf4, &f.lora, &shape, &f.e), -1);
-	n = engine_bytes(&g);
-	engine_release(&g);
-	teardown(&f);
-	return n;
-}
 
 START_TEST(test_no_bit_changes)
 {
@@ -215,12 +122,12 @@ START_TEST(test_no_bit_changes)
 	float *grads, *grads2;
 
 	open_device();
-	least = smallest(cases[_i / 2], nf4);
-	setup(&all, cases[_i / 2], nf4, 0);
+	least = smallest(&dev, cases[_i / 2], nf4);
+	setup(&all, &dev, cases[_i / 2], nf4, 0);
 	most = engine_bytes(&all.g);
 	grads = run(&all, nll);
 	for (uint64_t k = 0; k <= 16; k++) {
-		setup(&some, cases[_i / 2], nf4, k < 16 ? least + (most - least) / 16 * k : 0);
+		setup(&some, &dev, cases[_i / 2], nf4, k < 16 ? least + (most - least) / 16 * k : 0);
 		grads2 = run(&some, nll2);
 		ck_assert_mem_eq(nll, nll2, (size_t)all.b.n_targets * sizeof(*nll));
 		ck_assert_mem_eq(grads, grads2, (size_t)all.lora.n_params * sizeof(*grads));

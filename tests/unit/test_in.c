@@ -317,6 +317,39 @@ START_TEST(peek_and_read)
 }
 END_TEST
 
+/* Files of gzip one behind the other are one text (as bgzip and pigz leave them, and cat); zeros behind are padding, more is not. */
+START_TEST(gzip_behind_gzip)
+{
+	size_t n, first, all;
+	char *text = lines(10000, &n), *buf = malloc(CAP);
+	struct packed_file f = { "x", text, n / 2 };
+	struct sb b = SB_INIT;
+
+	scratch_open();
+	first = pack(buf, CAP, "gzip", "raw", &f, 1);
+	f = (struct packed_file){ "x", text + n / 2, n - n / 2 };
+	all = first + pack(buf + first, CAP - first, "gzip", "raw", &f, 1);
+	put_file(at("two.gz"), buf, all);
+	OK(load(at("two.gz"), &b, &er));
+	ck_assert(b.len == n && !memcmp(b.s, text, n));
+	memset(buf + all, 0, 1000);
+	put_file(at("two.gz"), buf, all + 1000);
+	OK(load(at("two.gz"), &b, &er));
+	ck_assert(b.len == n && !memcmp(b.s, text, n));
+	put_file(at("two.gz"), buf, all - 1);
+	BAD(load(at("two.gz"), &b, &er), LP_DATA, "truncated or corrupt archive");
+	put_file(at("two.gz"), buf, first + 5);
+	BAD(load(at("two.gz"), &b, &er), LP_DATA, "truncated or corrupt archive");
+	memcpy(buf + all, "more", 4);
+	put_file(at("two.gz"), buf, all + 4);
+	BAD(load(at("two.gz"), &b, &er), LP_DATA, "truncated or corrupt archive");
+	free(text);
+	free(buf);
+	sb_release(&b);
+	scratch_close();
+}
+END_TEST
+
 START_TEST(what_cannot_be_read)
 {
 	struct sb b = SB_INIT;
@@ -378,6 +411,7 @@ int main(void)
 	tcase_add_test(c, line_shapes);
 	tcase_add_test(c, long_lines);
 	tcase_add_test(c, peek_and_read);
+	tcase_add_test(c, gzip_behind_gzip);
 	tcase_add_test(c, what_cannot_be_read);
 	tcase_add_test(c, first_line_is_not_held_back);
 	suite_add_tcase(s, c);

@@ -107,6 +107,7 @@ START_TEST(mistakes)
 {
 	BAD(parse("--ranc 3", &er), LP_USAGE, "unknown option '--ranc' (did you mean '--rank'?; see --help)");
 	BAD(parse("--zzzzzzzz", &er), LP_USAGE, "unknown option '--zzzzzzzz' (see --help)");
+	BAD(parse("--lock", &er), LP_USAGE, "unknown option '--lock' (see --help)"); /* half of it is not that of --log */
 	BAD(parse("--no-rank", &er), LP_USAGE, "unknown option '--no-rank'");
 	BAD(parse("--versoin", &er), LP_USAGE, "--version");
 	BAD(parse("-Z", &er), LP_USAGE, "unknown option '-Z'");

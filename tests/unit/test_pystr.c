@@ -108,7 +108,7 @@ END_TEST
 /* No invalid byte sequence may be read past or loop. */
 START_TEST(stray_bytes)
 {
-	const char *const bad[] = { "\x80", "\xe2\x80", "\xf0\x9f", "a\xff" "b", "\xce\xa3\xce", "\xc2", "\xed\xa0\x80" };
+	const char *const bad[] = { "\x80", "\xe2\x80", "\xf0\x9f", ("a\xff" "b"), "\xce\xa3\xce", "\xc2", "\xed\xa0\x80" };
 	struct sb b = SB_INIT;
 
 	for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {

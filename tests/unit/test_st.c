@@ -219,6 +219,10 @@ START_TEST(every_cut_and_flip_of_a_stream)
 	BAD(drain(at("noend"), &er), LP_DATA, "truncated");
 	put_file(at("empty"), "", 0);
 	BAD(drain(at("empty"), &er), LP_DATA, "truncated");
+	put_text(at("text"), "{\"text\":\"x\"}\n");
+	BAD(drain(at("text"), &er), LP_DATA, "this is text");
+	put_text(at("bytes"), "\x01\x01\x01\x01\x01\x01\x01\x01\x01");
+	BAD(drain(at("bytes"), &er), LP_DATA, "first 8 bytes give a header of 72340172838076673 bytes");
 }
 END_TEST
 
