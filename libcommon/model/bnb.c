@@ -25,7 +25,7 @@ static int check_kind(const struct json *q, struct err *e)
 	    !json_get_str(q, "bnb_4bit_quant_type", "fp4", &type))
 		return err_set(e, LP_DATA, "'quantization_config' has a value of another type than bitsandbytes writes");
 	if (eight || !four)
-		return err_set(e, LP_DATA, "the checkpoint is quantised to 8 bits; 4 bits of type nf4 are read: %s", original);
+		return err_set(e, LP_DATA, "the checkpoint is already quantised, %s; 4 bits of type nf4 are read: %s", eight ? "to 8 bits" : "and not with load_in_4bit", original);
 	if (strcmp(type, "nf4") != 0)
 		return err_set(e, LP_DATA, "the checkpoint is in 4 bits of type '%.20s', and only nf4 is read; %s", type, original);
 	return 0;

@@ -154,7 +154,7 @@ else
 fi
 
 # --- interrupted in the middle ---
-slow() { head -n 20 "$1"; sleep 5; tail -n +21 "$1"; }
+slow() { head -n 20 "$1"; sleep 20; tail -n +21 "$1"; }
 for t in $TOOLS; do
 	case $t in
 	ds-audit | ds-split | ds-mix | chat-template | tokenize | lm-generate | judge-eval) ;;
