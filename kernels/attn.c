@@ -3,6 +3,7 @@
 #include "kernels/attn.h"
 
 #include <cblas.h>
+#include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 
@@ -143,6 +144,13 @@ static void tn_add(int64_t m, int64_t n, int64_t k, float alpha, const float *a,
 	cblas_sgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (int)m, (int)n, (int)k, alpha, a, (int)lda, b, (int)ldb, 1, c, (int)ldc);
 }
 
+/* Scores that do not grow past the cap. */
+static void cap_row(float *p, int64_t n, float cap)
+{
+	for (int64_t j = 0; cap > 0 && j < n; j++)
+		p[j] = cap * tanhf(p[j] / cap);
+}
+
 static void fwd_head(const struct kn_attn_shape *s, int64_t t0, int64_t len, int64_t h, const float *q, const float *k,
                      const float *v, float *o, float *lse, float *p)
 {
@@ -159,6 +167,7 @@ static void fwd_head(const struct kn_attn_shape *s, int64_t t0, int64_t len, int
 			float max, sum;
 
 			visible(s, i, k0, &lo, &hi);
+			cap_row(p + (i - i0) * n + lo, hi - lo, s->softcap);
 			sum = softmax_row(p + (i - i0) * n, lo, hi, n, &max);
 			inv[i - i0] = 1.0f / sum;
 			lse[(t0 + i) * s->n_heads + h] = max + logf(sum);
@@ -199,6 +208,18 @@ static void bwd_row(float *p, float *ds, int64_t lo, int64_t hi, int64_t n, floa
 		ds[j] = p[j] * (ds[j] - dd);
 }
 
+/* The same of scores that a cap is still to be put on. */
+static void bwd_row_capped(float *p, float *ds, int64_t lo, int64_t hi, int64_t n, float lse, float dd, float cap)
+{
+	for (int64_t j = 0; j < n; j++) {
+		bool seen = j >= lo && j < hi;
+		float t = seen ? tanhf(p[j] / cap) : 0;
+
+		p[j] = seen ? expf(cap * t - lse) : 0;
+		ds[j] = seen ? p[j] * (ds[j] - dd) * (1 - t * t) : 0;
+	}
+}
+
 LP_CLONES
 static float dot(const float *a, const float *b, int64_t n)
 {
@@ -224,11 +245,14 @@ static void bwd_head(const struct bwd *g, int64_t t0, int64_t len, int64_t h, fl
 		nt(m, n, d, s->scale, g->q + qo, s->ldq, g->k + ko, s->ldk, p, n);
 		nt(m, n, d, 1, g->d_o + oo, s->ldo, g->v + vo, s->ldv, ds, n);
 		for (int64_t i = 0; i < m; i++) {
+			float lse = g->lse[(t0 + i0 + i) * s->n_heads + h], dd = dot(g->d_o + oo + i * s->ldo, g->o + oo + i * s->ldo, d);
 			int64_t lo, hi;
 
 			visible(s, i0 + i, k0, &lo, &hi);
-			bwd_row(p + i * n, ds + i * n, lo, hi, n, g->lse[(t0 + i0 + i) * s->n_heads + h],
-			        dot(g->d_o + oo + i * s->ldo, g->o + oo + i * s->ldo, d));
+			if (s->softcap > 0)
+				bwd_row_capped(p + i * n, ds + i * n, lo, hi, n, lse, dd, s->softcap);
+			else
+				bwd_row(p + i * n, ds + i * n, lo, hi, n, lse, dd);
 		}
 		tn_add(n, d, m, 1, p, n, g->d_o + oo, s->ldo, g->dv + vo, s->ldv);
 		tn_add(n, d, m, s->scale, ds, n, g->q + qo, s->ldq, g->dk + ko, s->ldk);
@@ -270,6 +294,7 @@ static void decode_head(const struct kn_attn_shape *s, const float *q, const flo
 
 	for (int64_t j = 0; j < n; j++)
 		p[j] = dot(q, k + (k0 + j) * width, d) * s->scale;
+	cap_row(p, n, s->softcap);
 	sum = softmax_row(p, 0, n, n, &max);
 	memset(o, 0, (size_t)d * sizeof(*o));
 	for (int64_t j = 0; j < n; j++)

@@ -2,10 +2,11 @@
  * see one another. q (T, NH * D), k, v (T, NKV * D), each with a row stride; query
  * head h reads key head h / (NH / NKV).
  *   S = scale q k^T over keys j <= i, and i - j < window when window > 0
+ *   S = softcap tanh(S / softcap) when softcap > 0
  *   o = softmax(S) v,  lse[t][h] = log sum_j e^S      (T, NH)
  * Backward recomputes the probabilities from lse in blocks of queries; no T x T
  * matrix is kept:
- *   D = rowsum(do o);  P = e^(S - lse);  dS = P (do v^T - D)
+ *   D = rowsum(do o);  P = e^(S - lse);  dS = P (do v^T - D) (1 - (S / softcap)^2 with a cap)
  *   dq = scale dS k;  dk += scale dS^T q;  dv += P^T do
  * dq, dk, dv are overwritten, with the strides of q, k, v; d_o has that of o.
  * Error: fp32 products. An error in a score is a relative error of its
@@ -23,7 +24,7 @@ struct kn_attn_shape {
 	int64_t n_heads, n_kv, head_dim;
 	int64_t ldq, ldk, ldv, ldo; /* row strides in elements */
 	int64_t window;             /* 0: none */
-	float scale;
+	float scale, softcap;       /* softcap 0: none */
 	int64_t n_seqs, n_tokens;
 	const int32_t *seq_start;   /* (n_seqs + 1) token offsets, host memory */
 	const int32_t *seq_start_dev; /* the same, device memory */

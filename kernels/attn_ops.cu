@@ -16,6 +16,7 @@ static struct attn_cuda shape_of(struct device *d, const struct kn_attn_shape *s
 	a.ldo = s->ldo;
 	a.window = (int)s->window;
 	a.scale = s->scale;
+	a.softcap = s->softcap;
 	a.n_tokens = (int)s->n_tokens;
 	a.n_seqs = (int)s->n_seqs;
 	a.max_len = (int)max_len;

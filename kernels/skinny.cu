@@ -136,6 +136,10 @@ static __global__ void __launch_bounds__(THREADS, NT == 1 ? 2 : 1) skinny_kernel
 		if (threadIdx.x < 256)
 			table[threadIdx.x] = map[threadIdx.x];
 	}
+	if ((int)blockIdx.x < a.jobs)
+		call_a(a, blockIdx.x, THREADS);
+	if (a.jobs && (int)blockIdx.x < tiles && threadIdx.x < MT * 16)
+		call_b(a, tile_row<MT>(a, blockIdx.x, threadIdx.x / 16) + threadIdx.x % 16);
 	__syncthreads();
 	follow_previous();
 	for (int job = blockIdx.x; job < a.jobs; job += gridDim.x)
@@ -145,8 +149,8 @@ static __global__ void __launch_bounds__(THREADS, NT == 1 ? 2 : 1) skinny_kernel
 		int part = 0, block = NF4 ? first_block<MT>(a, tile, first_k, &part) : 0;
 
 		offset = NF4 ? a.offset[part] : 0;
-		if (a.jobs && threadIdx.x < MT * 16)
-			call_b(a, tile_row<MT>(a, tile, threadIdx.x / 16) + threadIdx.x % 16);
+		if (a.jobs && tile + (int)gridDim.x < tiles && threadIdx.x < MT * 16)
+			call_b(a, tile_row<MT>(a, tile + gridDim.x, threadIdx.x / 16) + threadIdx.x % 16);
 		for (int st = 0; st < per; st++) {
 			uint32_t x[L::blocks][NT][8];
 			int after = slot + 1 == L::stages ? 0 : slot + 1, ahead = slot ? slot - 1 : L::stages - 1;

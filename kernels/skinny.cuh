@@ -174,6 +174,19 @@ template <int NT, int W> static __device__ void inner_job(const struct skinny &a
 		atomicAdd(&a.count[0], 1u);
 }
 
+/* A job's part of A comes nearer, while what its x depends on is still at work. */
+static __device__ __forceinline__ void call_a(const struct skinny &a, int job, int threads)
+{
+	int row = job / a.pieces * 16, first = job % a.pieces * KN_SKINNY_PIECE;
+
+	for (int i = threadIdx.x; i < 16 * KN_SKINNY_PIECE / 32; i += threads) {
+		int r = row + i / (KN_SKINNY_PIECE / 32), k = first + i % (KN_SKINNY_PIECE / 32) * 32;
+
+		if (r < a.ranks && k < a.in)
+			asm volatile("prefetch.global.L2 [%0];" ::"l"(a.a + (int64_t)r * a.in + k));
+	}
+}
+
 /* One thread waits for all jobs; a barrier after it is the caller's. */
 static __device__ __forceinline__ void await_inner(const struct skinny &a)
 {

@@ -207,6 +207,8 @@ static __global__ void __launch_bounds__(M_THREADS, 1) many_kernel(const __grid_
 	if (a.jobs)
 		for (int i = threadIdx.x; i < M_OUT; i += M_THREADS)
 			call_b(a, tile_row<2>(a, tile * M_WARPS + i / 32, i / 16 % 2) + i % 16);
+	if ((int)blockIdx.x < min(a.jobs, M_WORKERS))
+		call_a(a, blockIdx.x, M_THREADS);
 	fill_levels<M_WARPS>(smem);
 	table[threadIdx.x] = map[threadIdx.x];
 	follow_previous();

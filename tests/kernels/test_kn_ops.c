@@ -247,6 +247,7 @@ struct shape {
 	int64_t nh, nkv, d, window;
 	int32_t start[6];
 	int64_t n_seqs;
+	double cap; /* 0: none */
 };
 static const struct shape attn_shapes[] = {
 	{ 1, 1, 2, 0, { 0, 1 }, 1 },
@@ -260,6 +261,10 @@ static const struct shape attn_shapes[] = {
 	{ 2, 1, 80, 0, { 0, 129 }, 1 },
 	{ 3, 3, 96, 0, { 0, 65, 190 }, 2 },
 	{ 2, 1, 256, 0, { 0, 150 }, 1 },
+	{ 4, 2, 64, 0, { 0, 200, 263 }, 2, 0.7 },
+	{ 4, 1, 128, 100, { 0, 300 }, 1, 1.5 },
+	{ 2, 1, 80, 0, { 0, 129 }, 1, 1 },
+	{ 3, 1, 10, 0, { 0, 70 }, 1, 2 },
 };
 
 struct ref { /* fp64 */
@@ -291,7 +296,7 @@ struct row_ref {
 	const struct shape *s;
 	const float *q, *k, *v, *d_o;
 	struct ref *r;
-	double *p;
+	double *p, *slope; /* slope: what a score's cap leaves of its gradient */
 };
 
 static void row_fwd(const struct row_ref *x, int64_t qi, int64_t i, int64_t j0, int64_t kh, int64_t h)
@@ -305,6 +310,11 @@ static void row_fwd(const struct row_ref *x, int64_t qi, int64_t i, int64_t j0, 
 		for (int64_t c = 0; c < s->d; c++)
 			p[j] += (double)x->q[qi + c] * (double)x->k[j * wk + kh * s->d + c];
 		p[j] /= sqrt((double)s->d);
+		x->slope[j] = 1;
+		if (s->cap > 0) {
+			p[j] = s->cap * tanh(p[j] / s->cap);
+			x->slope[j] = 1 - p[j] * p[j] / (s->cap * s->cap);
+		}
 		max = fmax(max, p[j]);
 		x->r->score = fmax(x->r->score, fabs(p[j]));
 	}
@@ -337,9 +347,9 @@ static void row_bwd(const struct row_ref *x, int64_t qi, int64_t i, int64_t j0, 
 
 		for (int64_t c = 0; c < s->d; c++)
 			dp += (double)x->d_o[qi + c] * (double)x->v[j * wk + kh * s->d + c];
-		ds = p[j] * (dp - dd) * scale;
+		ds = p[j] * (dp - dd) * scale * x->slope[j];
 		/* dS is rounded itself, P before it, and o before its sum with d_o */
-		e_ds = p[j] * (fabs(dp - dd) + e_dd) * scale;
+		e_ds = p[j] * (fabs(dp - dd) + e_dd) * scale * x->slope[j];
 		for (int64_t c = 0; c < s->d; c++) {
 			int64_t kj = j * wk + kh * s->d + c;
 
@@ -356,7 +366,7 @@ static void row_bwd(const struct row_ref *x, int64_t qi, int64_t i, int64_t j0, 
 static void attn_reference(const struct shape *s, const float *q, const float *k, const float *v, const float *d_o, struct ref *r)
 {
 	int64_t nt = s->start[s->n_seqs], wq = s->nh * s->d;
-	struct row_ref x = { s, q, k, v, d_o, r, cleared(nt) };
+	struct row_ref x = { s, q, k, v, d_o, r, cleared(nt), cleared(nt) };
 
 	ref_init(r, nt * wq, nt * s->nkv * s->d, nt * s->nh);
 	for (int64_t b = 0; b < s->n_seqs; b++)
@@ -368,6 +378,7 @@ static void attn_reference(const struct shape *s, const float *q, const float *k
 				row_bwd(&x, i * wq + h * s->d, i, j0, kh);
 			}
 	free(x.p);
+	free(x.slope);
 }
 
 /* fp32: the header's bound. 16 bits: P, dS and o are rounded before their products, each term of a sum by
@@ -413,7 +424,7 @@ static void attn_put(struct on_device *x, struct device *d, const struct shape *
 	x->d_qkv = up(d, NULL, nt, x->w, x->ld);
 	x->start = up_raw(d, s->start, sizeof(s->start));
 	x->s = (struct kn_attn_shape){ .n_heads = s->nh, .n_kv = s->nkv, .head_dim = s->d, .ldq = x->ld, .ldk = x->ld, .ldv = x->ld, .ldo = x->ldo,
-		.window = s->window, .scale = (float)(1 / sqrt((double)s->d)), .n_seqs = s->n_seqs,
+		.window = s->window, .scale = (float)(1 / sqrt((double)s->d)), .softcap = (float)s->cap, .n_seqs = s->n_seqs,
 		.n_tokens = nt, .seq_start = s->start, .seq_start_dev = x->start };
 	x->s.n_tiles = attn_tiles(s->start, s->n_seqs, tiles);
 	x->tiles = up_raw(d, tiles, sizeof(tiles));

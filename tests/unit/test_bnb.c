@@ -61,7 +61,7 @@ static int load_on(struct fix *f, const char *device, const char *name, const ch
 	int rc;
 
 	memset(f, 0, sizeof(*f));
-	OK(device_open(&f->dev, device, getenv("LP_COMPUTE"), 2, &er));
+	OK(device_open(&f->dev, device, strcmp(device, "cpu") == 0 ? NULL : getenv("LP_COMPUTE"), 2, &er));
 	OK(model_desc_load(dir_of(name), &f->desc, &er));
 	ck_assert(f->desc.bnb.on);
 	f->lora = (struct lora){ .rank = 3, .alpha = 3, .targets = { [LIN_Q] = true, [LIN_O] = true, [LIN_GATE] = true, [LIN_DOWN] = true } };
