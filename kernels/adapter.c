@@ -61,12 +61,40 @@ uint64_t kn_adapter_scratch_cuda(const struct device *d, int64_t t, int64_t in, 
 	return (uint64_t)(inner > outer ? inner : outer) * sizeof(float);
 }
 
+/* The masked x of adapter j, in the room for it. */
+static const float *masked(struct device *d, const struct kn_adapter_outer *a, int64_t j)
+{
+	const struct kn_adapter_masks *m = a->masks;
+
+	kn_dropout_cpu(d, m->room, a->in, a->x, a->ldx, m->rec, m->pos, a->t, a->in, m->key[j], false);
+	return m->room;
+}
+
 void kn_adapter_down_cpu(struct device *d, const struct kn_adapter_outer *a)
 {
-	kn_gemm_cpu(d, false, true, a->t, a->nr, a->in, 1, a->x, a->ldx, a->a, a->lda, 0, NULL, (float *)a->x + a->in, a->ldx, false);
+	int64_t r = a->masks ? a->masks->rank : a->nr;
+
+	for (int64_t j = 0; j * r < a->nr; j++)
+		kn_gemm_cpu(d, false, true, a->t, r, a->in, 1, a->masks ? masked(d, a, j) : a->x, a->masks ? a->in : a->ldx, (const float *)a->a + j * r * a->lda,
+		            a->lda, 0, NULL, (float *)a->x + a->in + j * r, a->ldx, false);
 }
 
 void kn_adapter_outer_cpu(struct device *d, const struct kn_adapter_outer *a)
 {
-	kn_gemm_cpu(d, true, false, a->nr, a->in, a->t, 1, a->ds, a->ld_ds, a->x, a->ldx, 1, NULL, a->da, a->in, true);
+	int64_t r = a->masks ? a->masks->rank : a->nr;
+
+	for (int64_t j = 0; j * r < a->nr; j++)
+		kn_gemm_cpu(d, true, false, r, a->in, a->t, 1, (const float *)a->ds + j * r, a->ld_ds, a->masks ? masked(d, a, j) : a->x,
+		            a->masks ? a->in : a->ldx, 1, NULL, a->da + j * r * a->in, a->in, true);
+}
+
+void kn_adapter_through_cpu(struct device *d, const struct kn_adapter_outer *a)
+{
+	const struct kn_adapter_masks *m = a->masks;
+
+	for (int64_t j = 0; j * m->rank < a->nr; j++) {
+		kn_gemm_cpu(d, false, false, a->t, a->in, m->rank, 1, (const float *)a->ds + j * m->rank, a->ld_ds, (const float *)a->a + j * m->rank * a->lda, a->lda, 0, NULL,
+		            m->room, a->in, false);
+		kn_dropout_cpu(d, a->x, a->ldx, m->room, a->in, m->rec, m->pos, a->t, a->in, m->key[j], true);
+	}
 }

@@ -11,6 +11,8 @@
 
 #include <stdint.h>
 
+#include "kernels/dropout.h"
+
 enum { KN_PARTS = 3 }; /* projections in a group, at most */
 /* How adapter.cu cuts its one pass: tokens in a block, and pieces of columns at the most. */
 enum { KN_ADAPTER_ROWS = 512, KN_ADAPTER_PIECES = 64 };
@@ -46,9 +48,17 @@ struct kn_adapter_grad {
 	float *db[KN_PARTS];
 	void *scratch; /* kn_adapter_scratch bytes */
 };
-/* The skinny products of the outer side; x (T, in), row stride ldx, nr = n * rank.
- * down:  s (T, nr) = x A^T, put behind the rows of x; a (nr, in) of the activation type, row stride lda.
- * outer: da (nr, in) fp32 += ds^T x; ds (T, nr), row stride ld_ds. */
+/* Dropout on what the adapters see: a mask m_j for each of them (dropout.h), rank inner values apart. */
+struct kn_adapter_masks {
+	int64_t rank;
+	const int32_t *rec, *pos; /* (T) */
+	struct kn_dropout_key key[KN_PARTS];
+	void *room;               /* (T, in) of the activation type, for what is not masked on its way */
+};
+/* The skinny products of the outer side; x (T, in), row stride ldx, nr = n * rank. Without masks m_j is 1.
+ * down:    s_j (T, rank) = (m_j x) A_j^T, put behind the rows of x; a (nr, in) of the activation type, row stride lda.
+ * outer:   da_j (rank, in) fp32 += ds_j^T (m_j x); ds (T, nr), row stride ld_ds.
+ * through: x += sum over j of m_j (ds_j A_j), x a gradient; only with masks. */
 struct kn_adapter_outer {
 	int64_t t, in, nr;
 	void *x;
@@ -59,6 +69,7 @@ struct kn_adapter_outer {
 	int64_t ld_ds;
 	float *da;
 	void *scratch;  /* kn_adapter_scratch bytes */
+	const struct kn_adapter_masks *masks; /* NULL: none */
 };
 struct device;
 typedef void kn_adapter_outer_fn(struct device *d, const struct kn_adapter_outer *a);
@@ -68,7 +79,7 @@ typedef uint64_t kn_adapter_scratch_fn(const struct device *d, int64_t t, int64_
 /* Fills the right edge (out, pad), row stride ld_right, and the lower one (pad, in), row stride ld_lower. */
 typedef void kn_adapter_place_fn(struct device *d, void *right, int64_t ld_right, void *lower, int64_t ld_lower, const struct kn_adapters *a);
 kn_adapter_place_fn kn_adapter_place_cpu;
-kn_adapter_outer_fn kn_adapter_down_cpu, kn_adapter_outer_cpu;
+kn_adapter_outer_fn kn_adapter_down_cpu, kn_adapter_outer_cpu, kn_adapter_through_cpu;
 kn_adapter_grad_fn kn_adapter_grad_cpu;
 kn_adapter_scratch_fn kn_adapter_scratch_cpu, kn_adapter_scratch_cuda; /* the latter is arithmetic, and needs no GPU */
 

@@ -1,5 +1,5 @@
-/* An adapter's skinny products over x, which is read once. */
-#include "kernels/cuda.cuh"
+/* An adapter's skinny products over x, which is read once, and what they see of it through dropout's masks. */
+#include "kernels/dropout.cuh"
 #include "kernels/mma.cuh"
 
 #define THREADS 256
@@ -21,15 +21,74 @@ template <int ROWS> static __device__ __forceinline__ void fetch_rows(uint32_t t
 	}
 }
 
+/* --- masks where fragments lie: one call of the generator serves four columns, so lanes that share them share its work --- */
+
+struct masks {
+	const int32_t *rec, *pos; /* NULL: no dropout */
+	struct drop_key key[KN_PARTS];
+	int per; /* sixteens of inner values of an adapter */
+};
+
+/* Two values, the lower half first, of which keep's bits 0 and 1 remain. */
+static __device__ __forceinline__ uint32_t kept2(uint32_t x, uint32_t keep, float up)
+{
+	float2 v = num16<act_t>::unpack(x);
+
+	return act_pack(keep & 1 ? v.x * up : 0, keep & 2 ? v.y * up : 0);
+}
+
+/* A lane that has two columns from 2 (lane % 4) on of an eight, in the rows r and r + 8 of its token: bits 0 and 1 for r, 2 and 3 for
+ * r + 8. rec, pos: of r for even lanes, of r + 8 for odd ones. */
+static __device__ __forceinline__ uint32_t keep_pairs(const struct drop_key &k, int32_t rec, int32_t pos, uint32_t eight)
+{
+	int lane = threadIdx.x % 32, odd = lane & 1;
+	uint32_t mine = keep4(k, rec, pos, eight * 2 + lane % 4 / 2), other = __shfl_xor_sync(0xffffffffu, mine, 1);
+
+	return odd ? other >> 2 | (mine >> 2) << 2 : (mine & 3) | (other & 3) << 2;
+}
+
+/* A fragment of x (16 tokens, 16 columns from 8 eight on) through a mask. */
+static __device__ __forceinline__ void mask_rows(uint32_t to[4], const uint32_t f[4], const struct drop_key &k, int32_t rec, int32_t pos, uint32_t eight)
+{
+#pragma unroll
+	for (int h = 0; h < 2; h++) {
+		uint32_t keep = keep_pairs(k, rec, pos, eight + h);
+
+		to[2 * h] = kept2(f[2 * h], keep, k.up);
+		to[2 * h + 1] = kept2(f[2 * h + 1], keep >> 2, k.up);
+	}
+}
+
+/* The same where a lane has one column, lane / 4 of an eight, and the tokens 2 (lane % 4) + {0, 1, 8, 9}, of which rec and pos are
+ * those of number lane / 4 % 4. */
+static __device__ __forceinline__ void mask_columns(uint32_t to[4], const uint32_t b[4], const struct drop_key &k, int32_t rec, int32_t pos, uint32_t eight)
+{
+	int lane = threadIdx.x % 32, mine = lane / 4 % 4;
+
+#pragma unroll
+	for (int h = 0; h < 2; h++) {
+		uint32_t keep = keep4(k, rec, pos, (eight + h) * 2 + lane / 16) << (4 * mine);
+
+		keep |= __shfl_xor_sync(0xffffffffu, keep, 4);
+		keep |= __shfl_xor_sync(0xffffffffu, keep, 8);
+		keep >>= mine; /* my column's bits are 0, 4, 8, 12 */
+		to[2 * h] = kept2(b[2 * h], (keep & 1) | (keep >> 3 & 2), k.up);
+		to[2 * h + 1] = kept2(b[2 * h + 1], (keep >> 8 & 1) | (keep >> 11 & 2), k.up);
+	}
+}
+
 /* s = x A^T. A thread block has 64 tokens; NT sixteens of inner values. */
-template <int NT, int STAGES>
-static __global__ void __launch_bounds__(OUTER_THREADS) down_kernel(act_t *x, int64_t ldx, const act_t *a, int64_t lda, int64_t t, int64_t in)
+template <int NT, int STAGES, bool DROP>
+static __global__ void __launch_bounds__(OUTER_THREADS) down_kernel(act_t *x, int64_t ldx, const act_t *a, int64_t lda, int64_t t, int64_t in,
+                                                                    const __grid_constant__ struct masks m)
 {
 	extern __shared__ __align__(128) unsigned char smem[];
 	const int stage = 64 * 128 + NT * 16 * 128;
 	uint32_t base = smem_at(smem);
 	int64_t row0 = (int64_t)blockIdx.x * 64;
 	int warp = threadIdx.x / 32, lane = threadIdx.x % 32, n = (int)(in / 64);
+	int64_t mine = row0 + warp * 16 + lane / 4 + lane % 2 * 8; /* the token whose masks this lane makes */
+	int32_t rec = DROP && mine < t ? m.rec[mine] : 0, pos = DROP && mine < t ? m.pos[mine] : 0;
 	float acc[2 * NT][4] = { 0 };
 
 	for (int i = 0; i < n + STAGES - 1; i++) {
@@ -49,17 +108,19 @@ static __global__ void __launch_bounds__(OUTER_THREADS) down_kernel(act_t *x, in
 
 #pragma unroll
 			for (int k = 0; k < 64; k += 16) {
-				uint32_t f[4];
+				uint32_t f[4], seen[4];
 
 				ldsm4(f, tile_at(tile, warp * 16 + lane % 16, k + lane / 16 * 8));
 #pragma unroll
 				for (int c = 0; c < NT; c++) {
 					uint32_t b[4];
 
+					if (DROP && c % m.per == 0)
+						mask_rows(seen, f, m.key[c / m.per], rec, pos, (uint32_t)((i - (STAGES - 1)) * 8 + k / 8));
 					/* rows of A are columns of the product: its parts come in the order (n, k), (n, k + 8), (n + 8, k), ... */
 					ldsm4(b, tile_at(am, c * 16 + lane % 8 + lane / 16 * 8, k + lane / 8 % 2 * 8));
-					mma(acc[2 * c], f, b[0], b[1], act_t());
-					mma(acc[2 * c + 1], f, b[2], b[3], act_t());
+					mma(acc[2 * c], DROP ? seen : f, b[0], b[1], act_t());
+					mma(acc[2 * c + 1], DROP ? seen : f, b[2], b[3], act_t());
 				}
 			}
 		}
@@ -77,9 +138,9 @@ static __global__ void __launch_bounds__(OUTER_THREADS) down_kernel(act_t *x, in
 }
 
 /* Partial sums of ds^T x over a run of tokens: a thread block has 64 columns of x. */
-template <int NT, int STAGES>
+template <int NT, int STAGES, bool DROP>
 static __global__ void __launch_bounds__(OUTER_THREADS) outer_kernel(float *out, const act_t *ds, int64_t ld_ds, const act_t *x, int64_t ldx, int64_t t, int64_t in,
-                                                                     int64_t run)
+                                                                     int64_t run, const __grid_constant__ struct masks mk)
 {
 	extern __shared__ __align__(128) unsigned char smem[];
 	const int ds_ld = NT * 16 + 8, stage = 64 * 128 + 64 * ds_ld * 2;
@@ -110,16 +171,21 @@ static __global__ void __launch_bounds__(OUTER_THREADS) outer_kernel(float *out,
 
 #pragma unroll
 			for (int k = 0; k < 64; k += 16) {
-				uint32_t b[4];
+				/* the token whose masks this lane makes */
+				int64_t mine = from + (i - (STAGES - 1)) * 64 + k + lane % 4 * 2 + lane / 4 % 2 + lane / 8 % 2 * 8;
+				int32_t rec = DROP && mine < to ? mk.rec[mine] : 0, pos = DROP && mine < to ? mk.pos[mine] : 0;
+				uint32_t b[4], seen[4];
 
 				ldsm4t(b, tile_at(tile, k + lane % 16, warp * 16 + lane / 16 * 8));
 #pragma unroll
 				for (int m = 0; m < NT; m++) {
 					uint32_t f[4];
 
+					if (DROP && m % mk.per == 0)
+						mask_columns(seen, b, mk.key[m / mk.per], rec, pos, (uint32_t)(col0 / 8 + warp * 2));
 					ldsm4t(f, dt + (uint32_t)(((k + lane % 8 + lane / 16 * 8) * ds_ld + m * 16 + lane / 8 % 2 * 8) * 2));
-					mma(acc[m][0], f, b[0], b[1], act_t());
-					mma(acc[m][1], f, b[2], b[3], act_t());
+					mma(acc[m][0], f, DROP ? seen[0] : b[0], DROP ? seen[1] : b[1], act_t());
+					mma(acc[m][1], f, DROP ? seen[2] : b[2], DROP ? seen[3] : b[3], act_t());
 				}
 			}
 		}
@@ -151,6 +217,64 @@ static __global__ void __launch_bounds__(THREADS) fold_outer(float *da, const fl
 	da[i] += sum.x, da[i + 1] += sum.y, da[i + 2] += sum.z, da[i + 3] += sum.w;
 }
 
+/* x += sum of m_j (ds_j A_j). A thread block has 64 tokens and 64 columns, a warp 16 of the tokens. */
+template <int NT>
+static __global__ void __launch_bounds__(OUTER_THREADS) through_kernel(act_t *x, int64_t ldx, const act_t *ds, int64_t ld_ds, const act_t *a, int64_t lda, int64_t t,
+                                                                       const __grid_constant__ struct masks m)
+{
+	__shared__ __align__(128) unsigned char smem[NT * 16 * 128];
+	uint32_t am = smem_at(smem);
+	int warp = threadIdx.x / 32, lane = threadIdx.x % 32, odd = lane % 2;
+	int64_t col0 = (int64_t)blockIdx.x * 64, row = (int64_t)blockIdx.y * 64 + warp * 16 + lane / 4, mine = row + odd * 8;
+	int32_t rec = mine < t ? m.rec[mine] : 0, pos = mine < t ? m.pos[mine] : 0;
+	float sum[8][4] = { 0 }, acc[8][4] = { 0 };
+
+	fetch_rows<NT * 16>(am, a + col0, lda, NT * 16);
+	copy_commit();
+	copy_wait<0>();
+	__syncthreads();
+#pragma unroll
+	for (int k = 0; k < NT; k++) {
+		const act_t *from = ds + row * ld_ds + k * 16 + lane % 4 * 2;
+		uint32_t f[4];
+
+#pragma unroll
+		for (int e = 0; e < 4; e++)
+			f[e] = row + e % 2 * 8 < t ? *(const uint32_t *)(from + e % 2 * 8 * ld_ds + e / 2 * 8) : 0;
+#pragma unroll
+		for (int c = 0; c < 4; c++) {
+			uint32_t b[4];
+
+			ldsm4t(b, tile_at(am, k * 16 + lane % 16, c * 16 + lane / 16 * 8));
+			mma(acc[2 * c], f, b[0], b[1], act_t());
+			mma(acc[2 * c + 1], f, b[2], b[3], act_t());
+		}
+		if ((k + 1) % m.per)
+			continue;
+#pragma unroll
+		for (int c = 0; c < 8; c++) {
+			const struct drop_key &key = m.key[k / m.per];
+			uint32_t keep = keep_pairs(key, rec, pos, (uint32_t)(col0 / 8 + c));
+
+#pragma unroll
+			for (int e = 0; e < 4; e++) {
+				sum[c][e] += keep >> e & 1 ? acc[c][e] * key.up : 0;
+				acc[c][e] = 0;
+			}
+		}
+	}
+#pragma unroll
+	for (int h = 0; h < 2; h++)
+#pragma unroll
+		for (int c = 0; c < 8; c++)
+			if (row + 8 * h < t) {
+				uint32_t *at = (uint32_t *)(x + (row + 8 * h) * ldx + col0 + c * 8 + lane % 4 * 2);
+				float2 v = num16<act_t>::unpack(*at);
+
+				*at = act_pack(v.x + sum[c][2 * h], v.y + sum[c][2 * h + 1]);
+			}
+}
+
 /* Bytes of shared memory for nr inner values. */
 static int down_bytes(int64_t nr, int stages)
 {
@@ -162,42 +286,91 @@ static int outer_bytes(int64_t nr, int stages)
 	return stages * (64 * 128 + 64 * ((int)nr + 8) * 2);
 }
 
+/* Whether the kernels take these shapes: whole sixteens of inner values, those of each adapter too where masks tell them apart. */
 static bool outer_fits(const struct kn_adapter_outer *a)
 {
-	return a->nr % 16 == 0 && a->nr > 0 && a->nr <= 96 && a->in % 64 == 0 && eights(a->x, a->ldx);
+	return a->nr % 16 == 0 && a->nr > 0 && a->nr <= 96 && a->in % 64 == 0 && eights(a->x, a->ldx) && (!a->masks || a->masks->rank % 16 == 0);
 }
 
-template <int NT, int STAGES> static void down_by(struct device *d, const struct kn_adapter_outer *a)
+static struct masks masks_of(const struct kn_adapter_outer *a)
+{
+	struct masks m = {};
+
+	if (!a->masks)
+		return m;
+	m.rec = a->masks->rec;
+	m.pos = a->masks->pos;
+	m.per = (int)a->masks->rank / 16;
+	for (int j = 0; j * a->masks->rank < a->nr; j++)
+		m.key[j] = drop_key_of(&a->masks->key[j]);
+	return m;
+}
+
+/* --- any shape: by the library, masked in passes of their own --- */
+
+/* What adapter j sees of x. */
+static const act_t *seen_by(struct device *d, const struct kn_adapter_outer *a, int64_t j, int64_t *ld)
+{
+	const struct kn_adapter_masks *m = a->masks;
+
+	*ld = m ? a->in : a->ldx;
+	if (!m)
+		return (const act_t *)a->x;
+	kn_dropout_cuda(d, m->room, a->in, a->x, a->ldx, m->rec, m->pos, a->t, a->in, m->key[j], false);
+	return (const act_t *)m->room;
+}
+
+static void any_down(struct device *d, const struct kn_adapter_outer *a)
+{
+	int64_t r = a->masks ? a->masks->rank : a->nr, ld;
+
+	for (int64_t j = 0; j * r < a->nr; j++) {
+		const act_t *x = seen_by(d, a, j, &ld);
+
+		kn_gemm_cuda(d, false, true, a->t, r, a->in, 1, x, ld, (const act_t *)a->a + j * r * a->lda, a->lda, 0, NULL, (act_t *)a->x + a->in + j * r, a->ldx, false);
+	}
+}
+
+static void any_outer(struct device *d, const struct kn_adapter_outer *a)
+{
+	int64_t r = a->masks ? a->masks->rank : a->nr, ld;
+
+	for (int64_t j = 0; j * r < a->nr; j++) {
+		const act_t *x = seen_by(d, a, j, &ld);
+
+		kn_gemm_cuda(d, true, false, r, a->in, a->t, 1, (const act_t *)a->ds + j * r, a->ld_ds, x, ld, 1, NULL, a->da + j * r * a->in, a->in, true);
+	}
+}
+
+static void any_through(struct device *d, const struct kn_adapter_outer *a)
+{
+	const struct kn_adapter_masks *m = a->masks;
+
+	for (int64_t j = 0; j * m->rank < a->nr; j++) {
+		kn_gemm_cuda(d, false, false, a->t, a->in, m->rank, 1, (const act_t *)a->ds + j * m->rank, a->ld_ds, (const act_t *)a->a + j * m->rank * a->lda, a->lda, 0, NULL,
+		             m->room, a->in, false);
+		kn_dropout_cuda(d, a->x, a->ldx, m->room, a->in, m->rec, m->pos, a->t, a->in, m->key[j], true);
+	}
+}
+
+/* --- launches --- */
+
+template <int NT, int STAGES, bool DROP> static void down_by(struct device *d, const struct kn_adapter_outer *a)
 {
 	int bytes = down_bytes(NT * 16, STAGES);
 
-	cudaFuncSetAttribute(down_kernel<NT, STAGES>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-	down_kernel<NT, STAGES><<<(unsigned)((a->t + 63) / 64), OUTER_THREADS, bytes, cuda_of(d)->stream>>>((act_t *)a->x, a->ldx, (const act_t *)a->a, a->lda, a->t, a->in);
+	cudaFuncSetAttribute(down_kernel<NT, STAGES, DROP>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+	down_kernel<NT, STAGES, DROP><<<(unsigned)((a->t + 63) / 64), OUTER_THREADS, bytes, cuda_of(d)->stream>>>((act_t *)a->x, a->ldx, (const act_t *)a->a, a->lda, a->t,
+	                                                                                                         a->in, masks_of(a));
 	cuda_launched(d, "adapter_down");
 }
 
-template <int NT> static void down(struct device *d, const struct kn_adapter_outer *a)
+template <int NT, bool DROP> static void down(struct device *d, const struct kn_adapter_outer *a)
 {
-	down_bytes(NT * 16, MANY_STAGES) <= cuda_of(d)->shared ? down_by<NT, MANY_STAGES>(d, a) : down_by<NT, FEW_STAGES>(d, a);
+	down_bytes(NT * 16, MANY_STAGES) <= cuda_of(d)->shared ? down_by<NT, MANY_STAGES, DROP>(d, a) : down_by<NT, FEW_STAGES, DROP>(d, a);
 }
 
-void kn_adapter_down_cuda(struct device *d, const struct kn_adapter_outer *a)
-{
-	if (!outer_fits(a) || !eights(a->a, a->lda)) {
-		kn_gemm_cuda(d, false, true, a->t, a->nr, a->in, 1, a->x, a->ldx, a->a, a->lda, 0, NULL, (act_t *)a->x + a->in, a->ldx, false);
-		return;
-	}
-	switch (a->nr / 16) {
-	case 1: down<1>(d, a); break;
-	case 2: down<2>(d, a); break;
-	case 3: down<3>(d, a); break;
-	case 4: down<4>(d, a); break;
-	case 5: down<5>(d, a); break;
-	default: down<6>(d, a); break;
-	}
-}
-
-template <int NT, int STAGES> static void outer_by(struct device *d, const struct kn_adapter_outer *a)
+template <int NT, int STAGES, bool DROP> static void outer_by(struct device *d, const struct kn_adapter_outer *a)
 {
 	cudaStream_t st = cuda_of(d)->stream;
 	int bytes = outer_bytes(NT * 16, STAGES);
@@ -207,30 +380,60 @@ template <int NT, int STAGES> static void outer_by(struct device *d, const struc
 	runs = runs > KN_ADAPTER_RUNS ? KN_ADAPTER_RUNS : runs;
 	run = ((a->t + runs - 1) / runs + 63) / 64 * 64;
 	runs = (a->t + run - 1) / run;
-	cudaFuncSetAttribute(outer_kernel<NT, STAGES>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-	outer_kernel<NT, STAGES><<<dim3((unsigned)blocks, (unsigned)runs), OUTER_THREADS, bytes, st>>>((float *)a->scratch, (const act_t *)a->ds, a->ld_ds, (const act_t *)a->x,
-	                                                                                     a->ldx, a->t, a->in, run);
+	cudaFuncSetAttribute(outer_kernel<NT, STAGES, DROP>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+	outer_kernel<NT, STAGES, DROP><<<dim3((unsigned)blocks, (unsigned)runs), OUTER_THREADS, bytes, st>>>(
+		(float *)a->scratch, (const act_t *)a->ds, a->ld_ds, (const act_t *)a->x, a->ldx, a->t, a->in, run, masks_of(a));
 	fold_outer<<<(unsigned)((a->nr * a->in / 4 + THREADS - 1) / THREADS), THREADS, 0, st>>>(a->da, (const float *)a->scratch, a->nr * a->in, (int)runs);
 	cuda_launched(d, "adapter_outer");
 }
 
-template <int NT> static void outer(struct device *d, const struct kn_adapter_outer *a)
+template <int NT, bool DROP> static void outer(struct device *d, const struct kn_adapter_outer *a)
 {
-	outer_bytes(NT * 16, MANY_STAGES) <= cuda_of(d)->shared ? outer_by<NT, MANY_STAGES>(d, a) : outer_by<NT, FEW_STAGES>(d, a);
+	outer_bytes(NT * 16, MANY_STAGES) <= cuda_of(d)->shared ? outer_by<NT, MANY_STAGES, DROP>(d, a) : outer_by<NT, FEW_STAGES, DROP>(d, a);
+}
+
+template <int NT, bool DROP> static void through(struct device *d, const struct kn_adapter_outer *a)
+{
+	through_kernel<NT><<<dim3((unsigned)(a->in / 64), (unsigned)((a->t + 63) / 64)), OUTER_THREADS, 0, cuda_of(d)->stream>>>(
+		(act_t *)a->x, a->ldx, (const act_t *)a->ds, a->ld_ds, (const act_t *)a->a, a->lda, a->t, masks_of(a));
+	cuda_launched(d, "adapter_through");
+}
+
+/* what<sixteens, dropout> */
+#define BY_SIZE(what, DROP)                           \
+	switch (a->nr / 16) {                         \
+	case 1: what<1, DROP>(d, a); break;           \
+	case 2: what<2, DROP>(d, a); break;           \
+	case 3: what<3, DROP>(d, a); break;           \
+	case 4: what<4, DROP>(d, a); break;           \
+	case 5: what<5, DROP>(d, a); break;           \
+	default: what<6, DROP>(d, a); break;          \
+	}
+
+void kn_adapter_down_cuda(struct device *d, const struct kn_adapter_outer *a)
+{
+	if (!outer_fits(a) || !eights(a->a, a->lda))
+		any_down(d, a);
+	else if (a->masks)
+		BY_SIZE(down, true)
+	else
+		BY_SIZE(down, false)
 }
 
 void kn_adapter_outer_cuda(struct device *d, const struct kn_adapter_outer *a)
 {
-	if (!outer_fits(a) || !eights(a->ds, a->ld_ds)) {
-		kn_gemm_cuda(d, true, false, a->nr, a->in, a->t, 1, a->ds, a->ld_ds, a->x, a->ldx, 1, NULL, a->da, a->in, true);
-		return;
-	}
-	switch (a->nr / 16) {
-	case 1: outer<1>(d, a); break;
-	case 2: outer<2>(d, a); break;
-	case 3: outer<3>(d, a); break;
-	case 4: outer<4>(d, a); break;
-	case 5: outer<5>(d, a); break;
-	default: outer<6>(d, a); break;
-	}
+	if (!outer_fits(a) || !eights(a->ds, a->ld_ds))
+		any_outer(d, a);
+	else if (a->masks)
+		BY_SIZE(outer, true)
+	else
+		BY_SIZE(outer, false)
+}
+
+void kn_adapter_through_cuda(struct device *d, const struct kn_adapter_outer *a)
+{
+	if (!outer_fits(a) || !eights(a->a, a->lda) || !eights(a->ds, a->ld_ds))
+		any_through(d, a);
+	else
+		BY_SIZE(through, true)
 }

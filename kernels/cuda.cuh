@@ -86,7 +86,7 @@ kn_adam_fn kn_adam_cuda;
 kn_nf4_quant_fn kn_nf4_quant_cuda;
 kn_nf4_dequant_fn kn_nf4_dequant_cuda;
 kn_adapter_place_fn kn_adapter_place_cuda;
-kn_adapter_outer_fn kn_adapter_down_cuda, kn_adapter_outer_cuda;
+kn_adapter_outer_fn kn_adapter_down_cuda, kn_adapter_outer_cuda, kn_adapter_through_cuda;
 kn_adapter_grad_fn kn_adapter_grad_cuda;
 kn_skinny_fn kn_skinny_cuda;
 kn_pick_fn kn_pick_cuda;

@@ -279,6 +279,7 @@ static const struct kn_ops cuda_ops(void)
 	k.adapter_place = kn_adapter_place_cuda;
 	k.adapter_down = kn_adapter_down_cuda;
 	k.adapter_outer = kn_adapter_outer_cuda;
+	k.adapter_through = kn_adapter_through_cuda;
 	k.adapter_grad = kn_adapter_grad_cuda;
 #ifndef LP_F16 /* its products for few rows are bf16's alone: fp16 decodes by dense products (device.h, few) */
 	k.skinny = kn_skinny_cuda;

@@ -155,6 +155,7 @@ static const struct kn_ops cpu_ops = {
 	.fp8_gemm = kn_fp8_gemm_cpu,
 	.adapter_down = kn_adapter_down_cpu,
 	.adapter_outer = kn_adapter_outer_cpu,
+	.adapter_through = kn_adapter_through_cpu,
 	.adapter_grad = kn_adapter_grad_cpu,
 	.adapter_scratch = kn_adapter_scratch_cpu,
 	.skinny = kn_skinny_cpu,

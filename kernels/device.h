@@ -92,7 +92,7 @@ struct kn_ops {
 	kn_nf4_dequant_fn *nf4_dequant;
 	kn_convert_fn *convert;
 	kn_adapter_place_fn *adapter_place;
-	kn_adapter_outer_fn *adapter_down, *adapter_outer;
+	kn_adapter_outer_fn *adapter_down, *adapter_outer, *adapter_through;
 	kn_adapter_grad_fn *adapter_grad;
 	kn_adapter_scratch_fn *adapter_scratch;
 	kn_skinny_fn *skinny; /* may be NULL where few is 0 */

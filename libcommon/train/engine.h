@@ -146,6 +146,8 @@ struct edges {
 	void *lower, *right;
 	int64_t ld_lower, ld_right;
 };
+/* The masks of a group's adapters in this step, in *m; NULL: no dropout. */
+const struct kn_adapter_masks *engine_masks(const struct engine *g, int64_t layer, enum linear_group grp, struct kn_adapter_masks *m);
 /* Placed now, in the scratch of one dense group, unless they have a place of their own. */
 struct edges engine_edges(struct engine *g, int64_t layer, enum linear_group grp);
 /* C (T, n), row stride ldc, = x8 w8^T [+ c0], x8 the rows of x (T, cols) with `inner` values behind them in 8 bits. */

@@ -10,24 +10,15 @@ struct back {
 	int64_t ldy, t;
 };
 
-static void masked(struct engine *g, const struct back *k, const struct lora_group *l, int j)
-{
-	g->dropout.tensor = g->lora->mats[k->layer * LIN_N + (int)l->slot[j]].id;
-}
-
 /* dx += dropout'(d_s A), adapter by adapter: each has a mask of its own. */
 static void through_masks(struct engine *g, const struct back *k, const struct lora_group *l, const struct edges *at, void *dx, int64_t ld_dx)
 {
 	struct device *d = g->dev;
 	const struct wgroup *w = &g->w.layers[k->layer].grp[k->grp];
-	int64_t r = g->lora->rank;
+	struct kn_adapter_masks m;
 
-	for (int j = 0; j < l->n; j++) {
-		masked(g, k, l, j);
-		d->k.gemm(d, false, false, k->t, w->in, r, 1, act_at(d, k->dy, w->out + j * r), k->ldy, act_at(d, at->lower, j * r * at->ld_lower), at->ld_lower,
-		          0, NULL, g->xd, w->in, false);
-		d->k.dropout(d, dx, ld_dx, g->xd, w->in, g->in.rec, g->in.pos, k->t, w->in, g->dropout, true);
-	}
+	d->k.adapter_through(d, &(struct kn_adapter_outer){ .t = k->t, .in = w->in, .nr = l->n * g->lora->rank, .x = dx, .ldx = ld_dx, .a = at->lower, .lda = at->ld_lower,
+	                                                    .ds = act_at(d, k->dy, w->out), .ld_ds = k->ldy, .masks = engine_masks(g, k->layer, k->grp, &m) });
 }
 
 /* d_s behind dy's rows, and dB. */
@@ -80,20 +71,13 @@ static void linear_bwd_a(struct engine *g, const struct back *k, void *x)
 	struct device *d = g->dev;
 	const struct wgroup *w = &g->w.layers[k->layer].grp[k->grp];
 	const struct lora_group *l = engine_lora_group(g, k->layer, k->grp);
-	const void *ds = act_at(d, k->dy, w->out);
-	int64_t r;
+	struct kn_adapter_masks m;
 
 	if (!l)
 		return;
-	r = g->lora->rank;
-	if (!g->dropout_on)
-		d->k.adapter_outer(d, &(struct kn_adapter_outer){ .t = k->t, .in = w->in, .nr = l->n * r, .x = x, .ldx = w->ld, .ds = ds, .ld_ds = k->ldy,
-		                                                  .da = g->lora->grads + l->a, .scratch = g->adapter_scratch });
-	for (int j = 0; g->dropout_on && j < l->n; j++) {
-		masked(g, k, l, j);
-		d->k.dropout(d, g->xd, w->in, x, w->ld, g->in.rec, g->in.pos, k->t, w->in, g->dropout, false);
-		d->k.gemm(d, true, false, r, w->in, k->t, 1, act_at(d, ds, j * r), k->ldy, g->xd, w->in, 1, NULL, g->lora->grads + l->a + j * r * w->in, w->in, true);
-	}
+	d->k.adapter_outer(d, &(struct kn_adapter_outer){ .t = k->t, .in = w->in, .nr = l->n * g->lora->rank, .x = x, .ldx = w->ld, .ds = act_at(d, k->dy, w->out),
+	                                                  .ld_ds = k->ldy, .da = g->lora->grads + l->a, .scratch = g->adapter_scratch,
+	                                                  .masks = engine_masks(g, k->layer, k->grp, &m) });
 }
 
 static bool is_lean(const struct engine *g, int64_t i)

@@ -118,6 +118,20 @@ void *engine_dense(struct engine *g, int64_t layer, enum linear_group grp, struc
 	return dense;
 }
 
+const struct kn_adapter_masks *engine_masks(const struct engine *g, int64_t layer, enum linear_group grp, struct kn_adapter_masks *m)
+{
+	const struct lora_group *l = engine_lora_group(g, layer, grp);
+
+	if (!g->dropout_on)
+		return NULL;
+	*m = (struct kn_adapter_masks){ .rank = g->lora->rank, .rec = g->in.rec, .pos = g->in.pos, .room = g->xd };
+	for (int j = 0; l && j < l->n; j++) {
+		m->key[j] = g->dropout;
+		m->key[j].tensor = g->lora->mats[layer * LIN_N + (int)l->slot[j]].id;
+	}
+	return m;
+}
+
 /* s = dropout(x) A^T behind the rows of x, and where a lean layer keeps it. */
 static void lora_down(struct engine *g, int64_t layer, enum linear_group grp, void *x, const struct edges *at, int64_t t)
 {
@@ -126,18 +140,12 @@ static void lora_down(struct engine *g, int64_t layer, enum linear_group grp, vo
 	const struct lora_group *l = engine_lora_group(g, layer, grp);
 	const struct acts *a = &g->acts[layer];
 	void *s = act_at(d, x, w->in);
-	int64_t r;
+	struct kn_adapter_masks m;
 
 	if (!l)
 		return;
-	r = g->lora->rank;
-	if (!g->dropout_on)
-		d->k.adapter_down(d, &(struct kn_adapter_outer){ .t = t, .in = w->in, .nr = l->n * r, .x = x, .ldx = w->ld, .a = at->lower, .lda = at->ld_lower });
-	for (int j = 0; g->dropout_on && j < l->n; j++) {
-		g->dropout.tensor = g->lora->mats[layer * LIN_N + (int)l->slot[j]].id;
-		d->k.dropout(d, g->xd, w->in, x, w->ld, g->in.rec, g->in.pos, t, w->in, g->dropout, false);
-		d->k.gemm(d, false, true, t, r, w->in, 1, g->xd, w->in, act_at(d, at->lower, j * r * at->ld_lower), at->ld_lower, 0, NULL, act_at(d, s, j * r), w->ld, false);
-	}
+	d->k.adapter_down(d, &(struct kn_adapter_outer){ .t = t, .in = w->in, .nr = l->n * g->lora->rank, .x = x, .ldx = w->ld, .a = at->lower, .lda = at->ld_lower,
+	                                                 .masks = engine_masks(g, layer, grp, &m) });
 	if (a->s[grp])
 		d->k.copy_rows(d, a->s[grp], w->pad, s, w->ld, t, w->pad);
 }

@@ -29,7 +29,7 @@ static struct device *dev;
 static struct kn_ops real;
 static double spent[16];
 static const char *const part_names[] = { "gemm, large", "adapters, down", "attention", "dequantisation", "norms", "rotary", "activation", "loss",
-	                                  "optimiser", "rows and copies", "adapters, inner gradients", "adapters, outer gradients", "rows to 8 bits" };
+	                                  "optimiser", "rows and copies", "adapters, inner gradients", "adapters, outer gradients", "rows to 8 bits", "adapters through masks" };
 
 static double begin(void)
 {
@@ -79,6 +79,10 @@ static void t_adapter_grad(struct device *d, const struct kn_adapter_grad *a)
 static void t_down(struct device *d, const struct kn_adapter_outer *a)
 {
 	TIMED(1, real.adapter_down(d, a));
+}
+static void t_through(struct device *d, const struct kn_adapter_outer *a)
+{
+	TIMED(13, real.adapter_through(d, a));
 }
 static void t_outer(struct device *d, const struct kn_adapter_outer *a)
 {
@@ -151,6 +155,7 @@ static void watch_parts(struct device *d)
 	d->k.attn_bwd = t_attn_bwd;
 	d->k.nf4_dequant = t_dequant;
 	d->k.adapter_place = t_place;
+	d->k.adapter_through = t_through;
 	d->k.fp8_rows = t_fp8_rows;
 	d->k.fp8_place = t_fp8_place;
 	d->k.fp8_gemm = t_fp8_gemm;

@@ -170,6 +170,119 @@ START_TEST(test_adapter_outer)
 }
 END_TEST
 
+/* --- the same through dropout's masks --- */
+
+static const int64_t masked_shapes[][4] = { /* t, in, adapters, rank */
+	{ 1, 64, 1, 16 }, { 70, 192, 3, 16 }, { 130, 256, 2, 32 }, { 333, 128, 2, 48 }, { 40, 60, 2, 8 }, { 65, 64, 1, 80 },
+};
+
+struct masked {
+	int64_t t, in, nr;
+	float *x, *a, *ds, *da0, *g; /* g: a gradient that through adds to */
+	float *keep[KN_PARTS];       /* (t, in) of each adapter: 0 or 1 / (1 - p), as the CPU has it */
+	int32_t *rec, *pos;
+	struct kn_adapter_masks m;
+};
+
+static struct masked masked_make(const int64_t s[4])
+{
+	struct masked h = { .t = s[0], .in = s[1], .nr = s[2] * s[3], .m = { .rank = s[3] } };
+	struct device cpu = { .threads = 1 };
+	float *ones = xcalloc((size_t)(h.t * h.in), 4);
+
+	h.x = noise(h.t * h.in, 1, 1), h.a = noise(h.nr * h.in, 0.1, 2), h.ds = noise(h.t * h.nr, 1, 3), h.da0 = noise(h.nr * h.in, 1, 4), h.g = noise(h.t * h.in, 1, 5);
+	h.rec = xcalloc((size_t)h.t, 4), h.pos = xcalloc((size_t)h.t, 4);
+	for (int64_t i = 0; i < h.t; i++) {
+		h.rec[i] = (int32_t)(i / 50 * 7);
+		h.pos[i] = (int32_t)(i % 50);
+	}
+	for (int64_t i = 0; i < h.t * h.in; i++)
+		ones[i] = 1;
+	for (int64_t j = 0; j * s[3] < h.nr; j++) {
+		h.m.key[j] = (struct kn_dropout_key){ 0x123456789abcdefull, (uint32_t)(3 + 5 * j), 0.3f };
+		h.keep[j] = xcalloc((size_t)(h.t * h.in), 4);
+		kn_dropout_cpu(&cpu, h.keep[j], h.in, ones, h.in, h.rec, h.pos, h.t, h.in, h.m.key[j], false);
+	}
+	free(ones);
+	return h;
+}
+
+/* s and da of adapter r / rank, and what the gradient becomes, against fp64 with x rounded once behind its mask. */
+static void masked_near(const struct masked *h, const float *s, const float *da, const float *g)
+{
+	for (int64_t r = 0; r < h->nr; r++) {
+		const float *keep = h->keep[r / h->m.rank];
+
+		for (int64_t i = 0; i < h->t; i++) {
+			double want = 0, size = 0;
+
+			for (int64_t c = 0; c < h->in; c++) {
+				double v = (double)h->x[i * h->in + c] * (double)keep[i * h->in + c] * (double)h->a[r * h->in + c];
+
+				want += v;
+				size += fabs(v);
+			}
+			near(s[i * (h->in + h->nr) + h->in + r], want, ((double)(h->in + 2) * 0x1p-24 + ulp) * size + ulp * fabs(want) + tiny, "s", i * h->nr + r);
+		}
+		for (int64_t c = 0; c < h->in; c += 5) {
+			double want = h->da0[r * h->in + c], size = fabs(want);
+
+			for (int64_t i = 0; i < h->t; i++) {
+				double v = (double)h->ds[i * h->nr + r] * (double)h->x[i * h->in + c] * (double)keep[i * h->in + c];
+
+				want += v;
+				size += fabs(v);
+			}
+			near(da[r * h->in + c], want, ((double)(h->t + 2) * 0x1p-24 + ulp) * size, "da", r * h->in + c);
+		}
+	}
+	for (int64_t i = 0; i < h->t * h->in; i++) {
+		double want = h->g[i], size = fabs(want);
+
+		for (int64_t r = 0; r < h->nr; r++) {
+			double v = (double)h->ds[i / h->in * h->nr + r] * (double)h->a[r * h->in + i % h->in] * (double)h->keep[r / h->m.rank][i];
+
+			want += v;
+			size += fabs(v);
+		}
+		/* one rounding for each adapter's part and sum where they are made one by one */
+		near(g[i], want, ((double)(h->nr + 4) * 0x1p-24 + 2 * KN_PARTS * ulp) * size + tiny, "gradient", i);
+	}
+}
+
+START_TEST(test_adapter_masks)
+{
+	struct masked h = masked_make(masked_shapes[_i]);
+	int64_t ldx = h.in + h.nr + 16, ldg = h.in + 8, lda = h.in + 8, ld_ds = h.nr + 8;
+	struct kn_adapter_outer k = { h.t, h.in, h.nr, up(&dev, h.x, h.t, h.in, ldx), ldx, up(&dev, h.a, h.nr, h.in, lda), lda, up(&dev, h.ds, h.t, h.nr, ld_ds), ld_ds,
+		up_raw(&dev, h.da0, (uint64_t)(h.nr * h.in) * 4), room(&dev, dev.k.adapter_scratch(&dev, h.t, h.in, 64, (int)(h.nr / h.m.rank), h.m.rank)), &h.m };
+	struct kn_adapter_outer back = k;
+	float *s, *da, *g;
+
+	h.m.rec = up_raw(&dev, h.rec, (uint64_t)h.t * 4);
+	h.m.pos = up_raw(&dev, h.pos, (uint64_t)h.t * 4);
+	h.m.room = room(&dev, act_bytes(h.t * h.in));
+	back.x = up(&dev, h.g, h.t, h.in, ldg);
+	back.ldx = ldg;
+	dev.k.adapter_down(&dev, &k);
+	dev.k.adapter_outer(&dev, &k);
+	dev.k.adapter_through(&dev, &back);
+	s = down(&dev, k.x, h.t, h.in + h.nr, ldx);
+	da = down_f32(&dev, k.da, h.nr * h.in);
+	g = down(&dev, back.x, h.t, h.in, ldg);
+	masked_near(&h, s, da, g);
+	{
+		void *all[] = { k.x, (void *)(uintptr_t)k.a, (void *)(uintptr_t)k.ds, k.da, k.scratch, back.x, (void *)(uintptr_t)h.m.rec, (void *)(uintptr_t)h.m.pos, h.m.room };
+		void *host[] = { h.x, h.a, h.ds, h.da0, h.g, h.rec, h.pos, h.keep[0], h.keep[1], h.keep[2], s, da, g };
+
+		for (size_t j = 0; j < sizeof(all) / sizeof(*all); j++)
+			device_free(&dev, all[j]);
+		for (size_t j = 0; j < sizeof(host) / sizeof(*host); j++)
+			free(host[j]);
+	}
+}
+END_TEST
+
 /* --- optimisers: a few steps beside the CPU's, with clipping, the later ones with gradients that come scaled; then
  * gradients that are not finite --- */
 
@@ -235,6 +348,7 @@ static void add(TCase *t)
 {
 	tcase_add_test(t, test_adapter_place);
 	tcase_add_loop_test(t, test_adapter_grad, 0, (int)(sizeof(grad_shapes) / sizeof(*grad_shapes)));
+	tcase_add_loop_test(t, test_adapter_masks, 0, sizeof(masked_shapes) / sizeof(*masked_shapes));
 	tcase_add_loop_test(t, test_adapter_outer, 0, 6);
 	tcase_add_loop_test(t, test_adam, 0, 2);
 }
