@@ -129,94 +129,121 @@ static const struct {
 	int64_t rows[KN_PARTS];
 } products[] = { { 1, 16, 4, 1, { 16 } }, { 33, 64, 8, 2, { 32, 48 } }, { 130, 256, 16, 3, { 128, 64, 64 } }, { 70, 1008, 5, 1, { 80 } }, { 257, 512, 0, 1, { 512 } } };
 
-/* y = x W^T + s (scale B)^T, and dx = dy W + ds A, whose s and ds are given: nothing here asks that they are x A^T and dy scale B. */
+struct product {
+	struct kn_adapters a;
+	int64_t nr, tail;
+	float *w, *lower, *b[KN_PARTS]; /* W (out, in), A (nr, in), B of each part, on the host */
+	struct pair fw, bw;             /* W and W^T in 8 bits, with the adapters */
+};
+
+static void product_make(struct product *p, int i)
+{
+	int64_t in = products[i].in, r = products[i].rank;
+	void *w;
+
+	*p = (struct product){ .nr = products[i].n * r, .a = { .in = in, .n = r ? products[i].n : 0, .rank = r, .scale = 2 } };
+	p->tail = fp8_tail(p->nr);
+	for (int j = 0; j < products[i].n; j++) {
+		p->a.row[j] = p->a.out;
+		p->a.rows[j] = products[i].rows[j];
+		p->a.out += p->a.rows[j];
+		p->b[j] = noise(p->a.rows[j] * r, 0.02, 4 + (uint64_t)j);
+		p->a.b[j] = up_raw(&dev, p->b[j], (uint64_t)(p->a.rows[j] * r) * 4);
+	}
+	p->lower = noise(p->nr * in, 0.05, 3);
+	p->a.a = up_raw(&dev, p->lower, (uint64_t)(p->nr * in) * 4);
+	p->w = noise(p->a.out * in, 0.02, 1);
+	p->fw = pair_of(p->a.out, in + p->tail);
+	p->bw = pair_of(in, p->a.out + p->tail);
+	w = up(&dev, p->w, p->a.out, in, in);
+	dev.k.fp8_rows(&dev, &p->fw.here, w, in, p->a.out, in, 0, p->tail, FP8_TOP_WEIGHT);
+	dev.k.fp8_cols(&dev, &p->bw.here, w, in, p->a.out, in, p->tail, FP8_TOP_WEIGHT);
+	dev.k.fp8_place(&dev, &p->fw.here, &p->bw.here, &p->a);
+	device_free(&dev, w);
+}
+
+static void product_drop(struct product *p)
+{
+	for (int j = 0; j < KN_PARTS; j++) {
+		if (p->a.b[j])
+			device_free(&dev, (void *)(uintptr_t)p->a.b[j]);
+		free(p->b[j]);
+	}
+	device_free(&dev, (void *)(uintptr_t)p->a.a);
+	free_pair(&p->fw), free_pair(&p->bw);
+	free(p->w), free(p->lower);
+}
+
+/* Element (l, n) of what x's columns are multiplied by: W^T or W, then the adapters' rows. */
+static double weight_at(const struct product *p, bool back, int64_t k, int64_t l, int64_t n)
+{
+	int64_t in = p->a.in, r = p->a.rank, j = l < k ? 0 : (l - k) / r;
+
+	if (l < k)
+		return back ? p->w[l * in + n] : p->w[n * in + l];
+	if (back)
+		return p->lower[(l - k) * in + n];
+	return n >= p->a.row[j] && n < p->a.row[j] + p->a.rows[j] ? 2 * p->b[j][(n - p->a.row[j]) * r + (l - k) % r] : 0;
+}
+
+/* A product's value, and how far the header lets ours be from it: x (k + nr) one row. */
+static double expected(const struct product *p, bool back, int64_t k, const float *x, int64_t n, double add, double *bound)
+{
+	double want = add, most = 0, top = 0;
+
+	for (int64_t l = 0; l < k; l++) {
+		most = fmax(most, fabs((double)x[l]));
+		top = fmax(top, fabs(weight_at(p, back, k, l, n)));
+	}
+	*bound = fabs(add) * ulp;
+	for (int64_t l = 0; l < k + p->nr; l++) {
+		double u = x[l], v = weight_at(p, back, k, l, n), part = l < k ? 16 : 256;
+		double du = fmax(fabs(u) / part, most / (double)FP8_TOP_ACT / 1024), dv = fmax(fabs(v) / part, top / (double)FP8_TOP_WEIGHT / 1024);
+
+		want += u * v;
+		*bound += fabs(u) * dv + fabs(v) * du + du * dv + (l < k ? 0 : fabs(u * v) / 256); /* and lo lo */
+	}
+	*bound += fabs(want) * (ulp + 1e-6);
+	return want;
+}
+
+static void one_way(const struct product *p, bool back, int64_t t)
+{
+	int64_t k = back ? p->a.out : p->a.in, n = back ? p->a.in : p->a.out, width = k + p->nr;
+	float *x = noise(t * width, 1, 20 + back), *add = noise(t * n, 1, 9), *got;
+	void *px, *padd = back ? NULL : up(&dev, add, t, n, n + 8), *y = up(&dev, NULL, t, n, n + 8);
+	struct pair q = pair_of(t, k + p->tail);
+	double bound;
+
+	for (int64_t i = 0; i < t * width; i++)
+		x[i] *= i % width < k ? 1 : 0.125f; /* inner values that no row's scale is too small for */
+	px = up(&dev, x, t, width, width);
+	dev.k.fp8_rows(&dev, &q.here, px, width, t, k, p->nr, p->tail, FP8_TOP_ACT);
+	dev.k.fp8_gemm(&dev, t, n, k + p->tail, &q.here, back ? &p->bw.here : &p->fw.here, padd, y, n + 8);
+	got = down(&dev, y, t, n, n + 8);
+	for (int64_t i = 0; i < t * n; i++) {
+		double want = expected(p, back, k, x + i / n * width, i % n, back ? 0 : add[i], &bound);
+
+		near(got[i], want, bound, back ? "dx" : "y", i);
+	}
+	device_free(&dev, px), device_free(&dev, y);
+	if (padd)
+		device_free(&dev, padd);
+	free_pair(&q);
+	free(x), free(add), free(got);
+}
+
+/* y = x W^T + s (scale B)^T + add, and dx = dy W + ds A, whose s and ds are given: nothing here asks that they are x A^T and dy scale B. */
 START_TEST(test_product)
 {
-	int64_t t = products[_i].t, in = products[_i].in, r = products[_i].rank, out = 0, nr = products[_i].n * r, tail = fp8_tail(nr);
-	struct kn_adapters a = { .in = in, .n = nr ? products[_i].n : 0, .rank = r, .scale = 2 };
-	float *w, *x, *add, *lower = noise(nr * in, 0.05, 3), *b[KN_PARTS] = { 0 };
-	struct pair fw, bw, px;
-	void *pw, *pxs, *padd, *y, *pa = up_raw(&dev, lower, (uint64_t)(nr * in) * 4);
+	struct product p;
 
 	if (!has_fp8())
 		return;
-	for (int j = 0; j < products[_i].n; j++) {
-		a.row[j] = out;
-		a.rows[j] = products[_i].rows[j];
-		out += a.rows[j];
-		b[j] = noise(a.rows[j] * r, 0.02, 4 + (uint64_t)j);
-		a.b[j] = up_raw(&dev, b[j], (uint64_t)(a.rows[j] * r) * 4);
-	}
-	a.out = out;
-	a.a = pa;
-	w = noise(out * in, 0.02, 1);
-	add = noise(t * out, 1, 9);
-	pw = up(&dev, w, out, in, in);
-	fw = pair_of(out, in + tail);
-	bw = pair_of(in, out + tail);
-	dev.k.fp8_rows(&dev, &fw.here, pw, in, out, in, 0, tail, FP8_TOP_WEIGHT);
-	dev.k.fp8_cols(&dev, &bw.here, pw, in, out, in, tail, FP8_TOP_WEIGHT);
-	dev.k.fp8_place(&dev, &fw.here, &bw.here, &a);
-	for (int back = 0; back < 2; back++) {
-		int64_t k = back ? out : in, n = back ? in : out;
-		float *got;
-
-		x = noise(t * (k + nr), 1, 20 + (uint64_t)back);
-		for (int64_t i = 0; i < t * (k + nr); i++)
-			x[i] *= i % (k + nr) < k ? 1 : 0.125f; /* what no row's scale is too small for */
-		pxs = up(&dev, x, t, k + nr, k + nr);
-		px = pair_of(t, k + tail);
-		padd = back ? NULL : up(&dev, add, t, n, n + 8);
-		y = up(&dev, NULL, t, n, n + 8);
-		dev.k.fp8_rows(&dev, &px.here, pxs, k + nr, t, k, nr, tail, FP8_TOP_ACT);
-		dev.k.fp8_gemm(&dev, t, n, k + tail, &px.here, back ? &bw.here : &fw.here, padd, y, n + 8);
-		got = down(&dev, y, t, n, n + 8);
-		for (int64_t i = 0; i < t; i++)
-			for (int64_t j = 0; j < n; j++) {
-				double want = back ? 0 : add[i * n + j], bound = fabs(want) * ulp, most = 0, tops = 0;
-
-				for (int64_t l = 0; l < k; l++) {
-					most = fmax(most, fabs(x[i * (k + nr) + l]));
-					tops = fmax(tops, fabs(back ? w[l * in + j] : w[j * in + l]));
-				}
-				for (int64_t l = 0; l < k; l++) {
-					double u = x[i * (k + nr) + l], v = back ? w[l * in + j] : w[j * in + l], du = fmax(fabs(u) / 16, most / FP8_TOP_ACT / 1024),
-					       dv = fmax(fabs(v) / 16, tops / FP8_TOP_WEIGHT / 1024);
-
-					want += u * v;
-					bound += fabs(u) * dv + fabs(v) * du + du * dv;
-				}
-				for (int64_t l = 0; l < nr; l++) {
-					double u = x[i * (k + nr) + k + l], v = 0, du, dv;
-					int p = (int)(l / r);
-
-					if (back)
-						v = lower[l * in + j];
-					else if (j >= a.row[p] && j < a.row[p] + a.rows[p])
-						v = 2 * b[p][(j - a.row[p]) * r + l % r];
-					du = fmax(fabs(u) / 256, most / FP8_TOP_ACT / 1024);
-					dv = fmax(fabs(v) / 256, tops / FP8_TOP_WEIGHT / 1024);
-					want += u * v;
-					/* and lo lo, a 256th of the product */
-					bound += fabs(u) * dv + fabs(v) * du + du * dv + fabs(u * v) / 256;
-				}
-				near(got[i * n + j], want, bound + fabs(want) * (ulp + 1e-6), back ? "dx" : "y", i * n + j);
-			}
-		device_free(&dev, pxs), device_free(&dev, y);
-		if (padd)
-			device_free(&dev, padd);
-		free_pair(&px);
-		free(got);
-		free(x);
-	}
-	free_pair(&fw), free_pair(&bw);
-	for (int j = 0; j < KN_PARTS; j++) {
-		if (a.b[j])
-			device_free(&dev, (void *)(uintptr_t)a.b[j]);
-		free(b[j]);
-	}
-	device_free(&dev, pw), device_free(&dev, pa);
-	free(w), free(add), free(lower);
+	product_make(&p, _i);
+	one_way(&p, false, products[_i].t);
+	one_way(&p, true, products[_i].t);
+	product_drop(&p);
 }
 END_TEST
 
