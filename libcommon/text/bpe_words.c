@@ -10,7 +10,7 @@ _Static_assert(sizeof(struct word) == 32, "two to a line of the cache");
 
 #define SET_BYTES ((size_t)2 * sizeof(struct word) << WORD_SETS_LOG2)
 #define SLOTS 32768u        /* of longer words; two numbers each */
-#define LOG_WORDS (1u << 20) /* numbers in the log: 4 MiB */
+#define LOG_WORDS (1u << 18) /* numbers in the log: 1 MiB */
 
 /* The sets are zero pages until words come. */
 bool words_init(struct words *w)
