@@ -82,18 +82,25 @@ void *xrealloc(void *p, size_t bytes)
 	return q;
 }
 
+/* Doubled from cap, or from least, until n fit; *bytes is what they take. */
+static size_t grown(size_t cap, size_t least, size_t n, size_t size, size_t *bytes)
+{
+	size_t want = cap < least ? least : cap;
+
+	while (want < n)
+		want = want > SIZE_MAX / 2 ? n : want * 2;
+	if (lp_mul_overflows(want, size, bytes))
+		no_memory(SIZE_MAX);
+	return want;
+}
+
 void *xgrow(void *p, size_t *cap, size_t n, size_t size)
 {
-	size_t want = *cap, bytes;
+	size_t want, bytes;
 
 	if (n <= *cap)
 		return p;
-	if (want < 8)
-		want = 8;
-	while (want < n)
-		want = want > SIZE_MAX / 2 ? n : want * 2;
-	if (lp_mul_overflows(want, size, &bytes))
-		no_memory(SIZE_MAX);
+	want = grown(*cap, 8, n, size, &bytes);
 	p = xrealloc(p, bytes);
 	*cap = want;
 	return p;
@@ -101,17 +108,12 @@ void *xgrow(void *p, size_t *cap, size_t n, size_t size)
 
 void *lp_pages_grow(void *p, size_t *cap, size_t n, size_t size)
 {
-	size_t want = *cap, bytes;
+	size_t want, bytes;
 	void *q;
 
 	if (n <= *cap)
 		return p;
-	if (want < 4096)
-		want = 4096;
-	while (want < n)
-		want = want > SIZE_MAX / 2 ? n : want * 2;
-	if (lp_mul_overflows(want, size, &bytes))
-		no_memory(SIZE_MAX);
+	want = grown(*cap, 4096, n, size, &bytes);
 	if (bytes > HUGE_PAGE / 8 && bytes < HUGE_PAGE) { /* the next ones would come soon, page by page */
 		want = HUGE_PAGE / size;
 		bytes = want * size;

@@ -74,10 +74,8 @@ static struct edges edges_at(const struct engine *g, const struct wgroup *w, voi
 	return (struct edges){ act_at(g->dev, dense, w->out * w->ld), act_at(g->dev, dense, w->in), w->ld, w->ld };
 }
 
-static void place(struct engine *g, int64_t layer, enum linear_group grp, const struct edges *at)
+static void place(struct engine *g, const struct edges *at, struct kn_adapters a)
 {
-	struct kn_adapters a = engine_adapters(g, layer, grp);
-
 	if (a.n)
 		g->dev->k.adapter_place(g->dev, at->right, at->ld_right, at->lower, at->ld_lower, &a);
 }
@@ -90,8 +88,8 @@ void engine_place_adapters(struct engine *g)
 			struct edges at = edges_at(g, w, w->dense);
 			struct kn_adapters a = engine_adapters(g, i, k);
 
-			if (at.lower && at.right)
-				place(g, i, k, &at);
+			if (at.lower)
+				place(g, &at, a);
 			if (a.n && g->w.fp8)
 				g->dev->k.fp8_place(g->dev, &w->w8, &w->w8t, &a);
 		}
@@ -103,7 +101,7 @@ struct edges engine_edges(struct engine *g, int64_t layer, enum linear_group grp
 	struct edges at = edges_at(g, w, w->dense || w->lower ? w->dense : g->dense);
 
 	if (!w->dense && !w->lower)
-		place(g, layer, grp, &at);
+		place(g, &at, engine_adapters(g, layer, grp));
 	return at;
 }
 
@@ -114,7 +112,7 @@ void *engine_dense(struct engine *g, int64_t layer, enum linear_group grp, struc
 
 	*at = edges_at(g, &lw->grp[grp], dense);
 	if (!lw->grp[grp].dense)
-		place(g, layer, grp, at);
+		place(g, at, engine_adapters(g, layer, grp));
 	return dense;
 }
 
