@@ -1,5 +1,6 @@
 /* qlora-train: token stream in, PEFT adapter out. Options and wiring; the run
  * is in libcommon/train. */
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -10,13 +11,13 @@
 #include "train/run.h"
 
 static struct {
-	const char *model, *eval, *adapter, *method, *update, *quant, *targets, *schedule, *optimizer, *nonfinite, *device, *compute;
-	int64_t rank, batch, accumulate, max_steps, max_len, warmup_steps, seed, eval_every, save_every, log_every, threads, patience, keep_checkpoints;
+	const char *model, *eval, *adapter, *eval_every, *save_every, *method, *update, *quant, *targets, *schedule, *optimizer, *nonfinite, *device, *compute;
+	int64_t rank, batch, accumulate, max_steps, max_len, warmup_steps, schedule_steps, seed, log_every, threads, patience, keep_checkpoints;
 	double alpha, dropout, epochs, lr, warmup_ratio, weight_decay, max_grad_norm, beta1, beta2, eps, min_delta;
 	uint64_t memory;
-	bool rslora, keep_best, dry_run, eval_only;
+	bool rslora, restore_best, extend, dry_run, eval_only;
 } o = {
-	.method = "sft", .update = "lora", .quant = "nf4", .targets = "all", .schedule = "cosine", .optimizer = "adamw", .nonfinite = "stop",
+	.method = "sft", .update = "lora", .quant = "nf4", .targets = "all", .schedule = "cosine", .optimizer = "adamw", .nonfinite = "stop", .eval_every = "0", .save_every = "0",
 	.device = "auto", .compute = "auto", .rank = 16, .alpha = 16, .batch = 2, .accumulate = 4, .epochs = 3, .lr = 2e-4, .warmup_steps = -1,
 	.warmup_ratio = 0.05, .weight_decay = 0.01, .max_grad_norm = 1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .seed = 42, .log_every = 1,
 };
@@ -45,6 +46,7 @@ static struct opt options[] = {
 	{ OPT_SECTION, .help = "Optimiser" },
 	{ OPT_F64, "lr", 0, &o.lr, "X", "peak learning rate", .min = 0, .max = 1e3 },
 	{ OPT_CHOICE, "schedule", 0, &o.schedule, "NAME", "of the learning rate after warm-up", "cosine|linear|constant" },
+	{ OPT_INT, "schedule-steps", 0, &o.schedule_steps, "N", "length of the schedule (0: the run's)", .min = 0, .max = 1e12 },
 	{ OPT_INT, "warmup-steps", 0, &o.warmup_steps, "N", "warm-up steps (-1: by --warmup-ratio)", .min = -1, .max = 1e12 },
 	{ OPT_F64, "warmup-ratio", 0, &o.warmup_ratio, "X", "part of all steps that warm up", .min = 0, .max = 1 },
 	{ OPT_CHOICE, "optimizer", 0, &o.optimizer, "NAME", "AdamW with fp32 or 8-bit states", "adamw|adamw8bit" },
@@ -54,10 +56,11 @@ static struct opt options[] = {
 	{ OPT_F64, "beta2", 0, &o.beta2, "X", "AdamW beta2", .min = 0, .max = 0.9999999 },
 	{ OPT_F64, "eps", 0, &o.eps, "X", "AdamW epsilon", .min = 1e-30, .max = 1 },
 	{ OPT_SECTION, .help = "While it runs" },
-	{ OPT_INT, "eval-every", 0, &o.eval_every, "N", "evaluate every N steps (0: before and after)", .min = 0, .max = 1e12 },
-	{ OPT_FLAG, "keep-best", 0, &o.keep_best, 0, "write the adapter of the lowest held-out loss, not the last" },
-	{ OPT_INT, "save-every", 0, &o.save_every, "N", "write OUTPUT.step-N, and the state to go on from, every N steps", .min = 0, .max = 1e12 },
+	{ OPT_STR, "eval-every", 0, &o.eval_every, "N", "evaluate every N steps, or: epoch (0: before and after)" },
+	{ OPT_FLAG, "restore-best", 0, &o.restore_best, 0, "write the adapter of the lowest held-out loss, not the last" },
+	{ OPT_STR, "save-every", 0, &o.save_every, "N", "write a checkpoint OUTPUT.step-N every N steps, or: epoch (0: on signals)" },
 	{ OPT_INT, "keep-checkpoints", 0, &o.keep_checkpoints, "N", "keep the newest N of them (0: all)", .min = 0, .max = 1e6, .unrecorded = true },
+	{ OPT_FLAG, "extend", 0, &o.extend, 0, "go on with a finished run, to more --max-steps or --epochs", .unrecorded = true },
 	{ OPT_INT, "patience", 0, &o.patience, "N", "stop after N evaluations without improvement (0: never)", .min = 0, .max = 1e9 },
 	{ OPT_F64, "min-delta", 0, &o.min_delta, "X", "a smaller fall of the held-out loss is no improvement", .min = 0, .max = 1e9 },
 	{ OPT_INT, "log-every", 0, &o.log_every, "N", "a metric record every N steps", .min = 1, .max = 1e12, .unrecorded = true },
@@ -89,27 +92,38 @@ static int parse_nonfinite(int64_t *skips, struct err *e)
 	return err_set(e, LP_USAGE, "--nonfinite takes stop or skip:N, not '%s'", o.nonfinite);
 }
 
+/* "epoch", or a number of steps. */
+static int parse_every(const char *option, const char *text, int64_t *every, struct err *e)
+{
+	*every = TRAIN_EPOCH;
+	if (strcmp(text, "epoch") == 0 || (parse_i64(text, every) && *every >= 0))
+		return 0;
+	return err_set(e, LP_USAGE, "--%s takes a number of steps, or epoch, not '%s'", option, text);
+}
+
 static int configure(struct train_config *c, int argc, char **argv, struct err *e)
 {
 	*c = (struct train_config){ .model = o.model, .tokens = argc > 1 ? argv[1] : NULL, .eval = o.eval, .adapter = o.adapter,
 		.out = opt_common.output, .device = o.device, .compute = o.compute, .threads = o.threads, .memory = o.memory, .nf4 = strcmp(o.quant, "nf4") == 0,
-		.force = opt_common.force, .keep_best = o.keep_best, .eval_only = o.eval_only, .rank = o.rank, .alpha = o.alpha, .dropout = o.dropout,
+		.force = opt_common.force, .extend = o.extend, .restore_best = o.restore_best, .eval_only = o.eval_only, .rank = o.rank, .alpha = o.alpha, .dropout = o.dropout,
 		.rslora = o.rslora, .batch = o.batch, .accumulate = o.accumulate, .max_steps = o.max_steps, .max_len = o.max_len, .epochs = o.epochs,
 		.lr = o.lr, .warmup_ratio = o.warmup_ratio, .max_grad_norm = o.max_grad_norm, .warmup_steps = o.warmup_steps,
 		.optim = { .beta1 = o.beta1, .beta2 = o.beta2, .eps = o.eps, .weight_decay = o.weight_decay }, .seed = (uint64_t)o.seed,
-		.eval_every = o.eval_every, .save_every = o.save_every, .log_every = o.log_every,
+		.log_every = o.log_every, .schedule_steps = o.schedule_steps,
 		.patience = o.patience, .min_delta = o.min_delta, .keep_checkpoints = o.keep_checkpoints, .spec = &spec };
 	if (!o.model)
 		return err_set(e, LP_USAGE, "which model? give --model DIR");
 	if (argc > 2)
 		return err_set(e, LP_USAGE, "one token stream, not %d; join them with tokenize", argc - 1);
-	if (!o.eval && (o.eval_every > 0 || o.keep_best || o.eval_only || o.patience > 0))
+	if (parse_every("eval-every", o.eval_every, &c->eval_every, e) < 0 || parse_every("save-every", o.save_every, &c->save_every, e) < 0)
+		return -1;
+	if (!o.eval && (c->eval_every || o.restore_best || o.eval_only || o.patience > 0))
 		return err_set(e, LP_USAGE, "%s needs held-out data; give --eval FILE",
-		               o.eval_only ? "--eval-only" : o.keep_best ? "--keep-best" : o.eval_every > 0 ? "--eval-every" : "--patience");
-	if (o.patience > 0 && o.eval_every == 0)
+		               o.eval_only ? "--eval-only" : o.restore_best ? "--restore-best" : c->eval_every ? "--eval-every" : "--patience");
+	if (o.patience > 0 && c->eval_every == 0)
 		return err_set(e, LP_USAGE, "--patience counts evaluations; give --eval-every N");
-	if (o.save_every > 0 && !c->out)
-		return err_set(e, LP_USAGE, "--save-every needs -o: checkpoints are written beside the output");
+	if ((c->save_every || o.extend) && !c->out && !o.dry_run)
+		return err_set(e, LP_USAGE, "--save-every and --extend need -o: checkpoints are written beside the output");
 	if (o.eval && strcmp(o.eval, "-") == 0 && !c->tokens && !o.eval_only)
 		return err_set(e, LP_USAGE, "training and held-out tokens cannot both come from standard input");
 	if (lora_targets(o.targets, c->targets, e) < 0 || schedule_parse(o.schedule, &c->schedule, e) < 0 ||
@@ -125,7 +139,7 @@ static int check_output(const struct train_config *c, struct err *e)
 
 	if (!c->out)
 		return 0;
-	d = outdir_open(c->out, c->force, e);
+	d = outdir_open(c->out, c->force || c->extend, e);
 	if (!d)
 		return -1;
 	outdir_abort(d);
@@ -167,7 +181,7 @@ int main(int argc, char **argv)
 {
 	struct err e = ERR_INIT;
 	struct train_config c;
-	int rc;
+	int rc, signal = 0;
 
 	tool_init(&spec, &argc, &argv);
 	if (!opt_given(&spec, "alpha"))
@@ -178,7 +192,9 @@ int main(int argc, char **argv)
 	else if (rc == 0 && o.eval_only)
 		rc = say(&c, train_eval_only, &e);
 	else if (rc == 0 && (rc = check_output(&c, &e)) == 0)
-		rc = train_run(&c, &e);
+		rc = train_run(&c, &signal, &e);
 	progress_done();
+	if (rc == 0 && signal && tool_done(LP_OK) == LP_OK)
+		raise(signal); /* whoever sent it sees that it was heard */
 	return rc < 0 ? tool_fail(&e) : tool_done(LP_OK);
 }

@@ -158,7 +158,7 @@ size_t run_flags(const struct run_log *r, struct flag flags[REPORT_MAX_FLAGS])
 	check_noise(&c, flags, &n);
 	check_overfit(r, &c, &g, flags, &n);
 	if (!r->done && r->n_train) {
-		f = add(flags, &n, "unfinished", FLAG_INFO, g.steps, "the run was stopped, or is still going; the same command with --resume goes on");
+		f = add(flags, &n, "unfinished", FLAG_INFO, g.steps, "the run was stopped, or is still going; the same command goes on from its newest checkpoint");
 		snprintf(f->what, sizeof(f->what), "the log ends at step %.0f without a done record", g.steps);
 	}
 	if (!r->n_evals) {

@@ -1,32 +1,66 @@
 #include "train/checkpoint.h"
 
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/hash.h"
+#include "base/log.h"
 #include "base/num.h"
 #include "base/xalloc.h"
+#include "train/checkpoint_key.h"
 
-#define N_STATE 8
+enum { N_STATE = 7, N_COUNTERS = 9, N_REALS = 2, N_META = KEY_FIELDS + N_COUNTERS + N_REALS + 1, STATE_MAX_META = 64 };
 
-static char *state_path(const struct run *r)
+/* A copy of the state, and the thread that writes it. */
+struct saver {
+	struct adapter_host adapter;
+	void *host;                    /* room for the tensors of the state */
+	struct tensor state[N_STATE];  /* in host */
+	size_t n_state;
+	struct checkpoint_key key;
+	char text[N_COUNTERS + N_REALS][40];
+	struct st_kv meta[N_META];
+	const char *out;               /* of the run */
+	int64_t step, keep;
+	double seconds;                /* that the write took */
+	bool busy;                     /* a thread was started, and is not joined */
+	atomic_bool done;
+	pthread_t thread;
+	int rc;
+	struct err e;
+};
+
+/* --- what the state is --- */
+
+struct counter {
+	const char *name;
+	int64_t *at;
+};
+
+static void counters(struct run *r, struct counter c[N_COUNTERS])
 {
-	return xasprintf("%s.state", r->c->out);
+	const struct counter list[N_COUNTERS] = { { "step", &r->step }, { "optimiser_step", &r->optim.step }, { "skipped", &r->skipped },
+		                                  { "targets", &r->targets_seen }, { "best_step", &r->best_step }, { "stale", &r->stale },
+		                                  { "loss_scale_good", &r->scaler.good }, { "overflows", &r->scaler.overflows }, { "finished", &r->finished } };
+
+	memcpy(c, list, sizeof(list));
 }
 
-/* What must be equal for a state to belong to this command: options, base, data. */
-static void run_key(const struct run *r, char hex[65])
-{
-	struct sb b = SB_INIT;
+struct real {
+	const char *name;
+	double *at;
+};
 
-	if (r->c->spec)
-		opt_json(r->c->spec, &b);
-	/* another kind of device computes in another type: its steps would be others */
-	sb_addf(&b, " %s %s %s %s", r->g.w.identity, r->train.hash, r->eval.hash, dtype_st_name(r->dev.act));
-	sha_once(b.s, b.len, hex);
-	sb_release(&b);
+static void reals(struct run *r, struct real c[N_REALS])
+{
+	const struct real list[N_REALS] = { { "best_loss", &r->best_loss }, { "loss_scale", &r->scaler.scale } };
+
+	memcpy(c, list, sizeof(list));
 }
 
 static struct tensor slice(const char *name, enum dtype t, int64_t n, const void *data)
@@ -34,183 +68,432 @@ static struct tensor slice(const char *name, enum dtype t, int64_t n, const void
 	return (struct tensor){ name, t, 1, { (uint64_t)n }, (uint64_t)n * dtype_bytes(t), data };
 }
 
-/* The device arrays that make up the state; the same list is saved and loaded. */
+/* The arrays beside the parameters, where the run has them; the best adapter, which is in host memory, is the last. */
 static size_t state_list(const struct run *r, struct tensor t[N_STATE])
 {
 	const struct optim *o = &r->optim;
 	int64_t n32, n8, nb;
 
 	optim_sizes(o, &r->lora, &n32, &n8, &nb);
-	t[0] = slice("params", DT_F32, r->lora.n_params, r->lora.params);
-	t[1] = slice("m", DT_F32, n32, o->m);
-	t[2] = slice("v", DT_F32, n32, o->v);
-	t[3] = slice("m8", DT_U8, n8, o->m8);
-	t[4] = slice("v8", DT_U8, n8, o->v8);
-	t[5] = slice("m_max", DT_F32, nb, o->m_max);
-	t[6] = slice("v_max", DT_F32, nb, o->v_max);
-	t[7] = slice("best", DT_F32, r->lora.n_params, r->best);
+	t[0] = slice("m", DT_F32, n32, o->m);
+	t[1] = slice("v", DT_F32, n32, o->v);
+	t[2] = slice("m8", DT_U8, n8, o->m8);
+	t[3] = slice("v8", DT_U8, n8, o->v8);
+	t[4] = slice("m_max", DT_F32, nb, o->m_max);
+	t[5] = slice("v_max", DT_F32, nb, o->v_max);
+	t[6] = slice("best", DT_F32, r->lora.n_params, r->best);
 	return r->best ? N_STATE : N_STATE - 1;
 }
 
-static int write_state(struct run *r, struct out *o, struct err *e)
+static uint64_t params_bytes(const struct run *r)
 {
-	struct tensor t[N_STATE];
-	size_t n = state_list(r, t);
-	char key[65], text[11][40];
-	const struct st_kv meta[] = { { "run", key }, { "step", text[0] }, { "optimiser_step", text[1] }, { "skipped", text[2] },
-		                      { "targets", text[3] }, { "best_step", text[4] }, { "best_loss", text[5] }, { "has_best", text[6] }, { "stale", text[7] },
-		                      { "loss_scale", text[8] }, { "loss_scale_good", text[9] }, { "overflows", text[10] } };
-	int rc;
-
-	run_key(r, key);
-	snprintf(text[0], sizeof(text[0]), "%lld", (long long)r->step);
-	snprintf(text[1], sizeof(text[1]), "%lld", (long long)r->optim.step);
-	snprintf(text[2], sizeof(text[2]), "%lld", (long long)r->skipped);
-	snprintf(text[3], sizeof(text[3]), "%lld", (long long)r->targets_seen);
-	snprintf(text[4], sizeof(text[4]), "%lld", (long long)r->best_step);
-	snprintf(text[5], sizeof(text[5]), "%a", r->best_loss); /* infinite before the first evaluation */
-	snprintf(text[6], sizeof(text[6]), "%d", r->best != NULL);
-	snprintf(text[7], sizeof(text[7]), "%lld", (long long)r->stale);
-	snprintf(text[8], sizeof(text[8]), "%a", r->scaler.scale);
-	snprintf(text[9], sizeof(text[9]), "%lld", (long long)r->scaler.good);
-	snprintf(text[10], sizeof(text[10]), "%lld", (long long)r->scaler.overflows);
-	for (size_t i = 0; i < n; i++) {
-		void *host = xmalloc(t[i].bytes + 1);
-
-		if (t[i].data == r->best)
-			memcpy(host, t[i].data, t[i].bytes);
-		else
-			device_download(&r->dev, host, t[i].data, t[i].bytes);
-		t[i].data = host;
-	}
-	rc = st_write(o, t, n, meta, sizeof(meta) / sizeof(*meta), e);
-	for (size_t i = 0; i < n; i++)
-		free((void *)(uintptr_t)t[i].data);
-	return rc;
+	return (uint64_t)r->lora.n_params * sizeof(float);
 }
 
-int checkpoint_save(struct run *r, struct err *e)
+/* Where each tensor lies in the room for copies. */
+static uint64_t place(const struct run *r, struct tensor t[N_STATE], char *host)
 {
-	char *path;
-	struct out *o;
-	int rc = -1;
+	uint64_t used = 0;
+
+	state_list(r, t);
+	for (int i = 0; i < N_STATE; i++) {
+		t[i].data = host ? host + used : NULL;
+		used += (t[i].bytes + 63) / 64 * 64;
+	}
+	return used;
+}
+
+uint64_t checkpoint_bytes(const struct run *r)
+{
+	struct tensor t[N_STATE];
+
+	return r->c->out ? place(r, t, NULL) + params_bytes(r) : 0;
+}
+
+/* Over everything that a run reads from a checkpoint: metadata other than the sum itself, parameters, states. */
+static void checksum(const struct st_kv *meta, size_t n_meta, const float *params, uint64_t params_size, const struct tensor *t, size_t n, char hex[33])
+{
+	struct xxh *h = xxh_new();
+
+	for (size_t i = 0; i < n_meta; i++) {
+		if (strcmp(meta[i].key, "checksum") == 0)
+			continue;
+		xxh_add(h, meta[i].key, strlen(meta[i].key) + 1);
+		xxh_add(h, meta[i].value, strlen(meta[i].value) + 1);
+	}
+	xxh_add(h, params, params_size);
+	for (size_t i = 0; i < n; i++)
+		xxh_add(h, t[i].data, t[i].bytes);
+	xxh_hex(h, hex);
+	xxh_free(h);
+}
+
+/* --- saving --- */
+
+int checkpoint_open(struct run *r, struct err *e)
+{
+	struct saver *s;
 
 	if (!r->c->out)
 		return 0;
-	path = state_path(r);
-	o = out_open(path, e);
-	if (o && write_state(r, o, e) == 0)
-		rc = out_commit(o, e);
-	else
+	s = r->saver = xcalloc(1, sizeof(*s));
+	s->out = r->c->out;
+	s->keep = r->c->keep_checkpoints;
+	s->host = lp_try_alloc(place(r, s->state, NULL) + 1, 1, "the copy of the state that checkpoints are written from", e);
+	if (!s->host)
+		return -1;
+	place(r, s->state, s->host);
+	adapter_host_init(&s->adapter, r);
+	checkpoint_key_init(&s->key, r);
+	return 0;
+}
+
+/* The state's metadata as text. */
+static size_t fill_meta(struct run *r, struct saver *s)
+{
+	struct counter c[N_COUNTERS];
+	struct real x[N_REALS];
+	size_t n = 0;
+
+	counters(r, c);
+	reals(r, x);
+	for (int i = 0; i < KEY_FIELDS; i++)
+		s->meta[n++] = s->key.kv[i];
+	for (int i = 0; i < N_COUNTERS; i++) {
+		snprintf(s->text[i], sizeof(s->text[i]), "%lld", (long long)*c[i].at);
+		s->meta[n++] = (struct st_kv){ c[i].name, s->text[i] };
+	}
+	for (int i = 0; i < N_REALS; i++) {
+		snprintf(s->text[N_COUNTERS + i], sizeof(s->text[0]), "%a", *x[i].at); /* the best loss is infinite before the first evaluation */
+		s->meta[n++] = (struct st_kv){ x[i].name, s->text[N_COUNTERS + i] };
+	}
+	return n;
+}
+
+static int write_state(struct saver *s, struct outdir *d, struct err *e)
+{
+	char sum[33];
+	struct out *o = out_open(outdir_path(d, "state.safetensors"), e);
+	size_t n = N_META - 1;
+
+	if (!o)
+		return -1;
+	checksum(s->meta, n, s->adapter.params, (uint64_t)s->adapter.n_params * sizeof(float), s->state, s->n_state, sum);
+	s->meta[n++] = (struct st_kv){ "checksum", sum };
+	if (st_write(o, s->state, s->n_state, s->meta, n, e) < 0) {
 		out_abort(o);
+		return -1;
+	}
+	return out_commit(o, e);
+}
+
+static int write_checkpoint(struct saver *s, struct err *e)
+{
+	char *path = checkpoint_path(s->out, s->step);
+	struct outdir *d = outdir_open(path, true, e);
+	int rc = -1;
+
 	free(path);
+	if (!d)
+		return -1;
+	if (peft_save(d, &s->adapter.head, s->adapter.tensors, s->adapter.n, e) < 0 || write_state(s, d, e) < 0)
+		outdir_abort(d);
+	else
+		rc = outdir_commit(d, e);
+	if (rc == 0 && s->keep > 0)
+		checkpoint_prune(s->out, s->keep);
 	return rc;
 }
 
-static bool meta_i64(const struct st_blob *b, const char *key, int64_t *v)
+static void *writer(void *arg)
 {
-	const char *s = st_meta(b, key);
+	struct saver *s = arg;
+	double begin = now_seconds();
 
-	return s && parse_i64(s, v);
+	s->rc = write_checkpoint(s, &s->e);
+	s->seconds = now_seconds() - begin;
+	atomic_store(&s->done, true);
+	return NULL;
 }
 
-static int read_meta(struct run *r, const struct st_blob *b, struct err *e)
+/* The thread takes no signals: those are the run's. */
+static int start_writer(struct saver *s, struct err *e)
 {
-	char key[65], *end;
-	const char *run = st_meta(b, "run"), *best = st_meta(b, "best_loss"), *scale = st_meta(b, "loss_scale");
+	sigset_t all, old;
+	int rc;
 
-	run_key(r, key);
-	if (!run || !best || !meta_i64(b, "step", &r->step) || !meta_i64(b, "optimiser_step", &r->optim.step) ||
-	    !meta_i64(b, "skipped", &r->skipped) || !meta_i64(b, "targets", &r->targets_seen) || !meta_i64(b, "best_step", &r->best_step) ||
-	    !meta_i64(b, "stale", &r->stale) || !scale || !meta_i64(b, "loss_scale_good", &r->scaler.good) ||
-	    !meta_i64(b, "overflows", &r->scaler.overflows))
-		return err_set(e, LP_DATA, "not the state of a run; remove it to start anew");
-	if (strcmp(run, key) != 0)
-		return err_set(e, LP_USAGE, "the state of a run with other options, model, data or device; finish that one with its command, or remove the file to start anew");
-	r->best_loss = strtod(best, &end);
-	if (*end || r->step < 0 || r->step > r->total_steps)
-		return err_set(e, LP_DATA, "damaged: step or best loss cannot be; remove it to start anew");
-	r->scaler.scale = strtod(scale, &end);
-	if (*end || !(r->scaler.scale >= 1 && r->scaler.scale <= 0x1p127) || r->scaler.overflows < 0 || r->scaler.overflows > r->step)
-		return err_set(e, LP_DATA, "damaged: its loss scale cannot be; remove it to start anew");
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	rc = pthread_create(&s->thread, NULL, writer, s);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (rc) {
+		errno = rc;
+		return err_sys(e, s->out, "start a thread that writes checkpoints of");
+	}
+	s->busy = true;
 	return 0;
 }
 
-static int read_tensors(struct run *r, const struct st_blob *b, struct err *e)
+/* Joins the writer. What it wrote is told by the log; that it failed by a warning too, unless e takes it. */
+static int settle(struct saver *s, struct err *e)
 {
-	struct tensor want[N_STATE];
-	const char *has_best = st_meta(b, "has_best");
-	size_t n;
+	struct err logging = ERR_INIT;
 
-	if (has_best && strcmp(has_best, "1") == 0 && !r->best)
-		r->best = xmalloc((size_t)r->lora.n_params * sizeof(float));
-	n = state_list(r, want);
-	for (size_t i = 0; i < n; i++) {
-		const struct tensor *t = st_find(b, want[i].name);
+	if (!s->busy)
+		return 0;
+	pthread_join(s->thread, NULL);
+	s->busy = false;
+	if (log_metric("checkpoint", &logging, "\"step\":%lld,\"written\":%s,\"seconds\":%.3f", (long long)s->step, s->rc == 0 ? "true" : "false", s->seconds) < 0)
+		warn("cannot log: %s", logging.msg);
+	if (s->rc == 0)
+		return 0;
+	if (e)
+		*e = s->e;
+	else
+		warn("%s: %s: there is no checkpoint of step %lld, and the older ones stay; make room for the next one", s->e.path, s->e.msg, (long long)s->step);
+	return -1;
+}
 
-		if (!t || t->dtype != want[i].dtype || t->bytes != want[i].bytes)
-			return err_set(e, LP_DATA, "damaged: no '%s' of the right size; remove it to start anew", want[i].name);
-		if (want[i].data == r->best)
-			memcpy(r->best, t->data, t->bytes);
+void checkpoint_poll(struct run *r)
+{
+	if (r->saver && r->saver->busy && atomic_load(&r->saver->done))
+		settle(r->saver, NULL);
+}
+
+int checkpoint_wait(struct run *r, struct err *e)
+{
+	return r->saver ? settle(r->saver, e) : 0;
+}
+
+int checkpoint_save(struct run *r, bool finished, struct err *e)
+{
+	struct saver *s = r->saver;
+	struct tensor from[N_STATE];
+	double begin = now_seconds();
+
+	if (!s)
+		return 0;
+	settle(s, NULL);
+	r->finished = finished;
+	s->step = r->step;
+	s->e = (struct err)ERR_INIT;
+	atomic_store(&s->done, false);
+	s->n_state = state_list(r, from);
+	device_download(&r->dev, s->adapter.params, r->lora.params, params_bytes(r));
+	for (size_t i = 0; i < s->n_state; i++) {
+		void *to = (void *)(uintptr_t)s->state[i].data;
+
+		if (from[i].data == r->best)
+			memcpy(to, from[i].data, from[i].bytes);
 		else
-			device_upload(&r->dev, (void *)(uintptr_t)want[i].data, t->data, t->bytes);
+			device_download(&r->dev, to, from[i].data, from[i].bytes);
+	}
+	fill_meta(r, s);
+	if (device_sync(&r->dev, e) < 0)
+		return -1;
+	r->save_seconds += now_seconds() - begin;
+	return start_writer(s, e);
+}
+
+void checkpoint_close(struct run *r)
+{
+	struct saver *s = r->saver;
+
+	if (!s)
+		return;
+	settle(s, NULL);
+	adapter_host_release(&s->adapter);
+	checkpoint_key_release(&s->key);
+	free(s->host);
+	free(s);
+	r->saver = NULL;
+}
+
+/* --- loading --- */
+
+/* One checkpoint as it is read: nothing of it reaches the run before all of it has been checked. */
+struct loaded {
+	struct st_file state, adapter;
+	float *params;
+	struct st_kv meta[STATE_MAX_META];
+	size_t n_meta;
+};
+
+static int open_both(struct loaded *l, const char *dir, struct err *e)
+{
+	char *state = xasprintf("%s/state.safetensors", dir), *adapter = xasprintf("%s/adapter_model.safetensors", dir);
+	int rc = st_file_open(&l->state, state, e) < 0 || st_file_open(&l->adapter, adapter, e) < 0 ? -1 : 0;
+
+	free(state);
+	free(adapter);
+	return rc;
+}
+
+static int gather_params(const struct run *r, struct loaded *l, struct err *e)
+{
+	const struct adapter_host *a = &r->saver->adapter;
+
+	l->params = xcalloc((size_t)a->n_params + 1, sizeof(float));
+	for (size_t i = 0; i < a->n; i++) {
+		const struct tensor *t = st_find(&l->adapter.blob, a->tensors[i].name);
+
+		if (!t || t->dtype != DT_F32 || t->bytes != a->tensors[i].bytes)
+			return err_set(e, LP_DATA, "damaged: no '%s' of the right size", a->tensors[i].name);
+		memcpy(l->params + ((const float *)a->tensors[i].data - a->params), t->data, t->bytes);
 	}
 	return 0;
+}
+
+static int check_sum(const struct run *r, struct loaded *l, struct err *e)
+{
+	const struct json *m = &l->state.blob.meta;
+	const char *want = st_meta(&l->state.blob, "checksum");
+	char sum[33];
+
+	if (!want || m->n > STATE_MAX_META)
+		return err_set(e, LP_DATA, "not the state of a run");
+	for (uint32_t i = 0; i < m->n; i++)
+		l->meta[l->n_meta++] = (struct st_kv){ m->members[i].key, m->members[i].val.s };
+	checksum(l->meta, l->n_meta, l->params, params_bytes(r), l->state.blob.tensors, l->state.blob.n_tensors, sum);
+	return strcmp(sum, want) == 0 ? 0 : err_set(e, LP_DATA, "damaged: its check sum is another");
+}
+
+/* The arrays that a run of this command has; the best adapter only when it was there. */
+static int check_tensors(const struct run *r, const struct loaded *l, struct err *e)
+{
+	struct tensor want[N_STATE];
+
+	state_list(r, want);
+	for (int i = 0; i < N_STATE; i++) {
+		const struct tensor *t = st_find(&l->state.blob, want[i].name);
+
+		if (!t && i == N_STATE - 1)
+			continue;
+		if (!t || t->dtype != want[i].dtype || t->bytes != want[i].bytes)
+			return err_set(e, LP_DATA, "damaged: no '%s' of the right size", want[i].name);
+	}
+	return 0;
+}
+
+static int read_counters(struct run *r, const struct st_blob *b, struct err *e)
+{
+	struct counter c[N_COUNTERS];
+	struct real x[N_REALS];
+
+	counters(r, c);
+	reals(r, x);
+	for (int i = 0; i < N_COUNTERS; i++) {
+		const char *s = st_meta(b, c[i].name);
+
+		if (!s || !parse_i64(s, c[i].at))
+			return err_set(e, LP_DATA, "damaged: no '%s'", c[i].name);
+	}
+	for (int i = 0; i < N_REALS; i++) {
+		const char *s = st_meta(b, x[i].name);
+		char *end = NULL;
+
+		if (s)
+			*x[i].at = strtod(s, &end);
+		if (!s || end == s || *end)
+			return err_set(e, LP_DATA, "damaged: no '%s'", x[i].name);
+	}
+	if (r->step < 0 || r->scaler.overflows < 0 || r->scaler.overflows > r->step || !(r->scaler.scale >= 1 && r->scaler.scale <= 0x1p127))
+		return err_set(e, LP_DATA, "damaged: its step or loss scale cannot be");
+	return 0;
+}
+
+static void take_tensors(struct run *r, const struct loaded *l)
+{
+	struct tensor to[N_STATE];
+	const struct tensor *best = st_find(&l->state.blob, "best");
+
+	device_upload(&r->dev, r->lora.params, l->params, params_bytes(r));
+	if (best && !r->best)
+		r->best = xmalloc(params_bytes(r));
+	if (best)
+		memcpy(r->best, best->data, best->bytes);
+	state_list(r, to);
+	for (int i = 0; i < N_STATE - 1; i++) {
+		const struct tensor *t = st_find(&l->state.blob, to[i].name);
+
+		device_upload(&r->dev, (void *)(uintptr_t)to[i].data, t->data, t->bytes);
+	}
+}
+
+static bool was_finished(const struct loaded *l)
+{
+	const char *s = l->state.blob.n_tensors ? st_meta(&l->state.blob, "finished") : NULL;
+
+	return s && strcmp(s, "1") == 0;
+}
+
+static int load_one(struct run *r, int64_t step, bool *finished, struct err *e)
+{
+	struct loaded l = { 0 };
+	char *dir = checkpoint_path(r->c->out, step);
+	int rc = open_both(&l, dir, e);
+
+	if (rc == 0 && (rc = gather_params(r, &l, e)) == 0 && (rc = check_sum(r, &l, e)) == 0) {
+		*finished = was_finished(&l);
+		rc = checkpoint_key_check(&r->saver->key, r, &l.state.blob, e) < 0 || check_tensors(r, &l, e) < 0 ? -1 : 0;
+	}
+	if (rc == 0 && (rc = read_counters(r, &l.state.blob, e)) == 0)
+		take_tensors(r, &l);
+	st_file_close(&l.state);
+	st_file_close(&l.adapter);
+	free(l.params);
+	if (rc < 0)
+		err_where(e, dir, 0);
+	free(dir);
+	return rc;
+}
+
+/* The newest that is whole. */
+static int load_newest(struct run *r, const int64_t *steps, size_t n, bool *finished, struct err *e)
+{
+	struct err first = ERR_INIT;
+
+	for (size_t i = 0; i < n; i++) {
+		*e = (struct err)ERR_INIT;
+		*finished = false;
+		if (load_one(r, steps[i], finished, e) == 0)
+			return 0;
+		if (e->code != LP_DATA && e->code != LP_IO)
+			return -1;
+		if (i == 0)
+			first = *e;
+		if (i + 1 < n)
+			warn("%s: %s; the checkpoint before it is tried", e->path, e->msg);
+	}
+	*e = first;
+	if (strlen(e->msg) + 64 < sizeof(e->msg))
+		snprintf(e->msg + strlen(e->msg), sizeof(e->msg) - strlen(e->msg), "%s; remove %s to start anew", n > 1 ? ", and no older checkpoint is whole" : "",
+		         n > 1 ? "them" : "it");
+	return -1;
 }
 
 int checkpoint_load(struct run *r, bool *found, struct err *e)
 {
-	char *path;
-	struct st_file f;
-	int rc;
+	size_t n = 0;
+	int64_t *steps;
+	bool finished = false;
+	int rc = 0;
 
 	*found = false;
-	if (!r->c->out)
+	if (!r->saver)
 		return 0;
-	path = state_path(r);
-	if (access(path, F_OK) != 0) {
-		free(path);
-		return 0;
+	checkpoint_sweep(r->c->out);
+	steps = checkpoint_list(r->c->out, &n);
+	if (n)
+		rc = load_newest(r, steps, n, &finished, e);
+	if (rc < 0 && e->code == LP_USAGE && finished && r->c->force) {
+		/* another run's, which came to its end, and whose output goes too */
+		*e = (struct err)ERR_INIT;
+		checkpoint_prune(r->c->out, 0);
+		n = 0;
+		rc = 0;
 	}
-	rc = st_file_open(&f, path, e);
-	if (rc == 0) {
-		rc = read_meta(r, &f.blob, e);
-		if (rc == 0)
-			rc = read_tensors(r, &f.blob, e);
-		st_file_close(&f);
-		*found = rc == 0;
-	}
-	if (rc < 0)
-		err_where(e, path, 0);
-	free(path);
+	free(steps);
+	*found = rc == 0 && n > 0;
 	return rc;
-}
-
-void checkpoint_prune(const struct run *r, int64_t step)
-{
-	static const char *const files[] = { "adapter_config.json", "adapter_model.safetensors", "lorapipe.json" };
-
-	if (!r->c->out || step <= 0)
-		return;
-	for (size_t i = 0; i < sizeof(files) / sizeof(*files); i++) {
-		char *path = xasprintf("%s.step-%lld/%s", r->c->out, (long long)step, files[i]);
-
-		unlink(path);
-		free(path);
-	}
-	char *dir = xasprintf("%s.step-%lld", r->c->out, (long long)step);
-
-	rmdir(dir);
-	free(dir);
-}
-
-void checkpoint_remove(const struct run *r)
-{
-	char *path;
-
-	if (!r->c->out)
-		return;
-	path = state_path(r);
-	unlink(path);
-	free(path);
 }

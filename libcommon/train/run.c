@@ -2,6 +2,7 @@
 #include "train/run.h"
 
 #include <math.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 #include "base/xalloc.h"
 #include "train/checkpoint.h"
 #include "train/run_int.h"
+#include "train/stop.h"
 
 /* --- the plan in words --- */
 
@@ -65,6 +67,8 @@ static void describe(const struct run *r, struct sb *out)
 	add_bytes(out, "total", engine_bytes(g) + r->dev.overhead);
 	if (g->host_plan.used)
 		add_bytes(out, "page-locked host memory", g->host_plan.used);
+	if (checkpoint_bytes(r))
+		add_bytes(out, "host memory for checkpoints", checkpoint_bytes(r));
 }
 
 int train_dry_run(const struct train_config *c, struct sb *text, struct err *e)
@@ -167,7 +171,7 @@ static int evaluate(struct run *r, struct err *e)
 	if (best) {
 		r->best_loss = loss;
 		r->best_step = r->step;
-		if (r->c->keep_best)
+		if (r->c->restore_best)
 			keep_best(r);
 	}
 	progress("step %lld  held-out loss %.4f", (long long)r->step, loss);
@@ -175,34 +179,39 @@ static int evaluate(struct run *r, struct err *e)
 	                  epoch_of(r), log_num(loss), (long long)r->eval.n_targets, now_seconds() - begin, best ? "true" : "false");
 }
 
-static int save_checkpoint(struct run *r, const char *name, struct err *e)
+static bool done(const struct run *r)
 {
-	char *path;
-	int rc;
-
-	if (!r->c->out)
-		return 0;
-	path = xasprintf("%s.%s", r->c->out, name);
-	rc = run_save(r, path, true, NULL, e);
-	free(path);
-	return rc;
+	return r->step >= r->total_steps || (r->c->patience > 0 && r->stale >= r->c->patience);
 }
 
+/* After a step: evaluation, then the state, evaluation included, when it is due or asked for. */
 static int periodic(struct run *r, struct err *e)
 {
-	char name[32];
-	bool last = r->step == r->total_steps;
+	bool last = r->step == r->total_steps, asked = stop_wants_checkpoint();
 
-	if (r->c->eval && (last || (r->c->eval_every > 0 && r->step % r->c->eval_every == 0)) && evaluate(r, e) < 0)
+	if (r->c->eval && (last || (r->eval_every > 0 && r->step % r->eval_every == 0)) && evaluate(r, e) < 0)
 		return -1;
-	if (r->c->save_every <= 0 || r->step % r->c->save_every || last)
+	if (asked && !r->saver)
+		warn("there is no checkpoint without -o");
+	checkpoint_poll(r);
+	if (!asked && !(r->save_every > 0 && (done(r) || r->step % r->save_every == 0)))
 		return 0;
-	snprintf(name, sizeof(name), "step-%lld", (long long)r->step);
-	if (save_checkpoint(r, name, e) < 0 || checkpoint_save(r, e) < 0)
-		return -1;
-	if (r->c->keep_checkpoints > 0)
-		checkpoint_prune(r, r->step - r->c->keep_checkpoints * r->c->save_every);
-	return 0;
+	return checkpoint_save(r, done(r), e);
+}
+
+static void save_last_good(struct run *r)
+{
+	struct err saving = ERR_INIT;
+	char *path;
+
+	if (r->step == 0 || !r->c->out)
+		return;
+	path = xasprintf("%s.last-good", r->c->out);
+	if (run_save(r, path, true, NULL, &saving) < 0)
+		warn("the last good adapter could not be saved: %s", saving.msg);
+	else
+		warn("the adapter after step %lld is in '%s'", (long long)r->step, path);
+	free(path);
 }
 
 /* A loss that is not finite: counted and skipped while --nonfinite allows it. Otherwise, or when no loss
@@ -219,10 +228,7 @@ static int not_finite(struct run *r, bool overflow, struct err *e)
 		*e = (struct err)ERR_INIT;
 		return 0;
 	}
-	if (r->step > 0 && save_checkpoint(r, "last-good", &saving) < 0)
-		warn("the last good adapter could not be saved: %s", saving.msg);
-	else if (r->step > 0 && r->c->out)
-		warn("the adapter after step %lld is in '%s.last-good'", (long long)r->step, r->c->out);
+	save_last_good(r);
 	return -1;
 }
 
@@ -232,7 +238,7 @@ static int one_step(struct run *r, struct err *e)
 	int64_t per_step = c->batch * c->accumulate, epoch = r->step / r->steps_per_epoch, at = r->step % r->steps_per_epoch * per_step;
 	int64_t n = r->train.n_rows - at < per_step ? r->train.n_rows - at : per_step;
 	int64_t *rows = xcalloc((size_t)n, sizeof(*rows));
-	double lr = c->lr * schedule_factor(c->schedule, r->step - r->scaler.overflows, r->warmup, r->total_steps), begin = now_seconds(), tokens = 0;
+	double lr = c->lr * schedule_factor(c->schedule, r->step - r->scaler.overflows, r->warmup, r->schedule_steps), begin = now_seconds(), tokens = 0;
 	struct step_result s;
 	char field[80];
 	int rc;
@@ -254,43 +260,92 @@ static int one_step(struct run *r, struct err *e)
 	return periodic(r, e);
 }
 
-static int run_all(struct run *r, struct err *e)
+/* Goes on from a checkpoint, or begins with an evaluation of what there is. */
+static int begin(struct run *r, struct err *e)
 {
-	const struct train_config *c = r->c;
-	float *final;
 	bool resumed;
-	char field[80];
 
-	r->start = now_seconds();
-	if (checkpoint_load(r, &resumed, e) < 0 || log_plan(r, e) < 0)
+	if (checkpoint_open(r, e) < 0 || checkpoint_load(r, &resumed, e) < 0)
 		return -1;
-	if (resumed)
-		note("goes on after step %lld of %lld", (long long)r->step, (long long)r->total_steps);
-	else if (evaluate(r, e) < 0)
+	if (r->c->extend && !resumed)
+		return err_set(e, LP_USAGE, "--extend goes on from a checkpoint, and there is no '%s.step-N'; train with --save-every", r->c->out);
+	if (r->step > r->total_steps)
+		return err_set(e, LP_USAGE, "the run is at step %lld already, and its end would be %lld; give --max-steps or --epochs more", (long long)r->step,
+		               (long long)r->total_steps);
+	if (r->c->extend)
+		r->stale = 0;
+	if (log_plan(r, e) < 0)
 		return -1;
-	while (r->step < r->total_steps && !(c->patience > 0 && r->stale >= c->patience))
-		if (one_step(r, e) < 0)
-			return -1;
-	progress_done();
-	if (r->step < r->total_steps)
-		note("stopped after step %lld: the held-out loss has not fallen for %lld evaluations", (long long)r->step, (long long)r->stale);
-	final = c->keep_best && r->best ? r->best : NULL;
-	if (run_save(r, c->out, c->force, final, e) < 0)
-		return -1;
-	checkpoint_remove(r);
-	return log_metric("done", e, "\"step\":%lld,\"best_loss\":%s,\"best_step\":%lld,\"skipped\":%lld,\"seconds\":%.3f%s", (long long)r->step,
-	                  log_num(r->best_loss), (long long)r->best_step, (long long)r->skipped, now_seconds() - r->start, scaling(r, field));
+	if (!resumed)
+		return evaluate(r, e);
+	note("goes on after step %lld of %lld", (long long)r->step, (long long)r->total_steps);
+	return log_metric("resume", e, "\"step\":%lld", (long long)r->step);
 }
 
-int train_run(const struct train_config *c, struct err *e)
+/* The signal asked for an end: the state is what matters now. */
+static int stopped(struct run *r, int sig, struct err *e)
+{
+	char *path = checkpoint_path(r->c->out, r->step);
+	int rc = checkpoint_save(r, false, e) < 0 || checkpoint_wait(r, e) < 0 ? -1 : 0;
+
+	if (rc == 0)
+		warn("stopped by %s after step %lld of %lld; the same command goes on from '%s'", sig == SIGINT ? "SIGINT" : "SIGTERM", (long long)r->step,
+		     (long long)r->total_steps, path);
+	free(path);
+	return rc < 0 ? -1 : log_metric("stopped", e, "\"step\":%lld,\"signal\":%d", (long long)r->step, sig);
+}
+
+static int finish(struct run *r, struct err *e)
+{
+	const struct train_config *c = r->c;
+	struct err unsaved = ERR_INIT;
+	char field[80];
+
+	if (r->step < r->total_steps)
+		note("stopped after step %lld: the held-out loss has not fallen for %lld evaluations", (long long)r->step, (long long)r->stale);
+	if (checkpoint_wait(r, &unsaved) < 0)
+		warn("%s: %s: the last checkpoint is not there", unsaved.path, unsaved.msg);
+	if (run_save(r, c->out, c->force || c->extend, c->restore_best ? r->best : NULL, e) < 0)
+		return -1;
+	/* those that signals asked for have served */
+	if (c->out && r->save_every <= 0)
+		checkpoint_prune(c->out, 0);
+	return log_metric("done", e, "\"step\":%lld,\"best_loss\":%s,\"best_step\":%lld,\"skipped\":%lld,\"seconds\":%.3f,\"save_seconds\":%.3f%s",
+	                  (long long)r->step, log_num(r->best_loss), (long long)r->best_step, (long long)r->skipped, now_seconds() - r->start, r->save_seconds,
+	                  scaling(r, field));
+}
+
+static int run_all(struct run *r, int *sig, struct err *e)
+{
+	r->start = now_seconds();
+	if (begin(r, e) < 0)
+		return -1;
+	while (!done(r)) {
+		if (one_step(r, e) < 0)
+			return -1;
+		*sig = r->saver && !done(r) ? stop_signal() : 0;
+		if (*sig)
+			return stopped(r, *sig, e);
+	}
+	progress_done();
+	return finish(r, e);
+}
+
+int train_run(const struct train_config *c, int *signal, struct err *e)
 {
 	struct run r;
 	int rc = run_prepare(&r, c, true, e);
 
+	*signal = 0;
 	if (rc == 0)
 		rc = run_load(&r, e);
-	if (rc == 0)
-		rc = run_all(&r, e);
+	if (rc == 0) {
+		if (c->out)
+			stop_listen();
+		rc = run_all(&r, signal, e);
+		if (c->out)
+			stop_unlisten();
+	}
 	run_release(&r);
 	return rc;
 }

@@ -8,6 +8,8 @@
 #include "train/engine.h"
 #include "train/schedule.h"
 
+enum { TRAIN_EPOCH = -1 }; /* every so many steps: those of an epoch */
+
 struct train_config {
 	const char *model, *tokens, *eval; /* directory; token streams ("-" stdin); eval NULL: none */
 	const char *adapter;               /* start from this one, or NULL */
@@ -16,7 +18,7 @@ struct train_config {
 	double loss_scale;                 /* where loss scaling starts; 0: as the device needs it (scaler.h) */
 	int64_t threads;
 	uint64_t memory;                   /* bytes, 0: what is free */
-	bool nf4, force, keep_best, eval_only;
+	bool nf4, force, extend, restore_best, eval_only;
 	int64_t rank;
 	double alpha, dropout;
 	bool rslora;
@@ -27,10 +29,12 @@ struct train_config {
 	enum schedule schedule;
 	struct optim optim;
 	uint64_t seed;
-	int64_t eval_every, save_every, log_every;
+	int64_t eval_every, save_every;    /* steps, 0: not, or TRAIN_EPOCH */
+	int64_t log_every;
+	int64_t schedule_steps;            /* length of the schedule, 0: the run's */
 	int64_t patience;                  /* evaluations without improvement before the run stops, 0: never */
 	double min_delta;                  /* what counts as improvement of the held-out loss */
-	int64_t keep_checkpoints;          /* newest OUTPUT.step-N that stay, 0: all */
+	int64_t keep_checkpoints;          /* newest OUTPUT.step-N (checkpoint.h) that stay, 0: all */
 	int64_t nonfinite_skips;           /* updates that may be skipped for a loss that is not finite */
 	const struct opt_spec *spec;       /* for the lineage */
 };
@@ -38,7 +42,8 @@ struct train_config {
 /* The memory plan and the parameter counts as text for people; needs config.json
  * alone (and the tokens, when given, for the true sizes). */
 int train_dry_run(const struct train_config *c, struct sb *text, struct err *e) LP_MUST_USE;
-int train_run(const struct train_config *c, struct err *e) LP_MUST_USE;
+/* *signal: 0, or the SIGINT or SIGTERM that ended the run after a step, whose checkpoint is written. */
+int train_run(const struct train_config *c, int *signal, struct err *e) LP_MUST_USE;
 /* Evaluations in a row, this one included, that did not better the best loss before it by more than
  * min_delta: what --patience is compared with (as transformers' EarlyStoppingCallback counts). */
 int64_t train_stale_evals(int64_t before, double loss, double best, double min_delta);

@@ -18,6 +18,8 @@ struct run {
 	struct microbatch mb;
 	struct scaler scaler;
 	int64_t total_steps, steps_per_epoch, warmup;
+	int64_t schedule_steps; /* that the learning rate falls over */
+	int64_t eval_every, save_every; /* steps, 0: not */
 
 	int64_t step;          /* updates taken or skipped */
 	int64_t skipped;
@@ -26,6 +28,9 @@ struct run {
 	int64_t best_step;
 	int64_t stale;         /* train_stale_evals so far */
 	float *best;           /* host copy of the parameters at the best evaluation, or NULL */
+	int64_t finished;      /* 1: there is nothing left to do after this step */
+	struct saver *saver;   /* checkpoint.h; NULL without an output */
+	double save_seconds;   /* that steps have waited for checkpoints */
 	char tokens_name[256], eval_name[256];
 };
 
@@ -46,6 +51,19 @@ struct step_result {
 };
 int run_step(struct run *r, const int64_t *rows, int64_t n, double lr, struct step_result *res, struct err *e) LP_MUST_USE;
 /* Writes the adapter (params: host, or NULL for the device's) under path, or to stdout when path is NULL. */
-int run_save(struct run *r, const char *path, bool force, float *params, struct err *e) LP_MUST_USE;
+int run_save(struct run *r, const char *path, bool force, const float *params, struct err *e) LP_MUST_USE;
+/* An adapter in host memory, ready to be written. The run outlives it. */
+struct adapter_host {
+	struct peft_write head;
+	const char *targets[LIN_N];
+	struct sb lineage;
+	float *params;          /* (n_params) as the device has them flat */
+	int64_t n_params;
+	struct tensor *tensors; /* (n), inside params */
+	size_t n;
+	struct arena names;
+};
+void adapter_host_init(struct adapter_host *a, struct run *r);
+void adapter_host_release(struct adapter_host *a);
 
 #endif

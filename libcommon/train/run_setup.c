@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/xalloc.h"
+#include "train/checkpoint.h"
 #include "train/run_int.h"
 
 static int load_data(struct run *r, bool need_train, struct err *e)
@@ -55,14 +56,20 @@ static int prepare_adapter(struct run *r, struct err *e)
 	return 0;
 }
 
-static void plan_steps(struct run *r)
+static int plan_steps(struct run *r, struct err *e)
 {
 	const struct train_config *c = r->c;
 	int64_t per_step = c->batch * c->accumulate;
 
 	r->steps_per_epoch = (r->train.n_rows + per_step - 1) / per_step;
 	r->total_steps = c->max_steps > 0 ? c->max_steps : (int64_t)ceil(c->epochs * (double)r->steps_per_epoch);
-	r->warmup = c->warmup_steps >= 0 ? c->warmup_steps : schedule_warmup(c->warmup_ratio, r->total_steps);
+	r->schedule_steps = c->schedule_steps > 0 ? c->schedule_steps : r->total_steps;
+	if (r->schedule_steps < r->total_steps)
+		return err_set(e, LP_USAGE, "--schedule-steps %lld is less than the run's %lld steps", (long long)r->schedule_steps, (long long)r->total_steps);
+	r->warmup = c->warmup_steps >= 0 ? c->warmup_steps : schedule_warmup(c->warmup_ratio, r->schedule_steps);
+	r->eval_every = c->eval_every == TRAIN_EPOCH ? r->steps_per_epoch : c->eval_every;
+	r->save_every = c->save_every == TRAIN_EPOCH ? r->steps_per_epoch : c->save_every;
+	return 0;
 }
 
 /* Tokens of a row when there is no data to ask. */
@@ -122,8 +129,7 @@ int run_prepare(struct run *r, const struct train_config *c, bool need_data, str
 	}
 	if (load_data(r, need_data && !c->eval_only, e) < 0)
 		return -1;
-	plan_steps(r);
-	return make_plan(r, e);
+	return plan_steps(r, e) < 0 ? -1 : make_plan(r, e);
 }
 
 /* An adapter given to start from must be of this base, as far as it says. */
@@ -157,6 +163,7 @@ int run_load(struct run *r, struct err *e)
 
 void run_release(struct run *r)
 {
+	checkpoint_close(r);
 	microbatch_release(&r->mb);
 	order_release(&r->order);
 	engine_release(&r->g);

@@ -1,4 +1,4 @@
-/* One optimiser step, evaluation and saving. */
+/* One optimiser step, and evaluation. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -82,84 +82,4 @@ int run_evaluate(struct run *r, const struct dataset *d, double *loss, struct er
 		return -1;
 	*loss /= (double)d->n_targets;
 	return 0;
-}
-
-/* --- saving --- */
-
-static void fill_lineage(struct run *r, struct sb *text)
-{
-	struct lineage l;
-	char hash[48];
-
-	lineage_init(&l, r->c->spec);
-	lineage_input(&l, r->c->model, r->g.w.identity, NULL);
-	snprintf(hash, sizeof(hash), "xxh3:%s", r->train.hash);
-	if (r->train.n_rows)
-		lineage_input(&l, r->tokens_name, hash, r->train.lineage);
-	snprintf(hash, sizeof(hash), "xxh3:%s", r->eval.hash);
-	if (r->eval.n_rows)
-		lineage_input(&l, r->eval_name, hash, r->eval.lineage);
-	lineage_json(&l, text);
-	lineage_release(&l);
-}
-
-static const char *base_name(const char *path)
-{
-	const char *slash = strrchr(path, '/');
-
-	return slash && slash[1] ? slash + 1 : path;
-}
-
-static int save_dir(const char *path, bool force, const struct peft_write *w, const struct tensor *t, size_t n, struct err *e)
-{
-	struct outdir *d = outdir_open(path, force, e);
-
-	if (!d)
-		return -1;
-	if (peft_save(d, w, t, n, e) < 0) {
-		outdir_abort(d);
-		return -1;
-	}
-	return outdir_commit(d, e);
-}
-
-static int save_stdout(const struct peft_write *w, const struct tensor *t, size_t n, struct err *e)
-{
-	struct out *o = out_open(NULL, e);
-
-	if (!o)
-		return -1;
-	if (peft_save_stream(o, w, t, n, e) < 0) {
-		out_abort(o);
-		return -1;
-	}
-	return out_commit(o, e);
-}
-
-int run_save(struct run *r, const char *path, bool force, float *params, struct err *e)
-{
-	size_t n = (size_t)r->lora.n_tensors;
-	float *host = xcalloc((size_t)r->lora.n_params, sizeof(*host));
-	struct tensor *t = xcalloc(n, sizeof(*t));
-	struct arena names = ARENA_INIT;
-	struct sb lineage = SB_INIT;
-	const char *targets[LIN_N];
-	struct peft_write w = { .base_name = base_name(r->c->model), .base_id = r->g.w.identity, .r = r->lora.rank, .alpha = r->lora.alpha,
-		                .dropout = r->lora.dropout, .rslora = r->lora.rslora, .targets = targets };
-	int rc;
-
-	for (int s = 0; s < LIN_N; s++)
-		if (r->lora.targets[s])
-			targets[w.n_targets++] = linear_name(s);
-	fill_lineage(r, &lineage);
-	w.lineage = sb_str(&lineage);
-	lora_tensors(&r->lora, &r->dev, host, t, &names);
-	if (params)
-		memcpy(host, params, (size_t)r->lora.n_params * sizeof(*host));
-	rc = path ? save_dir(path, force, &w, t, n, e) : save_stdout(&w, t, n, e);
-	arena_release(&names);
-	sb_release(&lineage);
-	free(host);
-	free(t);
-	return rc;
 }

@@ -83,31 +83,6 @@ tuned=$(sed 's/.*"loss":\([0-9.]*\).*/\1/' "$T/.out")
 ok "is lower ($base, $tuned)" awk "BEGIN { exit !($tuned < $base - 0.5) }"
 status 0 "goes on from an adapter" train --adapter "$T/a" --max-steps 1 -o "$T/f" "$T/train.lps"
 
-# killed anywhere, started again: the same bytes
-LONG="--model $M --threads 1 --lr 5e-3 --optimizer adamw8bit --rank 8 --dropout 0.1 --eval $T/held.lps --eval-every 4 --keep-best --max-steps 40 --save-every 2 --batch 2"
-# shellcheck disable=SC2086
-long() { qlora-train $LONG "$@"; }
-status 0 "a run" long -o "$T/whole" "$T/train.lps"
-ok "leaves no state behind" test ! -e "$T/whole.state"
-# shellcheck disable=SC2086
-qlora-train $LONG -o "$T/killed" "$T/train.lps" &
-pid=$!
-n=0
-while [ ! -e "$T/killed.state" ] && [ $n -lt 600 ]; do sleep 0.1; n=$((n + 1)); done
-kill -9 "$pid" 2>/dev/null
-wait "$pid" 2>/dev/null
-ok "killed after its first state" test -e "$T/killed.state" -a ! -e "$T/killed"
-status 2 "with another option it does not go on" long --lr 1e-4 -o "$T/killed" "$T/train.lps"
-says 'killed.state: the state of a run with other options' "and says why"
-status 0 "with the same command it does" long -o "$T/killed" --log "$T/klog" "$T/train.lps"
-same "to the same bytes" "$T/killed/adapter_model.safetensors" "$T/whole/adapter_model.safetensors"
-ok "without the steps that were done" sh -c "! grep -q '\"step\":1,' '$T/klog'"
-head -c 2000 "$T/train.lps" >"$T/bad.state"
-status 3 "a damaged state" long -o "$T/bad" "$T/train.lps"
-says 'bad.state' "is named"
-
-status 0 "two checkpoints stay" train --save-every 1 --keep-checkpoints 2 --max-steps 5 -o "$T/pruned" "$T/train.lps"
-is "the newest" "$(cd "$T" && echo pruned.step-*)" "pruned.step-3 pruned.step-4"
 status 0 "stops when nothing is learnt" train --lr 0 --eval "$T/held.lps" --eval-every 2 --patience 2 --max-steps 40 --log "$T/plog" -o "$T/early" "$T/train.lps"
 is "after two evaluations without a fall" "$(grep '"event":"eval"' "$T/plog" | tail -n 1 | sed 's/.*"step":\([0-9]*\).*/\1/')" 4
 status 2 "patience without evaluations" train --patience 3 --eval "$T/held.lps" "$T/train.lps"

@@ -225,6 +225,7 @@ START_TEST(test_loop)
 	struct err e = ERR_INIT;
 	char line[1024], out[256];
 	int64_t overflows = 0, steps = 0;
+	int signal;
 	double scale = 0x1p127;
 	FILE *f;
 
@@ -235,7 +236,7 @@ START_TEST(test_loop)
 	c.epochs = 2;
 	opt_common.log = at("log");
 	must(log_open("test", &e) == 0, &e);
-	must(train_run(&c, &e) == 0, &e);
+	must(train_run(&c, &signal, &e) == 0, &e);
 	must(log_close(&e) == 0, &e);
 	f = fopen(opt_common.log, "r");
 	ck_assert_ptr_nonnull(f);
@@ -280,16 +281,18 @@ START_TEST(test_state)
 	snprintf(out, sizeof(out), "%s", at("out"));
 	c.out = out;
 	start(&a, &c);
+	must(checkpoint_open(&a, &e) == 0, &e);
 	a.step = 9;
 	a.scaler = (struct scaler){ true, 0x1p-3 * 4096, 1234, 5 };
-	must(checkpoint_save(&a, &e) == 0, &e);
+	must(checkpoint_save(&a, false, &e) == 0 && checkpoint_wait(&a, &e) == 0, &e);
 	start(&b, &c);
+	must(checkpoint_open(&b, &e) == 0, &e);
 	must(checkpoint_load(&b, &found, &e) == 0, &e);
 	ck_assert(found && b.scaler.on && b.scaler.scale == 512);
 	ck_assert_int_eq(b.scaler.good, 1234);
 	ck_assert_int_eq(b.scaler.overflows, 5);
 	a.scaler.scale = 0.5;
-	must(checkpoint_save(&a, &e) == 0, &e);
+	must(checkpoint_save(&a, false, &e) == 0 && checkpoint_wait(&a, &e) == 0, &e);
 	ck_assert_int_eq(checkpoint_load(&b, &found, &e), -1);
 	ck_assert_int_eq(e.code, LP_DATA);
 	run_release(&a);

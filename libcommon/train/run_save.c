@@ -1,0 +1,97 @@
+/* The adapter as it leaves the run: its tensors, and what it says of itself. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/xalloc.h"
+#include "train/run_int.h"
+
+static void fill_lineage(const struct run *r, struct sb *text)
+{
+	struct lineage l;
+	char hash[48];
+
+	lineage_init(&l, r->c->spec);
+	lineage_input(&l, r->c->model, r->g.w.identity, NULL);
+	snprintf(hash, sizeof(hash), "xxh3:%s", r->train.hash);
+	if (r->train.n_rows)
+		lineage_input(&l, r->tokens_name, hash, r->train.lineage);
+	snprintf(hash, sizeof(hash), "xxh3:%s", r->eval.hash);
+	if (r->eval.n_rows)
+		lineage_input(&l, r->eval_name, hash, r->eval.lineage);
+	lineage_json(&l, text);
+	lineage_release(&l);
+}
+
+static const char *base_name(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash && slash[1] ? slash + 1 : path;
+}
+
+void adapter_host_init(struct adapter_host *a, struct run *r)
+{
+	memset(a, 0, sizeof(*a));
+	a->n = (size_t)r->lora.n_tensors;
+	a->n_params = r->lora.n_params;
+	a->params = xcalloc((size_t)a->n_params + 1, sizeof(*a->params));
+	a->tensors = xcalloc(a->n + 1, sizeof(*a->tensors));
+	a->head = (struct peft_write){ .base_name = base_name(r->c->model), .base_id = r->g.w.identity, .r = r->lora.rank, .alpha = r->lora.alpha,
+		                       .dropout = r->lora.dropout, .rslora = r->lora.rslora, .targets = a->targets };
+	for (int s = 0; s < LIN_N; s++)
+		if (r->lora.targets[s])
+			a->targets[a->head.n_targets++] = linear_name(s);
+	fill_lineage(r, &a->lineage);
+	a->head.lineage = sb_str(&a->lineage);
+	lora_tensors(&r->lora, &r->dev, a->params, a->tensors, &a->names);
+}
+
+void adapter_host_release(struct adapter_host *a)
+{
+	arena_release(&a->names);
+	sb_release(&a->lineage);
+	free(a->params);
+	free(a->tensors);
+}
+
+static int save_dir(const char *path, bool force, const struct adapter_host *a, struct err *e)
+{
+	struct outdir *d = outdir_open(path, force, e);
+
+	if (!d)
+		return -1;
+	if (peft_save(d, &a->head, a->tensors, a->n, e) < 0) {
+		outdir_abort(d);
+		return -1;
+	}
+	return outdir_commit(d, e);
+}
+
+static int save_stdout(const struct adapter_host *a, struct err *e)
+{
+	struct out *o = out_open(NULL, e);
+
+	if (!o)
+		return -1;
+	if (peft_save_stream(o, &a->head, a->tensors, a->n, e) < 0) {
+		out_abort(o);
+		return -1;
+	}
+	return out_commit(o, e);
+}
+
+int run_save(struct run *r, const char *path, bool force, const float *params, struct err *e)
+{
+	struct adapter_host a;
+	int rc;
+
+	adapter_host_init(&a, r);
+	if (params)
+		memcpy(a.params, params, (size_t)r->lora.n_params * sizeof(*params));
+	rc = device_sync(&r->dev, e);
+	if (rc == 0)
+		rc = path ? save_dir(path, force, &a, e) : save_stdout(&a, e);
+	adapter_host_release(&a);
+	return rc;
+}

@@ -1,0 +1,16 @@
+/* What a run is asked to do by signals. A process has one set of them, so this
+ * is state of the process. */
+#ifndef LP_TRAIN_STOP_H
+#define LP_TRAIN_STOP_H
+
+#include <stdbool.h>
+
+/* From now on SIGINT and SIGTERM ask for an end, a second one ends at once; SIGUSR1 asks for a checkpoint. Signals
+ * that are ignored stay so. */
+void stop_listen(void);
+/* As it was before. */
+void stop_unlisten(void);
+int stop_signal(void);            /* the one that asked for an end, 0: none did */
+bool stop_wants_checkpoint(void); /* since the last call */
+
+#endif
