@@ -11,13 +11,14 @@
 #include "train/run.h"
 
 static struct {
-	const char *model, *eval, *adapter, *eval_every, *save_every, *method, *update, *quant, *targets, *schedule, *optimizer, *nonfinite, *device, *compute;
-	int64_t rank, batch, accumulate, max_steps, max_len, warmup_steps, schedule_steps, seed, log_every, threads, patience, keep_checkpoints;
+	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *method, *update, *quant, *targets, *schedule, *optimizer, *nonfinite, *device, *compute;
+	int64_t rank, batch, accumulate, max_steps, max_len, warmup_steps, schedule_steps, seed, log_every, threads, patience, keep_checkpoints, sample_tokens;
+	struct opt_list evals;
 	double alpha, dropout, epochs, lr, warmup_ratio, weight_decay, max_grad_norm, beta1, beta2, eps, min_delta;
 	uint64_t memory;
 	bool rslora, restore_best, extend, dry_run, eval_only;
 } o = {
-	.method = "sft", .update = "lora", .quant = "nf4", .targets = "all", .schedule = "cosine", .optimizer = "adamw", .nonfinite = "stop", .eval_every = "0", .save_every = "0",
+	.method = "sft", .update = "lora", .quant = "nf4", .targets = "all", .schedule = "cosine", .optimizer = "adamw", .nonfinite = "stop", .eval_every = "0", .save_every = "0", .sample_every = "0", .sample_tokens = 64,
 	.device = "auto", .compute = "auto", .rank = 16, .alpha = 16, .batch = 2, .accumulate = 4, .epochs = 3, .lr = 2e-4, .warmup_steps = -1,
 	.warmup_ratio = 0.05, .weight_decay = 0.01, .max_grad_norm = 1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .seed = 42, .log_every = 1,
 };
@@ -25,7 +26,7 @@ static struct {
 static struct opt options[] = {
 	{ OPT_SECTION, .help = "Model and data" },
 	{ OPT_STR, "model", 0, &o.model, "DIR", "Hugging Face model directory (needed)" },
-	{ OPT_STR, "eval", 0, &o.eval, "FILE", "held-out token stream" },
+	{ OPT_LIST, "eval", 0, &o.evals, "[NAME=]FILE", "held-out token stream; of several the first decides" },
 	{ OPT_STR, "adapter", 0, &o.adapter, "DIR", "start from this adapter" },
 	{ OPT_SECTION, .help = "Method" },
 	{ OPT_CHOICE, "method", 0, &o.method, "NAME", "what is optimised", "sft" },
@@ -59,6 +60,9 @@ static struct opt options[] = {
 	{ OPT_STR, "eval-every", 0, &o.eval_every, "N", "evaluate every N steps, or: epoch (0: before and after)" },
 	{ OPT_FLAG, "restore-best", 0, &o.restore_best, 0, "write the adapter of the lowest held-out loss, not the last" },
 	{ OPT_STR, "save-every", 0, &o.save_every, "N", "write a checkpoint OUTPUT.step-N every N steps, or: epoch (0: on signals)" },
+	{ OPT_STR, "sample-every", 0, &o.sample_every, "N", "answer --prompts every N steps, or: epoch (0: before and after)", .unrecorded = true },
+	{ OPT_STR, "prompts", 0, &o.prompts, "FILE", "records to answer, greedy, to --log", .unrecorded = true },
+	{ OPT_INT, "sample-tokens", 0, &o.sample_tokens, "N", "most new tokens of such an answer", .min = 1, .max = 1 << 16, .unrecorded = true },
 	{ OPT_INT, "keep-checkpoints", 0, &o.keep_checkpoints, "N", "keep the newest N of them (0: all)", .min = 0, .max = 1e6, .unrecorded = true },
 	{ OPT_FLAG, "extend", 0, &o.extend, 0, "go on with a finished run, to more --max-steps or --epochs", .unrecorded = true },
 	{ OPT_INT, "patience", 0, &o.patience, "N", "stop after N evaluations without improvement (0: never)", .min = 0, .max = 1e9 },
@@ -92,6 +96,19 @@ static int parse_nonfinite(int64_t *skips, struct err *e)
 	return err_set(e, LP_USAGE, "--nonfinite takes stop or skip:N, not '%s'", o.nonfinite);
 }
 
+/* How many of the held-out sets are standard input. */
+static int from_stdin(const struct opt_list *evals)
+{
+	int n = 0;
+
+	for (size_t i = 0; i < evals->n; i++) {
+		const char *eq = strchr(evals->items[i], '=');
+
+		n += strcmp(eq ? eq + 1 : evals->items[i], "-") == 0;
+	}
+	return n;
+}
+
 /* "epoch", or a number of steps. */
 static int parse_every(const char *option, const char *text, int64_t *every, struct err *e)
 {
@@ -103,29 +120,32 @@ static int parse_every(const char *option, const char *text, int64_t *every, str
 
 static int configure(struct train_config *c, int argc, char **argv, struct err *e)
 {
-	*c = (struct train_config){ .model = o.model, .tokens = argc > 1 ? argv[1] : NULL, .eval = o.eval, .adapter = o.adapter,
+	*c = (struct train_config){ .model = o.model, .tokens = argc > 1 ? argv[1] : NULL, .evals = o.evals.items, .n_evals = o.evals.n, .adapter = o.adapter,
 		.out = opt_common.output, .device = o.device, .compute = o.compute, .threads = o.threads, .memory = o.memory, .nf4 = strcmp(o.quant, "nf4") == 0,
 		.force = opt_common.force, .extend = o.extend, .restore_best = o.restore_best, .eval_only = o.eval_only, .rank = o.rank, .alpha = o.alpha, .dropout = o.dropout,
 		.rslora = o.rslora, .batch = o.batch, .accumulate = o.accumulate, .max_steps = o.max_steps, .max_len = o.max_len, .epochs = o.epochs,
 		.lr = o.lr, .warmup_ratio = o.warmup_ratio, .max_grad_norm = o.max_grad_norm, .warmup_steps = o.warmup_steps,
 		.optim = { .beta1 = o.beta1, .beta2 = o.beta2, .eps = o.eps, .weight_decay = o.weight_decay }, .seed = (uint64_t)o.seed,
-		.log_every = o.log_every, .schedule_steps = o.schedule_steps,
+		.prompts = o.prompts, .sample_tokens = o.sample_tokens, .log_every = o.log_every, .schedule_steps = o.schedule_steps,
 		.patience = o.patience, .min_delta = o.min_delta, .keep_checkpoints = o.keep_checkpoints, .spec = &spec };
 	if (!o.model)
 		return err_set(e, LP_USAGE, "which model? give --model DIR");
 	if (argc > 2)
 		return err_set(e, LP_USAGE, "one token stream, not %d; join them with tokenize", argc - 1);
-	if (parse_every("eval-every", o.eval_every, &c->eval_every, e) < 0 || parse_every("save-every", o.save_every, &c->save_every, e) < 0)
+	if (parse_every("eval-every", o.eval_every, &c->eval_every, e) < 0 || parse_every("save-every", o.save_every, &c->save_every, e) < 0 ||
+	    parse_every("sample-every", o.sample_every, &c->sample_every, e) < 0)
 		return -1;
-	if (!o.eval && (c->eval_every || o.restore_best || o.eval_only || o.patience > 0))
+	if (!o.evals.n && (c->eval_every || o.restore_best || o.eval_only || o.patience > 0))
 		return err_set(e, LP_USAGE, "%s needs held-out data; give --eval FILE",
 		               o.eval_only ? "--eval-only" : o.restore_best ? "--restore-best" : c->eval_every ? "--eval-every" : "--patience");
+	if (c->sample_every && !o.prompts)
+		return err_set(e, LP_USAGE, "--sample-every needs prompts; give --prompts FILE");
 	if (o.patience > 0 && c->eval_every == 0)
 		return err_set(e, LP_USAGE, "--patience counts evaluations; give --eval-every N");
 	if ((c->save_every || o.extend) && !c->out && !o.dry_run)
 		return err_set(e, LP_USAGE, "--save-every and --extend need -o: checkpoints are written beside the output");
-	if (o.eval && strcmp(o.eval, "-") == 0 && !c->tokens && !o.eval_only)
-		return err_set(e, LP_USAGE, "training and held-out tokens cannot both come from standard input");
+	if (from_stdin(&o.evals) + (!c->tokens && !o.eval_only) > 1)
+		return err_set(e, LP_USAGE, "only one token stream can come from standard input");
 	if (lora_targets(o.targets, c->targets, e) < 0 || schedule_parse(o.schedule, &c->schedule, e) < 0 ||
 	    optim_parse(o.optimizer, &c->optim.kind, e) < 0)
 		return -1;

@@ -14,7 +14,7 @@ void checkpoint_key_init(struct checkpoint_key *k, const struct run *r)
 	k->kv[OPTIONS] = (struct st_kv){ "options", k->options.len ? k->options.s : "{}" };
 	k->kv[BASE] = (struct st_kv){ "base", r->g.w.identity };
 	k->kv[TRAIN_DATA] = (struct st_kv){ "train_data", r->train.hash };
-	k->kv[EVAL_DATA] = (struct st_kv){ "eval_data", r->eval.hash };
+	k->kv[EVAL_DATA] = (struct st_kv){ "eval_data", r->n_evals ? r->evals[0].d.hash : "" };
 	/* another kind of device computes in another type: its steps would be others */
 	k->kv[TYPE] = (struct st_kv){ "type", dtype_st_name(r->dev.act) };
 }

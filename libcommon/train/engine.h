@@ -42,6 +42,7 @@ struct engine_shape {
 	bool train;         /* backward too */
 	bool fp8;           /* the projections' large products in 8 bits */
 	int64_t decode;     /* rows that are decoded at once, 0: none */
+	int64_t beside;     /* sequences that a generator continues between training steps: with the products of training */
 	struct optim *optim; /* its states are part of the plan; NULL: none */
 	uint64_t budget;    /* bytes the whole plan may take; 0: no limit */
 };

@@ -11,6 +11,7 @@
 #include "base/xalloc.h"
 #include "train/checkpoint.h"
 #include "train/run_int.h"
+#include "train/sample.h"
 #include "train/stop.h"
 
 /* --- the plan in words --- */
@@ -30,6 +31,12 @@ static void add_grouped(struct sb *out, int64_t v)
 static void add_bytes(struct sb *out, const char *name, uint64_t bytes)
 {
 	sb_addf(out, "  %-34s %16llu bytes %12.1f MiB\n", name, (unsigned long long)bytes, (double)bytes / (1 << 20));
+}
+
+/* Of the device, all in all. */
+static uint64_t run_bytes(const struct run *r)
+{
+	return engine_bytes(&r->g) + r->dev.overhead + sampler_bytes(r);
 }
 
 static void describe(const struct run *r, struct sb *out)
@@ -64,7 +71,9 @@ static void describe(const struct run *r, struct sb *out)
 			add_bytes(out, g->plan[i].items[j].name, g->plan[i].items[j].bytes);
 	if (r->dev.overhead)
 		add_bytes(out, "context and libraries", r->dev.overhead);
-	add_bytes(out, "total", engine_bytes(g) + r->dev.overhead);
+	if (sampler_bytes(r))
+		add_bytes(out, "key-value cache of samples", sampler_bytes(r));
+	add_bytes(out, "total", run_bytes(r));
 	if (g->host_plan.used)
 		add_bytes(out, "page-locked host memory", g->host_plan.used);
 	if (checkpoint_bytes(r))
@@ -108,12 +117,12 @@ static int log_plan(struct run *r, struct err *e)
 	                (long long)r->warmup, (long long)r->train.n_rows, (long long)r->train.n_tokens, (unsigned long long)g->plan[ARENA_WEIGHTS].used,
 	                (unsigned long long)g->plan[ARENA_ADAPTER].used, (unsigned long long)g->plan[ARENA_ACTIVATIONS].used,
 	                (unsigned long long)g->plan[ARENA_SCRATCH].used, (unsigned long long)g->plan[ARENA_CACHE].used,
-	                (unsigned long long)(engine_bytes(g) + r->dev.overhead), (long long)(g->full + g->lean), g->w.identity);
+	                (unsigned long long)run_bytes(r), (long long)(g->full + g->lean), g->w.identity);
 	sb_release(&name);
 	return rc;
 }
 
-static double epoch_of(const struct run *r)
+double run_epoch(const struct run *r)
 {
 	return (double)r->step / (double)r->steps_per_epoch;
 }
@@ -135,66 +144,36 @@ static int log_step(struct run *r, const struct step_result *s, double lr, doubl
 	if (r->step % r->c->log_every && r->step != r->total_steps && r->step != 1)
 		return 0;
 	return log_metric("train", e, "\"step\":%lld,\"epoch\":%.6f,\"loss\":%s,\"lr\":%.12g,\"grad_norm\":%s,\"tokens\":%lld,\"tok_s\":%.1f,"
-	                  "\"peak_bytes\":%llu,\"seconds\":%.3f%s", (long long)r->step, epoch_of(r), log_num(s->loss), lr, log_num(s->grad_norm),
-	                  (long long)r->targets_seen, tok_s, (unsigned long long)(engine_bytes(&r->g) + r->dev.overhead), now_seconds() - r->start,
+	                  "\"peak_bytes\":%llu,\"seconds\":%.3f%s", (long long)r->step, run_epoch(r), log_num(s->loss), lr, log_num(s->grad_norm),
+	                  (long long)r->targets_seen, tok_s, (unsigned long long)run_bytes(r), now_seconds() - r->start,
 	                  scaling(r, field));
 }
 
-/* --- evaluation and keeping --- */
-
-static void keep_best(struct run *r)
-{
-	uint64_t bytes = (uint64_t)r->lora.n_params * sizeof(float);
-
-	if (!r->best)
-		r->best = xmalloc(bytes);
-	device_download(&r->dev, r->best, r->lora.params, bytes);
-}
-
-int64_t train_stale_evals(int64_t before, double loss, double best, double min_delta)
-{
-	/* a loss that is not a number betters nothing */
-	return loss < best && (isinf(best) || best - loss > min_delta) ? 0 : before + 1;
-}
-
-static int evaluate(struct run *r, struct err *e)
-{
-	double loss, begin = now_seconds();
-	bool best;
-
-	if (!r->c->eval)
-		return 0;
-	if (run_evaluate(r, &r->eval, &loss, e) < 0)
-		return -1;
-	r->stale = train_stale_evals(r->stale, loss, r->best_loss, r->c->min_delta);
-	best = loss < r->best_loss;
-	if (best) {
-		r->best_loss = loss;
-		r->best_step = r->step;
-		if (r->c->restore_best)
-			keep_best(r);
-	}
-	progress("step %lld  held-out loss %.4f", (long long)r->step, loss);
-	return log_metric("eval", e, "\"step\":%lld,\"epoch\":%.6f,\"loss\":%s,\"tokens\":%lld,\"seconds\":%.3f,\"best\":%s", (long long)r->step,
-	                  epoch_of(r), log_num(loss), (long long)r->eval.n_targets, now_seconds() - begin, best ? "true" : "false");
-}
+/* --- between steps --- */
 
 static bool done(const struct run *r)
 {
 	return r->step >= r->total_steps || (r->c->patience > 0 && r->stale >= r->c->patience);
 }
 
-/* After a step: evaluation, then the state, evaluation included, when it is due or asked for. */
+static bool due(const struct run *r, int64_t every)
+{
+	return every > 0 && r->step % every == 0;
+}
+
+/* After a step: evaluation, samples, then the state, all of that included, when it is due or asked for. */
 static int periodic(struct run *r, struct err *e)
 {
 	bool last = r->step == r->total_steps, asked = stop_wants_checkpoint();
 
-	if (r->c->eval && (last || (r->eval_every > 0 && r->step % r->eval_every == 0)) && evaluate(r, e) < 0)
+	if ((last || due(r, r->eval_every)) && run_eval_sets(r, e) < 0)
+		return -1;
+	if (r->sampler && (last || due(r, r->sample_every)) && sampler_run(r, e) < 0)
 		return -1;
 	if (asked && !r->saver)
 		warn("there is no checkpoint without -o");
 	checkpoint_poll(r);
-	if (!asked && !(r->save_every > 0 && (done(r) || r->step % r->save_every == 0)))
+	if (!asked && !(r->save_every > 0 && (done(r) || due(r, r->save_every))))
 		return 0;
 	return checkpoint_save(r, done(r), e);
 }
@@ -277,7 +256,7 @@ static int begin(struct run *r, struct err *e)
 	if (log_plan(r, e) < 0)
 		return -1;
 	if (!resumed)
-		return evaluate(r, e);
+		return run_eval_sets(r, e) < 0 || (r->sampler && sampler_run(r, e) < 0) ? -1 : 0;
 	note("goes on after step %lld of %lld", (long long)r->step, (long long)r->total_steps);
 	return log_metric("resume", e, "\"step\":%lld", (long long)r->step);
 }
@@ -345,43 +324,6 @@ int train_run(const struct train_config *c, int *signal, struct err *e)
 		rc = run_all(&r, signal, e);
 		if (c->out)
 			stop_unlisten();
-	}
-	run_release(&r);
-	return rc;
-}
-
-int train_eval_only(const struct train_config *c, struct sb *json, struct err *e)
-{
-	struct run r;
-	double loss;
-	int rc = run_prepare(&r, c, true, e);
-
-	if (rc == 0)
-		rc = run_load(&r, e);
-	if (rc == 0 && !c->adapter)
-		r.g.lora = NULL;
-	if (rc == 0)
-		rc = run_evaluate(&r, &r.eval, &loss, e);
-	if (rc == 0) {
-		struct jw w = jw_to(json);
-
-		jw_obj(&w);
-		jw_key(&w, "id");
-		jw_str(&w, r.eval_name);
-		jw_key(&w, "loss");
-		jw_f64(&w, loss);
-		jw_key(&w, "nll");
-		jw_f64(&w, loss * (double)r.eval.n_targets);
-		jw_key(&w, "perplexity");
-		jw_f64(&w, exp(loss));
-		jw_key(&w, "tokens");
-		jw_i64(&w, r.eval.n_targets);
-		jw_key(&w, "sequences");
-		jw_i64(&w, r.eval.n_seqs);
-		jw_key(&w, "base_id");
-		jw_str(&w, r.g.w.identity);
-		jw_end_obj(&w);
-		sb_addc(json, '\n');
 	}
 	run_release(&r);
 	return rc;

@@ -11,7 +11,10 @@
 enum { TRAIN_EPOCH = -1 }; /* every so many steps: those of an epoch */
 
 struct train_config {
-	const char *model, *tokens, *eval; /* directory; token streams ("-" stdin); eval NULL: none */
+	const char *model, *tokens;        /* directory; token stream ("-" stdin) */
+	const char *const *evals;          /* held-out token streams, each FILE or NAME=FILE */
+	size_t n_evals;
+	const char *prompts;               /* records that are answered every sample_every steps, or NULL */
 	const char *adapter;               /* start from this one, or NULL */
 	const char *out;                   /* directory, or NULL: an adapter stream on stdout */
 	const char *device, *compute;      /* device_open */
@@ -31,6 +34,7 @@ struct train_config {
 	uint64_t seed;
 	int64_t eval_every, save_every;    /* steps, 0: not, or TRAIN_EPOCH */
 	int64_t log_every;
+	int64_t sample_every, sample_tokens; /* as eval_every; new tokens of a sample at most */
 	int64_t schedule_steps;            /* length of the schedule, 0: the run's */
 	int64_t patience;                  /* evaluations without improvement before the run stops, 0: never */
 	double min_delta;                  /* what counts as improvement of the held-out loss */
@@ -47,8 +51,8 @@ int train_run(const struct train_config *c, int *signal, struct err *e) LP_MUST_
 /* Evaluations in a row, this one included, that did not better the best loss before it by more than
  * min_delta: what --patience is compared with (as transformers' EarlyStoppingCallback counts). */
 int64_t train_stale_evals(int64_t before, double loss, double best, double min_delta);
-/* {"id","loss","nll","perplexity","tokens",...} of model (and adapter) on c->eval: also a
- * record that judge-eval ppl reads. */
+/* {"id","loss","nll","perplexity","tokens",...} of model (and adapter), a line for each
+ * of c->evals: also records that judge-eval ppl reads. */
 int train_eval_only(const struct train_config *c, struct sb *json, struct err *e) LP_MUST_USE;
 
 #endif

@@ -5,6 +5,13 @@
 #include "train/run.h"
 #include "train/scaler.h"
 
+/* A held-out set. */
+struct heldout {
+	const char *path;
+	char name[64], file[256]; /* in records; in messages */
+	struct dataset d;
+};
+
 struct run {
 	const struct train_config *c;
 	struct device dev;
@@ -13,13 +20,15 @@ struct run {
 	struct lora lora;
 	struct optim optim;
 	struct engine g;
-	struct dataset train, eval;
+	struct dataset train;
+	struct heldout *evals; /* the first decides about the best adapter and the end */
+	size_t n_evals;
 	struct order order;
 	struct microbatch mb;
 	struct scaler scaler;
 	int64_t total_steps, steps_per_epoch, warmup;
 	int64_t schedule_steps; /* that the learning rate falls over */
-	int64_t eval_every, save_every; /* steps, 0: not */
+	int64_t eval_every, save_every, sample_every; /* steps, 0: not */
 
 	int64_t step;          /* updates taken or skipped */
 	int64_t skipped;
@@ -31,7 +40,8 @@ struct run {
 	int64_t finished;      /* 1: there is nothing left to do after this step */
 	struct saver *saver;   /* checkpoint.h; NULL without an output */
 	double save_seconds;   /* that steps have waited for checkpoints */
-	char tokens_name[256], eval_name[256];
+	struct sampler *sampler; /* sample.h, or NULL */
+	char tokens_name[256];
 };
 
 /* Sizes, adapter shape, schedule and plan; no weights read. */
@@ -41,6 +51,11 @@ int run_load(struct run *r, struct err *e) LP_MUST_USE;
 void run_release(struct run *r);
 /* Mean loss over a set, with the adapter and without dropout. */
 int run_evaluate(struct run *r, const struct dataset *d, double *loss, struct err *e) LP_MUST_USE;
+double run_epoch(const struct run *r); /* how many have passed */
+int run_load_evals(struct run *r, struct err *e) LP_MUST_USE;
+void run_release_evals(struct run *r);
+/* All sets: records, the best adapter, and how long there was no better one. */
+int run_eval_sets(struct run *r, struct err *e) LP_MUST_USE;
 /* One optimiser step of the learning rate lr: rows of the order, or the n given ones. LP_DIVERGED
  * names the batch when loss or gradient is not finite (no update was made). A gradient that the loss's scale made overflow is
  * no such error while the scale can fall: no update was made, and overflow says so. */

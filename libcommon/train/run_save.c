@@ -16,9 +16,10 @@ static void fill_lineage(const struct run *r, struct sb *text)
 	snprintf(hash, sizeof(hash), "xxh3:%s", r->train.hash);
 	if (r->train.n_rows)
 		lineage_input(&l, r->tokens_name, hash, r->train.lineage);
-	snprintf(hash, sizeof(hash), "xxh3:%s", r->eval.hash);
-	if (r->eval.n_rows)
-		lineage_input(&l, r->eval_name, hash, r->eval.lineage);
+	for (size_t i = 0; i < r->n_evals; i++) {
+		snprintf(hash, sizeof(hash), "xxh3:%s", r->evals[i].d.hash);
+		lineage_input(&l, r->evals[i].file, hash, r->evals[i].d.lineage);
+	}
 	lineage_json(&l, text);
 	lineage_release(&l);
 }

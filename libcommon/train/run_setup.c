@@ -7,6 +7,7 @@
 #include "base/xalloc.h"
 #include "train/checkpoint.h"
 #include "train/run_int.h"
+#include "train/sample.h"
 
 static int load_data(struct run *r, bool need_train, struct err *e)
 {
@@ -21,17 +22,7 @@ static int load_data(struct run *r, bool need_train, struct err *e)
 		if (dataset_load_take(&r->train, in, r->desc.vocab, r->desc.max_pos, e) < 0)
 			return -1;
 	}
-	if (!c->eval)
-		return 0;
-	in = in_open(c->eval, e);
-	if (!in)
-		return -1;
-	snprintf(r->eval_name, sizeof(r->eval_name), "%s", in_name(in));
-	if (dataset_load_take(&r->eval, in, r->desc.vocab, r->desc.max_pos, e) < 0)
-		return -1;
-	if (r->train.tokenizer_hash && r->eval.tokenizer_hash && strcmp(r->train.tokenizer_hash, r->eval.tokenizer_hash) != 0)
-		return err_set(e, LP_USAGE, "'%s' was made by another tokenizer than the training tokens", r->eval_name);
-	return 0;
+	return run_load_evals(r, e);
 }
 
 static int prepare_adapter(struct run *r, struct err *e)
@@ -68,6 +59,7 @@ static int plan_steps(struct run *r, struct err *e)
 		return err_set(e, LP_USAGE, "--schedule-steps %lld is less than the run's %lld steps", (long long)r->schedule_steps, (long long)r->total_steps);
 	r->warmup = c->warmup_steps >= 0 ? c->warmup_steps : schedule_warmup(c->warmup_ratio, r->schedule_steps);
 	r->eval_every = c->eval_every == TRAIN_EPOCH ? r->steps_per_epoch : c->eval_every;
+	r->sample_every = c->sample_every == TRAIN_EPOCH ? r->steps_per_epoch : c->sample_every;
 	r->save_every = c->save_every == TRAIN_EPOCH ? r->steps_per_epoch : c->save_every;
 	return 0;
 }
@@ -85,15 +77,22 @@ static int64_t assumed_len(const struct run *r)
 static int64_t max_batch_tokens(const struct run *r)
 {
 	const struct train_config *c = r->c;
-	int64_t n = dataset_max_batch_tokens(&r->train, c->batch), m = dataset_max_batch_tokens(&r->eval, c->batch);
+	int64_t n = dataset_max_batch_tokens(&r->train, c->batch);
 
-	n = m > n ? m : n;
+	for (size_t i = 0; i < r->n_evals; i++) {
+		int64_t m = dataset_max_batch_tokens(&r->evals[i].d, c->batch);
+
+		n = m > n ? m : n;
+	}
 	return n ? n : c->batch * assumed_len(r);
 }
 
 static int64_t max_seq(const struct run *r)
 {
-	int64_t n = r->train.longest_seq > r->eval.longest_seq ? r->train.longest_seq : r->eval.longest_seq;
+	int64_t n = r->train.longest_seq;
+
+	for (size_t i = 0; i < r->n_evals; i++)
+		n = r->evals[i].d.longest_seq > n ? r->evals[i].d.longest_seq : n;
 
 	return n ? n : assumed_len(r);
 }
@@ -105,7 +104,16 @@ static int make_plan(struct run *r, struct err *e)
 	enum dtype base = r->source ? weights_source_dtype(r->source, r->desc.dtype) : r->desc.dtype;
 
 	/* a tenth is left to everything else on the machine */
+	if (sampler_bytes(r)) {
+		/* chunks of logits, and so bits, follow from the micro-batches alone */
+		s.max_tokens = sampler_context(r) > s.max_tokens ? sampler_context(r) : s.max_tokens;
+		s.beside = sampler_batch(r);
+		s.max_seq = sampler_context(r) > s.max_seq ? sampler_context(r) : s.max_seq;
+	}
 	s.budget = r->c->memory ? r->c->memory - (r->c->memory > r->dev.overhead ? r->dev.overhead : 0) : r->dev.free_bytes / 10 * 9;
+	if (sampler_bytes(r) >= s.budget)
+		return err_set(e, LP_DEVICE, "the key-value cache of samples does not fit; give fewer --prompts or --sample-tokens");
+	s.budget -= sampler_bytes(r);
 	return engine_plan(&r->g, &r->dev, &r->desc, base, r->c->nf4, &r->lora, &s, e);
 }
 
@@ -127,7 +135,7 @@ int run_prepare(struct run *r, const struct train_config *c, bool need_data, str
 		if (!r->source)
 			return -1;
 	}
-	if (load_data(r, need_data && !c->eval_only, e) < 0)
+	if (load_data(r, need_data && !c->eval_only, e) < 0 || sampler_open(r, e) < 0)
 		return -1;
 	return plan_steps(r, e) < 0 ? -1 : make_plan(r, e);
 }
@@ -154,7 +162,7 @@ static int load_adapter(struct run *r, struct err *e)
 
 int run_load(struct run *r, struct err *e)
 {
-	if (engine_alloc(&r->g, e) < 0 || engine_load(&r->g, r->source, e) < 0 || load_adapter(r, e) < 0)
+	if (engine_alloc(&r->g, e) < 0 || engine_load(&r->g, r->source, e) < 0 || load_adapter(r, e) < 0 || sampler_start(r, e) < 0)
 		return -1;
 	microbatch_init(&r->mb, r->g.shape.max_tokens);
 	order_init(&r->order, r->c->seed, r->train.n_rows);
@@ -164,12 +172,13 @@ int run_load(struct run *r, struct err *e)
 void run_release(struct run *r)
 {
 	checkpoint_close(r);
+	sampler_close(r);
 	microbatch_release(&r->mb);
 	order_release(&r->order);
 	engine_release(&r->g);
 	lora_release(&r->lora);
 	dataset_release(&r->train);
-	dataset_release(&r->eval);
+	run_release_evals(r);
 	model_source_close(r->source);
 	free(r->best);
 	device_close(&r->dev);
