@@ -11,10 +11,10 @@
 #include "train/run.h"
 
 static struct {
-	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *method, *update, *quant, *targets, *schedule, *optimizer, *nonfinite, *device, *compute;
+	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *tensorboard, *dump_batch, *method, *update, *quant, *targets, *schedule, *optimizer, *nonfinite, *device, *compute;
 	int64_t rank, batch, accumulate, max_steps, max_len, warmup_steps, schedule_steps, seed, log_every, threads, patience, keep_checkpoints, sample_tokens;
 	struct opt_list evals;
-	double alpha, dropout, epochs, lr, warmup_ratio, weight_decay, max_grad_norm, beta1, beta2, eps, min_delta;
+	double alpha, dropout, epochs, lr, warmup_ratio, weight_decay, max_grad_norm, beta1, beta2, eps, min_delta, peak_tflops;
 	uint64_t memory;
 	bool rslora, restore_best, extend, dry_run, eval_only;
 } o = {
@@ -68,7 +68,10 @@ static struct opt options[] = {
 	{ OPT_INT, "patience", 0, &o.patience, "N", "stop after N evaluations without improvement (0: never)", .min = 0, .max = 1e9 },
 	{ OPT_F64, "min-delta", 0, &o.min_delta, "X", "a smaller fall of the held-out loss is no improvement", .min = 0, .max = 1e9 },
 	{ OPT_INT, "log-every", 0, &o.log_every, "N", "a metric record every N steps", .min = 1, .max = 1e12, .unrecorded = true },
+	{ OPT_STR, "tensorboard", 0, &o.tensorboard, "DIR", "event files for TensorBoard", .unrecorded = true },
+	{ OPT_F64, "peak-tflops", 0, &o.peak_tflops, "X", "what the device can do at most, for records of its utilisation", .min = 0, .max = 1e9, .unrecorded = true },
 	{ OPT_STR, "nonfinite", 0, &o.nonfinite, "WHAT", "a loss that is not finite: stop, or skip:N updates" },
+	{ OPT_STR, "dump-batch", 0, &o.dump_batch, "FILE", "append the batches of such losses, readable, to FILE", .unrecorded = true },
 	{ OPT_FLAG, "dry-run", 0, &o.dry_run, 0, "print parameters and memory plan, and stop", .unrecorded = true },
 	{ OPT_FLAG, "eval-only", 0, &o.eval_only, 0, "print the loss of model and adapter on --eval as JSON, and stop" },
 	{ OPT_SECTION, .help = "Machine" },
@@ -126,7 +129,7 @@ static int configure(struct train_config *c, int argc, char **argv, struct err *
 		.rslora = o.rslora, .batch = o.batch, .accumulate = o.accumulate, .max_steps = o.max_steps, .max_len = o.max_len, .epochs = o.epochs,
 		.lr = o.lr, .warmup_ratio = o.warmup_ratio, .max_grad_norm = o.max_grad_norm, .warmup_steps = o.warmup_steps,
 		.optim = { .beta1 = o.beta1, .beta2 = o.beta2, .eps = o.eps, .weight_decay = o.weight_decay }, .seed = (uint64_t)o.seed,
-		.prompts = o.prompts, .sample_tokens = o.sample_tokens, .log_every = o.log_every, .schedule_steps = o.schedule_steps,
+		.prompts = o.prompts, .tensorboard = o.tensorboard, .dump_batch = o.dump_batch, .peak_tflops = o.peak_tflops, .sample_tokens = o.sample_tokens, .log_every = o.log_every, .schedule_steps = o.schedule_steps,
 		.patience = o.patience, .min_delta = o.min_delta, .keep_checkpoints = o.keep_checkpoints, .spec = &spec };
 	if (!o.model)
 		return err_set(e, LP_USAGE, "which model? give --model DIR");

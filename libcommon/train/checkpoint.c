@@ -14,7 +14,7 @@
 #include "base/xalloc.h"
 #include "train/checkpoint_key.h"
 
-enum { N_STATE = 7, N_COUNTERS = 9, N_REALS = 2, N_META = KEY_FIELDS + N_COUNTERS + N_REALS + 1, STATE_MAX_META = 64 };
+enum { N_STATE = 8, N_DEVICE = 6, N_COUNTERS = 9, N_REALS = 2, N_META = KEY_FIELDS + N_COUNTERS + N_REALS + 1, STATE_MAX_META = 64 };
 
 /* A copy of the state, and the thread that writes it. */
 struct saver {
@@ -68,7 +68,7 @@ static struct tensor slice(const char *name, enum dtype t, int64_t n, const void
 	return (struct tensor){ name, t, 1, { (uint64_t)n }, (uint64_t)n * dtype_bytes(t), data };
 }
 
-/* The arrays beside the parameters, where the run has them; the best adapter, which is in host memory, is the last. */
+/* The arrays beside the parameters, where the run has them; the last two are in host memory, and the best adapter may be missing. */
 static size_t state_list(const struct run *r, struct tensor t[N_STATE])
 {
 	const struct optim *o = &r->optim;
@@ -81,7 +81,8 @@ static size_t state_list(const struct run *r, struct tensor t[N_STATE])
 	t[3] = slice("v8", DT_U8, n8, o->v8);
 	t[4] = slice("m_max", DT_F32, nb, o->m_max);
 	t[5] = slice("v_max", DT_F32, nb, o->v_max);
-	t[6] = slice("best", DT_F32, r->lora.n_params, r->best);
+	t[6] = slice("watch", DT_F64, sizeof(r->watch) / sizeof(double), &r->watch);
+	t[7] = slice("best", DT_F32, r->lora.n_params, r->best);
 	return r->best ? N_STATE : N_STATE - 1;
 }
 
@@ -110,8 +111,14 @@ uint64_t checkpoint_bytes(const struct run *r)
 	return r->c->out ? place(r, t, NULL) + params_bytes(r) : 0;
 }
 
-/* Over everything that a run reads from a checkpoint: metadata other than the sum itself, parameters, states. */
-static void checksum(const struct st_kv *meta, size_t n_meta, const float *params, uint64_t params_size, const struct tensor *t, size_t n, char hex[33])
+static void add_tensors(struct xxh *h, const struct tensor *t, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		xxh_add(h, t[i].data, t[i].bytes);
+}
+
+/* Over everything that a run reads from a checkpoint: metadata other than the sum itself, the adapter's tensors, the state's. */
+static void checksum(const struct st_kv *meta, size_t n_meta, const struct tensor *adapter, size_t n_adapter, const struct tensor *t, size_t n, char hex[33])
 {
 	struct xxh *h = xxh_new();
 
@@ -121,9 +128,8 @@ static void checksum(const struct st_kv *meta, size_t n_meta, const float *param
 		xxh_add(h, meta[i].key, strlen(meta[i].key) + 1);
 		xxh_add(h, meta[i].value, strlen(meta[i].value) + 1);
 	}
-	xxh_add(h, params, params_size);
-	for (size_t i = 0; i < n; i++)
-		xxh_add(h, t[i].data, t[i].bytes);
+	add_tensors(h, adapter, n_adapter);
+	add_tensors(h, t, n);
 	xxh_hex(h, hex);
 	xxh_free(h);
 }
@@ -178,7 +184,7 @@ static int write_state(struct saver *s, struct outdir *d, struct err *e)
 
 	if (!o)
 		return -1;
-	checksum(s->meta, n, s->adapter.params, (uint64_t)s->adapter.n_params * sizeof(float), s->state, s->n_state, sum);
+	checksum(s->meta, n, s->adapter.tensors, s->adapter.n, s->state, s->n_state, sum);
 	s->meta[n++] = (struct st_kv){ "checksum", sum };
 	if (st_write(o, s->state, s->n_state, s->meta, n, e) < 0) {
 		out_abort(o);
@@ -283,7 +289,7 @@ int checkpoint_save(struct run *r, bool finished, struct err *e)
 	for (size_t i = 0; i < s->n_state; i++) {
 		void *to = (void *)(uintptr_t)s->state[i].data;
 
-		if (from[i].data == r->best)
+		if (i >= N_DEVICE)
 			memcpy(to, from[i].data, from[i].bytes);
 		else
 			device_download(&r->dev, to, from[i].data, from[i].bytes);
@@ -344,7 +350,7 @@ static int gather_params(const struct run *r, struct loaded *l, struct err *e)
 	return 0;
 }
 
-static int check_sum(const struct run *r, struct loaded *l, struct err *e)
+static int check_sum(struct loaded *l, struct err *e)
 {
 	const struct json *m = &l->state.blob.meta;
 	const char *want = st_meta(&l->state.blob, "checksum");
@@ -354,7 +360,7 @@ static int check_sum(const struct run *r, struct loaded *l, struct err *e)
 		return err_set(e, LP_DATA, "not the state of a run");
 	for (uint32_t i = 0; i < m->n; i++)
 		l->meta[l->n_meta++] = (struct st_kv){ m->members[i].key, m->members[i].val.s };
-	checksum(l->meta, l->n_meta, l->params, params_bytes(r), l->state.blob.tensors, l->state.blob.n_tensors, sum);
+	checksum(l->meta, l->n_meta, l->adapter.blob.tensors, l->adapter.blob.n_tensors, l->state.blob.tensors, l->state.blob.n_tensors, sum);
 	return strcmp(sum, want) == 0 ? 0 : err_set(e, LP_DATA, "damaged: its check sum is another");
 }
 
@@ -413,11 +419,12 @@ static void take_tensors(struct run *r, const struct loaded *l)
 	if (best)
 		memcpy(r->best, best->data, best->bytes);
 	state_list(r, to);
-	for (int i = 0; i < N_STATE - 1; i++) {
+	for (int i = 0; i < N_DEVICE; i++) {
 		const struct tensor *t = st_find(&l->state.blob, to[i].name);
 
 		device_upload(&r->dev, (void *)(uintptr_t)to[i].data, t->data, t->bytes);
 	}
+	memcpy(&r->watch, st_find(&l->state.blob, "watch")->data, sizeof(r->watch));
 }
 
 static bool was_finished(const struct loaded *l)
@@ -433,9 +440,9 @@ static int load_one(struct run *r, int64_t step, bool *finished, struct err *e)
 	char *dir = checkpoint_path(r->c->out, step);
 	int rc = open_both(&l, dir, e);
 
-	if (rc == 0 && (rc = gather_params(r, &l, e)) == 0 && (rc = check_sum(r, &l, e)) == 0) {
+	if (rc == 0 && (rc = check_sum(&l, e)) == 0) {
 		*finished = was_finished(&l);
-		rc = checkpoint_key_check(&r->saver->key, r, &l.state.blob, e) < 0 || check_tensors(r, &l, e) < 0 ? -1 : 0;
+		rc = checkpoint_key_check(&r->saver->key, r, &l.state.blob, e) < 0 || gather_params(r, &l, e) < 0 || check_tensors(r, &l, e) < 0 ? -1 : 0;
 	}
 	if (rc == 0 && (rc = read_counters(r, &l.state.blob, e)) == 0)
 		take_tensors(r, &l);

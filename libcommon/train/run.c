@@ -33,8 +33,7 @@ static void add_bytes(struct sb *out, const char *name, uint64_t bytes)
 	sb_addf(out, "  %-34s %16llu bytes %12.1f MiB\n", name, (unsigned long long)bytes, (double)bytes / (1 << 20));
 }
 
-/* Of the device, all in all. */
-static uint64_t run_bytes(const struct run *r)
+uint64_t run_bytes(const struct run *r)
 {
 	return engine_bytes(&r->g) + r->dev.overhead + sampler_bytes(r);
 }
@@ -127,28 +126,6 @@ double run_epoch(const struct run *r)
 	return (double)r->step / (double)r->steps_per_epoch;
 }
 
-/* The field of records that loss scaling has. */
-static const char *scaling(const struct run *r, char field[80])
-{
-	field[0] = 0;
-	if (r->scaler.on)
-		snprintf(field, 80, ",\"loss_scale\":%.12g,\"overflows\":%lld", r->scaler.scale, (long long)r->scaler.overflows);
-	return field;
-}
-
-static int log_step(struct run *r, const struct step_result *s, double lr, double tok_s, struct err *e)
-{
-	char field[80];
-
-	progress("step %lld/%lld  loss %.4f  lr %.3g  %.0f tokens/s", (long long)r->step, (long long)r->total_steps, s->loss, lr, tok_s);
-	if (r->step % r->c->log_every && r->step != r->total_steps && r->step != 1)
-		return 0;
-	return log_metric("train", e, "\"step\":%lld,\"epoch\":%.6f,\"loss\":%s,\"lr\":%.12g,\"grad_norm\":%s,\"tokens\":%lld,\"tok_s\":%.1f,"
-	                  "\"peak_bytes\":%llu,\"seconds\":%.3f%s", (long long)r->step, run_epoch(r), log_num(s->loss), lr, log_num(s->grad_norm),
-	                  (long long)r->targets_seen, tok_s, (unsigned long long)run_bytes(r), now_seconds() - r->start,
-	                  scaling(r, field));
-}
-
 /* --- between steps --- */
 
 static bool done(const struct run *r)
@@ -195,9 +172,12 @@ static void save_last_good(struct run *r)
 
 /* A loss that is not finite: counted and skipped while --nonfinite allows it. Otherwise, or when no loss
  * scale is small enough, the state before the step, which is good, is saved beside the output. */
-static int not_finite(struct run *r, bool overflow, struct err *e)
+static int not_finite(struct run *r, const int64_t *rows, int64_t n, bool overflow, struct err *e)
 {
 	struct err saving = ERR_INIT;
+
+	if (r->c->dump_batch && run_dump_batch(r, rows, n, e->msg, &saving) < 0)
+		warn("%s: %s: the batch is not dumped", saving.path, saving.msg);
 
 	if (!overflow && log_metric("nonfinite", &saving, "\"step\":%lld,\"skipped\":%lld", (long long)r->step + 1, (long long)r->skipped) < 0)
 		warn("cannot log: %s", saving.msg);
@@ -227,14 +207,16 @@ static int one_step(struct run *r, struct err *e)
 		tokens += (double)(r->train.row_start[rows[i] + 1] - r->train.row_start[rows[i]]);
 	}
 	rc = run_step(r, rows, n, lr, &s, e);
+	if (s.overflow && log_metric("overflow", e, "\"step\":%lld%s", (long long)r->step + 1, run_scaling(r, field)) < 0)
+		rc = -1;
+	else if (rc < 0 && e->code == LP_DIVERGED)
+		rc = not_finite(r, rows, n, s.overflow, e);
 	free(rows);
-	if (s.overflow && log_metric("overflow", e, "\"step\":%lld%s", (long long)r->step + 1, scaling(r, field)) < 0)
-		return -1;
-	if (rc < 0 && (e->code != LP_DIVERGED || not_finite(r, s.overflow, e) < 0))
+	if (rc < 0)
 		return -1;
 	r->step++;
 	r->targets_seen += s.targets;
-	if (log_step(r, &s, lr, tokens / (now_seconds() - begin), e) < 0)
+	if (run_tell_step(r, &s, lr, tokens, now_seconds() - begin, e) < 0)
 		return -1;
 	return periodic(r, e);
 }
@@ -253,7 +235,7 @@ static int begin(struct run *r, struct err *e)
 		               (long long)r->total_steps);
 	if (r->c->extend)
 		r->stale = 0;
-	if (log_plan(r, e) < 0)
+	if (log_plan(r, e) < 0 || run_tell_begin(r, e) < 0)
 		return -1;
 	if (!resumed)
 		return run_eval_sets(r, e) < 0 || (r->sampler && sampler_run(r, e) < 0) ? -1 : 0;
@@ -289,9 +271,11 @@ static int finish(struct run *r, struct err *e)
 	/* those that signals asked for have served */
 	if (c->out && r->save_every <= 0)
 		checkpoint_prune(c->out, 0);
+	if (run_tell_end(r, e) < 0)
+		return -1;
 	return log_metric("done", e, "\"step\":%lld,\"best_loss\":%s,\"best_step\":%lld,\"skipped\":%lld,\"seconds\":%.3f,\"save_seconds\":%.3f%s",
 	                  (long long)r->step, log_num(r->best_loss), (long long)r->best_step, (long long)r->skipped, now_seconds() - r->start, r->save_seconds,
-	                  scaling(r, field));
+	                  run_scaling(r, field));
 }
 
 static int run_all(struct run *r, int *sig, struct err *e)

@@ -114,9 +114,10 @@ int run_eval_sets(struct run *r, struct err *e)
 			return -1;
 		if (i == 0)
 			snprintf(best, sizeof(best), ",\"best\":%s", decide(r, loss) ? "true" : "false");
-		progress("step %lld  held-out loss of %s %.4f", (long long)r->step, h->name, loss);
 		if (log_metric(i == 0 ? "eval" : "eval_set", e, "\"step\":%lld,\"epoch\":%.6f,\"set\":\"%s\",\"loss\":%s,\"tokens\":%lld,\"seconds\":%.3f%s",
 		               (long long)r->step, run_epoch(r), h->name, log_num(loss), (long long)h->d.n_targets, now_seconds() - begin, best) < 0)
+			return -1;
+		if (run_tell_eval(r, h, loss, e) < 0)
 			return -1;
 	}
 	return 0;

@@ -4,6 +4,7 @@
 
 #include "train/run.h"
 #include "train/scaler.h"
+#include "train/watch.h"
 
 /* A held-out set. */
 struct heldout {
@@ -11,6 +12,8 @@ struct heldout {
 	char name[64], file[256]; /* in records; in messages */
 	struct dataset d;
 };
+
+struct step_result;
 
 struct run {
 	const struct train_config *c;
@@ -39,6 +42,11 @@ struct run {
 	float *best;           /* host copy of the parameters at the best evaluation, or NULL */
 	int64_t finished;      /* 1: there is nothing left to do after this step */
 	struct saver *saver;   /* checkpoint.h; NULL without an output */
+	struct watch watch;
+	struct tfevents *events; /* or NULL */
+	int64_t first_step;    /* of this process */
+	double step_seconds;   /* in steps alone */
+	double flops;          /* of a token */
 	double save_seconds;   /* that steps have waited for checkpoints */
 	struct sampler *sampler; /* sample.h, or NULL */
 	char tokens_name[256];
@@ -49,6 +57,18 @@ int run_prepare(struct run *r, const struct train_config *c, bool need_data, str
 /* Memory, weights, adapter values. */
 int run_load(struct run *r, struct err *e) LP_MUST_USE;
 void run_release(struct run *r);
+uint64_t run_bytes(const struct run *r); /* of the device, all in all */
+
+/* What a run says (run_tell.c). At its start; after a step of so many tokens and seconds; after an evaluation; at its end. */
+int run_tell_begin(struct run *r, struct err *e) LP_MUST_USE;
+int run_tell_step(struct run *r, const struct step_result *s, double lr, double tokens, double seconds, struct err *e) LP_MUST_USE;
+int run_tell_eval(struct run *r, const struct heldout *h, double loss, struct err *e) LP_MUST_USE;
+int run_tell_end(struct run *r, struct err *e) LP_MUST_USE;
+/* The field of records that loss scaling has. */
+const char *run_scaling(const struct run *r, char field[80]);
+/* Appends the sequences of n rows to config.dump_batch (run_dump.c). */
+int run_dump_batch(const struct run *r, const int64_t *rows, int64_t n, const char *reason, struct err *e) LP_MUST_USE;
+
 /* Mean loss over a set, with the adapter and without dropout. */
 int run_evaluate(struct run *r, const struct dataset *d, double *loss, struct err *e) LP_MUST_USE;
 double run_epoch(const struct run *r); /* how many have passed */

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/xalloc.h"
 #include "train/checkpoint.h"
 #include "train/run_int.h"
@@ -171,6 +172,10 @@ int run_load(struct run *r, struct err *e)
 
 void run_release(struct run *r)
 {
+	struct err ending = ERR_INIT;
+
+	if (run_tell_end(r, &ending) < 0)
+		warn("%s: %s", ending.path, ending.msg);
 	checkpoint_close(r);
 	sampler_close(r);
 	microbatch_release(&r->mb);

@@ -55,6 +55,8 @@ ok "and no output" test ! -e term
 
 status 2 "another rate does not go on" long --lr 1e-4 -o term train.lps
 says "term.step-$at: .*--lr was 0.005 and is now 0.0001; finish that run with its command" "and it says what differs"
+status 2 "another rank does not either" long --rank 4 -o term train.lps
+says "rank was 8 and is now 4" "says so"
 status 2 "nor do other data" long -o term other.lps
 says "on other training data" "says so"
 status 2 "nor other held-out data" long --eval other.lps -o term train.lps

@@ -35,8 +35,9 @@ J
 status 0 "samples" train --max-steps 6 --eval held.lps --eval-every 3 --prompts prompts.jsonl --sample-every 2 --sample-tokens 12 --log samples.log -o sampled train.lps
 same "change no bit of the run" sampled/adapter_model.safetensors one/adapter_model.safetensors
 is "of each prompt before, at 2, 4 and 6" "$(count sample samples.log)" 8
-lm-generate --model "$M" --quant nf4 --adapter sampled --max-new 12 prompts.jsonl | sed 's/.*"response":\("[^,]*"\),.*/\1/' >answers
-events sample samples.log | tail -n 2 | sed 's/.*"response":\("[^,]*"\),.*/\1/' >logged
+response() { grep -o '"response":"\([^"\\]\|\\.\)*"'; }
+lm-generate --model "$M" --quant nf4 --adapter sampled --max-new 12 prompts.jsonl | response >answers
+events sample samples.log | tail -n 2 | response >logged
 same "are what lm-generate answers" answers logged
 status 0 "answers beyond the rows' length" train --max-steps 6 --eval held.lps --eval-every 3 --prompts prompts.jsonl --sample-tokens 450 --sample-every epoch -o sampled2 train.lps
 same "change no bit either" sampled2/adapter_model.safetensors one/adapter_model.safetensors
@@ -44,3 +45,35 @@ status 2 "samples without prompts" train --sample-every 2 train.lps
 echo '{"neither":1}' >bad.jsonl
 status 3 "prompts of no known shape" train --prompts bad.jsonl train.lps
 says "bad.jsonl:1" "are named"
+
+# the watch
+status 0 "a rate of nothing" train --lr 0 --max-steps 50 --log flat.log -o flat train.lps
+says 'warning: step 33, flat: the loss does not fall: .*; the learning rate may be too low (--lr)' "is called flat, with the advice"
+is "once, and in the log" "$(events watch flat.log | grep -c '"step":33,"name":"flat","what":".*","advice":".*"')" 1
+tokens "$D/upper_train.jsonl" 1 >one.lps
+status 0 "one example again and again" train --lr 2e-2 --dropout 0 --rank 16 --batch 1 --max-steps 140 --eval held.lps --eval-every 10 --save-every 50 --log heart.log -o heart one.lps
+says ', collapsing: the training loss is 0.0[0-9]*, near 0; the examples are learnt by heart' "is called collapsing"
+says ', overfitting: the held-out loss rises from .* while the training loss falls; end here (--patience, --restore-best)' "and overfitting"
+cp -r heart.step-50 again.step-50 && events watch heart.log >watch.whole
+train --lr 2e-2 --dropout 0 --rank 16 --batch 1 --max-steps 140 --eval held.lps --eval-every 10 --save-every 50 --log again.log -o again one.lps 2>/dev/null
+{ awk -F'"step":' '{ split($2, s, ","); if (s[1] <= 50) print }' watch.whole; events watch again.log; } | sed 's/"time":[0-9.]*,//' >watch.again
+sed 's/"time":[0-9.]*,//' watch.whole >watch.want
+same "a run that goes on says what one in one piece does" watch.again watch.want
+
+# what is not finite
+diverge() { train --lr 1000 --max-grad-norm 0 --max-steps 30 --warmup-ratio 0 --schedule constant --dropout 0 "$@" train.lps; }
+status 6 "a loss that is not finite" diverge --dump-batch dump.jsonl -o none
+at=$(sed -n 's/.*step \([0-9]*\): the .* is not finite.*/\1/p' "$T/.err")
+ok "is dumped as text" grep -q "^{\"step\":$at,\"reason\":\"step $at: the .* is not finite.*\",\"record\":[0-9]*,\"text\":\"<s>.*[A-Z][A-Z][A-Z].*\",\"ids\":\[1,.*\],\"mask\":\[0,.*1\]}" dump.jsonl
+status 6 "skipped ones too" diverge --nonfinite skip:2 --dump-batch skips.jsonl -o none
+is "each" "$(wc -l <skips.jsonl | tr -d ' ')" 3
+status 6 "where nothing can be written" diverge --dump-batch nowhere/dump.jsonl -o none
+says "nowhere/dump.jsonl: cannot open.*the batch is not dumped" "a warning says so"
+
+# metrics
+status 0 "figures of speed" train --max-steps 3 --peak-tflops 100 --log speed.log -o speed train.lps
+ok "are in the records" sh -c "grep -q '\"tok_s\":[0-9.]*,\"tflops\":[0-9.e-]*,\"mfu\":[0-9.]*,\"peak_bytes\":[0-9]*,\"seconds\":[0-9.]*,\"busy\":[0-9.]*,\"left_seconds\":[0-9.]*' speed.log"
+status 0 "TensorBoard's events" train --max-steps 3 --eval held.lps --tensorboard tb -o board train.lps
+ok "are there" sh -c "grep -aq 'brain.Event:2' tb/events.out.tfevents.* && grep -aq 'train/loss' tb/events.out.tfevents.* && grep -aq 'eval/held/loss' tb/events.out.tfevents.*"
+same "and change nothing" board/adapter_config.json speed/adapter_config.json
+status 4 "a folder that cannot be made" train --max-steps 3 --tensorboard no/tb -o none train.lps

@@ -1,0 +1,163 @@
+/* What a run says while it goes on: metric records, TensorBoard's events, the
+ * progress line, and the watch's words. */
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/log.h"
+#include "fmt/tfevents.h"
+#include "train/run_int.h"
+
+const char *run_scaling(const struct run *r, char field[80])
+{
+	field[0] = 0;
+	if (r->scaler.on)
+		snprintf(field, 80, ",\"loss_scale\":%.12g,\"overflows\":%lld", r->scaler.scale, (long long)r->scaler.overflows);
+	return field;
+}
+
+/* --- TensorBoard --- */
+
+static double wall_time(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_REALTIME, &t);
+	return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static int put_release(struct run *r, struct sb *records, struct err *e)
+{
+	int rc = tfevents_put(r->events, records, e);
+
+	sb_release(records);
+	return rc;
+}
+
+/* --- how fast --- */
+
+/* Operations of the model for one token, forward and backward: frozen projections are passed through twice, adapters three
+ * times; attention to half of the rows before, on the average. What is run again to save memory does not count. */
+static double flops_per_token(const struct run *r)
+{
+	const struct model_desc *m = &r->desc;
+	double linears = 0, squares = 0;
+
+	for (int s = 0; s < LIN_N; s++)
+		linears += (double)linear_in(m, s) * (double)linear_out(m, s);
+	for (int64_t s = 0; s < r->train.n_seqs; s++) {
+		double n = (double)(r->train.seq_start[s + 1] - r->train.seq_start[s]);
+
+		squares += n * n;
+	}
+	return (double)m->layers * (4 * linears + 6 * (double)(m->heads * m->head_dim) * squares / (double)r->train.n_tokens) + 6 * (double)r->lora.n_params;
+}
+
+int run_tell_begin(struct run *r, struct err *e)
+{
+	struct sb first = SB_INIT;
+
+	r->first_step = r->step;
+	r->flops = flops_per_token(r);
+	if (!r->c->tensorboard)
+		return 0;
+	r->events = tfevents_open(r->c->tensorboard, e);
+	if (!r->events)
+		return -1;
+	tfevents_start(&first, wall_time(), r->step + 1);
+	return put_release(r, &first, e);
+}
+
+int run_tell_end(struct run *r, struct err *e)
+{
+	struct tfevents *t = r->events;
+
+	r->events = NULL;
+	return tfevents_close(t, e);
+}
+
+/* "3 h 20 min", of what is left. */
+static const char *left_text(double seconds, char text[32])
+{
+	if (seconds < 100)
+		snprintf(text, 32, "%.0f s", seconds);
+	else if (seconds < 6000)
+		snprintf(text, 32, "%.0f min", seconds / 60);
+	else
+		snprintf(text, 32, "%.0f h %.0f min", floor(seconds / 3600), fmod(seconds / 60, 60));
+	return text;
+}
+
+/* --- the watch --- */
+
+static int tell_words(const struct run *r, const struct watch_word *words, int n, struct err *e)
+{
+	for (int i = 0; i < n; i++) {
+		warn("step %lld, %s: %s; %s", (long long)r->step, words[i].name, words[i].what, words[i].advice);
+		if (log_metric("watch", e, "\"step\":%lld,\"name\":\"%s\",\"what\":\"%s\",\"advice\":\"%s\"", (long long)r->step, words[i].name, words[i].what,
+		               words[i].advice) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+static int step_events(struct run *r, const struct step_result *s, double lr, double tok_s, struct err *e)
+{
+	struct sb b = SB_INIT;
+	double now = wall_time();
+
+	if (!r->events)
+		return 0;
+	tfevents_scalar(&b, now, r->step, "train/loss", s->loss);
+	tfevents_scalar(&b, now, r->step, "train/grad_norm", s->grad_norm);
+	tfevents_scalar(&b, now, r->step, "train/lr", lr);
+	tfevents_scalar(&b, now, r->step, "train/tokens_per_second", tok_s);
+	tfevents_scalar(&b, now, r->step, "train/epoch", run_epoch(r));
+	return put_release(r, &b, e);
+}
+
+static int log_step(struct run *r, const struct step_result *s, double lr, double tokens, double seconds, double left, struct err *e)
+{
+	double flops = (tokens * r->flops + 4 * (double)s->targets * (double)r->desc.vocab * (double)r->desc.hidden) / seconds;
+	char field[80], mfu[40] = "";
+
+	if (r->c->peak_tflops > 0)
+		snprintf(mfu, sizeof(mfu), ",\"mfu\":%.4f", flops / (r->c->peak_tflops * 1e12));
+	return log_metric("train", e, "\"step\":%lld,\"epoch\":%.6f,\"loss\":%s,\"lr\":%.12g,\"grad_norm\":%s,\"tokens\":%lld,\"tok_s\":%.1f,\"tflops\":%.6g%s,"
+	                  "\"peak_bytes\":%llu,\"seconds\":%.3f,\"busy\":%.4f,\"left_seconds\":%.1f%s", (long long)r->step, run_epoch(r), log_num(s->loss), lr,
+	                  log_num(s->grad_norm), (long long)r->targets_seen, tokens / seconds, flops / 1e12, mfu, (unsigned long long)run_bytes(r),
+	                  now_seconds() - r->start, r->step_seconds / (now_seconds() - r->start), left, run_scaling(r, field));
+}
+
+int run_tell_step(struct run *r, const struct step_result *s, double lr, double tokens, double seconds, struct err *e)
+{
+	double left = (now_seconds() - r->start) / (double)(r->step - r->first_step) * (double)(r->total_steps - r->step);
+	struct watch_word words[WATCH_N];
+	char text[32];
+
+	r->step_seconds += seconds;
+	progress("step %lld/%lld  loss %.4f  lr %.3g  %.0f tokens/s  %s left", (long long)r->step, (long long)r->total_steps, s->loss, lr, tokens / seconds,
+	         left_text(left, text));
+	if (tell_words(r, words, watch_loss(&r->watch, r->step, r->warmup, r->total_steps, s->loss, words), e) < 0)
+		return -1;
+	if (r->step % r->c->log_every && r->step != r->total_steps && r->step != 1)
+		return 0;
+	return log_step(r, s, lr, tokens, seconds, left, e) < 0 ? -1 : step_events(r, s, lr, tokens / seconds, e);
+}
+
+int run_tell_eval(struct run *r, const struct heldout *h, double loss, struct err *e)
+{
+	struct watch_word words[WATCH_N];
+	struct sb b = SB_INIT;
+	char tag[96];
+
+	progress("step %lld  held-out loss of %s %.4f", (long long)r->step, h->name, loss);
+	if (h == r->evals && tell_words(r, words, watch_eval(&r->watch, r->step, loss, words), e) < 0)
+		return -1;
+	if (!r->events)
+		return 0;
+	snprintf(tag, sizeof(tag), "eval/%s/loss", h->name);
+	tfevents_scalar(&b, wall_time(), r->step, tag, loss);
+	return put_release(r, &b, e);
+}
