@@ -9,9 +9,9 @@ tokens() { head -n "$2" "$1" | chat-template --model "$M" | tokenize --model "$M
 tokens "$D/upper_train.jsonl" 6 >train.lps
 tokens "$D/upper_heldout.jsonl" 2 >held.lps
 tokens "$D/upper_train.jsonl" 5 >other.lps
-COMMON="--model $M --threads 1 --lr 5e-3 --optimizer adamw8bit --rank 8 --dropout 0.1 --eval held.lps --eval-every 4 --restore-best --batch 1 --accumulate 1 --save-every 2"
+COMMON="--model $M --threads 1 --lr 5e-3 --optimizer adamw8bit --rank 8 --dropout 0.1 --eval-every 4 --restore-best --batch 1 --accumulate 1 --save-every 2"
 # shellcheck disable=SC2086
-train() { qlora-train $COMMON "$@"; }
+train() { qlora-train $COMMON --eval held.lps "$@"; }
 long() { train --max-steps 24 "$@"; }
 adapter() { echo "$1/adapter_model.safetensors"; }
 steps() { for d in "$1".step-*; do [ -e "$d" ] && echo "${d##*-}"; done | sort -n | tr '\n' ' '; }
@@ -30,7 +30,7 @@ rm -rf killed killed.*
 while [ ! -e killed ] && [ $tries -lt $((kills * 4)) ]; do
 	tries=$((tries + 1))
 	# shellcheck disable=SC2086
-	qlora-train $COMMON --max-steps 24 -o killed --log killed.log train.lps 2>killed.err &
+	qlora-train $COMMON --eval held.lps --max-steps 24 -o killed --log killed.log train.lps 2>killed.err &
 	pid=$!
 	[ $n -lt $kills ] && sleep "0.$(awk "BEGIN { srand($tries * 7919 + $$); printf \"%03d\", 100 + rand() * 700 }")" && kill -9 $pid 2>/dev/null && n=$((n + 1))
 	wait $pid 2>/dev/null
@@ -42,7 +42,7 @@ is "nothing half-written stays" "$(find . -name '.*.tmp')" ""
 
 # between the steps of a checkpoint: a copy of each state of the folder is taken while it runs
 # shellcheck disable=SC2086
-qlora-train $COMMON --max-steps 24 -o term train.lps 2>term.err &
+qlora-train $COMMON --eval held.lps --max-steps 24 -o term train.lps 2>term.err &
 pid=$!
 while [ ! -e term.step-4 ] && kill -0 $pid 2>/dev/null; do sleep 0.05; done
 kill -TERM $pid
@@ -59,7 +59,8 @@ status 2 "another rank does not either" long --rank 4 -o term train.lps
 says "rank was 8 and is now 4" "says so"
 status 2 "nor do other data" long -o term other.lps
 says "on other training data" "says so"
-status 2 "nor other held-out data" long --eval other.lps -o term train.lps
+# shellcheck disable=SC2086
+status 2 "nor other held-out data" qlora-train $COMMON --eval other.lps --max-steps 24 -o term train.lps
 says "with other held-out data" "says so"
 status 2 "nor a longer run" long --max-steps 50 -o term train.lps
 says "max-steps was 24 and is now 50" "says so"
