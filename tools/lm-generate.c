@@ -8,6 +8,7 @@
 #include "base/tool.h"
 #include "base/xalloc.h"
 #include "fmt/lineage.h"
+#include "model/codes.h"
 #include "train/generate.h"
 #include "train/prompt.h"
 
@@ -91,12 +92,12 @@ static int load_adapter(struct state *s, struct err *e)
 	return 0;
 }
 
-static int check_base(struct state *s, struct err *e)
+static int check_base(struct state *s, struct model_source *src, struct err *e)
 {
 	if (!s->has_adapter)
 		return 0;
-	if (s->peft.base_id && strcmp(s->peft.base_id, s->g.w.identity) != 0)
-		return err_line(e, LP_USAGE, o.adapter, 0, "the adapter was trained on another base (%.19s..., not %.19s...)", s->peft.base_id, s->g.w.identity);
+	if (codes_check_base(&s->peft, o.adapter, src, s->g.w.identity, e) < 0)
+		return -1;
 	if (!s->peft.base_id)
 		warn("'%s' does not say which base it was trained on; it fits by shape", o.adapter);
 	lora_load(&s->lora, &s->dev, &s->peft);
@@ -125,7 +126,7 @@ static int load_engine(struct state *s, struct model_source *src, struct err *e)
 	    engine_alloc(&s->g, e) < 0 || engine_load(&s->g, src, e) < 0)
 		return -1;
 	lineage_input(&s->lineage, o.model, s->g.w.identity, NULL);
-	if (check_base(s, e) < 0)
+	if (check_base(s, src, e) < 0)
 		return -1;
 	/* at least one token is new; a text to score may fill the context */
 	s->prompter.max_tokens = o.score ? context : context - 1;

@@ -9,9 +9,10 @@
 #include "base/tool.h"
 #include "base/xalloc.h"
 #include "train/run.h"
+#include "train/tag.h"
 
 static struct {
-	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *tensorboard, *dump_batch, *method, *update, *quant, *targets, *schedule, *optimizer, *nonfinite, *device, *compute;
+	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *tensorboard, *dump_batch, *tag, *data_version, *method, *update, *quant, *targets, *schedule, *optimizer, *nonfinite, *device, *compute;
 	int64_t rank, batch, accumulate, max_steps, max_len, warmup_steps, schedule_steps, seed, log_every, threads, patience, keep_checkpoints, sample_tokens;
 	struct opt_list evals;
 	double alpha, dropout, epochs, lr, warmup_ratio, weight_decay, max_grad_norm, beta1, beta2, eps, min_delta, peak_tflops;
@@ -28,6 +29,8 @@ static struct opt options[] = {
 	{ OPT_STR, "model", 0, &o.model, "DIR", "Hugging Face model directory (needed)" },
 	{ OPT_LIST, "eval", 0, &o.evals, "[NAME=]FILE", "held-out token stream; of several the first decides" },
 	{ OPT_STR, "adapter", 0, &o.adapter, "DIR", "start from this adapter" },
+	{ OPT_STR, "tag", 0, &o.tag, "[NAME@]VERSION", "name and semantic version, which the adapter carries" },
+	{ OPT_STR, "data-version", 0, &o.data_version, "VERSION", "of the training data, which it carries too" },
 	{ OPT_SECTION, .help = "Method" },
 	{ OPT_CHOICE, "method", 0, &o.method, "NAME", "what is optimised", "sft" },
 	{ OPT_CHOICE, "update", 0, &o.update, "NAME", "what is trained", "lora" },
@@ -123,16 +126,22 @@ static int parse_every(const char *option, const char *text, int64_t *every, str
 
 static int configure(struct train_config *c, int argc, char **argv, struct err *e)
 {
+	const char *version;
+
 	*c = (struct train_config){ .model = o.model, .tokens = argc > 1 ? argv[1] : NULL, .evals = o.evals.items, .n_evals = o.evals.n, .adapter = o.adapter,
 		.out = opt_common.output, .device = o.device, .compute = o.compute, .threads = o.threads, .memory = o.memory, .nf4 = strcmp(o.quant, "nf4") == 0,
 		.force = opt_common.force, .extend = o.extend, .restore_best = o.restore_best, .eval_only = o.eval_only, .rank = o.rank, .alpha = o.alpha, .dropout = o.dropout,
 		.rslora = o.rslora, .batch = o.batch, .accumulate = o.accumulate, .max_steps = o.max_steps, .max_len = o.max_len, .epochs = o.epochs,
 		.lr = o.lr, .warmup_ratio = o.warmup_ratio, .max_grad_norm = o.max_grad_norm, .warmup_steps = o.warmup_steps,
 		.optim = { .beta1 = o.beta1, .beta2 = o.beta2, .eps = o.eps, .weight_decay = o.weight_decay }, .seed = (uint64_t)o.seed,
-		.prompts = o.prompts, .tensorboard = o.tensorboard, .dump_batch = o.dump_batch, .peak_tflops = o.peak_tflops, .sample_tokens = o.sample_tokens, .log_every = o.log_every, .schedule_steps = o.schedule_steps,
+		.prompts = o.prompts, .tag = o.tag, .data_version = o.data_version, .tensorboard = o.tensorboard, .dump_batch = o.dump_batch, .peak_tflops = o.peak_tflops, .sample_tokens = o.sample_tokens, .log_every = o.log_every, .schedule_steps = o.schedule_steps,
 		.patience = o.patience, .min_delta = o.min_delta, .keep_checkpoints = o.keep_checkpoints, .spec = &spec };
 	if (!o.model)
 		return err_set(e, LP_USAGE, "which model? give --model DIR");
+	if (o.tag && !tag_parse(o.tag, &version))
+		return err_set(e, LP_USAGE, "--tag takes [NAME@]MAJOR.MINOR.PATCH as in support@1.2.0, not '%s'", o.tag);
+	if (o.data_version && !tag_is_version(o.data_version))
+		return err_set(e, LP_USAGE, "--data-version takes MAJOR.MINOR.PATCH as in 1.2.0, not '%s'", o.data_version);
 	if (argc > 2)
 		return err_set(e, LP_USAGE, "one token stream, not %d; join them with tokenize", argc - 1);
 	if (parse_every("eval-every", o.eval_every, &c->eval_every, e) < 0 || parse_every("save-every", o.save_every, &c->save_every, e) < 0 ||

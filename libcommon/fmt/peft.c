@@ -273,6 +273,7 @@ static int load_dir(struct peft *p, const char *dir, const char *config, const c
 	p->hash = arena_strndup(&p->arena, full, strlen(full));
 	p->base_id = st_meta(&p->file.blob, "base_id");
 	p->lineage = st_meta(&p->file.blob, "lineage");
+	p->codes = st_meta(&p->file.blob, "codes");
 	return read_sidecar(p, dir, e);
 }
 
@@ -331,6 +332,7 @@ static int stream_index(struct peft *p, const struct st_blob *b, const char *nam
 		return -1;
 	p->base_id = keep(p, st_meta(b, "base_id"));
 	p->lineage = keep(p, st_meta(b, "lineage"));
+	p->codes = keep(p, st_meta(b, "codes"));
 	return check_id(p->base_id, name, e);
 }
 

@@ -26,6 +26,7 @@ struct peft {
 	const char *base_name;   /* base_model_name_or_path, may be "" */
 	const char *base_id;     /* our base identity ("sha256:..."), NULL in a foreign adapter */
 	const char *lineage;     /* JSON, NULL in a foreign adapter */
+	const char *codes;       /* of a base in 4 bits: JSON, the digest of each projection's codes (model/codes.h); or NULL */
 	const char *hash;        /* "sha256:..." of adapter_model.safetensors, or "xxh3:..." of a stream */
 	struct tensor *owned;    /* of a stream: its tensors, data from malloc */
 	size_t n_owned;
@@ -49,6 +50,8 @@ struct peft_write {
 	const char *const *targets; /* "q_proj", ... */
 	size_t n_targets;
 	const char *lineage;        /* JSON */
+	const char *about;          /* JSON: tag, version, base and data by name and hash; or NULL */
+	const char *codes;          /* JSON: a 4-bit base's digests, or NULL */
 };
 void peft_config_json(const struct peft_write *w, struct sb *out);
 /* tensors are named as in the file. dir is an open output directory. */

@@ -52,6 +52,14 @@ void peft_config_json(const struct peft_write *w, struct sb *out)
 		     "  \"use_dora\": false,\n  \"use_qalora\": false,\n  \"use_rslora\": %s\n}\n", w->rslora ? "true" : "false");
 }
 
+static void add_raw(struct jw *j, const char *key, const char *json)
+{
+	if (!json)
+		return;
+	jw_key(j, key);
+	jw_raw(j, json, strlen(json));
+}
+
 static void sidecar_json(const struct peft_write *w, struct sb *out)
 {
 	struct jw j = jw_to(out);
@@ -61,22 +69,21 @@ static void sidecar_json(const struct peft_write *w, struct sb *out)
 		jw_key(&j, "base_id");
 		jw_str(&j, w->base_id);
 	}
-	if (w->lineage) {
-		jw_key(&j, "lineage");
-		jw_raw(&j, w->lineage, strlen(w->lineage));
-	}
+	add_raw(&j, "about", w->about);
+	add_raw(&j, "codes", w->codes);
+	add_raw(&j, "lineage", w->lineage);
 	jw_end_obj(&j);
 	sb_addc(out, '\n');
 }
 
 static int save_tensors(struct outdir *d, const struct peft_write *w, const struct tensor *t, size_t n, struct err *e)
 {
-	const struct st_kv meta[] = { { "format", "pt" }, { "base_id", w->base_id }, { "lineage", w->lineage } };
+	const struct st_kv meta[] = { { "format", "pt" }, { "base_id", w->base_id }, { "about", w->about }, { "codes", w->codes }, { "lineage", w->lineage } };
 	struct out *o = out_open(outdir_path(d, "adapter_model.safetensors"), e);
 
 	if (!o)
 		return -1;
-	if (st_write(o, t, n, meta, 3, e)) {
+	if (st_write(o, t, n, meta, sizeof(meta) / sizeof(*meta), e)) {
 		out_abort(o);
 		return -1;
 	}
@@ -107,10 +114,10 @@ int peft_save_stream(struct out *o, const struct peft_write *w, const struct ten
 	peft_config_json(w, &config);
 	st_list_json(t, n, &list);
 	{
-		const struct st_kv meta[] = { { "adapter_config", sb_str(&config) }, { "base_id", w->base_id }, { "lineage", w->lineage },
-					      { "tensors", sb_str(&list) } };
+		const struct st_kv meta[] = { { "adapter_config", sb_str(&config) }, { "base_id", w->base_id }, { "about", w->about },
+					      { "codes", w->codes }, { "lineage", w->lineage }, { "tensors", sb_str(&list) } };
 
-		rc = st_writer_frame(sw, NULL, 0, meta, 4, 0, 0, e);
+		rc = st_writer_frame(sw, NULL, 0, meta, sizeof(meta) / sizeof(*meta), 0, 0, e);
 	}
 	for (size_t i = 0; i < n && !rc; i++)
 		rc = st_writer_frame(sw, &t[i], 1, NULL, 0, 0, 0, e);

@@ -1,5 +1,6 @@
 /* Merging a whole model in bounded memory: a few blocks of the tensor at hand
  * and the adapters. Hashing, folding and writing overlap as OpenMP tasks. */
+#include "model/codes.h"
 #include "model/merge.h"
 
 #include <inttypes.h>
@@ -117,8 +118,16 @@ int merge_identity(struct merge *m, struct err *e)
 		return -1;
 	for (size_t i = 0; i < m->n_adapters; i++) {
 		const struct peft *p = &m->adapters[i];
+		char first[ARCH_NAME];
+		int fits;
 
 		if (!p->base_id || !strcmp(p->base_id, m->base_id))
+			continue;
+		/* the 16-bit model that the adapter's 4-bit base was made from */
+		fits = p->codes && model_source_is_dir(m->base) ? codes_match(m->base, p->codes, first, e) : 0;
+		if (fits < 0)
+			return -1;
+		if (fits)
 			continue;
 		if (!m->accept_base)
 			return err_off(e, LP_USAGE, m->names[i], -1, "the adapter was trained on another base ('%s', %.19s..., and this one is %.19s...): give that, "

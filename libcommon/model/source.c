@@ -374,6 +374,12 @@ void model_source_digest(struct model_source *s, size_t i)
 		sha_once(s->list[i].data, s->list[i].bytes, s->digest[i]);
 }
 
+const char *model_source_sha(struct model_source *s, size_t i)
+{
+	model_source_digest(s, i);
+	return s->digest[i];
+}
+
 static void *hash_tensors(void *arg)
 {
 	struct model_source *s = arg;

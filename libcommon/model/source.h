@@ -48,6 +48,8 @@ int model_source_identity(struct model_source *s, char id[72], struct err *e) LP
 /* Hashes tensor i now, while its bytes are near, so that model_source_identity
  * need not read it again. Directory sources; safe from several threads for different i. */
 void model_source_digest(struct model_source *s, size_t i);
+/* The SHA-256 of tensor i's data, hex; "" of one that a stream has not brought yet. */
+const char *model_source_sha(struct model_source *s, size_t i);
 /* Begins to hash what is not hashed yet on threads of its own, beside the caller's work; model_source_identity waits for
  * them. Directory sources; meanwhile no model_source_digest. */
 void model_source_hash(struct model_source *s);

@@ -35,7 +35,7 @@ static bool is_in(const char *name, const char *const *list, size_t n)
 /* Paths (contents are compared by their hashes), and what happens beside the steps. */
 static bool harmless(const char *name, bool extend)
 {
-	static const char *const always[] = { "model", "eval", "adapter", "save-every", "nonfinite", "patience" };
+	static const char *const always[] = { "model", "eval", "adapter", "save-every", "tag", "data-version", "nonfinite", "patience" };
 	static const char *const length[] = { "max-steps", "epochs" };
 
 	return is_in(name, always, sizeof(always) / sizeof(*always)) || (extend && is_in(name, length, sizeof(length) / sizeof(*length)));

@@ -40,6 +40,7 @@ struct train_config {
 	double min_delta;                  /* what counts as improvement of the held-out loss */
 	int64_t keep_checkpoints;          /* newest OUTPUT.step-N (checkpoint.h) that stay, 0: all */
 	int64_t nonfinite_skips;           /* updates that may be skipped for a loss that is not finite */
+	const char *tag, *data_version;    /* of the adapter ([NAME@]VERSION) and of the training data, or NULL */
 	const char *tensorboard;           /* folder of event files, or NULL */
 	const char *dump_batch;            /* file that batches without a finite loss are appended to, or NULL */
 	double peak_tflops;                /* of the device, for its utilisation; 0: not known */

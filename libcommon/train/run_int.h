@@ -91,7 +91,7 @@ int run_save(struct run *r, const char *path, bool force, const float *params, s
 struct adapter_host {
 	struct peft_write head;
 	const char *targets[LIN_N];
-	struct sb lineage;
+	struct sb lineage, about, codes;
 	float *params;          /* (n_params) as the device has them flat */
 	int64_t n_params;
 	struct tensor *tensors; /* (n), inside params */

@@ -4,7 +4,16 @@
 #include <string.h>
 
 #include "base/xalloc.h"
+#include "model/codes.h"
 #include "train/run_int.h"
+#include "train/tag.h"
+
+static const char *base_name(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash && slash[1] ? slash + 1 : path;
+}
 
 static void fill_lineage(const struct run *r, struct sb *text)
 {
@@ -24,11 +33,39 @@ static void fill_lineage(const struct run *r, struct sb *text)
 	lineage_release(&l);
 }
 
-static const char *base_name(const char *path)
+static void add_named(struct jw *w, const char *key, const char *name, const char *hash, const char *version)
 {
-	const char *slash = strrchr(path, '/');
+	jw_key(w, key);
+	jw_obj(w);
+	jw_key(w, "name");
+	jw_str(w, base_name(name));
+	jw_key(w, "hash");
+	jw_str(w, hash);
+	if (version) {
+		jw_key(w, "version");
+		jw_str(w, version);
+	}
+	jw_end_obj(w);
+}
 
-	return slash && slash[1] ? slash + 1 : path;
+/* What the adapter is, and what it was made of, in one place; the hyperparameters are the lineage's options. */
+static void fill_about(const struct run *r, struct sb *text)
+{
+	struct jw w = jw_to(text);
+	const char *version;
+	char hash[48];
+
+	jw_obj(&w);
+	if (r->c->tag && tag_parse(r->c->tag, &version)) {
+		jw_key(&w, "tag");
+		jw_str(&w, r->c->tag);
+		jw_key(&w, "version");
+		jw_str(&w, version);
+	}
+	add_named(&w, "base", r->c->model, r->g.w.identity, NULL);
+	snprintf(hash, sizeof(hash), "xxh3:%s", r->train.hash);
+	add_named(&w, "data", r->tokens_name, hash, r->c->data_version);
+	jw_end_obj(&w);
 }
 
 void adapter_host_init(struct adapter_host *a, struct run *r)
@@ -45,6 +82,12 @@ void adapter_host_init(struct adapter_host *a, struct run *r)
 			a->targets[a->head.n_targets++] = linear_name(s);
 	fill_lineage(r, &a->lineage);
 	a->head.lineage = sb_str(&a->lineage);
+	fill_about(r, &a->about);
+	a->head.about = sb_str(&a->about);
+	if (r->desc.bnb.on && r->source) {
+		codes_json(r->source, &r->desc, &a->codes);
+		a->head.codes = sb_str(&a->codes);
+	}
 	lora_tensors(&r->lora, &r->dev, a->params, a->tensors, &a->names);
 }
 
@@ -52,6 +95,8 @@ void adapter_host_release(struct adapter_host *a)
 {
 	arena_release(&a->names);
 	sb_release(&a->lineage);
+	sb_release(&a->about);
+	sb_release(&a->codes);
 	free(a->params);
 	free(a->tensors);
 }

@@ -6,6 +6,7 @@
 
 #include "base/log.h"
 #include "base/xalloc.h"
+#include "model/codes.h"
 #include "train/checkpoint.h"
 #include "train/run_int.h"
 #include "train/sample.h"
@@ -145,7 +146,7 @@ int run_prepare(struct run *r, const struct train_config *c, bool need_data, str
 static int load_adapter(struct run *r, struct err *e)
 {
 	struct peft p;
-	int rc = 0;
+	int rc;
 
 	if (!r->c->adapter) {
 		lora_start(&r->lora, &r->dev, r->c->seed);
@@ -153,9 +154,8 @@ static int load_adapter(struct run *r, struct err *e)
 	}
 	if (peft_open(&p, r->c->adapter, e) < 0)
 		return -1;
-	if (p.base_id && strcmp(p.base_id, r->g.w.identity) != 0)
-		rc = err_line(e, LP_USAGE, r->c->adapter, 0, "the adapter was trained on another base (%.19s..., not %.19s...)", p.base_id, r->g.w.identity);
-	else
+	rc = codes_check_base(&p, r->c->adapter, r->source, r->g.w.identity, e);
+	if (rc == 0)
 		lora_load(&r->lora, &r->dev, &p);
 	peft_release(&p);
 	return rc;

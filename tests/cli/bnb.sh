@@ -34,6 +34,7 @@ mv "$T/config.json" "$T/l31/config.json"
 status 0 "without double quantisation" qlora-train --model "$T/l31" --dry-run --batch 1 --memory 12G
 prints 'NF4 scales  *436207616 bytes' "four bytes for 64 weights"
 
+echo '{"prompt":"Once upon a time"}' >"$T/raw.jsonl"
 # trained on
 for m in bnb_qwen2 bnb_storage; do
 	loss=$(train $m --eval "$T/train.lps" --eval-only | sed 's/.*"loss":\([0-9.]*\).*/\1/')
@@ -73,6 +74,29 @@ ok "without it they have" model-init --from-config "$T/full.json" --dtype bfloat
 status 2 "a merge into a 16-bit model" lora-merge --model "$T/full" --adapter "$T/bnb_storage.a" -o "$T/x"
 says 'trained on another base' "is not taken for granted"
 ok "and done with --accept-base" lora-merge --model "$T/full" --adapter "$T/bnb_storage.a" --accept-base -o "$T/merged"
+
+# the 16-bit model that the checkpoint was made from is known by its codes
+for m in bnb_qwen2 bnb_storage; do
+	mkdir "$T/$m.16"
+	cp $G/$m.16/* $S/tokenizer.json $S/tokenizer_config.json $S/chat_template.jinja "$T/$m.16"
+	train $m --max-steps 2 --warmup-steps 0 -o "$T/$m.known" 2>/dev/null
+	ok "$m: its codes are in the adapter" grep -q '"codes":{"model.layers.0.[a-z_.]*":"[0-9a-f]\{64\}"' "$T/$m.known/lorapipe.json"
+	status 0 "$m: its 16-bit model is taken" lm-generate --model "$T/$m.16" --adapter "$T/$m.known" --raw --max-new 2 --context 64 "$T/raw.jsonl"
+	quiet "$m: without a word"
+	status 0 "$m: trained on" qlora-train --model "$T/$m.16" --adapter "$T/$m.known" --max-steps 1 --threads 1 -o "$T/$m.on" "$T/train.lps"
+	status 0 "$m: merged into" lora-merge --model "$T/$m.16" --adapter "$T/$m.known" -o "$T/$m.merged"
+	quiet "$m: without a word"
+done
+ok "what was left in 16 bits has no codes" sh -c "! grep -q '\"model.layers.1.mlp' '$T/bnb_qwen2.known/lorapipe.json'"
+cp $S/tokenizer.json $S/tokenizer_config.json "$T/full"
+status 2 "another 16-bit model" lm-generate --model "$T/full" --adapter "$T/bnb_storage.known" --raw --max-new 2 --context 64 "$T/raw.jsonl"
+says "a 4-bit one, and 'model.layers.0.[a-z_.]*' of this model does not quantise to its codes" "is refused by what differs"
+# one weight that is another
+cp -R "$T/bnb_storage.16" "$T/odd"
+n=$(($(od -An -N8 -tu8 "$T/odd/model.safetensors") + 8 + 50000))
+{ head -c $n "$T/bnb_storage.16/model.safetensors"; printf '\200\277'; tail -c +$((n + 3)) "$T/bnb_storage.16/model.safetensors"; } >"$T/odd/model.safetensors"
+status 2 "the model with one weight changed" lm-generate --model "$T/odd" --adapter "$T/bnb_storage.known" --raw --max-new 2 --context 64 "$T/raw.jsonl"
+says "does not quantise to its codes" "is another"
 
 # config.json and tensors that do not agree
 edit() { cp -R "$T/$1" "$T/bad" && sed "$2" "$T/$1/config.json" >"$T/bad/config.json"; }

@@ -77,3 +77,18 @@ status 0 "TensorBoard's events" train --max-steps 3 --eval held.lps --tensorboar
 ok "are there" sh -c "grep -aq 'brain.Event:2' tb/events.out.tfevents.* && grep -aq 'train/loss' tb/events.out.tfevents.* && grep -aq 'eval/held/loss' tb/events.out.tfevents.*"
 same "and change nothing" board/adapter_config.json speed/adapter_config.json
 status 4 "a folder that cannot be made" train --max-steps 3 --tensorboard no/tb -o none train.lps
+
+# tags
+status 0 "a tag" train --max-steps 1 --tag support@1.2.0-rc.1 --data-version 3.0.0 -o tagged train.lps
+ok "is in the adapter" grep -q '"about":{"tag":"support@1.2.0-rc.1","version":"1.2.0-rc.1","base":{"name":"stories260K","hash":"sha256:[0-9a-f]*"},"data":{"name":"train.lps","hash":"xxh3:[0-9a-f]*","version":"3.0.0"}}' tagged/lorapipe.json
+ok "in both of its files" grep -aq 'support@1.2.0-rc.1' tagged/adapter_model.safetensors
+ok "with all hyperparameters" grep -q '"options":{.*"rank":4.*"lr":0.005' tagged/lorapipe.json
+ok "and it is an adapter as before" lm-generate --model "$M" --quant nf4 --adapter tagged --max-new 1 prompts.jsonl
+for t in 1.2 1.2.3.4 01.2.3 v1.2.3 1.2.3- 1.2.3-01 1.2.3+ "a b@1.0.0" @1.0.0 ""; do
+	status 2 "'$t' is no tag" train --max-steps 1 --tag "$t" -o none train.lps
+done
+for t in 0.0.0 10.20.30-alpha.1+build.007 1.0.0--; do
+	status 0 "'$t' is one" train --max-steps 1 --tag "$t" --dry-run train.lps
+done
+status 2 "a version of data" train --data-version 3 train.lps
+says "takes MAJOR.MINOR.PATCH" "is one too"

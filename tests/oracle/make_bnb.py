@@ -5,6 +5,7 @@ transformers computes from them.
 
 usage: make_bnb.py OUT_DIR
 
+CASE.16/: the 16-bit model that CASE was made from (of bnb_llama, in fp32, it is not kept in the tree).
 CASE/golden.safetensors: `input_ids`, `bnb.logits` (F32: transformers' model in
 4 bits, loaded again from the files, on the CPU, computing in fp32), `logits` and
 `nll` (F64: the truth, from the weights as bitsandbytes dequantises them to fp32).
@@ -80,7 +81,8 @@ def make(name, out_dir, seed):
     model = transformers.AutoModelForCausalLM.from_pretrained(plain, quantization_config=q, dtype=dtype, **load)
     shutil.rmtree(dest, ignore_errors=True)
     model.save_pretrained(dest, max_shard_size=shard)
-    shutil.rmtree(plain)
+    if os.path.exists(os.path.join(plain, "generation_config.json")):
+        os.remove(os.path.join(plain, "generation_config.json"))
 
     model = transformers.AutoModelForCausalLM.from_pretrained(dest, **load)
     for p in model.parameters():  # fp32 activations: what is not quantised is widened, which is exact
