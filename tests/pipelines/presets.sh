@@ -26,3 +26,19 @@ head -n 8 data/quickstart/upper_train.jsonl | chat-template --model data/stories
 for p in s0 s1 s2 s3; do
 	ok "$p trains" qlora-train --config "pipelines/presets/$p.conf" --model data/stories260K --eval "$T/held.lps" --eval-every 0 --max-steps 1 -o "$T/$p" "$T/train.lps"
 done
+
+# the values themselves, as the guides give them
+has() { # PRESET NAME=VALUE...
+	preset=$1
+	shift
+	qlora-train --config "pipelines/presets/$preset.conf" --print-config | sed 's/ = /=/' >"$T/conf"
+	for v; do ok "$preset has $v" grep -qxF -e "$v" "$T/conf"; done
+}
+has s0 rank=32 alpha=64.0 dropout=0.05 batch=4 accumulate=4 epochs=3.0 lr=0.0002 schedule=cosine warmup-ratio=0.05 weight-decay=0.01 max-grad-norm=0.3 \
+	optimizer=adamw8bit log-every=10 save-every=100 eval-every=100 seed=42
+has s1 rank=16 alpha=16.0 dropout=0.0 batch=2 accumulate=8 epochs=3.0 lr=0.0002 schedule=cosine warmup-steps=50 weight-decay=0.01 optimizer=adamw8bit \
+	log-every=25 save-every=200 eval-every=100
+has s2 rank=16 alpha=16.0 dropout=0.0 batch=2 accumulate=4 max-steps=500 lr=0.0002 schedule=cosine warmup-steps=10 weight-decay=0.01 optimizer=adamw8bit \
+	log-every=10 seed=3407
+has s3 rank=16 alpha=16.0 dropout=0.0 targets=q_proj,k_proj,v_proj,o_proj batch=2 accumulate=4 epochs=3.0 lr=0.0002 warmup-steps=10 log-every=10 \
+	save-every=epoch seed=42
