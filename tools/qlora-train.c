@@ -8,18 +8,20 @@
 #include "base/num.h"
 #include "base/tool.h"
 #include "base/xalloc.h"
+#include "train/advise.h"
 #include "train/run.h"
+#include "train/smoke.h"
 #include "train/tag.h"
 
 static struct {
-	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *tensorboard, *dump_batch, *tag, *data_version, *method, *update, *quant, *targets, *schedule, *optimizer, *nonfinite, *device, *compute;
+	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *tensorboard, *dump_batch, *tag, *data_version, *task, *method, *update, *quant, *targets, *schedule, *optimizer, *nonfinite, *device, *compute;
 	int64_t rank, batch, accumulate, max_steps, max_len, warmup_steps, schedule_steps, seed, log_every, threads, patience, keep_checkpoints, sample_tokens;
 	struct opt_list evals;
 	double alpha, dropout, epochs, lr, warmup_ratio, weight_decay, max_grad_norm, beta1, beta2, eps, min_delta, peak_tflops;
 	uint64_t memory;
-	bool rslora, restore_best, extend, dry_run, eval_only;
+	bool rslora, restore_best, extend, dry_run, eval_only, advise, smoke;
 } o = {
-	.method = "sft", .update = "lora", .quant = "nf4", .targets = "all", .schedule = "cosine", .optimizer = "adamw", .nonfinite = "stop", .eval_every = "0", .save_every = "0", .sample_every = "0", .sample_tokens = 64,
+	.method = "sft", .update = "lora", .quant = "nf4", .targets = "all", .schedule = "cosine", .optimizer = "adamw", .nonfinite = "stop", .eval_every = "0", .save_every = "0", .sample_every = "0", .sample_tokens = 64, .task = "any",
 	.device = "auto", .compute = "auto", .rank = 16, .alpha = 16, .batch = 2, .accumulate = 4, .epochs = 3, .lr = 2e-4, .warmup_steps = -1,
 	.warmup_ratio = 0.05, .weight_decay = 0.01, .max_grad_norm = 1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .seed = 42, .log_every = 1,
 };
@@ -76,6 +78,9 @@ static struct opt options[] = {
 	{ OPT_STR, "nonfinite", 0, &o.nonfinite, "WHAT", "a loss that is not finite: stop, or skip:N updates" },
 	{ OPT_STR, "dump-batch", 0, &o.dump_batch, "FILE", "append the batches of such losses, readable, to FILE", .unrecorded = true },
 	{ OPT_FLAG, "dry-run", 0, &o.dry_run, 0, "print parameters and memory plan, and stop", .unrecorded = true },
+	{ OPT_FLAG, "advise", 0, &o.advise, 0, "print what guides advise for such data beside what was asked, and stop", .unrecorded = true },
+	{ OPT_CHOICE, "task", 0, &o.task, "NAME", "for --advise: what the examples teach", "any|style|qa|code|reasoning", .unrecorded = true },
+	{ OPT_FLAG, "smoke", 0, &o.smoke, 0, "prove the settings by ten steps with everything switched on, and stop", .unrecorded = true },
 	{ OPT_FLAG, "eval-only", 0, &o.eval_only, 0, "print the loss of model and adapter on --eval as JSON, and stop" },
 	{ OPT_SECTION, .help = "Machine" },
 	{ OPT_STR, "device", 0, &o.device, "NAME", "auto, cpu, cuda or cuda:N" },
@@ -178,9 +183,9 @@ static int check_output(const struct train_config *c, struct err *e)
 	return 0;
 }
 
-static int print(const struct sb *text, struct err *e)
+static int print(const char *path, const struct sb *text, struct err *e)
 {
-	struct out *out = out_open(opt_common.output, e);
+	struct out *out = out_open(path, e);
 
 	if (!out)
 		return -1;
@@ -191,7 +196,8 @@ static int print(const struct sb *text, struct err *e)
 	return out_commit(out, e);
 }
 
-static int say(const struct train_config *c, int (*what)(const struct train_config *, struct sb *, struct err *), struct err *e)
+/* To path, or standard output: -o names an adapter, unless an evaluation is all that there is. */
+static int say(const struct train_config *c, const char *path, int (*what)(const struct train_config *, struct sb *, struct err *), struct err *e)
 {
 	struct sb text = SB_INIT;
 	int rc = what(c, &text, e);
@@ -200,13 +206,25 @@ static int say(const struct train_config *c, int (*what)(const struct train_conf
 	if (text.len) {
 		struct err writing = ERR_INIT;
 
-		if (print(&text, &writing) < 0 && rc == 0) {
+		if (print(path, &text, &writing) < 0 && rc == 0) {
 			*e = writing;
 			rc = -1;
 		}
 	}
 	sb_release(&text);
 	return rc;
+}
+
+static int advise(const struct train_config *c, struct sb *text, struct err *e)
+{
+	static const char *const tasks[] = { "any", "style", "qa", "code", "reasoning" };
+	int task = TASK_ANY;
+
+	while (strcmp(tasks[task], o.task) != 0)
+		task++;
+	if (!c->tokens)
+		return err_set(e, LP_USAGE, "--advise looks at the training data; give the token stream");
+	return train_advise(c, (enum task)task, text, e);
 }
 
 int main(int argc, char **argv)
@@ -219,10 +237,14 @@ int main(int argc, char **argv)
 	if (!opt_given(&spec, "alpha"))
 		o.alpha = (double)o.rank;
 	rc = configure(&c, argc, argv, &e);
-	if (rc == 0 && o.dry_run)
-		rc = say(&c, train_dry_run, &e);
+	if (rc == 0 && o.advise)
+		rc = say(&c, NULL, advise, &e);
+	else if (rc == 0 && o.dry_run)
+		rc = say(&c, NULL, train_dry_run, &e);
 	else if (rc == 0 && o.eval_only)
-		rc = say(&c, train_eval_only, &e);
+		rc = say(&c, opt_common.output, train_eval_only, &e);
+	else if (rc == 0 && o.smoke)
+		rc = say(&c, NULL, train_smoke, &e);
 	else if (rc == 0 && (rc = check_output(&c, &e)) == 0)
 		rc = train_run(&c, &signal, &e);
 	progress_done();

@@ -36,6 +36,7 @@ char *checkpoint_path(const char *out, int64_t step); /* OUTPUT.step-N */
 /* The steps of the checkpoints beside out, newest first; caller frees. */
 int64_t *checkpoint_list(const char *out, size_t *n);
 void checkpoint_remove(const char *out, int64_t step);
+void checkpoint_remove_dir(const char *dir); /* one such directory, or an adapter's */
 /* All but the newest `keep`. */
 void checkpoint_prune(const char *out, int64_t keep);
 /* What killed processes of this machine left half-written beside out. */

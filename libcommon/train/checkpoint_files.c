@@ -86,7 +86,7 @@ int64_t *checkpoint_list(const char *out, size_t *n)
 	return steps;
 }
 
-static void remove_dir(const char *dir)
+void checkpoint_remove_dir(const char *dir)
 {
 	for (int i = 0; i < N_FILES; i++) {
 		char *path = xasprintf("%s/%s", dir, files[i]);
@@ -101,7 +101,7 @@ void checkpoint_remove(const char *out, int64_t step)
 {
 	char *dir = checkpoint_path(out, step);
 
-	remove_dir(dir);
+	checkpoint_remove_dir(dir);
 	free(dir);
 }
 
@@ -149,7 +149,7 @@ static void remove_temporary(const char *dir)
 	}
 	if (d)
 		closedir(d);
-	remove_dir(dir);
+	checkpoint_remove_dir(dir);
 }
 
 void checkpoint_sweep(const char *out)

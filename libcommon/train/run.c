@@ -278,7 +278,7 @@ static int finish(struct run *r, struct err *e)
 	                  run_scaling(r, field));
 }
 
-static int run_all(struct run *r, int *sig, struct err *e)
+int run_all(struct run *r, int *sig, struct err *e)
 {
 	r->start = now_seconds();
 	if (begin(r, e) < 0)

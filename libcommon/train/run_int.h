@@ -71,6 +71,8 @@ int run_dump_batch(const struct run *r, const int64_t *rows, int64_t n, const ch
 
 /* Mean loss over a set, with the adapter and without dropout. */
 int run_evaluate(struct run *r, const struct dataset *d, double *loss, struct err *e) LP_MUST_USE;
+/* From the state that run_load left, or a checkpoint's, to the saved adapter. *sig as train_run's. */
+int run_all(struct run *r, int *sig, struct err *e) LP_MUST_USE;
 double run_epoch(const struct run *r); /* how many have passed */
 int run_load_evals(struct run *r, struct err *e) LP_MUST_USE;
 void run_release_evals(struct run *r);

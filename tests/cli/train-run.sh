@@ -92,3 +92,27 @@ for t in 0.0.0 10.20.30-alpha.1+build.007 1.0.0--; do
 done
 status 2 "a version of data" train --data-version 3 train.lps
 says "takes MAJOR.MINOR.PATCH" "is one too"
+
+# advice, and ten steps before many
+status 0 "advice" qlora-train --model "$M" --advise --rank 64 --alpha 64 train.lps
+prints '^6 examples, [0-9]* tokens, [0-9]* of them targets; 3 steps' "about these data"
+is "warns under each task" "$(grep -c 'too few: the examples will be learnt by heart' "$T/.out")" 4
+prints 'warning: under 200 examples' "and in general"
+prints '^rank  *64  16  *differs' "beside what was asked"
+prints '^alpha  *64  64 or 128   ' "where they agree, nothing"
+prints '^lr  *0.0002  5e-05  *differs' "a rate for few examples"
+status 0 "for a task" qlora-train --model "$M" --advise --task style --rank 8 --alpha 16 train.lps
+prints '^rank  *8  8   ' "another rank"
+i=0
+while [ $i -lt 1200 ]; do echo '{"text":"<s>a b</s>","spans":[[3,6]]}'; i=$((i + 1)); done | tokenize --model "$M" >many.lps
+status 0 "1,200 examples" qlora-train --model "$M" --advise --task code many.lps
+prints 'code for an interface .* below the sweet spot' "of code are below the sweet spot"
+status 2 "advice on nothing" qlora-train --model "$M" --advise
+says "give the token stream" "is not given"
+status 0 "ten steps before many" train --max-steps 5000 --eval held.lps --eval-every 100 --prompts prompts.jsonl --smoke -o long train.lps
+quiet "say nothing on standard error"
+prints '^10 steps: loss [0-9.]* at first, [0-9.]* at last; held out [0-9.]* at best' "what they came to"
+prints 'a checkpoint, which was read back' "with a checkpoint"
+prints '^5000 steps would take ' "and how long the run would take"
+is "nothing of it stays" "$(echo long*)" 'long*'
+status 6 "a run that would diverge" diverge --smoke --eval held.lps
