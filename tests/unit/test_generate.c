@@ -1,6 +1,7 @@
 /* Greedy decoding against transformers (tests/oracle/make_generate.py) up to the
  * first step whose two best logits are closer than 1e-3, in one batch and
- * alone; sampling keyed by record, not by batch. */
+ * alone; sampling keyed by record, not by batch. The same between the steps of an
+ * engine that trains, whose gradients do not change by it. */
 #include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -23,6 +24,7 @@ static struct golden gold[MAX];
 static int n_gold;
 static struct device dev;
 static struct engine g;
+static struct lora lora; /* of an engine that trains: its B is zero, so that answers are the model's */
 static double gap; /* of two logits whose order is certain */
 
 static void must(bool ok, const struct err *e)
@@ -67,22 +69,45 @@ static void load_golden(void)
 	ck_assert_int_ge(n_gold, 5);
 }
 
-static void setup(void)
+static void load(const struct engine_shape *shape, struct lora *l)
 {
 	struct err e = ERR_INIT;
 	struct model_desc m;
 	struct model_source *s;
-	struct engine_shape shape = { .max_tokens = 2 * CONTEXT, .max_seq = CONTEXT, .decode = MAX };
 
 	load_golden();
 	must(device_open(&dev, getenv("LP_DEVICE") ? getenv("LP_DEVICE") : "cpu", getenv("LP_COMPUTE"), 2, &e) == 0, &e);
 	gap = dev.act == DT_F32 ? 1e-3 : dev.act == DT_F16 ? 0.2 / 8 : 0.2; /* three bits more */
 	must(model_desc_load(MODEL, &m, &e) == 0, &e);
 	must((s = model_source_open(MODEL, &e)) != NULL, &e);
-	must(engine_plan(&g, &dev, &m, DT_F32, false, NULL, &shape, &e) == 0, &e);
+	if (l)
+		lora_init(l, &m);
+	must(engine_plan(&g, &dev, &m, DT_F32, false, l, shape, &e) == 0, &e);
 	must(engine_alloc(&g, &e) == 0, &e);
 	must(engine_load(&g, s, &e) == 0, &e);
 	model_source_close(s);
+	if (l)
+		lora_start(l, &dev, 1);
+}
+
+static void setup(void)
+{
+	load(&(struct engine_shape){ .max_tokens = 2 * CONTEXT, .max_seq = CONTEXT, .decode = MAX }, NULL);
+}
+
+static void setup_beside(void)
+{
+	lora = (struct lora){ .rank = 4, .alpha = 8 };
+	for (int i = 0; i < LIN_N; i++)
+		lora.targets[i] = true;
+	load(&(struct engine_shape){ .max_tokens = 2 * CONTEXT, .max_seq = CONTEXT, .train = true, .beside = MAX }, &lora);
+}
+
+static void teardown_beside(void)
+{
+	engine_release(&g);
+	lora_release(&lora);
+	device_close(&dev);
 }
 
 static void teardown(void)
@@ -177,6 +202,46 @@ START_TEST(test_ends)
 }
 END_TEST
 
+static float *gradients(const struct microbatch *b)
+{
+	float *x = xcalloc((size_t)lora.n_params, sizeof(*x));
+	struct err e = ERR_INIT;
+	double loss;
+
+	engine_begin(&g);
+	engine_run(&g, b, true, 1);
+	must(engine_sums(&g, &loss, NULL, &e) == 0, &e);
+	device_download(&dev, x, lora.grads, (uint64_t)lora.n_params * sizeof(*x));
+	return x;
+}
+
+START_TEST(test_between_steps)
+{
+	static int32_t out[MAX][CONTEXT];
+	uint8_t mask[CONTEXT];
+	struct gen_options o = { .max_new = 64, .top_p = 1 };
+	struct gen_seq s[MAX];
+	struct dataset d = { 0 };
+	struct microbatch b;
+	int64_t start[2] = { 0, gold[0].n_ids }, record = 0;
+	float *before, *after;
+
+	memset(mask, 1, sizeof(mask));
+	microbatch_init(&b, g.shape.max_tokens);
+	dataset_add_row(&d, gold[0].ids, mask, start, &record, 1);
+	microbatch_clear(&b);
+	microbatch_add(&b, &d, 0);
+	before = gradients(&b);
+	run(s, out, 0, n_gold, MAX, &o);
+	after = gradients(&b);
+	ck_assert_mem_eq(before, after, (size_t)lora.n_params * sizeof(*before));
+	free(before);
+	free(after);
+	microbatch_release(&b);
+	dataset_release(&d);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("generate");
@@ -189,6 +254,12 @@ int main(void)
 	tcase_add_loop_test(t, test_greedy, 0, 3);
 	tcase_add_test(t, test_sampling_is_keyed);
 	tcase_add_test(t, test_ends);
+	suite_add_tcase(s, t);
+	t = tcase_create("beside training");
+	tcase_set_timeout(t, 60);
+	tcase_add_checked_fixture(t, setup_beside, teardown_beside);
+	tcase_add_loop_test(t, test_greedy, 0, 3);
+	tcase_add_test(t, test_between_steps);
 	suite_add_tcase(s, t);
 	srunner_run_all(r, CK_NORMAL);
 	failed = srunner_ntests_failed(r);
