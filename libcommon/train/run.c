@@ -297,18 +297,18 @@ int run_all(struct run *r, int *sig, struct err *e)
 int train_run(const struct train_config *c, int *signal, struct err *e)
 {
 	struct run r;
-	int rc = run_prepare(&r, c, true, e);
+	int rc;
 
 	*signal = 0;
+	stop_listen();
+	rc = run_prepare(&r, c, true, e);
 	if (rc == 0)
 		rc = run_load(&r, e);
-	if (rc == 0) {
-		if (c->out)
-			stop_listen();
+	if (rc == 0 && c->out)
+		stop_listen_ends();
+	if (rc == 0)
 		rc = run_all(&r, signal, e);
-		if (c->out)
-			stop_unlisten();
-	}
+	stop_unlisten();
 	run_release(&r);
 	return rc;
 }

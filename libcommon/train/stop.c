@@ -8,6 +8,7 @@ enum { N_ENDS = sizeof(ends) / sizeof(*ends) };
 
 static struct sigaction before[N_ENDS], before_usr1;
 static volatile sig_atomic_t ended, wanted;
+static bool listening;
 
 static void on_end(int sig)
 {
@@ -29,21 +30,29 @@ static void on_usr1(int sig)
 
 void stop_listen(void)
 {
-	struct sigaction sa = { .sa_handler = on_end, .sa_flags = SA_RESTART }, usr1 = { .sa_handler = on_usr1, .sa_flags = SA_RESTART };
+	struct sigaction sa = { .sa_handler = on_usr1, .sa_flags = SA_RESTART };
 
 	ended = wanted = 0;
+	sigaction(SIGUSR1, &sa, &before_usr1);
+}
+
+void stop_listen_ends(void)
+{
+	struct sigaction sa = { .sa_handler = on_end, .sa_flags = SA_RESTART };
+
+	listening = true;
 	for (int i = 0; i < N_ENDS; i++) {
 		sigaction(ends[i], NULL, &before[i]);
 		if (before[i].sa_handler != SIG_IGN)
 			sigaction(ends[i], &sa, NULL);
 	}
-	sigaction(SIGUSR1, &usr1, &before_usr1);
 }
 
 void stop_unlisten(void)
 {
-	for (int i = 0; i < N_ENDS; i++)
+	for (int i = 0; i < N_ENDS && listening; i++)
 		sigaction(ends[i], &before[i], NULL);
+	listening = false;
 	sigaction(SIGUSR1, &before_usr1, NULL);
 }
 

@@ -5,10 +5,12 @@
 
 #include <stdbool.h>
 
-/* From now on SIGINT and SIGTERM ask for an end, a second one ends at once; SIGUSR1 asks for a checkpoint. Signals
- * that are ignored stay so. */
+/* From now on SIGUSR1 asks for a checkpoint. */
 void stop_listen(void);
-/* As it was before. */
+/* From now on SIGINT and SIGTERM ask for an end, and a second one ends at once; one that is ignored stays so. Before, when there is
+ * nothing to save, they end the process. */
+void stop_listen_ends(void);
+/* As it was before both. */
 void stop_unlisten(void);
 int stop_signal(void);            /* the one that asked for an end, 0: none did */
 bool stop_wants_checkpoint(void); /* since the last call */

@@ -80,3 +80,27 @@ for n in 1 2 3 0; do
 	esac
 	is "no exchange, rename $n fails: nothing else" "$(ls -A o)" result
 done
+
+# A checkpoint that cannot be written is missed with a warning; the ones that are there are whole, and the run comes to its end from them.
+saved() { qlora-train -q --model "$M" --quant none --threads 1 --max-steps 4 --rank 2 --save-every 1 -o "$1" in/tokens.lps; }
+rm -rf good && mkdir good
+ok "a run with checkpoints" saved good/result
+for f in write short fsync rename close; do
+	list='1 2 5'
+	[ -n "${LP_SLOW:-}" ] && list='1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20'
+	: >wrong
+	for n in $list; do
+		rm -rf o mark && mkdir o
+		(export LP_FAULT="$f:$n" LP_FAULT_MARK="$T/mark" LD_PRELOAD="$lib" && saved o/result >out 2>err)
+		got=$?
+		[ -e mark ] || break
+		case $got in 0 | 4) ;; *) echo "$f:$n gave status $got: $(head -n 1 err)" ;; esac
+		[ "$(find o -name '*.tmp' | wc -l)" = 0 ] || echo "$f:$n left $(find o -name '*.tmp')"
+		for s in o/result.step-*; do
+			if [ -e "$s" ] && ! cmp -s "$s/state.safetensors" "good/${s#o/}/state.safetensors"; then echo "$f:$n left $s damaged"; fi
+		done
+		[ -e o/result ] || saved o/result || echo "$f:$n: the same command does not come to its end"
+		cmp -s o/result/adapter_model.safetensors good/result/adapter_model.safetensors || echo "$f:$n: another adapter"
+	done >wrong
+	if [ -s wrong ]; then fail "checkpoints: $f" "$(cat wrong)"; else pass "checkpoints: $f"; fi
+done
