@@ -12,7 +12,7 @@
 #include "base/xalloc.h"
 #include "kernels/gemm_pack.h"
 
-static uint64_t available_memory(void)
+uint64_t device_host_memory(void)
 {
 	long pages = sysconf(_SC_AVPHYS_PAGES), size = sysconf(_SC_PAGESIZE);
 	uint64_t free_bytes = pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
@@ -88,7 +88,7 @@ static int cpu_sync(struct device *d, struct err *e)
 static void cpu_memory(struct device *d, uint64_t *unused, uint64_t *total)
 {
 	(void)d;
-	*unused = available_memory();
+	*unused = device_host_memory();
 	*total = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
@@ -201,7 +201,7 @@ static int open_cpu(struct device *d, int threads, struct err *e)
 	d->fp8 = true;
 	d->logits = 1 << 24;
 	d->threads = threads > 0 ? threads : usable_cores();
-	d->free_bytes = available_memory();
+	d->free_bytes = device_host_memory();
 	d->k = cpu_ops;
 	/* tiles are ours to spread over threads: each product stays on one */
 	openblas_set_num_threads(1);

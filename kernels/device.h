@@ -130,6 +130,7 @@ int device_open(struct device *d, const char *spec, const char *compute, int thr
 /* A device that is only planned for: sizes and types, no memory, no work. Needs no GPU, and takes auto for bf16. */
 int device_open_plan(struct device *d, const char *spec, const char *compute, int threads, struct err *e) LP_MUST_USE;
 void device_close(struct device *d);
+uint64_t device_host_memory(void); /* bytes of the host that are free, or would be if asked for */
 
 void *device_alloc(struct device *d, uint64_t bytes, const char *what, struct err *e) LP_MUST_USE; /* cleared */
 void device_free(struct device *d, void *p);

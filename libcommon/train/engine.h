@@ -13,9 +13,18 @@
 
 enum { ARENA_WEIGHTS, ARENA_ADAPTER, ARENA_ACTIVATIONS, ARENA_SCRATCH, ARENA_CACHE, ARENA_N };
 
+/* What works on each token by itself takes a micro-batch in pieces, so that its buffers have no more rows than one piece, however
+ * long a sequence is; attention takes it whole. The cuts are the same in every plan, since the bits of a product and of a sum over
+ * tokens follow from their number. */
+enum { ENGINE_PIECE = 16384 };
+struct piece {
+	int64_t from, n; /* rows of the micro-batch */
+};
+
 /* What one layer keeps of a micro-batch for its backward pass. Activations are of the
  * device's type. The input of a group of projections has the adapters' inner
- * values x A^T behind it in each row (weights.h, kernels/adapter.h). */
+ * values x A^T behind it in each row (weights.h, kernels/adapter.h). T is the micro-batch's tokens, or those of
+ * a piece: what layers share besides qkv, o and lse. */
 struct acts {
 	void *y1, *qkv, *o;      /* (T, C + pad), (T, (NH + 2 NKV) * D + pad) after rotary, (T, NH*D + pad) */
 	void *x2, *y2;           /* (T, C), (T, C + pad): residual stream, input of gate and up */
@@ -23,6 +32,8 @@ struct acts {
 	float *rstd1, *rstd2;    /* (T) */
 	float *lse;              /* (T, NH) */
 	void *s[GRP_N];          /* lean layers: a copy of x A^T (T, pad) of each group whose rows do not stay; NULL: none */
+	bool near_whole;         /* y1, y2, h are there for all tokens */
+	bool far_whole;          /* x2, gu too */
 };
 
 /* The micro-batch on the device. */
@@ -44,6 +55,8 @@ struct engine_shape {
 	int64_t decode;     /* rows that are decoded at once, 0: none */
 	struct optim *optim; /* its states are part of the plan; NULL: none */
 	uint64_t budget;    /* bytes the whole plan may take; 0: no limit */
+	uint64_t host_budget; /* bytes of page-locked host memory that it may take; 0: half of what is free */
+	int64_t piece;      /* rows of a piece; 0: ENGINE_PIECE. Changes bits: for tests */
 };
 
 struct engine {
@@ -54,7 +67,7 @@ struct engine {
 	/* Of the layers from the top: full keep all their activations, lean ones all that is not an
 	 * element-wise step away from the rest; the others run forward again in backward. */
 	int64_t full, lean;
-	bool offload;            /* the residual stream of each layer waits for its backward pass in host memory */
+	int64_t travel;          /* layers from the bottom whose residual stream waits for its backward pass in host memory */
 	struct layout plan[ARENA_N];
 	void *memory[ARENA_N];
 	struct layout host_plan; /* page-locked host memory */
@@ -63,23 +76,22 @@ struct engine {
 	struct inputs in;
 	int32_t *in_host;        /* the same in host memory, to be sent at once */
 	int64_t in_count;        /* int32 of in */
-	void **x1;               /* (layers) x (T, C): the residual stream at each layer; not training: all one buffer; offloaded:
-	                            RING buffers in turn */
+	void **x1;               /* (layers + 1) x (T, C): the residual stream before each layer and after the last; not training: all one
+	                            buffer; those that travel have RING buffers in turn, and those right above them wait there */
 	void **x1_host;          /* (layers), NULL: stays */
-	void *embed_way;         /* (T, C) rows of an embedding in host memory, on their way */
+	void *embed_way;         /* (piece, C) rows of an embedding in host memory, on their way */
 	struct acts *acts;       /* (layers): own, or parts of the shared one */
-	void *x_final, *y_final; /* (T, C) */
-	float *rstd_final;
 	void *d_res;             /* (T, ld_res) gradient of the residual stream, room for adapters behind it */
 	int64_t ld_res;
-	void *d_y, *d_o, *d_h;   /* (T, C), (T, NH*D + pad), (T, F); the last two are one buffer, and logits too */
+	void *d_y, *d_o, *d_h;   /* (piece, C), (T, NH*D + pad), (piece, F); the last two are one buffer, and logits too */
 	void *d_qkv;             /* (T, (NH + 2 NKV) * D + pad) */
-	void *xd;                /* (T, widest in) with dropout */
-	struct fp8_mat in8;      /* (T, widest) of a product in 8 bits: its input, or the gradient of its output */
+	void *xd;                /* (piece, widest in) with dropout */
+	struct fp8_mat in8;      /* (piece, widest) of a product in 8 bits: its input, or the gradient of its output */
 	void *adapter_scratch;   /* of the widest group */
 	void *dense;             /* one group in dense form */
 	void *head_rows_at;      /* rows of the head in the activation type; NULL: the head is of it */
-	void *hid, *d_hid;       /* (chunk, C) rows that predict */
+	void *x_hid, *hid, *d_hid; /* (chunk, C) rows that predict, before and after the last norm */
+	float *rstd_hid;         /* (chunk) */
 	void *logits;            /* (chunk, V) */
 	double *nll;             /* (max_tokens) on the device */
 	double *sums;            /* (2) on the device: losses since engine_begin; squares of the gradients */
@@ -146,8 +158,8 @@ struct edges {
 	void *lower, *right;
 	int64_t ld_lower, ld_right;
 };
-/* The masks of a group's adapters in this step, in *m; NULL: no dropout. */
-const struct kn_adapter_masks *engine_masks(const struct engine *g, int64_t layer, enum linear_group grp, struct kn_adapter_masks *m);
+/* The masks of a group's adapters in this step for the rows from `from` on, in *m; NULL: no dropout. */
+const struct kn_adapter_masks *engine_masks(const struct engine *g, int64_t layer, enum linear_group grp, int64_t from, struct kn_adapter_masks *m);
 /* Placed now, in the scratch of one dense group, unless they have a place of their own. */
 struct edges engine_edges(struct engine *g, int64_t layer, enum linear_group grp);
 /* C (T, n), row stride ldc, = x8 w8^T [+ c0], x8 the rows of x (T, cols) with `inner` values behind them in 8 bits. */
@@ -166,12 +178,24 @@ static inline void *engine_v(const struct engine *g, void *qkv)
 {
 	return act_at(g->dev, qkv, (g->w.desc.heads + g->w.desc.kv_heads) * g->w.desc.head_dim);
 }
-/* The whole forward up to y_final. */
+/* The whole forward up to the last layer's output. */
 void engine_forward(struct engine *g, const struct microbatch *b, engine_attn_fn *attn, void *ctx);
-/* One layer. again: its activations once more from x1, for backward: the same
- * kernels on the same input, so the same bits. */
-void engine_layer(struct engine *g, int64_t i, const struct microbatch *b, engine_attn_fn *attn, void *ctx, bool again);
-/* From d_y, the gradient of y_final, to the adapter's gradients. */
+/* The piece of t rows that begins at row from. */
+static inline struct piece engine_piece(const struct engine *g, int64_t from, int64_t t)
+{
+	return (struct piece){ from, t - from < g->shape.piece ? t - from : g->shape.piece };
+}
+/* A layer's activations from row from on. */
+struct acts engine_acts(const struct engine *g, int64_t layer, int64_t from);
+/* The two parts of a layer: up to attention's output; what follows, a piece at a time. again: a part's activations once more, from x1
+ * or from attention's output, for backward: the same kernels on the same input, so the same bits. */
+void engine_attend(struct engine *g, int64_t i, const struct microbatch *b, engine_attn_fn *attn, void *ctx);
+void engine_feed(struct engine *g, int64_t i, struct piece p, bool again);
+/* y1 of a piece once more, the adapters' inner values behind it. */
+void engine_input_again(struct engine *g, int64_t i, struct piece p);
+/* The last norm of n rows, whose numbers are on the device, n at most g->chunk: their streams in x_hid, the result in hid. */
+void engine_hidden(struct engine *g, const int32_t *rows, int64_t n);
+/* From d_res, the gradient of the last layer's output, to the adapter's gradients. */
 void engine_backward(struct engine *g, const struct microbatch *b);
 /* logits (n, V) = hid (n, C) head^T. */
 void engine_head(struct engine *g, const void *hid, void *logits, int64_t n);
@@ -180,9 +204,9 @@ const void *engine_head_rows(struct engine *g, int64_t first, int64_t *rows);
 /* The group's dense form with its adapters in place, which are at *at. */
 void *engine_dense(struct engine *g, int64_t layer, enum linear_group grp, struct edges *at);
 /* The inputs of qkv and of gate/up from the residual stream. */
-void engine_norm1(struct engine *g, int64_t layer, int64_t t);
-void engine_norm2(struct engine *g, int64_t layer, int64_t t);
-/* Rotary positions of q and k inside qkv (T, row stride ld). */
+void engine_norm1(struct engine *g, int64_t layer, struct piece p);
+void engine_norm2(struct engine *g, int64_t layer, struct piece p);
+/* Rotary positions of q and k inside qkv (T, row stride ld), whose rows begin at the micro-batch's first. */
 void engine_rotate(struct engine *g, void *qkv, int64_t ld, int64_t t, bool inverse);
 
 #endif

@@ -28,26 +28,34 @@ static int64_t pad(const struct engine *g, enum linear_group k)
 	return g->w.layers[0].grp[k].pad;
 }
 
+/* Rows of the largest piece. */
+static int64_t piece_rows(const struct engine *g)
+{
+	return g->shape.max_tokens < g->shape.piece ? g->shape.max_tokens : g->shape.piece;
+}
+
 /* What is an element-wise step away from the rest: the inputs of qkv, gate/up and down. */
-static void layout_near(struct engine *g, struct acts *a, struct layout *l, const char *name)
+static void layout_near(struct engine *g, struct acts *a, struct layout *l, const char *name, bool whole)
 {
 	const struct model_desc *m = &g->w.desc;
-	int64_t t = g->shape.max_tokens;
+	int64_t t = whole ? g->shape.max_tokens : piece_rows(g);
 
+	a->near_whole = whole;
 	a->y1 = acts(g, l, name, t * (m->hidden + pad(g, GRP_QKV)));
 	a->y2 = acts(g, l, name, t * (m->hidden + pad(g, GRP_GU)));
 	a->h = acts(g, l, name, t * (m->ffn + pad(g, GRP_DOWN)));
 }
 
-static void layout_far(struct engine *g, struct acts *a, struct layout *l, const char *name)
+static void layout_far(struct engine *g, struct acts *a, struct layout *l, const char *name, bool whole)
 {
 	const struct model_desc *m = &g->w.desc;
-	int64_t t = g->shape.max_tokens;
+	int64_t t = g->shape.max_tokens, rows = whole ? t : piece_rows(g);
 
+	a->far_whole = whole;
 	a->qkv = acts(g, l, name, t * (group_out(m, GRP_QKV) + pad(g, GRP_QKV)));
 	a->o = acts(g, l, name, t * (m->heads * m->head_dim + pad(g, GRP_O)));
-	a->x2 = acts(g, l, name, t * m->hidden);
-	a->gu = acts(g, l, name, t * (2 * m->ffn + pad(g, GRP_GU)));
+	a->x2 = acts(g, l, name, rows * m->hidden);
+	a->gu = acts(g, l, name, rows * (2 * m->ffn + pad(g, GRP_GU)));
 	a->rstd1 = floats(l, name, t);
 	a->rstd2 = floats(l, name, t);
 	a->lse = floats(l, name, t * m->heads);
@@ -62,56 +70,63 @@ static void layout_inner(struct engine *g, struct acts *a, struct layout *l)
 		a->s[near[i]] = pad(g, near[i]) ? acts(g, l, "activations, kept", g->shape.max_tokens * pad(g, near[i])) : NULL;
 }
 
+/* With what travels (engine.h, x1) the RING buffers are enough for those below, and for what is above them on the device. */
+static void layout_stream(struct engine *g, struct layout *l)
+{
+	static const char name[] = "residual stream of each layer";
+	int64_t n = g->shape.max_tokens * g->w.desc.hidden;
+
+	for (int64_t i = 0; i <= g->w.desc.layers; i++) {
+		if (i > 0 && !g->shape.train)
+			g->x1[i] = g->x1[0];
+		else if (i >= RING && i < g->travel + RING)
+			g->x1[i] = g->x1[i - RING];
+		else
+			g->x1[i] = acts(g, l, name, n);
+	}
+	for (int64_t i = 0; i < g->w.desc.layers; i++)
+		g->x1_host[i] = i < g->travel ? acts(g, &g->host_plan, name, n) : NULL;
+}
+
 static void layout_activations(struct engine *g, struct layout *l)
 {
 	const struct model_desc *m = &g->w.desc;
-	int64_t t = g->shape.max_tokens, c = m->hidden, last = m->layers - 1;
+	int64_t last = m->layers - 1;
 	struct acts shared = { 0 };
 
 	/* the shared set serves every layer that does not keep its own */
 	if (g->full < m->layers) {
-		layout_near(g, &shared, l, "activations, shared");
+		layout_near(g, &shared, l, "activations, shared", false);
 		if (g->full + g->lean < m->layers)
-			layout_far(g, &shared, l, "activations, shared");
+			layout_far(g, &shared, l, "activations, shared", false);
 	}
 	for (int64_t i = 0; i < m->layers; i++) {
 		struct acts *a = &g->acts[i];
 
-		if (i > 0 && !g->shape.train)
-			g->x1[i] = g->x1[0];
-		else if (g->offload && i >= RING)
-			g->x1[i] = g->x1[i - RING];
-		else
-			g->x1[i] = acts(g, l, "residual stream of each layer", t * c);
-		/* the last are still there when backward comes */
-		g->x1_host[i] = g->offload && i < m->layers - RING ? acts(g, &g->host_plan, "residual stream of each layer", t * c) : NULL;
 		*a = shared;
 		/* the last layers keep: backward needs them first */
 		if (last - i < g->full)
-			layout_near(g, a, l, "activations, kept");
+			layout_near(g, a, l, "activations, kept", true);
 		if (last - i < g->full + g->lean) {
-			layout_far(g, a, l, "activations, kept");
+			layout_far(g, a, l, "activations, kept", true);
 			if (last - i >= g->full)
 				layout_inner(g, a, l);
 		}
 	}
-	g->x_final = acts(g, l, "residual stream of each layer", t * c);
-	g->rstd_final = floats(l, "final norm", t);
-	g->y_final = acts(g, l, "final norm", t * c);
 }
 
 static void layout_gradients(struct engine *g, struct layout *l)
 {
 	const struct model_desc *m = &g->w.desc;
-	int64_t once, t = g->shape.max_tokens, more = pad(g, GRP_O) > pad(g, GRP_DOWN) ? pad(g, GRP_O) : pad(g, GRP_DOWN);
+	int64_t once, t = g->shape.max_tokens, rows = piece_rows(g), more = pad(g, GRP_O) > pad(g, GRP_DOWN) ? pad(g, GRP_O) : pad(g, GRP_DOWN);
 
 	g->ld_res = m->hidden + more;
 	g->d_res = acts(g, l, "gradients of activations", t * g->ld_res);
-	g->d_y = acts(g, l, "gradients of activations", t * m->hidden);
+	g->d_y = acts(g, l, "gradients of activations", rows * m->hidden);
 	g->d_qkv = acts(g, l, "gradients of activations", t * (group_out(m, GRP_QKV) + pad(g, GRP_QKV)));
 	/* the gradient inside the feed-forward part, that of attention's output, and logits are never alive at once */
 	once = t * (m->heads * m->head_dim + pad(g, GRP_O));
-	once = t * m->ffn > once ? t * m->ffn : once;
+	once = rows * m->ffn > once ? rows * m->ffn : once;
 	once = g->chunk * m->vocab > once ? g->chunk * m->vocab : once;
 	g->d_h = g->d_o = g->logits = acts(g, l, "gradients of activations, or logits", once);
 }
@@ -139,7 +154,7 @@ static uint64_t adapter_scratch(const struct engine *g)
 	uint64_t most = 0;
 
 	for (int k = 0; k < GRP_N; k++) {
-		uint64_t n = g->dev->k.adapter_scratch(g->dev, g->shape.max_tokens, g->w.layers[0].grp[k].in, g->w.layers[0].grp[k].out,
+		uint64_t n = g->dev->k.adapter_scratch(g->dev, piece_rows(g), g->w.layers[0].grp[k].in, g->w.layers[0].grp[k].out,
 		                                        g->lora->groups[k].n, g->lora->rank);
 
 		most = n > most ? n : most;
@@ -164,21 +179,23 @@ static int64_t widest_product(const struct engine *g)
 static void layout_scratch(struct engine *g, struct layout *l)
 {
 	const struct model_desc *m = &g->w.desc;
-	int64_t t = g->shape.max_tokens, widest = m->ffn;
+	int64_t t = g->shape.max_tokens, rows = piece_rows(g), widest = m->ffn;
 	bool convert = g->w.dtype != g->dev->act;
 
 	widest = m->hidden > widest ? m->hidden : widest;
 	widest = m->heads * m->head_dim > widest ? m->heads * m->head_dim : widest;
 	layout_inputs(g, l);
-	g->xd = g->lora && g->lora->dropout > 0 ? acts(g, l, "dropout", t * widest) : NULL;
+	g->xd = g->lora && g->lora->dropout > 0 ? acts(g, l, "dropout", rows * widest) : NULL;
 	g->adapter_scratch = g->lora && g->shape.train ? layout_take(l, "inside the adapter", adapter_scratch(g)) : NULL;
 	g->dense = g->w.dense || g->w.cached_layers == m->layers ? NULL : acts(g, l, "one group of projections, dense", weights_largest(&g->w));
 	if (g->w.fp8) {
-		g->in8.q = layout_array(l, "activations in 8 bits", t * widest_product(g), 1);
-		g->in8.scale = floats(l, "activations in 8 bits", t);
+		g->in8.q = layout_array(l, "activations in 8 bits", rows * widest_product(g), 1);
+		g->in8.scale = floats(l, "activations in 8 bits", rows);
 	}
 	g->head_rows_at = convert ? acts(g, l, "converted rows of the head", g->head_rows * m->hidden) : NULL;
+	g->x_hid = acts(g, l, "loss", g->chunk * m->hidden);
 	g->hid = acts(g, l, "loss", g->chunk * m->hidden);
+	g->rstd_hid = floats(l, "loss", g->chunk);
 	g->d_hid = g->shape.train ? acts(g, l, "loss", g->chunk * m->hidden) : NULL;
 	if (!g->shape.train)
 		g->logits = acts(g, l, "logits of one chunk", g->chunk * m->vocab);
@@ -194,11 +211,12 @@ static void layout_scratch(struct engine *g, struct layout *l)
 static void layout_all(struct engine *g)
 {
 	weights_layout(&g->w, g->dev, &g->plan[ARENA_WEIGHTS], &g->plan[ARENA_CACHE], &g->host_plan);
-	g->embed_way = g->w.host_embed ? acts(g, &g->host_plan, "embeddings", g->shape.max_tokens * g->w.desc.hidden) : NULL;
+	g->embed_way = g->w.host_embed ? acts(g, &g->host_plan, "embeddings", piece_rows(g) * g->w.desc.hidden) : NULL;
 	if (g->lora)
 		lora_layout(g->lora, &g->plan[ARENA_ADAPTER], g->shape.train);
 	if (g->lora && g->shape.optim)
 		optim_layout(g->shape.optim, g->lora, &g->plan[ARENA_ADAPTER]);
+	layout_stream(g, &g->plan[ARENA_ACTIVATIONS]);
 	layout_activations(g, &g->plan[ARENA_ACTIVATIONS]);
 	if (g->shape.train)
 		layout_gradients(g, &g->plan[ARENA_ACTIVATIONS]);
@@ -206,8 +224,8 @@ static void layout_all(struct engine *g)
 }
 
 struct choice {
-	int64_t full, lean, cached;
-	bool offload, host_embed;
+	int64_t full, lean, cached, travel;
+	bool host_embed;
 };
 
 static void plan_with(struct engine *g, struct choice c)
@@ -219,7 +237,7 @@ static void plan_with(struct engine *g, struct choice c)
 		g->plan[i].title = titles[i];
 	memset(&g->host_plan, 0, sizeof(g->host_plan));
 	g->host_plan.title = "host";
-	g->offload = c.offload;
+	g->travel = c.travel;
 	g->w.host_embed = c.host_embed;
 	g->full = c.full;
 	g->lean = c.lean;
@@ -239,6 +257,8 @@ uint64_t engine_bytes(const struct engine *g)
 static bool fits(struct engine *g, struct choice c)
 {
 	plan_with(g, c);
+	if (g->host_plan.used > g->shape.host_budget)
+		return false;
 	return g->shape.budget == 0 ? engine_bytes(g) != UINT64_MAX : engine_bytes(g) <= g->shape.budget;
 }
 
@@ -285,21 +305,48 @@ static bool fill_up(struct engine *g, struct choice *c)
 	return true;
 }
 
+/* As many streams travel as there are whose buffers are wanted again before backward comes, and as the host has room for. */
+static struct choice all_travel(struct engine *g, bool host_embed)
+{
+	struct choice c = { .travel = g->w.desc.layers + 1 - RING, .host_embed = host_embed };
+
+	for (plan_with(g, c); c.travel > 0 && g->host_plan.used > g->shape.host_budget; plan_with(g, c))
+		c.travel--;
+	return c;
+}
+
+/* What is chosen fits: no more streams travel than it takes. */
+static void lower_travel(struct engine *g, struct choice *c)
+{
+	int64_t lo = 0, hi = c->travel;
+
+	while (lo < hi) {
+		c->travel = lo + (hi - lo) / 2;
+		if (fits(g, *c))
+			hi = c->travel;
+		else
+			lo = c->travel + 1;
+	}
+	c->travel = hi;
+}
+
 /* Copies to the host and back travel under the work, but for nothing they are not worth it; an embedding in host memory
  * makes the device wait at each micro-batch, and is the last resort. */
 static int decide(struct engine *g, struct err *e)
 {
 	struct choice c = { 0 };
 	int64_t layers = g->w.desc.layers;
-	bool device_has_host = g->dev->kind != DEVICE_CPU && g->shape.train && layers > RING;
+	bool device_has_host = g->dev->kind != DEVICE_CPU && g->shape.train && layers >= RING;
 
 	if ((!fill_up(g, &c) || c.lean + c.full < layers || (wants_dense(g) && c.cached < layers)) && device_has_host) {
-		c = (struct choice){ .offload = true };
+		c = all_travel(g, false);
 		if (!fill_up(g, &c)) {
-			c = (struct choice){ .offload = true, .host_embed = !g->w.desc.tied };
+			c = all_travel(g, !g->w.desc.tied);
 			fill_up(g, &c);
 		}
 	}
+	if (fits(g, c))
+		lower_travel(g, &c);
 	if (!fits(g, c))
 		return err_set(e, LP_DEVICE, "the smallest plan needs %.1f MiB and %.1f MiB may be used; lower --batch or --max-len, "
 		               "or raise --memory", (double)engine_bytes(g) / (1 << 20), (double)g->shape.budget / (1 << 20));
@@ -317,6 +364,8 @@ int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m
 		return err_set(e, LP_USAGE, "the base is a checkpoint in 4 bits, whose full weights nobody has: use it with --quant nf4, or give the 16-bit model that it was made from");
 	g->lora = lora;
 	g->shape = *shape;
+	g->shape.piece = shape->piece ? shape->piece : ENGINE_PIECE;
+	g->shape.host_budget = shape->host_budget ? shape->host_budget : device_host_memory() / 2;
 	for (int k = 0; k < GRP_N; k++) {
 		pads[k] = lora_pad(lora, dev, k);
 		tails[k] = lora_tail(lora, k);
@@ -325,7 +374,7 @@ int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m
 			               (long long)group_out(m, k), (long long)group_in(m, k));
 	}
 	weights_init(&g->w, dev, m, base, nf4, pads, shape->fp8 ? tails : NULL);
-	g->x1 = xcalloc((size_t)m->layers, sizeof(*g->x1));
+	g->x1 = xcalloc((size_t)m->layers + 1, sizeof(*g->x1));
 	g->x1_host = xcalloc((size_t)m->layers, sizeof(*g->x1_host));
 	g->acts = xcalloc((size_t)m->layers, sizeof(*g->acts));
 	g->chunk = clamp(dev->logits / m->vocab, 16, 4096);

@@ -215,7 +215,7 @@ static int64_t advance(struct generator *n, struct gen_seq *s, int32_t *live, in
 	for (int64_t i = 0; i < n->mb.n_targets; i += g->chunk) {
 		int64_t m = n->mb.n_targets - i < g->chunk ? n->mb.n_targets - i : g->chunk;
 
-		d->k.gather_rows(d, g->hid, g->y_final, g->in.tgt_row + i, m, g->w.desc.hidden);
+		engine_hidden(g, g->in.tgt_row + i, m);
 		engine_head(g, g->hid, g->logits, m);
 		d->k.to_host(d, n->logits, g->logits, m * vocab);
 		for (int64_t j = 0; j < m; j++) {

@@ -133,9 +133,9 @@ static void t_rows(struct device *d, void *y, const void *x, const int32_t *idx,
 {
 	TIMED(9, real.gather_rows(d, y, x, idx, n, c));
 }
-static void t_scatter(struct device *d, void *y, const void *x, const int32_t *idx, int64_t n, int64_t c)
+static void t_scatter(struct device *d, void *y, int64_t ldy, const void *x, const int32_t *idx, int64_t n, int64_t c)
 {
-	TIMED(9, real.scatter_rows(d, y, x, idx, n, c));
+	TIMED(9, real.scatter_rows(d, y, ldy, x, idx, n, c));
 }
 static void t_copy_rows(struct device *d, void *y, int64_t ldy, const void *x, int64_t ldx, int64_t t, int64_t c)
 {
@@ -261,8 +261,8 @@ static void setup(struct bench *x)
 	}
 	printf("%s, %s, r %lld, %lld x %lld x %lld, %s%s, dropout %g\n", x->dev.name, x->c.shape, (long long)x->c.rank, (long long)x->c.batch,
 	       (long long)x->c.seq, (long long)x->c.accumulate, x->c.base, x->c.fp8 ? ", fp8" : "", x->c.dropout);
-	printf("plan: %.1f MiB; %lld layers full, %lld lean, %lld again; %lld dense%s%s; set-up %.1f s; in use before %.1f MiB\n", (double)engine_bytes(&x->g) / (1 << 20),
-	       (long long)x->g.full, (long long)x->g.lean, (long long)(x->m.layers - x->g.full - x->g.lean), (long long)x->g.w.cached_layers, x->g.offload ? ", stream offloaded" : "",
+	printf("plan: %.1f MiB; %lld layers full, %lld lean, %lld again; %lld dense; %lld streams travel, %.1f MiB on the host%s; set-up %.1f s; in use before %.1f MiB\n", (double)engine_bytes(&x->g) / (1 << 20),
+	       (long long)x->g.full, (long long)x->g.lean, (long long)(x->m.layers - x->g.full - x->g.lean), (long long)x->g.w.cached_layers, (long long)x->g.travel, (double)x->g.host_plan.used / (1 << 20),
 	       x->g.w.host_embed ? ", embedding on the host" : "", now_seconds() - from, (double)(total - before) / (1 << 20));
 }
 

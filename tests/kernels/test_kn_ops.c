@@ -668,7 +668,7 @@ START_TEST(test_rows)
 		near(y[i], (double)x[i] + (double)bias[i % C], (ulp + 1e-7) * fabs((double)x[i] + (double)bias[i % C]) + tiny, "biased", i);
 	free(y);
 	device_zero(&dev, px, act_bytes(N * C));
-	dev.k.scatter_rows(&dev, px, py, pi, 3, C);
+	dev.k.scatter_rows(&dev, px, C, py, pi, 3, C);
 	y = down(&dev, px, N, C, C);
 	for (int r = 0; r < N; r++)
 		for (int j = 0; j < C; j++)
