@@ -12,23 +12,51 @@
 #include "base/xalloc.h"
 #include "kernels/gemm_pack.h"
 
-uint64_t device_host_memory(void)
+/* The number behind a word that begins a line of a file ("" is before the first); UINT64_MAX: there is none. */
+static uint64_t number_in(const char *path, const char *word)
 {
-	long pages = sysconf(_SC_AVPHYS_PAGES), size = sysconf(_SC_PAGESIZE);
-	uint64_t free_bytes = pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
-	FILE *f = fopen("/proc/meminfo", "r");
+	FILE *f = fopen(path, "r");
+	uint64_t n = UINT64_MAX;
 	char line[128];
 
-	/* page cache counts as free: MemAvailable knows how much of it */
-	while (f && fgets(line, sizeof(line), f)) {
-		unsigned long long kib;
+	while (f && n == UINT64_MAX && fgets(line, sizeof(line), f)) {
+		unsigned long long v;
 
-		if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-			free_bytes = (uint64_t)kib * 1024;
+		if (strncmp(line, word, strlen(word)) == 0 && sscanf(line + strlen(word), "%llu", &v) == 1)
+			n = v;
 	}
 	if (f)
 		fclose(f);
-	return free_bytes;
+	return n;
+}
+
+/* What a container's limit leaves, in either version of control groups. */
+static uint64_t limited_memory(void)
+{
+	static const char *const files[2][3] = {
+		{ "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.stat", "anon " },
+		{ "/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.stat", "total_rss " },
+	};
+	uint64_t least = UINT64_MAX;
+
+	for (int i = 0; i < 2; i++) {
+		uint64_t most = number_in(files[i][0], ""), used = number_in(files[i][1], files[i][2]), left = most > used ? most - used : 0;
+
+		if (most != UINT64_MAX && used != UINT64_MAX && left < least)
+			least = left;
+	}
+	return least;
+}
+
+static uint64_t available_memory(void)
+{
+	long pages = sysconf(_SC_AVPHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+	uint64_t unused = pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0, limited = limited_memory();
+	uint64_t kib = number_in("/proc/meminfo", "MemAvailable:"); /* page cache counts as free: it knows how much of it */
+
+	if (kib != UINT64_MAX)
+		unused = kib * 1024;
+	return unused < limited ? unused : limited;
 }
 
 static void *cpu_alloc(struct device *d, uint64_t bytes, const char *what, struct err *e)
@@ -88,7 +116,7 @@ static int cpu_sync(struct device *d, struct err *e)
 static void cpu_memory(struct device *d, uint64_t *unused, uint64_t *total)
 {
 	(void)d;
-	*unused = device_host_memory();
+	*unused = available_memory();
 	*total = (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
@@ -175,6 +203,7 @@ static void describe_cuda(struct device *d, enum dtype act)
 	d->overhead = 580ull << 20; /* an H100, driver 580: 563 MiB at first, 575 in the end */
 	d->fp8 = act == DT_BF16;
 	d->few = act == DT_BF16 ? 64 : 0;
+	d->host_bytes = available_memory() / 2;
 	d->k.attn_scratch = kn_attn_scratch_cuda;
 	d->k.decode_scratch = kn_decode_scratch_cuda;
 	d->k.adapter_scratch = kn_adapter_scratch_cuda;
@@ -201,7 +230,8 @@ static int open_cpu(struct device *d, int threads, struct err *e)
 	d->fp8 = true;
 	d->logits = 1 << 24;
 	d->threads = threads > 0 ? threads : usable_cores();
-	d->free_bytes = device_host_memory();
+	d->free_bytes = available_memory();
+	d->host_bytes = d->free_bytes / 2;
 	d->k = cpu_ops;
 	/* tiles are ours to spread over threads: each product stays on one */
 	openblas_set_num_threads(1);

@@ -113,6 +113,7 @@ struct device {
 	int threads;         /* CPU threads */
 	char name[96];       /* "cpu, 2 threads, OpenBLAS Zen" */
 	uint64_t free_bytes; /* memory that a run may plan with */
+	uint64_t host_bytes; /* host memory that a run may lock in place: half of what is available */
 	uint64_t overhead;   /* bytes of the device that the context and its libraries take, beside any plan */
 	enum dtype act;      /* of activations and of dense weights: DT_F32 (CPU), DT_BF16 or DT_F16 */
 	int64_t row_pad;     /* what is added to a row is a multiple of this many elements */
@@ -130,7 +131,6 @@ int device_open(struct device *d, const char *spec, const char *compute, int thr
 /* A device that is only planned for: sizes and types, no memory, no work. Needs no GPU, and takes auto for bf16. */
 int device_open_plan(struct device *d, const char *spec, const char *compute, int threads, struct err *e) LP_MUST_USE;
 void device_close(struct device *d);
-uint64_t device_host_memory(void); /* bytes of the host that are free, or would be if asked for */
 
 void *device_alloc(struct device *d, uint64_t bytes, const char *what, struct err *e) LP_MUST_USE; /* cleared */
 void device_free(struct device *d, void *p);

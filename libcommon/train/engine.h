@@ -55,7 +55,7 @@ struct engine_shape {
 	int64_t decode;     /* rows that are decoded at once, 0: none */
 	struct optim *optim; /* its states are part of the plan; NULL: none */
 	uint64_t budget;    /* bytes the whole plan may take; 0: no limit */
-	uint64_t host_budget; /* bytes of page-locked host memory that it may take; 0: half of what is free */
+	uint64_t host_budget; /* bytes of page-locked host memory that it may take; 0: the device's host_bytes */
 	int64_t piece;      /* rows of a piece; 0: ENGINE_PIECE. Changes bits: for tests */
 };
 
@@ -67,7 +67,7 @@ struct engine {
 	/* Of the layers from the top: full keep all their activations, lean ones all that is not an
 	 * element-wise step away from the rest; the others run forward again in backward. */
 	int64_t full, lean;
-	int64_t travel;          /* layers from the bottom whose residual stream waits for its backward pass in host memory */
+	int64_t away;          /* layers from the bottom whose residual stream waits for its backward pass in host memory */
 	struct layout plan[ARENA_N];
 	void *memory[ARENA_N];
 	struct layout host_plan; /* page-locked host memory */

@@ -190,7 +190,7 @@ static void bring_back(struct engine *g, int64_t i, int64_t t)
 	struct device *d = g->dev;
 	int64_t next = i - RING + 1;
 
-	if (!g->travel)
+	if (!g->away)
 		return;
 	d->k.await(d, (int)(i % RING));
 	if (next >= 0 && g->x1_host[next])

@@ -311,7 +311,7 @@ void engine_forward(struct engine *g, const struct microbatch *b, engine_attn_fn
 
 	embed(g, b);
 	for (int64_t i = 0; i < m->layers; i++) {
-		if (g->travel)
+		if (g->away)
 			d->k.await(d, (int)((i + 1) % RING)); /* the layer writes there */
 		engine_attend(g, i, b, attn, ctx);
 		for (int64_t from = 0; from < b->n_tokens; from += g->shape.piece)

@@ -79,13 +79,13 @@ static void layout_stream(struct engine *g, struct layout *l)
 	for (int64_t i = 0; i <= g->w.desc.layers; i++) {
 		if (i > 0 && !g->shape.train)
 			g->x1[i] = g->x1[0];
-		else if (i >= RING && i < g->travel + RING)
+		else if (i >= RING && i < g->away + RING)
 			g->x1[i] = g->x1[i - RING];
 		else
 			g->x1[i] = acts(g, l, name, n);
 	}
 	for (int64_t i = 0; i < g->w.desc.layers; i++)
-		g->x1_host[i] = i < g->travel ? acts(g, &g->host_plan, name, n) : NULL;
+		g->x1_host[i] = i < g->away ? acts(g, &g->host_plan, name, n) : NULL;
 }
 
 static void layout_activations(struct engine *g, struct layout *l)
@@ -224,7 +224,7 @@ static void layout_all(struct engine *g)
 }
 
 struct choice {
-	int64_t full, lean, cached, travel;
+	int64_t full, lean, cached, away;
 	bool host_embed;
 };
 
@@ -237,7 +237,7 @@ static void plan_with(struct engine *g, struct choice c)
 		g->plan[i].title = titles[i];
 	memset(&g->host_plan, 0, sizeof(g->host_plan));
 	g->host_plan.title = "host";
-	g->travel = c.travel;
+	g->away = c.away;
 	g->w.host_embed = c.host_embed;
 	g->full = c.full;
 	g->lean = c.lean;
@@ -308,26 +308,26 @@ static bool fill_up(struct engine *g, struct choice *c)
 /* As many streams travel as there are whose buffers are wanted again before backward comes, and as the host has room for. */
 static struct choice all_travel(struct engine *g, bool host_embed)
 {
-	struct choice c = { .travel = g->w.desc.layers + 1 - RING, .host_embed = host_embed };
+	struct choice c = { .away = g->w.desc.layers + 1 - RING, .host_embed = host_embed };
 
-	for (plan_with(g, c); c.travel > 0 && g->host_plan.used > g->shape.host_budget; plan_with(g, c))
-		c.travel--;
+	for (plan_with(g, c); c.away > 0 && g->host_plan.used > g->shape.host_budget; plan_with(g, c))
+		c.away--;
 	return c;
 }
 
 /* What is chosen fits: no more streams travel than it takes. */
-static void lower_travel(struct engine *g, struct choice *c)
+static void lower_away(struct engine *g, struct choice *c)
 {
-	int64_t lo = 0, hi = c->travel;
+	int64_t lo = 0, hi = c->away;
 
 	while (lo < hi) {
-		c->travel = lo + (hi - lo) / 2;
+		c->away = lo + (hi - lo) / 2;
 		if (fits(g, *c))
-			hi = c->travel;
+			hi = c->away;
 		else
-			lo = c->travel + 1;
+			lo = c->away + 1;
 	}
-	c->travel = hi;
+	c->away = hi;
 }
 
 /* Copies to the host and back travel under the work, but for nothing they are not worth it; an embedding in host memory
@@ -346,7 +346,7 @@ static int decide(struct engine *g, struct err *e)
 		}
 	}
 	if (fits(g, c))
-		lower_travel(g, &c);
+		lower_away(g, &c);
 	if (!fits(g, c))
 		return err_set(e, LP_DEVICE, "the smallest plan needs %.1f MiB and %.1f MiB may be used; lower --batch or --max-len, "
 		               "or raise --memory", (double)engine_bytes(g) / (1 << 20), (double)g->shape.budget / (1 << 20));
@@ -365,7 +365,7 @@ int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m
 	g->lora = lora;
 	g->shape = *shape;
 	g->shape.piece = shape->piece ? shape->piece : ENGINE_PIECE;
-	g->shape.host_budget = shape->host_budget ? shape->host_budget : device_host_memory() / 2;
+	g->shape.host_budget = shape->host_budget ? shape->host_budget : dev->host_bytes;
 	for (int k = 0; k < GRP_N; k++) {
 		pads[k] = lora_pad(lora, dev, k);
 		tails[k] = lora_tail(lora, k);

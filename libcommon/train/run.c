@@ -54,15 +54,17 @@ static void describe(const struct run *r, struct sb *out)
 	if (r->total_steps)
 		sb_addf(out, "steps      %lld of %lld x %lld rows, warm-up %lld\n", (long long)r->total_steps, (long long)r->c->batch, (long long)r->c->accumulate,
 		        (long long)r->warmup);
-	sb_addf(out, "plan       micro-batch of %lld tokens; of %lld layers %lld keep activations, %lld most of them, %lld run again; %lld keep dense weights\n",
+	sb_addf(out, "plan       micro-batch of %lld tokens; of %lld layers %lld keep activations, %lld most of them, %lld run again; %lld keep dense weights; %lld wait on the host\n",
 	        (long long)g->shape.max_tokens, (long long)m->layers, (long long)g->full, (long long)g->lean, (long long)(m->layers - g->full - g->lean),
-	        (long long)(g->w.dense ? m->layers : g->w.cached_layers));
+	        (long long)(g->w.dense ? m->layers : g->w.cached_layers), (long long)g->away);
 	for (int i = 0; i < ARENA_N; i++)
 		for (int j = 0; j < g->plan[i].n_items; j++)
 			add_bytes(out, g->plan[i].items[j].name, g->plan[i].items[j].bytes);
 	if (r->dev.overhead)
 		add_bytes(out, "context and libraries", r->dev.overhead);
 	add_bytes(out, "total", engine_bytes(g) + r->dev.overhead);
+	for (int j = 0; j < g->host_plan.n_items && g->host_plan.used; j++)
+		add_bytes(out, g->host_plan.items[j].name, g->host_plan.items[j].bytes);
 	if (g->host_plan.used)
 		add_bytes(out, "page-locked host memory", g->host_plan.used);
 }

@@ -17,6 +17,7 @@ struct train_config {
 	int64_t threads;
 	uint64_t memory;                   /* bytes, 0: what is free */
 	bool nf4, force, keep_best, eval_only;
+	bool allow_long;                   /* sequences beyond the model's positions */
 	int64_t rank;
 	double alpha, dropout;
 	bool rslora;

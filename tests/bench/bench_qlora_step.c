@@ -2,7 +2,7 @@
  * memory forecast and measured, milliseconds by operation, and the hash of the adapter after the steps.
  *
  * usage: bench_qlora_step [name=value]...
- *   device=cuda shape=8b|1b|3b|70b|tiny rank=16 alpha=16 batch=4 seq=2048 accumulate=1 base=nf4|bf16 memory=0 (MiB)
+ *   device=cuda shape=8b|1b|3b|70b|tiny rank=16 alpha=16 batch=4 seq=2048 accumulate=1 base=nf4|bf16 memory=0 (MiB) host=0 (MiB, page-locked)
  *   steps=10 warmup=3 parts=0|1 dropout=0 fp8=0|1
  * Every position is a target; token ids are random. MFU = tokens/s * (4 * P + 6 * S * C * L) / 798e12, P the parameters of the frozen
  * products and the head: forward and input gradient, causal attention; and the same against the vendor's 989e12. */
@@ -19,7 +19,7 @@
 
 struct conf {
 	const char *device, *shape, *base;
-	int64_t rank, alpha, batch, seq, accumulate, memory, steps, warmup, parts, fp8;
+	int64_t rank, alpha, batch, seq, accumulate, memory, host, steps, warmup, parts, fp8;
 	double dropout;
 };
 
@@ -234,7 +234,7 @@ static int by_value(const void *a, const void *b)
 
 static void setup(struct bench *x)
 {
-	struct engine_shape s = { .max_tokens = x->c.batch * x->c.seq, .max_seq = x->c.seq, .train = true, .optim = &x->optim, .fp8 = x->c.fp8 };
+	struct engine_shape s = { .max_tokens = x->c.batch * x->c.seq, .max_seq = x->c.seq, .train = true, .optim = &x->optim, .fp8 = x->c.fp8, .host_budget = (uint64_t)x->c.host << 20 };
 	uint64_t before, total;
 	double from = now_seconds();
 
@@ -262,7 +262,7 @@ static void setup(struct bench *x)
 	printf("%s, %s, r %lld, %lld x %lld x %lld, %s%s, dropout %g\n", x->dev.name, x->c.shape, (long long)x->c.rank, (long long)x->c.batch,
 	       (long long)x->c.seq, (long long)x->c.accumulate, x->c.base, x->c.fp8 ? ", fp8" : "", x->c.dropout);
 	printf("plan: %.1f MiB; %lld layers full, %lld lean, %lld again; %lld dense; %lld streams travel, %.1f MiB on the host%s; set-up %.1f s; in use before %.1f MiB\n", (double)engine_bytes(&x->g) / (1 << 20),
-	       (long long)x->g.full, (long long)x->g.lean, (long long)(x->m.layers - x->g.full - x->g.lean), (long long)x->g.w.cached_layers, (long long)x->g.travel, (double)x->g.host_plan.used / (1 << 20),
+	       (long long)x->g.full, (long long)x->g.lean, (long long)(x->m.layers - x->g.full - x->g.lean), (long long)x->g.w.cached_layers, (long long)x->g.away, (double)x->g.host_plan.used / (1 << 20),
 	       x->g.w.host_embed ? ", embedding on the host" : "", now_seconds() - from, (double)(total - before) / (1 << 20));
 }
 
@@ -298,10 +298,10 @@ static void report(struct bench *x, double *t, double loss, double first)
 
 int main(int argc, char **argv)
 {
-	struct bench x = { .c = { "cuda", "8b", "nf4", 16, 16, 4, 2048, 1, 0, 10, 3, 0, 0, 0 } };
+	struct bench x = { .c = { "cuda", "8b", "nf4", 16, 16, 4, 2048, 1, 0, 0, 10, 3, 0, 0, 0 } };
 	const struct arg args[] = { { "device", .s = &x.c.device }, { "shape", .s = &x.c.shape }, { "base", .s = &x.c.base }, { "rank", .i = &x.c.rank },
 		                    { "alpha", .i = &x.c.alpha }, { "batch", .i = &x.c.batch }, { "seq", .i = &x.c.seq }, { "accumulate", .i = &x.c.accumulate },
-		                    { "memory", .i = &x.c.memory }, { "steps", .i = &x.c.steps }, { "warmup", .i = &x.c.warmup }, { "parts", .i = &x.c.parts },
+		                    { "memory", .i = &x.c.memory }, { "host", .i = &x.c.host }, { "steps", .i = &x.c.steps }, { "warmup", .i = &x.c.warmup }, { "parts", .i = &x.c.parts },
 		                    { "dropout", .f = &x.c.dropout }, { "fp8", .i = &x.c.fp8 }, { NULL } };
 	double *t, loss = 0, first = 0, s;
 

@@ -66,9 +66,9 @@ static void look(struct seen *s, const struct engine *g)
 	s->full |= g->full > 0;
 	s->lean |= g->lean > 0;
 	s->again |= g->full + g->lean < LAYERS;
-	s->none |= g->travel == 0;
-	s->some |= g->travel > 0 && g->travel < LAYERS + 1 - RING;
-	s->all |= g->travel == LAYERS + 1 - RING;
+	s->none |= g->away == 0;
+	s->some |= g->away > 0 && g->away < LAYERS + 1 - RING;
+	s->all |= g->away == LAYERS + 1 - RING;
 }
 
 /* Two micro-batches in one step: the second finds the buffers as the first left them. */
