@@ -263,7 +263,8 @@ static const struct kn_ops cuda_ops(void)
 	k.attn_decode = kn_attn_decode_cuda;
 	k.swiglu_fwd = kn_swiglu_fwd_cuda;
 	k.swiglu_bwd = kn_swiglu_bwd_cuda;
-	k.xent = kn_xent_cuda;
+	k.xent_segment = kn_xent_segment_cuda;
+	k.xent_end = kn_xent_end_cuda;
 	k.dropout = kn_dropout_cuda;
 	k.bias_add = kn_bias_add_cuda;
 	k.gather_rows = kn_gather_rows_cuda;

@@ -6,7 +6,7 @@
 #include "base/xalloc.h"
 #include "train/engine.h"
 
-#define HEAD_ELEMENTS (1 << 24)
+#define LOSS_ROWS 2048 /* more make a product no faster, and their sums more memory */
 
 static int64_t clamp(int64_t v, int64_t lo, int64_t hi)
 {
@@ -21,6 +21,16 @@ static float *floats(struct layout *l, const char *name, int64_t n)
 static void *acts(const struct engine *g, struct layout *l, const char *name, int64_t n)
 {
 	return layout_array(l, name, n, dtype_bytes(g->dev->act));
+}
+
+static uint64_t act_bytes(const struct engine *g, int64_t n)
+{
+	return (uint64_t)n * dtype_bytes(g->dev->act);
+}
+
+static uint64_t at_least(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
 }
 
 static int64_t pad(const struct engine *g, enum linear_group k)
@@ -103,16 +113,18 @@ static void layout_activations(struct engine *g, struct layout *l)
 static void layout_gradients(struct engine *g, struct layout *l)
 {
 	const struct model_desc *m = &g->w.desc;
-	int64_t once, t = g->shape.max_tokens, more = pad(g, GRP_O) > pad(g, GRP_DOWN) ? pad(g, GRP_O) : pad(g, GRP_DOWN);
+	int64_t once, t = g->shape.max_tokens, qkv = t * (group_out(m, GRP_QKV) + pad(g, GRP_QKV)), more = pad(g, GRP_O) > pad(g, GRP_DOWN) ? pad(g, GRP_O) : pad(g, GRP_DOWN);
 
 	g->ld_res = m->hidden + more;
 	g->d_res = acts(g, l, "gradients of activations", t * g->ld_res);
 	g->d_y = acts(g, l, "gradients of activations", t * m->hidden);
-	g->d_qkv = acts(g, l, "gradients of activations", t * (group_out(m, GRP_QKV) + pad(g, GRP_QKV)));
-	/* the gradient inside the feed-forward part, that of attention's output, and logits are never alive at once */
+	g->d_qkv = g->d_acc = layout_take(l, "gradients of activations", at_least(act_bytes(g, qkv), (uint64_t)(g->loss_rows * m->hidden) * sizeof(float)));
+	/* the gradient inside the feed-forward part, that of attention's output, and a segment of logits are never alive at once */
 	once = t * (m->heads * m->head_dim + pad(g, GRP_O));
 	once = t * m->ffn > once ? t * m->ffn : once;
-	once = g->chunk * m->vocab > once ? g->chunk * m->vocab : once;
+	once = g->loss_rows * g->segment > once ? g->loss_rows * g->segment : once;
+	once = m->vocab > once ? m->vocab : once;
+	g->chunk = clamp(once / m->vocab, 1, g->loss_rows);
 	g->d_h = g->d_o = g->logits = acts(g, l, "gradients of activations, or logits", once);
 }
 
@@ -161,6 +173,17 @@ static int64_t widest_product(const struct engine *g)
 	return most;
 }
 
+/* A group's dense form, and in the loss, where there is none, what travels of the head. */
+static void layout_dense(struct engine *g, struct layout *l)
+{
+	bool away = g->w.head_rows < g->w.head.rows;
+	uint64_t dense = g->w.dense || g->w.cached_layers == g->w.desc.layers ? 0 : act_bytes(g, weights_largest(&g->w));
+	uint64_t ring = away ? (uint64_t)(HEAD_RING * g->segment * g->w.head.cols) * dtype_bytes(g->w.head.dtype) : 0;
+
+	g->dense = dense || ring ? layout_take(l, dense ? "one group of projections, dense" : "head on its way", at_least(dense, ring)) : NULL;
+	g->head_ring = away ? g->dense : NULL;
+}
+
 static void layout_scratch(struct engine *g, struct layout *l)
 {
 	const struct model_desc *m = &g->w.desc;
@@ -172,16 +195,17 @@ static void layout_scratch(struct engine *g, struct layout *l)
 	layout_inputs(g, l);
 	g->xd = g->lora && g->lora->dropout > 0 ? acts(g, l, "dropout", t * widest) : NULL;
 	g->adapter_scratch = g->lora && g->shape.train ? layout_take(l, "inside the adapter", adapter_scratch(g)) : NULL;
-	g->dense = g->w.dense || g->w.cached_layers == m->layers ? NULL : acts(g, l, "one group of projections, dense", weights_largest(&g->w));
+	layout_dense(g, l);
 	if (g->w.fp8) {
 		g->in8.q = layout_array(l, "activations in 8 bits", t * widest_product(g), 1);
 		g->in8.scale = floats(l, "activations in 8 bits", t);
 	}
-	g->head_rows_at = convert ? acts(g, l, "converted rows of the head", g->head_rows * m->hidden) : NULL;
-	g->hid = acts(g, l, "loss", g->chunk * m->hidden);
-	g->d_hid = g->shape.train ? acts(g, l, "loss", g->chunk * m->hidden) : NULL;
+	g->head_rows_at = convert ? acts(g, l, "converted rows of the head", g->segment * m->hidden) : NULL;
+	g->hid = acts(g, l, "loss", (g->loss_rows > g->chunk ? g->loss_rows : g->chunk) * m->hidden);
+	g->d_hid = g->shape.train ? acts(g, l, "loss", g->loss_rows * m->hidden) : NULL;
+	g->row_sums = layout_array(l, "loss", g->loss_rows, sizeof(*g->row_sums));
 	if (!g->shape.train)
-		g->logits = acts(g, l, "logits of one chunk", g->chunk * m->vocab);
+		g->logits = layout_take(l, "logits of one chunk", at_least(act_bytes(g, g->chunk * m->vocab), act_bytes(g, g->loss_rows * g->segment)));
 	g->nll = layout_array(l, "loss", t, sizeof(double));
 	g->sums = layout_array(l, "loss", 2, sizeof(double));
 	g->attn_scratch = layout_take(l, "attention", g->dev->k.attn_scratch(g->dev, t, g->shape.max_seq, m->heads, m->head_dim, g->shape.train));
@@ -208,7 +232,13 @@ static void layout_all(struct engine *g)
 struct choice {
 	int64_t full, lean, cached;
 	bool offload, host_embed;
+	int64_t head_away; /* segments of the head in host memory, the last ones */
 };
+
+static int64_t segments(const struct engine *g)
+{
+	return (g->w.head.rows + g->segment - 1) / g->segment;
+}
 
 static void plan_with(struct engine *g, struct choice c)
 {
@@ -221,6 +251,7 @@ static void plan_with(struct engine *g, struct choice c)
 	g->host_plan.title = "host";
 	g->offload = c.offload;
 	g->w.host_embed = c.host_embed;
+	g->w.head_rows = clamp((segments(g) - c.head_away) * g->segment, 0, g->w.head.rows);
 	g->full = c.full;
 	g->lean = c.lean;
 	g->w.cached_layers = c.cached;
@@ -285,25 +316,49 @@ static bool fill_up(struct engine *g, struct choice *c)
 	return true;
 }
 
-/* Copies to the host and back travel under the work, but for nothing they are not worth it; an embedding in host memory
- * makes the device wait at each micro-batch, and is the last resort. */
+/* What waits in host memory, in the order of what it costs. The residual stream travels under the work, but for nothing that is
+ * not worth it. For an embedding there the device waits at each micro-batch while its rows are picked; each segment of the head is
+ * a copy that only the loss's own products hide, so as few as do are sent away. */
+static void send_away(struct engine *g, struct choice *c)
+{
+	*c = (struct choice){ .offload = true };
+	if (fill_up(g, c))
+		return;
+	*c = (struct choice){ .offload = true, .host_embed = !g->w.desc.tied };
+	if (fill_up(g, c))
+		return;
+	c->host_embed = true;
+	for (c->head_away = 1; c->head_away < segments(g) && !fits(g, *c);)
+		c->head_away++;
+	fill_up(g, c);
+}
+
 static int decide(struct engine *g, struct err *e)
 {
 	struct choice c = { 0 };
 	int64_t layers = g->w.desc.layers;
-	bool device_has_host = g->dev->kind != DEVICE_CPU && g->shape.train && layers > RING;
 
-	if ((!fill_up(g, &c) || c.lean + c.full < layers || (wants_dense(g) && c.cached < layers)) && device_has_host) {
-		c = (struct choice){ .offload = true };
-		if (!fill_up(g, &c)) {
-			c = (struct choice){ .offload = true, .host_embed = !g->w.desc.tied };
-			fill_up(g, &c);
-		}
-	}
+	if ((!fill_up(g, &c) || c.lean + c.full < layers || (wants_dense(g) && c.cached < layers)) && g->dev->apart && g->shape.train)
+		send_away(g, &c);
 	if (!fits(g, c))
-		return err_set(e, LP_DEVICE, "the smallest plan needs %.1f MiB and %.1f MiB may be used; lower --batch or --max-len, "
-		               "or raise --memory", (double)engine_bytes(g) / (1 << 20), (double)g->shape.budget / (1 << 20));
+		return err_set(e, LP_DEVICE, "the smallest plan needs %.1f MiB and %.1f MiB may be used; raise --memory by %.0f MiB, or lower --batch or --max-len",
+		               (double)engine_bytes(g) / (1 << 20), (double)g->shape.budget / (1 << 20), ceil((double)(engine_bytes(g) - g->shape.budget) / (1 << 20)));
 	return 0;
+}
+
+/* The rows of the head that the loss takes at a time, and how many that predict: of the shape and the device alone. */
+static void choose_segments(struct engine *g)
+{
+	int64_t vocab = g->w.head.rows, n = (vocab + g->dev->segment - 1) / g->dev->segment, each = (vocab + n - 1) / n, whole = each > 256 ? 256 : 8;
+
+	/* whole tiles of any product, and rows of 16 bytes */
+	g->segment = (each + whole - 1) / whole * whole;
+	g->loss_rows = clamp(g->dev->logits / g->segment, 16, LOSS_ROWS);
+	g->loss_rows -= g->loss_rows > 256 ? g->loss_rows % 256 : 0;
+	g->loss_rows = clamp(g->loss_rows, 0, g->shape.max_tokens);
+	g->chunk = clamp(g->dev->logits / vocab, 16, 4096);
+	g->chunk -= g->chunk > 256 ? g->chunk % 256 : 0;
+	g->chunk = clamp(g->chunk, 0, g->shape.max_tokens);
 }
 
 int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m, enum dtype base, bool nf4,
@@ -328,11 +383,7 @@ int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m
 	g->x1 = xcalloc((size_t)m->layers, sizeof(*g->x1));
 	g->x1_host = xcalloc((size_t)m->layers, sizeof(*g->x1_host));
 	g->acts = xcalloc((size_t)m->layers, sizeof(*g->acts));
-	g->chunk = clamp(dev->logits / m->vocab, 16, 4096);
-	g->chunk -= g->chunk > 256 ? g->chunk % 256 : 0; /* whole tiles of any product */
-	if (g->chunk > shape->max_tokens)
-		g->chunk = shape->max_tokens;
-	g->head_rows = clamp(HEAD_ELEMENTS / m->hidden, 16, m->vocab);
+	choose_segments(g);
 	return decide(g, e);
 }
 
