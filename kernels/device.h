@@ -36,7 +36,8 @@
 enum { COPY_SLOTS = 8 };
 
 struct kn_ops {
-	/* memory: 256-byte aligned, cleared; uploads read src before they return */
+	/* memory: 256-byte aligned, cleared; uploads read src before they return. What they fill, and what download reads, may be
+	 * memory of host_alloc too */
 	void *(*alloc)(struct device *d, uint64_t bytes, const char *what, struct err *e);
 	void (*free)(struct device *d, void *p);
 	void (*upload)(struct device *d, void *dst, const void *src, uint64_t bytes);

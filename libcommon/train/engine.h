@@ -54,6 +54,7 @@ struct engine {
 	/* Of the layers from the top: full keep all their activations, lean ones all that is not an
 	 * element-wise step away from the rest; the others run forward again in backward. */
 	int64_t full, lean;
+	bool optim_away;         /* the optimiser's states are in host memory */
 	bool offload;            /* the residual stream of each layer waits for its backward pass in host memory */
 	struct layout plan[ARENA_N];
 	void *memory[ARENA_N];

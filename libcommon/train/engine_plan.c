@@ -110,6 +110,12 @@ static void layout_activations(struct engine *g, struct layout *l)
 	g->y_final = acts(g, l, "final norm", t * c);
 }
 
+/* What the optimiser's step wants of the device for states in host memory. */
+static uint64_t optim_ring(const struct engine *g)
+{
+	return g->optim_away ? OPTIM_RING * optim_ring_bytes(g->shape.optim, g->lora) : 0;
+}
+
 static void layout_gradients(struct engine *g, struct layout *l)
 {
 	const struct model_desc *m = &g->w.desc;
@@ -125,7 +131,11 @@ static void layout_gradients(struct engine *g, struct layout *l)
 	once = g->loss_rows * g->segment > once ? g->loss_rows * g->segment : once;
 	once = m->vocab > once ? m->vocab : once;
 	g->chunk = clamp(once / m->vocab, 1, g->loss_rows);
-	g->d_h = g->d_o = g->logits = acts(g, l, "gradients of activations, or logits", once);
+	g->d_h = g->d_o = g->logits = layout_take(l, "gradients of activations, or logits", at_least(act_bytes(g, once), optim_ring(g)));
+	if (g->optim_away) {
+		g->shape.optim->ring = g->logits;
+		g->shape.optim->slot = RING + HEAD_RING;
+	}
 }
 
 static void layout_inputs(struct engine *g, struct layout *l)
@@ -222,7 +232,7 @@ static void layout_all(struct engine *g)
 	if (g->lora)
 		lora_layout(g->lora, &g->plan[ARENA_ADAPTER], g->shape.train);
 	if (g->lora && g->shape.optim)
-		optim_layout(g->shape.optim, g->lora, &g->plan[ARENA_ADAPTER]);
+		optim_layout(g->shape.optim, g->lora, &g->plan[ARENA_ADAPTER], g->optim_away ? &g->host_plan : NULL);
 	layout_activations(g, &g->plan[ARENA_ACTIVATIONS]);
 	if (g->shape.train)
 		layout_gradients(g, &g->plan[ARENA_ACTIVATIONS]);
@@ -231,7 +241,7 @@ static void layout_all(struct engine *g)
 
 struct choice {
 	int64_t full, lean, cached;
-	bool offload, host_embed;
+	bool offload, host_embed, optim_away;
 	int64_t head_away; /* segments of the head in host memory, the last ones */
 };
 
@@ -250,7 +260,8 @@ static void plan_with(struct engine *g, struct choice c)
 	memset(&g->host_plan, 0, sizeof(g->host_plan));
 	g->host_plan.title = "host";
 	g->offload = c.offload;
-	g->w.host_embed = c.host_embed;
+	g->optim_away = c.optim_away;
+	g->w.host_embed = c.host_embed || c.head_away > 0; /* a tied head is the embedding */
 	g->w.head_rows = clamp((segments(g) - c.head_away) * g->segment, 0, g->w.head.rows);
 	g->full = c.full;
 	g->lean = c.lean;
@@ -316,9 +327,37 @@ static bool fill_up(struct engine *g, struct choice *c)
 	return true;
 }
 
+/* Bytes that come to the device in a step, and that no work before them hides. */
+static uint64_t waits_for(const struct engine *g, const struct choice *c)
+{
+	uint64_t segment = (uint64_t)(g->segment * g->w.head.cols) * dtype_bytes(g->w.head.dtype);
+
+	return (uint64_t)c->head_away * segment + (c->optim_away ? optim_bytes(g->shape.optim, g->lora) : 0);
+}
+
+/* The optimiser's states, as few segments of the head as do, or both: what the step waits least for. When nothing fits, *c is the
+ * smallest plan. */
+static void send_least(struct engine *g, struct choice *c)
+{
+	struct choice try = *c, best = *c;
+	uint64_t least = UINT64_MAX;
+	int kinds = g->lora && g->shape.optim ? 2 : 1;
+
+	for (int k = 0; k < kinds; k++) {
+		try.optim_away = k;
+		for (try.head_away = 0; try.head_away < segments(g) && !fits(g, try);)
+			try.head_away++;
+		if (fits(g, try) && waits_for(g, &try) < least) {
+			least = waits_for(g, &try);
+			best = try;
+		}
+	}
+	*c = least == UINT64_MAX ? try : best;
+}
+
 /* What waits in host memory, in the order of what it costs. The residual stream travels under the work, but for nothing that is
- * not worth it. For an embedding there the device waits at each micro-batch while its rows are picked; each segment of the head is
- * a copy that only the loss's own products hide, so as few as do are sent away. */
+ * not worth it. For an embedding there the device waits at each micro-batch while its rows are picked. Of the head and of the
+ * optimiser's states only what the loss and the update do themselves hides the copies. */
 static void send_away(struct engine *g, struct choice *c)
 {
 	*c = (struct choice){ .offload = true };
@@ -327,9 +366,7 @@ static void send_away(struct engine *g, struct choice *c)
 	*c = (struct choice){ .offload = true, .host_embed = !g->w.desc.tied };
 	if (fill_up(g, c))
 		return;
-	c->host_embed = true;
-	for (c->head_away = 1; c->head_away < segments(g) && !fits(g, *c);)
-		c->head_away++;
+	send_least(g, c);
 	fill_up(g, c);
 }
 
