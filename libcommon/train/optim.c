@@ -106,11 +106,12 @@ static struct optim_piece with(const struct optim *o, struct optim_piece p, cons
 static struct optim_piece piece_after(const struct optim *o, const struct lora *l, const struct optim_piece *p)
 {
 	struct optim_piece next = { .first = p->first + p->n, .at32 = p->at32 + p->n32, .at8 = p->at8 + p->n8, .at_max = p->at_max + p->n_max };
+	uint64_t most = o->piece ? o->piece : PIECE;
 
 	while (next.first + next.n < l->n_tensors) {
 		struct optim_piece more = with(o, next, &l->tensors[next.first + next.n]);
 
-		if (o->away && next.n && bytes_of(&more) > PIECE)
+		if (o->away && next.n && bytes_of(&more) > most)
 			break;
 		next = more;
 	}

@@ -28,6 +28,7 @@ struct optim {
 	struct kn_adam_seg *segs, *segs_dev; /* (n_segs), host and device: the adapter's tensors, counted from their piece's begin */
 	int64_t n_segs;
 	bool away;           /* the states are in page-locked host memory, and come to the device in pieces */
+	uint64_t piece;      /* bytes of a piece where they are, unless one tensor has more; 0: what pays */
 	void *ring;          /* OPTIM_RING x optim_ring_bytes of device memory, free to use in optim_step; NULL: not away */
 	int slot;            /* the first of OPTIM_RING copy slots (device.h) */
 	struct optim_piece *pieces;
