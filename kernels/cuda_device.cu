@@ -68,10 +68,11 @@ static void cuda_free(struct device *d, void *p)
 	check(d, cudaFree(p), "free");
 }
 
-/* A copy from pageable memory has read it when it returns. */
+/* A copy from pageable memory has read it when it returns. By default the pointers say where memory is: what waits in host memory
+ * is uploaded and downloaded as what is on the device. */
 static void cuda_upload(struct device *d, void *dst, const void *src, uint64_t bytes)
 {
-	check(d, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, cuda_of(d)->stream), "upload");
+	check(d, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, cuda_of(d)->stream), "upload");
 }
 
 static void cuda_upload_rows(struct device *d, void *dst, uint64_t ld, const void *src, uint64_t row, int64_t n)
@@ -81,7 +82,7 @@ static void cuda_upload_rows(struct device *d, void *dst, uint64_t ld, const voi
 
 static void cuda_download(struct device *d, void *dst, const void *src, uint64_t bytes)
 {
-	check(d, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, cuda_of(d)->stream), "download");
+	check(d, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, cuda_of(d)->stream), "download");
 	check(d, cudaStreamSynchronize(cuda_of(d)->stream), "download");
 }
 
@@ -263,7 +264,8 @@ static const struct kn_ops cuda_ops(void)
 	k.attn_decode = kn_attn_decode_cuda;
 	k.swiglu_fwd = kn_swiglu_fwd_cuda;
 	k.swiglu_bwd = kn_swiglu_bwd_cuda;
-	k.xent = kn_xent_cuda;
+	k.xent_segment = kn_xent_segment_cuda;
+	k.xent_end = kn_xent_end_cuda;
 	k.dropout = kn_dropout_cuda;
 	k.bias_add = kn_bias_add_cuda;
 	k.gather_rows = kn_gather_rows_cuda;

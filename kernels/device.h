@@ -33,10 +33,11 @@
 #include "kernels/vec.h"
 #include "kernels/xent.h"
 
-enum { COPY_SLOTS = 4 };
+enum { COPY_SLOTS = 8 };
 
 struct kn_ops {
-	/* memory: 256-byte aligned, cleared; uploads read src before they return */
+	/* memory: 256-byte aligned, cleared; uploads read src before they return. What they fill, and what download reads, may be
+	 * memory of host_alloc too */
 	void *(*alloc)(struct device *d, uint64_t bytes, const char *what, struct err *e);
 	void (*free)(struct device *d, void *p);
 	void (*upload)(struct device *d, void *dst, const void *src, uint64_t bytes);
@@ -78,7 +79,8 @@ struct kn_ops {
 	kn_attn_decode_fn *attn_decode;
 	kn_swiglu_fwd_fn *swiglu_fwd;
 	kn_swiglu_bwd_fn *swiglu_bwd;
-	kn_xent_fn *xent;
+	kn_xent_segment_fn *xent_segment;
+	kn_xent_end_fn *xent_end;
 	kn_dropout_fn *dropout;
 	kn_bias_add_fn *bias_add;
 	kn_gather_rows_fn *gather_rows;
@@ -118,6 +120,8 @@ struct device {
 	enum dtype act;      /* of activations and of dense weights: DT_F32 (CPU), DT_BF16 or DT_F16 */
 	int64_t row_pad;     /* what is added to a row is a multiple of this many elements */
 	int64_t logits;      /* elements of a chunk of logits that pay */
+	int64_t segment;     /* rows of the head that pay in one product of the loss (xent.h) */
+	bool apart;          /* host memory is other memory than its own: what waits there takes none of it */
 	bool fp8;            /* products of 8 bits (fp8.h): the CPU has their definition, GPUs from compute capability 9.0 on */
 	int64_t few;         /* up to so many rows skinny is faster than a dense product; 0: never */
 	struct kn_ops k;

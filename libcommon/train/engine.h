@@ -45,7 +45,7 @@ struct inputs {
 	int64_t n_tiles;
 };
 
-enum { RING = 3 };
+enum { RING = 3, HEAD_RING = 2 }; /* buffers of what travels: the residual stream, segments of the head */
 
 struct engine_shape {
 	int64_t max_tokens; /* of a micro-batch */
@@ -67,7 +67,8 @@ struct engine {
 	/* Of the layers from the top: full keep all their activations, lean ones all that is not an
 	 * element-wise step away from the rest; the others run forward again in backward. */
 	int64_t full, lean;
-	int64_t away;          /* layers from the bottom whose residual stream waits for its backward pass in host memory */
+	int64_t away;            /* layers from the bottom whose residual stream waits for its backward pass in host memory */
+	bool optim_away;         /* the optimiser's states are in host memory */
 	struct layout plan[ARENA_N];
 	void *memory[ARENA_N];
 	struct layout host_plan; /* page-locked host memory */
@@ -83,22 +84,27 @@ struct engine {
 	struct acts *acts;       /* (layers): own, or parts of the shared one */
 	void *d_res;             /* (T, ld_res) gradient of the residual stream, room for adapters behind it */
 	int64_t ld_res;
-	void *d_y, *d_o, *d_h;   /* (piece, C), (T, NH*D + pad), (piece, F); the last two are one buffer, and logits too */
-	void *d_qkv;             /* (T, (NH + 2 NKV) * D + pad) */
+	void *d_y, *d_o, *d_h;   /* (piece, C), (T, NH*D + pad), (piece, F); the last two are one buffer, and a segment of logits too */
+	void *d_qkv;             /* (T, (NH + 2 NKV) * D + pad); d_acc is in the same place, they are never alive at once */
 	void *xd;                /* (piece, widest in) with dropout */
 	struct fp8_mat in8;      /* (piece, widest) of a product in 8 bits: its input, or the gradient of its output */
 	void *adapter_scratch;   /* of the widest group */
-	void *dense;             /* one group in dense form */
-	void *head_rows_at;      /* rows of the head in the activation type; NULL: the head is of it */
-	void *x_hid, *hid, *d_hid; /* (chunk, C) rows that predict, before and after the last norm */
-	float *rstd_hid;         /* (chunk) */
-	void *logits;            /* (chunk, V) */
+	void *dense;             /* one group in dense form; head_ring is in the same place */
+	void *head_ring;         /* HEAD_RING x (segment, C) of a head in host memory, or NULL */
+	void *head_rows_at;      /* (segment, C) of the head in the activation type; NULL: the head is of it */
+	void *x_hid, *hid;       /* (loss_rows, C) rows that predict, before and after the last norm; generating: chunk of them if that is more */
+	float *rstd_hid;         /* as many */
+	void *d_hid;             /* (loss_rows, C) */
+	float *d_acc;            /* (loss_rows, C) what becomes d_hid */
+	struct kn_xent_row *row_sums; /* (loss_rows) */
+	void *logits;            /* (loss_rows, segment), or (chunk, V) */
 	double *nll;             /* (max_tokens) on the device */
 	double *sums;            /* (2) on the device: losses since engine_begin; squares of the gradients */
 	void *attn_scratch, *decode_scratch, *skinny_scratch;
 	float *cos_tab, *sin_tab; /* (max_seq, D/2) */
-	int64_t chunk;           /* rows of logits at a time */
-	int64_t head_rows;       /* vocabulary rows converted at a time */
+	int64_t segment;         /* rows of the head that the loss takes at a time: the shape's, since sums go by them */
+	int64_t loss_rows;       /* rows that predict, of a product in the loss */
+	int64_t chunk;           /* rows whose logits may be there in full */
 
 	int64_t decode_rows;     /* what a generator with fewer rows than shape.decode sets: kernels follow from it */
 
@@ -193,14 +199,14 @@ void engine_attend(struct engine *g, int64_t i, const struct microbatch *b, engi
 void engine_feed(struct engine *g, int64_t i, struct piece p, bool again);
 /* y1 of a piece once more, the adapters' inner values behind it. */
 void engine_input_again(struct engine *g, int64_t i, struct piece p);
-/* The last norm of n rows, whose numbers are on the device, n at most g->chunk: their streams in x_hid, the result in hid. */
+/* The last norm of n rows, whose numbers are on the device: their streams in x_hid, the result in hid. */
 void engine_hidden(struct engine *g, const int32_t *rows, int64_t n);
 /* From d_res, the gradient of the last layer's output, to the adapter's gradients. */
 void engine_backward(struct engine *g, const struct microbatch *b);
 /* logits (n, V) = hid (n, C) head^T. */
 void engine_head(struct engine *g, const void *hid, void *logits, int64_t n);
-/* Rows [first, first + *rows) of the head in the activation type, as many as are there at once. */
-const void *engine_head_rows(struct engine *g, int64_t first, int64_t *rows);
+/* The losses of the micro-batch, added to the sum of losses; with grad d_res, the gradient of the last layer's output. */
+void engine_loss(struct engine *g, const struct microbatch *b, bool grad, float scale);
 /* The group's dense form with its adapters in place, which are at *at. */
 void *engine_dense(struct engine *g, int64_t layer, enum linear_group grp, struct edges *at);
 /* The inputs of qkv and of gate/up from the residual stream. */

@@ -1,4 +1,4 @@
-/* The forward pass and the loss. */
+/* The forward pass. */
 #include <math.h>
 #include <string.h>
 
@@ -330,32 +330,6 @@ void engine_hidden(struct engine *g, const int32_t *rows, int64_t n)
 	d->k.rmsnorm_fwd(d, g->hid, m->hidden, g->rstd_hid, g->x_hid, g->w.norm, n, m->hidden, (float)m->rms_eps);
 }
 
-const void *engine_head_rows(struct engine *g, int64_t first, int64_t *rows)
-{
-	const struct wmat *h = &g->w.head;
-	const char *src = (const char *)h->data + (size_t)(first * h->cols) * dtype_bytes(h->dtype);
-
-	*rows = h->rows - first;
-	if (!g->head_rows_at)
-		return src;
-	if (*rows > g->head_rows)
-		*rows = g->head_rows;
-	g->dev->k.convert(g->dev, g->head_rows_at, h->cols, src, h->dtype, *rows, h->cols);
-	return g->head_rows_at;
-}
-
-void engine_head(struct engine *g, const void *hid, void *logits, int64_t n)
-{
-	struct device *d = g->dev;
-	int64_t c = g->w.head.cols, vocab = g->w.head.rows, rows;
-
-	for (int64_t v = 0; v < vocab; v += rows) {
-		const void *w = engine_head_rows(g, v, &rows);
-
-		d->k.gemm(d, false, true, n, rows, c, 1, hid, c, w, c, 0, NULL, act_at(d, logits, v), vocab, false);
-	}
-}
-
 /* --- attention over the micro-batch's own sequences --- */
 
 void engine_attn_shape(const struct engine *g, int64_t layer, const struct microbatch *b, struct kn_attn_shape *s)
@@ -379,46 +353,7 @@ void engine_attn_self(void *ctx, struct engine *g, int64_t layer, struct acts *a
 	g->dev->k.attn_fwd(g->dev, &s, a->qkv, engine_k(g, a->qkv), engine_v(g, a->qkv), a->o, a->lse);
 }
 
-/* --- loss --- */
-
-/* From d_hid to the rows of d_res; hid is done with, and lends its room. */
-static void hidden_bwd(struct engine *g, const int32_t *rows, int64_t n)
-{
-	struct device *d = g->dev;
-	int64_t c = g->w.desc.hidden;
-
-	device_zero(d, g->hid, (uint64_t)(n * c) * dtype_bytes(d->act));
-	d->k.rmsnorm_bwd(d, g->hid, c, g->d_hid, g->x_hid, g->rstd_hid, g->w.norm, n, c);
-	d->k.scatter_rows(d, g->d_res, g->ld_res, g->hid, rows, n, c);
-}
-
-/* Chunks of target rows: logits, losses, and with grad the gradient of the
- * last layer's output, so that full logits never exist. */
-static void loss_chunks(struct engine *g, const struct microbatch *b, bool grad, float scale)
-{
-	struct device *d = g->dev;
-	int64_t c = g->w.desc.hidden, vocab = g->w.desc.vocab, rows, chunks = (b->n_targets + g->chunk - 1) / g->chunk;
-	int64_t each = chunks ? (b->n_targets + chunks - 1) / chunks : 0; /* no small rest at the end */
-
-	if (grad)
-		device_zero(d, g->d_res, (uint64_t)(b->n_tokens * g->ld_res) * dtype_bytes(d->act));
-	for (int64_t i = 0; i < b->n_targets; i += each) {
-		int64_t n = b->n_targets - i < each ? b->n_targets - i : each;
-
-		engine_hidden(g, g->in.tgt_row + i, n);
-		engine_head(g, g->hid, g->logits, n);
-		d->k.xent(d, g->logits, g->in.tgt_id + i, g->nll + i, n, vocab, scale, grad);
-		if (!grad)
-			continue;
-		for (int64_t v = 0; v < vocab; v += rows) {
-			const void *w = engine_head_rows(g, v, &rows);
-
-			d->k.gemm(d, false, false, n, c, rows, 1, act_at(d, g->logits, v), vocab, w, c, v ? 1 : 0, NULL, g->d_hid, c, false);
-		}
-		hidden_bwd(g, g->in.tgt_row + i, n);
-	}
-	d->k.sum(d, g->nll, b->n_targets, g->sums);
-}
+/* --- a micro-batch --- */
 
 void engine_begin(struct engine *g)
 {
@@ -432,7 +367,7 @@ void engine_run(struct engine *g, const struct microbatch *b, bool grad, double 
 	engine_send(g, b);
 	engine_place_adapters(g);
 	engine_forward(g, b, engine_attn_self, NULL);
-	loss_chunks(g, b, grad, (float)scale);
+	engine_loss(g, b, grad, (float)scale);
 	if (grad)
 		engine_backward(g, b);
 }

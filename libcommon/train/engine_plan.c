@@ -6,7 +6,7 @@
 #include "base/xalloc.h"
 #include "train/engine.h"
 
-#define HEAD_ELEMENTS (1 << 24)
+#define LOSS_ROWS 2048 /* more make a product no faster, and their sums more memory */
 
 static int64_t clamp(int64_t v, int64_t lo, int64_t hi)
 {
@@ -21,6 +21,16 @@ static float *floats(struct layout *l, const char *name, int64_t n)
 static void *acts(const struct engine *g, struct layout *l, const char *name, int64_t n)
 {
 	return layout_array(l, name, n, dtype_bytes(g->dev->act));
+}
+
+static uint64_t act_bytes(const struct engine *g, int64_t n)
+{
+	return (uint64_t)n * dtype_bytes(g->dev->act);
+}
+
+static uint64_t at_least(uint64_t a, uint64_t b)
+{
+	return a > b ? a : b;
 }
 
 static int64_t pad(const struct engine *g, enum linear_group k)
@@ -115,20 +125,33 @@ static void layout_activations(struct engine *g, struct layout *l)
 	}
 }
 
+/* What the optimiser's step wants of the device for states in host memory. */
+static uint64_t optim_ring(const struct engine *g)
+{
+	return g->optim_away ? OPTIM_RING * optim_ring_bytes(g->shape.optim, g->lora) : 0;
+}
+
 static void layout_gradients(struct engine *g, struct layout *l)
 {
 	const struct model_desc *m = &g->w.desc;
-	int64_t once, t = g->shape.max_tokens, rows = piece_rows(g), more = pad(g, GRP_O) > pad(g, GRP_DOWN) ? pad(g, GRP_O) : pad(g, GRP_DOWN);
+	int64_t once, t = g->shape.max_tokens, rows = piece_rows(g), qkv = t * (group_out(m, GRP_QKV) + pad(g, GRP_QKV));
+	int64_t more = pad(g, GRP_O) > pad(g, GRP_DOWN) ? pad(g, GRP_O) : pad(g, GRP_DOWN);
 
 	g->ld_res = m->hidden + more;
 	g->d_res = acts(g, l, "gradients of activations", t * g->ld_res);
 	g->d_y = acts(g, l, "gradients of activations", rows * m->hidden);
-	g->d_qkv = acts(g, l, "gradients of activations", t * (group_out(m, GRP_QKV) + pad(g, GRP_QKV)));
-	/* the gradient inside the feed-forward part, that of attention's output, and logits are never alive at once */
+	g->d_qkv = g->d_acc = layout_take(l, "gradients of activations", at_least(act_bytes(g, qkv), (uint64_t)(g->loss_rows * m->hidden) * sizeof(float)));
+	/* the gradient inside the feed-forward part, that of attention's output, and a segment of logits are never alive at once */
 	once = t * (m->heads * m->head_dim + pad(g, GRP_O));
 	once = rows * m->ffn > once ? rows * m->ffn : once;
-	once = g->chunk * m->vocab > once ? g->chunk * m->vocab : once;
-	g->d_h = g->d_o = g->logits = acts(g, l, "gradients of activations, or logits", once);
+	once = g->loss_rows * g->segment > once ? g->loss_rows * g->segment : once;
+	once = m->vocab > once ? m->vocab : once;
+	g->chunk = clamp(once / m->vocab, 1, g->loss_rows);
+	g->d_h = g->d_o = g->logits = layout_take(l, "gradients of activations, or logits", at_least(act_bytes(g, once), optim_ring(g)));
+	if (g->optim_away) {
+		g->shape.optim->ring = g->logits;
+		g->shape.optim->slot = RING + HEAD_RING;
+	}
 }
 
 static void layout_inputs(struct engine *g, struct layout *l)
@@ -176,10 +199,21 @@ static int64_t widest_product(const struct engine *g)
 	return most;
 }
 
+/* A group's dense form, and in the loss, where there is none, what travels of the head. */
+static void layout_dense(struct engine *g, struct layout *l)
+{
+	bool away = g->w.head_rows < g->w.head.rows;
+	uint64_t dense = g->w.dense || g->w.cached_layers == g->w.desc.layers ? 0 : act_bytes(g, weights_largest(&g->w));
+	uint64_t ring = away ? (uint64_t)(HEAD_RING * g->segment * g->w.head.cols) * dtype_bytes(g->w.head.dtype) : 0;
+
+	g->dense = dense || ring ? layout_take(l, dense ? "one group of projections, dense" : "head on its way", at_least(dense, ring)) : NULL;
+	g->head_ring = away ? g->dense : NULL;
+}
+
 static void layout_scratch(struct engine *g, struct layout *l)
 {
 	const struct model_desc *m = &g->w.desc;
-	int64_t t = g->shape.max_tokens, rows = piece_rows(g), widest = m->ffn;
+	int64_t t = g->shape.max_tokens, rows = piece_rows(g), widest = m->ffn, most = g->loss_rows > g->chunk ? g->loss_rows : g->chunk;
 	bool convert = g->w.dtype != g->dev->act;
 
 	widest = m->hidden > widest ? m->hidden : widest;
@@ -187,18 +221,19 @@ static void layout_scratch(struct engine *g, struct layout *l)
 	layout_inputs(g, l);
 	g->xd = g->lora && g->lora->dropout > 0 ? acts(g, l, "dropout", rows * widest) : NULL;
 	g->adapter_scratch = g->lora && g->shape.train ? layout_take(l, "inside the adapter", adapter_scratch(g)) : NULL;
-	g->dense = g->w.dense || g->w.cached_layers == m->layers ? NULL : acts(g, l, "one group of projections, dense", weights_largest(&g->w));
+	layout_dense(g, l);
 	if (g->w.fp8) {
 		g->in8.q = layout_array(l, "activations in 8 bits", rows * widest_product(g), 1);
 		g->in8.scale = floats(l, "activations in 8 bits", rows);
 	}
-	g->head_rows_at = convert ? acts(g, l, "converted rows of the head", g->head_rows * m->hidden) : NULL;
-	g->x_hid = acts(g, l, "loss", g->chunk * m->hidden);
-	g->hid = acts(g, l, "loss", g->chunk * m->hidden);
-	g->rstd_hid = floats(l, "loss", g->chunk);
-	g->d_hid = g->shape.train ? acts(g, l, "loss", g->chunk * m->hidden) : NULL;
+	g->head_rows_at = convert ? acts(g, l, "converted rows of the head", g->segment * m->hidden) : NULL;
+	g->x_hid = acts(g, l, "loss", most * m->hidden);
+	g->hid = acts(g, l, "loss", most * m->hidden);
+	g->rstd_hid = floats(l, "loss", most);
+	g->d_hid = g->shape.train ? acts(g, l, "loss", g->loss_rows * m->hidden) : NULL;
+	g->row_sums = layout_array(l, "loss", g->loss_rows, sizeof(*g->row_sums));
 	if (!g->shape.train)
-		g->logits = acts(g, l, "logits of one chunk", g->chunk * m->vocab);
+		g->logits = layout_take(l, "logits of one chunk", at_least(act_bytes(g, g->chunk * m->vocab), act_bytes(g, g->loss_rows * g->segment)));
 	g->nll = layout_array(l, "loss", t, sizeof(double));
 	g->sums = layout_array(l, "loss", 2, sizeof(double));
 	g->attn_scratch = layout_take(l, "attention", g->dev->k.attn_scratch(g->dev, t, g->shape.max_seq, m->heads, m->head_dim, g->shape.train));
@@ -215,7 +250,7 @@ static void layout_all(struct engine *g)
 	if (g->lora)
 		lora_layout(g->lora, &g->plan[ARENA_ADAPTER], g->shape.train);
 	if (g->lora && g->shape.optim)
-		optim_layout(g->shape.optim, g->lora, &g->plan[ARENA_ADAPTER]);
+		optim_layout(g->shape.optim, g->lora, &g->plan[ARENA_ADAPTER], g->optim_away ? &g->host_plan : NULL);
 	layout_stream(g, &g->plan[ARENA_ACTIVATIONS]);
 	layout_activations(g, &g->plan[ARENA_ACTIVATIONS]);
 	if (g->shape.train)
@@ -225,8 +260,14 @@ static void layout_all(struct engine *g)
 
 struct choice {
 	int64_t full, lean, cached, away;
-	bool host_embed;
+	bool host_embed, optim_away;
+	int64_t head_away; /* segments of the head in host memory, the last ones */
 };
+
+static int64_t segments(const struct engine *g)
+{
+	return (g->w.head.rows + g->segment - 1) / g->segment;
+}
 
 static void plan_with(struct engine *g, struct choice c)
 {
@@ -238,7 +279,9 @@ static void plan_with(struct engine *g, struct choice c)
 	memset(&g->host_plan, 0, sizeof(g->host_plan));
 	g->host_plan.title = "host";
 	g->away = c.away;
-	g->w.host_embed = c.host_embed;
+	g->optim_away = c.optim_away;
+	g->w.host_embed = c.host_embed || c.head_away > 0; /* a tied head is the embedding */
+	g->w.head_rows = clamp((segments(g) - c.head_away) * g->segment, 0, g->w.head.rows);
 	g->full = c.full;
 	g->lean = c.lean;
 	g->w.cached_layers = c.cached;
@@ -306,13 +349,11 @@ static bool fill_up(struct engine *g, struct choice *c)
 }
 
 /* As many streams travel as there are whose buffers are wanted again before backward comes, and as the host has room for. */
-static struct choice all_travel(struct engine *g, bool host_embed)
+static void all_travel(struct engine *g, struct choice *c)
 {
-	struct choice c = { .away = g->w.desc.layers + 1 - RING, .host_embed = host_embed };
-
-	for (plan_with(g, c); c.away > 0 && g->host_plan.used > g->shape.host_budget; plan_with(g, c))
-		c.away--;
-	return c;
+	c->away = g->w.desc.layers + 1 > RING ? g->w.desc.layers + 1 - RING : 0;
+	for (plan_with(g, *c); c->away > 0 && g->host_plan.used > g->shape.host_budget; plan_with(g, *c))
+		c->away--;
 }
 
 /* What is chosen fits: no more streams travel than it takes. */
@@ -330,27 +371,85 @@ static void lower_away(struct engine *g, struct choice *c)
 	c->away = hi;
 }
 
-/* Copies to the host and back travel under the work, but for nothing they are not worth it; an embedding in host memory
- * makes the device wait at each micro-batch, and is the last resort. */
+/* Bytes that come to the device in a step, and that no work before them hides. */
+static uint64_t waits_for(const struct engine *g, const struct choice *c)
+{
+	uint64_t segment = (uint64_t)(g->segment * g->w.head.cols) * dtype_bytes(g->w.head.dtype);
+
+	return (uint64_t)c->head_away * segment + (c->optim_away ? optim_bytes(g->shape.optim, g->lora) : 0);
+}
+
+static bool fits_when_all_travel(struct engine *g, struct choice *c)
+{
+	all_travel(g, c);
+	return fits(g, *c);
+}
+
+/* The optimiser's states, as few segments of the head as do, or both: what the step waits least for. When nothing fits, *c is the
+ * smallest plan. */
+static void send_least(struct engine *g, struct choice *c)
+{
+	struct choice try = *c, best = *c;
+	uint64_t least = UINT64_MAX;
+	int kinds = g->lora && g->shape.optim ? 2 : 1;
+
+	for (int k = 0; k < kinds; k++) {
+		try.optim_away = k;
+		for (try.head_away = 0; try.head_away < segments(g) && !fits_when_all_travel(g, &try);)
+			try.head_away++;
+		if (fits_when_all_travel(g, &try) && waits_for(g, &try) < least) {
+			least = waits_for(g, &try);
+			best = try;
+		}
+	}
+	*c = least == UINT64_MAX ? try : best;
+}
+
+/* What waits in host memory, in the order of what it costs. The residual stream travels under the work, but for nothing that is
+ * not worth it. For an embedding there the device waits at each micro-batch while its rows are picked. Of the head and of the
+ * optimiser's states only what the loss and the update do themselves hides the copies. */
+static void send_away(struct engine *g, struct choice *c)
+{
+	*c = (struct choice){ 0 };
+	all_travel(g, c);
+	if (fill_up(g, c))
+		return;
+	*c = (struct choice){ .host_embed = !g->w.desc.tied };
+	all_travel(g, c);
+	if (fill_up(g, c))
+		return;
+	send_least(g, c);
+	fill_up(g, c);
+}
+
 static int decide(struct engine *g, struct err *e)
 {
 	struct choice c = { 0 };
 	int64_t layers = g->w.desc.layers;
-	bool device_has_host = g->dev->kind != DEVICE_CPU && g->shape.train && layers >= RING;
 
-	if ((!fill_up(g, &c) || c.lean + c.full < layers || (wants_dense(g) && c.cached < layers)) && device_has_host) {
-		c = all_travel(g, false);
-		if (!fill_up(g, &c)) {
-			c = all_travel(g, !g->w.desc.tied);
-			fill_up(g, &c);
-		}
-	}
+	if ((!fill_up(g, &c) || c.lean + c.full < layers || (wants_dense(g) && c.cached < layers)) && g->dev->apart && g->shape.train)
+		send_away(g, &c);
 	if (fits(g, c))
 		lower_away(g, &c);
 	if (!fits(g, c))
-		return err_set(e, LP_DEVICE, "the smallest plan needs %.1f MiB and %.1f MiB may be used; lower --batch or --max-len, "
-		               "or raise --memory", (double)engine_bytes(g) / (1 << 20), (double)g->shape.budget / (1 << 20));
+		return err_set(e, LP_DEVICE, "the smallest plan needs %.1f MiB and %.1f MiB may be used; raise --memory by %.0f MiB, or lower --batch or --max-len",
+		               (double)engine_bytes(g) / (1 << 20), (double)g->shape.budget / (1 << 20), ceil((double)(engine_bytes(g) - g->shape.budget) / (1 << 20)));
 	return 0;
+}
+
+/* The rows of the head that the loss takes at a time, and how many that predict: of the shape and the device alone. */
+static void choose_segments(struct engine *g)
+{
+	int64_t vocab = g->w.head.rows, n = (vocab + g->dev->segment - 1) / g->dev->segment, each = (vocab + n - 1) / n, whole = each > 256 ? 256 : 8;
+
+	/* whole tiles of any product, and rows of 16 bytes */
+	g->segment = (each + whole - 1) / whole * whole;
+	g->loss_rows = clamp(g->dev->logits / g->segment, 16, LOSS_ROWS);
+	g->loss_rows -= g->loss_rows > 256 ? g->loss_rows % 256 : 0;
+	g->loss_rows = clamp(g->loss_rows, 0, g->shape.max_tokens);
+	g->chunk = clamp(g->dev->logits / vocab, 16, 4096);
+	g->chunk -= g->chunk > 256 ? g->chunk % 256 : 0;
+	g->chunk = clamp(g->chunk, 0, g->shape.max_tokens);
 }
 
 int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m, enum dtype base, bool nf4,
@@ -377,11 +476,7 @@ int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m
 	g->x1 = xcalloc((size_t)m->layers + 1, sizeof(*g->x1));
 	g->x1_host = xcalloc((size_t)m->layers, sizeof(*g->x1_host));
 	g->acts = xcalloc((size_t)m->layers, sizeof(*g->acts));
-	g->chunk = clamp(dev->logits / m->vocab, 16, 4096);
-	g->chunk -= g->chunk > 256 ? g->chunk % 256 : 0; /* whole tiles of any product */
-	if (g->chunk > shape->max_tokens)
-		g->chunk = shape->max_tokens;
-	g->head_rows = clamp(HEAD_ELEMENTS / m->hidden, 16, m->vocab);
+	choose_segments(g);
 	return decide(g, e);
 }
 

@@ -35,6 +35,7 @@ static void describe(const struct run *r, struct sb *out)
 	const struct model_desc *m = &r->desc;
 	const struct engine *g = &r->g;
 	int64_t total = model_params(m) + r->lora.n_params;
+	char name[64];
 
 	sb_addf(out, "model      %s, %lld layers, hidden %lld, %lld positions\n", m->family, (long long)m->layers, (long long)m->hidden, (long long)m->max_pos);
 	sb_addf(out, "device     %s\n", r->dev.name);
@@ -63,8 +64,10 @@ static void describe(const struct run *r, struct sb *out)
 	if (r->dev.overhead)
 		add_bytes(out, "context and libraries", r->dev.overhead);
 	add_bytes(out, "total", engine_bytes(g) + r->dev.overhead);
-	for (int j = 0; j < g->host_plan.n_items && g->host_plan.used; j++)
-		add_bytes(out, g->host_plan.items[j].name, g->host_plan.items[j].bytes);
+	for (int j = 0; j < g->host_plan.n_items; j++) {
+		snprintf(name, sizeof(name), "host: %s", g->host_plan.items[j].name);
+		add_bytes(out, name, g->host_plan.items[j].bytes);
+	}
 	if (g->host_plan.used)
 		add_bytes(out, "page-locked host memory", g->host_plan.used);
 }

@@ -120,9 +120,13 @@ static void t_act_bwd(struct device *d, void *gu, int64_t ldg, const void *dh, v
 {
 	TIMED(6, real.swiglu_bwd(d, gu, ldg, dh, h, ldh, t, f));
 }
-static void t_xent(struct device *d, void *z, const int32_t *target, double *loss, int64_t n, int64_t v, float scale, bool grad)
+static void t_xent_segment(struct device *d, const struct kn_xent *x, void *z, int64_t ldz, const void *w, int64_t first, int64_t count)
 {
-	TIMED(7, real.xent(d, z, target, loss, n, v, scale, grad));
+	TIMED(7, real.xent_segment(d, x, z, ldz, w, first, count));
+}
+static void t_xent_end(struct device *d, const struct kn_xent *x, double *loss, float scale)
+{
+	TIMED(7, real.xent_end(d, x, loss, scale));
 }
 static void t_adam(struct device *d, const struct kn_adam_seg *s, const struct kn_adam_seg *sd, int64_t n, int64_t blocks, const struct kn_adam_arrays *x,
                    const struct kn_adam *a)
@@ -167,7 +171,8 @@ static void watch_parts(struct device *d)
 	d->k.rope = t_rope;
 	d->k.swiglu_fwd = t_act_fwd;
 	d->k.swiglu_bwd = t_act_bwd;
-	d->k.xent = t_xent;
+	d->k.xent_segment = t_xent_segment;
+	d->k.xent_end = t_xent_end;
 	d->k.adam = t_adam;
 	d->k.gather_rows = t_rows;
 	d->k.scatter_rows = t_scatter;
@@ -261,9 +266,10 @@ static void setup(struct bench *x)
 	}
 	printf("%s, %s, r %lld, %lld x %lld x %lld, %s%s, dropout %g\n", x->dev.name, x->c.shape, (long long)x->c.rank, (long long)x->c.batch,
 	       (long long)x->c.seq, (long long)x->c.accumulate, x->c.base, x->c.fp8 ? ", fp8" : "", x->c.dropout);
-	printf("plan: %.1f MiB; %lld layers full, %lld lean, %lld again; %lld dense; %lld streams travel, %.1f MiB on the host%s; set-up %.1f s; in use before %.1f MiB\n", (double)engine_bytes(&x->g) / (1 << 20),
-	       (long long)x->g.full, (long long)x->g.lean, (long long)(x->m.layers - x->g.full - x->g.lean), (long long)x->g.w.cached_layers, (long long)x->g.away, (double)x->g.host_plan.used / (1 << 20),
-	       x->g.w.host_embed ? ", embedding on the host" : "", now_seconds() - from, (double)(total - before) / (1 << 20));
+	printf("plan: %.1f MiB; %lld layers full, %lld lean, %lld again; %lld dense; on the host %.1f MiB, %lld streams%s, %lld rows of the head; set-up %.1f s; in use before %.1f MiB\n",
+	       (double)engine_bytes(&x->g) / (1 << 20), (long long)x->g.full, (long long)x->g.lean, (long long)(x->m.layers - x->g.full - x->g.lean), (long long)x->g.w.cached_layers,
+	       (double)x->g.host_plan.used / (1 << 20), (long long)x->g.away, x->g.w.host_embed ? ", embedding" : "", (long long)(x->m.vocab - x->g.w.head_rows), now_seconds() - from,
+	       (double)(total - before) / (1 << 20));
 }
 
 static void adapter_hash(struct bench *x, char hex[65])

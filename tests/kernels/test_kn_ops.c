@@ -188,56 +188,135 @@ END_TEST
 
 /* --- cross-entropy --- */
 
+struct loss_shape {
+	int64_t n, v, segment, c;
+};
+static const struct loss_shape loss_shapes[] = { { 1, 1, 8, 8 }, { 3, 2, 8, 5 }, { 5, 37, 16, 24 }, { 2, 5000, 1024, 64 }, { 9, 4096, 4096, 40 }, { 3, 33001, 14336, 72 }, { 4, 301, 96, 1030 } };
+
+struct loss_run { /* device memory */
+	struct kn_xent x;
+	void *z, *w, *loss;
+};
+
+/* Logits of some height in each segment, and a target far above them in the first row. */
+static float *loss_logits(const struct loss_shape *s, const int32_t *target)
+{
+	float *z = noise(s->n * s->v, 4, 1);
+
+	for (int64_t i = 1; i < s->n; i += 2)
+		z[i * s->v + s->v - 1] = 40;
+	z[target[0]] = 30;
+	return z;
+}
+
+/* All segments, as the engine goes through them; z's rows are `segment` apart. */
+static void loss_on(struct device *d, struct loss_run *r, const struct loss_shape *s, const float *z0, const float *w0, const int32_t *target, float scale, bool grad)
+{
+	float *part = xcalloc((size_t)(s->n * s->segment), sizeof(*part));
+
+	r->x = (struct kn_xent){ .n = s->n, .c = s->c, .target = up_raw(d, target, (uint64_t)s->n * sizeof(*target)), .rows = room(d, (uint64_t)s->n * sizeof(*r->x.rows)),
+		.acc = grad ? room(d, (uint64_t)(s->n * s->c) * sizeof(float)) : NULL, .dh = room(d, act_bytes(s->n * s->c)) };
+	r->loss = room(d, (uint64_t)s->n * sizeof(double));
+	r->w = up(d, w0, s->v, s->c, s->c);
+	for (int64_t v = 0; v < s->v; v += s->segment) {
+		int64_t rows = s->v - v < s->segment ? s->v - v : s->segment;
+		const void *w = act_at(d, r->w, v * s->c);
+
+		for (int64_t i = 0; i < s->n; i++)
+			memcpy(part + i * rows, z0 + i * s->v + v, (size_t)rows * sizeof(*part));
+		r->z = up(d, part, s->n, rows, s->segment);
+		d->k.xent_segment(d, &r->x, r->z, s->segment, w, v, rows);
+		if (grad)
+			d->k.gemm(d, false, false, s->n, s->c, rows, 1, r->z, s->segment, w, s->c, v ? 1 : 0, NULL, r->x.acc, s->c, true);
+		device_free(d, r->z);
+	}
+	d->k.xent_end(d, &r->x, r->loss, scale);
+	free(part);
+}
+
+static void loss_free(struct device *d, struct loss_run *r)
+{
+	device_free(d, (void *)(uintptr_t)r->x.target), device_free(d, r->x.rows), device_free(d, r->x.dh), device_free(d, r->w), device_free(d, r->loss);
+	if (r->x.acc)
+		device_free(d, r->x.acc);
+}
+
+/* One row's loss and gradient in fp64. p is within an activation's rounding, and the sum over it within fp32's; 1 - p of the
+ * target has the others' relative error, however small it is. */
+static void check_loss_row(const struct loss_shape *s, const float *z, const float *w, int32_t t, double loss, const float *dh, double scale)
+{
+	double max = -INFINITY, others = 0, all;
+
+	for (int64_t v = 0; v < s->v; v++)
+		max = fmax(max, (double)z[v]);
+	for (int64_t v = 0; v < s->v; v++)
+		others += v == t ? 0 : exp((double)z[v] - max);
+	all = others + exp((double)z[t] - max);
+	near(loss, log(all) + max - (double)z[t], 1e-6 * (1 + fabs(loss)), "loss", t);
+	for (int64_t j = 0; j < s->c; j++) {
+		double sum = 0, size = 0, own = others / all * (double)w[t * s->c + j], want;
+
+		for (int64_t v = 0; v < s->v; v++) {
+			double x = v == t ? 0 : exp((double)z[v] - max) / all * (double)w[v * s->c + j];
+
+			sum += x;
+			size += fabs(x);
+		}
+		want = scale * (sum - own);
+		near(dh[j], want, scale * (size + fabs(own)) * (ulp + 2e-6 + (double)s->v * 0x1p-24) + ulp * fabs(want) + tiny + 1e-12, "dh", j);
+	}
+}
+
 START_TEST(test_xent)
 {
-	static const int64_t shapes[][2] = { { 1, 1 }, { 3, 2 }, { 5, 37 }, { 2, 5000 }, { 9, 4096 }, { 3, 33001 } };
-	int64_t n = shapes[_i][0], v = shapes[_i][1];
-	float *z0 = noise(n * v, 4, 1), *z;
+	const struct loss_shape *s = &loss_shapes[_i / 2];
+	bool grad = _i % 2;
+	float *z0, *w0 = noise(s->v * s->c, 1, 2), *dh;
 	int32_t target[16];
 	double loss[16];
-	void *pz = up(&dev, z0, n, v, v), *pz2 = up(&again, z0, n, v, v), *pt, *pt2, *pl = room(&dev, sizeof(loss)), *pl2 = room(&again, sizeof(loss));
+	struct loss_run a, b;
 
-	for (int64_t i = 0; i < n; i++)
-		target[i] = (int32_t)(i * 7919 % v);
-	pt = up_raw(&dev, target, sizeof(target));
-	pt2 = up_raw(&again, target, sizeof(target));
-	dev.k.xent(&dev, pz, pt, pl, n, v, 0.25f, true);
-	again.k.xent(&again, pz2, pt2, pl2, n, v, 0.25f, true);
-	same_bytes(&dev, pz, &again, pz2, act_bytes(n * v));
-	same_bytes(&dev, pl, &again, pl2, (uint64_t)n * sizeof(double));
-	device_download(&dev, loss, pl, (uint64_t)n * sizeof(double));
-	z = down(&dev, pz, n, v, v);
-	for (int64_t i = 0; i < n; i++) {
-		double max = -INFINITY, sum = 0;
-
-		for (int64_t j = 0; j < v; j++)
-			max = fmax(max, (double)z0[i * v + j]);
-		for (int64_t j = 0; j < v; j++)
-			sum += exp((double)z0[i * v + j] - max);
-		near(loss[i], log(sum) + max - (double)z0[i * v + target[i]], 1e-6 * (1 + fabs(loss[i])), "loss", i);
-		for (int64_t j = 0; j < v; j++) {
-			double p = exp((double)z0[i * v + j] - max) / sum, want = 0.25 * (p - (j == target[i]));
-
-			near(z[i * v + j], want, 1e-6 * 0.25 * (p + (j == target[i])) + ulp * fabs(want) + tiny + 1e-12, "dz", i * v + j);
-		}
-	}
-	device_free(&dev, pz), device_free(&dev, pt), device_free(&dev, pl), device_free(&again, pz2), device_free(&again, pt2), device_free(&again, pl2);
-	free(z), free(z0);
+	for (int64_t i = 0; i < s->n; i++)
+		target[i] = (int32_t)((s->v / 2 + i * 7919) % s->v);
+	z0 = loss_logits(s, target);
+	loss_on(&dev, &a, s, z0, w0, target, 0.25f, grad);
+	loss_on(&again, &b, s, z0, w0, target, 0.25f, grad);
+	same_bytes(&dev, a.loss, &again, b.loss, (uint64_t)s->n * sizeof(double));
+	same_bytes(&dev, a.x.dh, &again, b.x.dh, act_bytes(s->n * s->c));
+	device_download(&dev, loss, a.loss, (uint64_t)s->n * sizeof(double));
+	dh = down(&dev, a.x.dh, s->n, s->c, s->c);
+	for (int64_t i = 0; grad && i < s->n; i++)
+		check_loss_row(s, z0 + i * s->v, w0, target[i], loss[i], dh + i * s->c, 0.25);
+	loss_free(&dev, &a), loss_free(&again, &b);
+	free(dh), free(z0), free(w0);
 }
 END_TEST
 
+/* With and without the gradient the loss has the same bits; what is not finite, target or not, in any segment, spoils its row alone. */
 START_TEST(test_xent_not_finite)
 {
-	float z[2][3] = { { 0, NAN, 1 }, { 0, 1, 2 } };
-	int32_t target[2] = { 0, 1 };
-	double loss[2];
-	void *pz = up(&dev, &z[0][0], 2, 3, 3), *pt = up_raw(&dev, target, sizeof(target)), *pl = room(&dev, sizeof(loss));
+	static const struct loss_shape s = { 4, 20, 8, 8 };
+	static const int32_t target[4] = { 0, 19, 9, 3 };
+	static const float bad[4] = { NAN, INFINITY, 0, NAN };
+	static const int64_t at[4] = { 17, 19, 0, 1 };
+	float *z = noise(s.n * s.v, 1, 1), *w = noise(s.v * s.c, 1, 2), *dh;
+	double loss[4], alone[4];
+	struct loss_run a, b;
 
-	dev.k.xent(&dev, pz, pt, pl, 2, 3, 1, true);
-	device_download(&dev, loss, pl, sizeof(loss));
-	ck_assert(isnan(loss[0]));
-	ck_assert(isfinite(loss[1]));
-	device_free(&dev, pz), device_free(&dev, pt), device_free(&dev, pl);
+	for (int64_t i = 0; i < s.n; i++)
+		z[i * s.v + at[i]] = bad[i];
+	loss_on(&dev, &a, &s, z, w, target, 1, true);
+	loss_on(&dev, &b, &s, z, w, target, 1, false);
+	device_download(&dev, loss, a.loss, sizeof(loss));
+	device_download(&dev, alone, b.loss, sizeof(alone));
+	dh = down(&dev, a.x.dh, s.n, s.c, s.c);
+	for (int64_t i = 0; i < s.n; i++) {
+		ck_assert_int_eq(isfinite(loss[i]) != 0, i == 2);
+		ck_assert_int_eq(isfinite(dh[i * s.c]) != 0, i == 2);
+	}
+	ck_assert(loss[2] == alone[2]);
+	loss_free(&dev, &a), loss_free(&dev, &b);
+	free(dh), free(z), free(w);
 }
 END_TEST
 
@@ -740,7 +819,7 @@ static void add(TCase *t)
 	tcase_add_loop_test(t, test_rmsnorm, 0, 6);
 	tcase_add_loop_test(t, test_rope, 0, 3);
 	tcase_add_loop_test(t, test_swiglu, 0, 4);
-	tcase_add_loop_test(t, test_xent, 0, 6);
+	tcase_add_loop_test(t, test_xent, 0, 2 * (int)(sizeof(loss_shapes) / sizeof(*loss_shapes)));
 	tcase_add_test(t, test_xent_not_finite);
 	tcase_add_loop_test(t, test_attention, 0, (int)(sizeof(attn_shapes) / sizeof(*attn_shapes)));
 	tcase_add_test(t, test_dropout);

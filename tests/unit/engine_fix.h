@@ -18,6 +18,7 @@ struct fix {
 	struct peft peft;
 	struct st_file gold;
 	struct lora lora;
+	struct optim optim;
 	struct engine g;
 	struct dataset data;
 	struct microbatch b;
@@ -56,9 +57,10 @@ static void setup(struct fix *f, struct device *dev, const char *name, bool nf4,
 {
 	char path[256];
 	struct model_source *src;
-	struct engine_shape shape = { .max_tokens = 64, .max_seq = 40, .train = true, .budget = budget };
+	struct engine_shape shape = { .max_tokens = 64, .max_seq = 40, .train = true, .optim = &f->optim, .budget = budget };
 
 	memset(f, 0, sizeof(*f));
+	f->optim = (struct optim){ .kind = OPTIM_ADAMW8, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .piece = 2048 };
 	f->dev = dev;
 	f->name = name;
 	snprintf(path, sizeof(path), DIR_MODEL "%s", name);
@@ -96,7 +98,8 @@ static uint64_t smallest(struct device *dev, const char *name, bool nf4)
 {
 	struct fix f;
 	struct engine g;
-	struct engine_shape shape = { .max_tokens = 64, .max_seq = 40, .train = true, .budget = 1 };
+	struct optim optim = { .kind = OPTIM_ADAMW8, .piece = 2048 };
+	struct engine_shape shape = { .max_tokens = 64, .max_seq = 40, .train = true, .optim = &optim, .budget = 1 };
 	uint64_t n;
 
 	setup(&f, dev, name, nf4, 0);

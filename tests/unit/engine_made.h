@@ -98,7 +98,7 @@ static void setup(struct fix *f, int64_t layers, double dropout, const struct en
 	s.max_seq = SEQ;
 	s.train = true;
 	must(f, device_open(&f->dev, spec, NULL, 2, &f->e) == 0);
-	f->dev.kind = DEVICE_CUDA; /* the CPU too has copies to the host: they may be planned */
+	f->dev.apart = true; /* the CPU too has copies to the host: they may be planned */
 	f->lora = (struct lora){ .rank = 4, .alpha = 8, .dropout = dropout };
 	must(f, lora_targets("all", f->lora.targets, &f->e) == 0);
 	lora_init(&f->lora, &f->model);
