@@ -33,7 +33,7 @@
 #include "kernels/vec.h"
 #include "kernels/xent.h"
 
-enum { COPY_SLOTS = 4 };
+enum { COPY_SLOTS = 16 };
 
 struct kn_ops {
 	/* memory: 256-byte aligned, cleared; uploads read src before they return */
@@ -113,12 +113,16 @@ struct device {
 	int threads;         /* CPU threads */
 	char name[96];       /* "cpu, 2 threads, OpenBLAS Zen" */
 	uint64_t free_bytes; /* memory that a run may plan with */
+	uint64_t host_bytes; /* host memory that a run may lock in place: half of what is available */
 	uint64_t overhead;   /* bytes of the device that the context and its libraries take, beside any plan */
 	enum dtype act;      /* of activations and of dense weights: DT_F32 (CPU), DT_BF16 or DT_F16 */
 	int64_t row_pad;     /* what is added to a row is a multiple of this many elements */
 	int64_t logits;      /* elements of a chunk of logits that pay */
 	bool fp8;            /* products of 8 bits (fp8.h): the CPU has their definition, GPUs from compute capability 9.0 on */
 	int64_t few;         /* up to so many rows skinny is faster than a dense product; 0: never */
+	/* what plans reckon with, a second: operations of a large product, bytes of memory read or written, bytes to host memory, and as
+	 * many back; 0: there is no host beside the device */
+	double flops, memory_rate, host_rate;
 	struct kn_ops k;
 	void *impl;
 };

@@ -25,6 +25,14 @@ struct acts {
 	void *s[GRP_N];          /* lean layers: a copy of x A^T (T, pad) of each group whose rows do not stay; NULL: none */
 };
 
+/* What becomes of a layer's activations between its forward pass and its backward one: all of them stay; all that is not an
+ * element-wise step away from the rest (lean); the same, and they wait in host memory; nothing, and backward runs the layer again. */
+enum keep { KEEP_FULL, KEEP_LEAN, KEEP_HOST, KEEP_NONE };
+struct layer_keep {
+	enum keep how;
+	int set; /* of those that layers share in turn; -1: memory of its own */
+};
+
 /* The micro-batch on the device. */
 struct inputs {
 	int32_t *ids, *pos, *rec;  /* (T) */
@@ -34,7 +42,9 @@ struct inputs {
 	int64_t n_tiles;
 };
 
-enum { RING = 3 };
+/* Buffers of the residual stream where it is offloaded, and sets of activations that layers share, at most: each has a copy slot,
+ * the streams' first. */
+enum { RING = 3, SETS = 4 };
 
 struct engine_shape {
 	int64_t max_tokens; /* of a micro-batch */
@@ -44,6 +54,7 @@ struct engine_shape {
 	int64_t decode;     /* rows that are decoded at once, 0: none */
 	struct optim *optim; /* its states are part of the plan; NULL: none */
 	uint64_t budget;    /* bytes the whole plan may take; 0: no limit */
+	uint64_t host_budget; /* bytes of page-locked host memory, 0: the device's host_bytes */
 };
 
 struct engine {
@@ -51,9 +62,12 @@ struct engine {
 	struct weights w;
 	struct lora *lora;       /* NULL: the base alone */
 	struct engine_shape shape;
-	/* Of the layers from the top: full keep all their activations, lean ones all that is not an
-	 * element-wise step away from the rest; the others run forward again in backward. */
-	int64_t full, lean;
+	/* So many layers keep all their activations, so many are lean, so many lean ones travel; the others run forward again in
+	 * backward. The layers that do not stay share sets with as many lean ones, the top layers. */
+	int64_t full, lean, travel;
+	int sets;
+	struct layer_keep *keep; /* (layers) */
+	bool backward;           /* the forward pass is followed by a backward one */
 	bool offload;            /* the residual stream of each layer waits for its backward pass in host memory */
 	struct layout plan[ARENA_N];
 	void *memory[ARENA_N];
@@ -67,7 +81,8 @@ struct engine {
 	                            RING buffers in turn */
 	void **x1_host;          /* (layers), NULL: stays */
 	void *embed_way;         /* (T, C) rows of an embedding in host memory, on their way */
-	struct acts *acts;       /* (layers): own, or parts of the shared one */
+	struct acts *acts;       /* (layers): own, or parts of shared ones */
+	struct acts *acts_host;  /* (layers): where those that travel wait */
 	void *x_final, *y_final; /* (T, C) */
 	float *rstd_final;
 	void *d_res;             /* (T, ld_res) gradient of the residual stream, room for adapters behind it */
@@ -166,6 +181,24 @@ static inline void *engine_v(const struct engine *g, void *qkv)
 {
 	return act_at(g->dev, qkv, (g->w.desc.heads + g->w.desc.kv_heads) * g->w.desc.head_dim);
 }
+/* --- what the plan chooses (engine_cost.c), and activations that travel (engine_travel.c) --- */
+
+/* keep[] from full, lean, travel and sets. */
+void engine_spread(struct engine *g);
+/* An estimate of a micro-batch's seconds, forward and backward, as the plan stands: only comparisons count. */
+double engine_seconds(const struct engine *g);
+/* What a lean layer keeps: bytes of a token's row of each array, 0: none, in the order qkv, o, x2, gu, lse, s. */
+enum { LEAN_PARTS = 5 + GRP_N };
+void engine_lean_rows(const struct engine *g, uint64_t row[LEAN_PARTS]);
+/* The layer is about to write its set: what was there has left. */
+void engine_set_await(struct engine *g, int64_t layer);
+/* After the layer's forward pass: its activations start to travel. */
+void engine_set_away(struct engine *g, int64_t layer, int64_t t);
+/* The next layer below whose activations come back into this one's set; -1: none. */
+int64_t engine_set_next(const struct engine *g, int64_t layer);
+/* After the layer's backward pass: they start to. */
+void engine_set_back(struct engine *g, int64_t layer, int64_t t);
+
 /* The whole forward up to y_final. */
 void engine_forward(struct engine *g, const struct microbatch *b, engine_attn_fn *attn, void *ctx);
 /* One layer. again: its activations once more from x1, for backward: the same

@@ -82,9 +82,7 @@ static void linear_bwd_a(struct engine *g, const struct back *k, void *x)
 
 static bool is_lean(const struct engine *g, int64_t i)
 {
-	int64_t from_top = g->w.desc.layers - 1 - i;
-
-	return from_top >= g->full && from_top < g->full + g->lean;
+	return g->keep[i].how == KEEP_LEAN || g->keep[i].how == KEEP_HOST;
 }
 
 /* A lean layer's inner values go back behind the rows that they came from, so that what reads them has the same
@@ -163,16 +161,17 @@ void engine_backward(struct engine *g, const struct microbatch *b)
 {
 	struct device *d = g->dev;
 	const struct model_desc *m = &g->w.desc;
-	int64_t keeping = g->full + g->lean;
 
 	device_zero(d, g->d_res, (uint64_t)(b->n_tokens * g->ld_res) * dtype_bytes(d->act));
 	d->k.rmsnorm_bwd(d, g->d_res, g->ld_res, g->d_y, g->x_final, g->rstd_final, g->w.norm, b->n_tokens, m->hidden);
 	for (int64_t i = m->layers - 1; i >= 0; i--) {
 		bring_back(g, i, b->n_tokens);
-		/* what shares its activations runs again, but for the top layer, whose are still there */
-		if (m->layers - 1 - i >= keeping && i < m->layers - 1)
+		if (g->keep[i].how == KEEP_HOST)
+			engine_set_await(g, i);
+		if (g->keep[i].how == KEEP_NONE)
 			engine_layer(g, i, b, engine_attn_self, NULL, true);
 		mlp_bwd(g, i, b->n_tokens);
 		attn_bwd(g, i, b);
+		engine_set_back(g, i, b->n_tokens);
 	}
 }

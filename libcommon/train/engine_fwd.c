@@ -255,9 +255,11 @@ void engine_forward(struct engine *g, const struct microbatch *b, engine_attn_fn
 	for (int64_t i = 0; i < m->layers; i++) {
 		if (g->offload)
 			d->k.await(d, (int)((i + 1) % RING)); /* the layer writes there */
-		engine_layer(g, i, b, attn, ctx, false);
-		if (g->x1_host[i])
+		if (g->x1_host[i] && g->backward)
 			d->k.away(d, (int)(i % RING), g->x1_host[i], g->x1[i], stream);
+		engine_set_await(g, i);
+		engine_layer(g, i, b, attn, ctx, false);
+		engine_set_away(g, i, b->n_tokens);
 	}
 	d->k.rmsnorm_fwd(d, g->y_final, m->hidden, g->rstd_final, g->x_final, g->w.norm, b->n_tokens, m->hidden, (float)m->rms_eps);
 }
@@ -350,6 +352,7 @@ void engine_begin(struct engine *g)
 
 void engine_run(struct engine *g, const struct microbatch *b, bool grad, double scale)
 {
+	g->backward = grad;
 	engine_send(g, b);
 	engine_place_adapters(g);
 	engine_forward(g, b, engine_attn_self, NULL);

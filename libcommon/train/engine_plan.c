@@ -37,46 +37,69 @@ static void layout_near(struct engine *g, struct acts *a, struct layout *l, cons
 	a->y1 = acts(g, l, name, t * (m->hidden + pad(g, GRP_QKV)));
 	a->y2 = acts(g, l, name, t * (m->hidden + pad(g, GRP_GU)));
 	a->h = acts(g, l, name, t * (m->ffn + pad(g, GRP_DOWN)));
-}
-
-static void layout_far(struct engine *g, struct acts *a, struct layout *l, const char *name)
-{
-	const struct model_desc *m = &g->w.desc;
-	int64_t t = g->shape.max_tokens;
-
-	a->qkv = acts(g, l, name, t * (group_out(m, GRP_QKV) + pad(g, GRP_QKV)));
-	a->o = acts(g, l, name, t * (m->heads * m->head_dim + pad(g, GRP_O)));
-	a->x2 = acts(g, l, name, t * m->hidden);
-	a->gu = acts(g, l, name, t * (2 * m->ffn + pad(g, GRP_GU)));
 	a->rstd1 = floats(l, name, t);
 	a->rstd2 = floats(l, name, t);
-	a->lse = floats(l, name, t * m->heads);
 }
 
-/* Inner values lie behind the rows of x; where these do not stay, a lean layer keeps a copy. */
-static void layout_inner(struct engine *g, struct acts *a, struct layout *l)
+void engine_lean_rows(const struct engine *g, uint64_t row[LEAN_PARTS])
 {
-	static const enum linear_group near[] = { GRP_QKV, GRP_GU, GRP_DOWN };
+	const struct model_desc *m = &g->w.desc;
+	uint64_t act = dtype_bytes(g->dev->act);
 
-	for (int i = 0; i < 3; i++)
-		a->s[near[i]] = pad(g, near[i]) ? acts(g, l, "activations, kept", g->shape.max_tokens * pad(g, near[i])) : NULL;
+	row[0] = (uint64_t)(group_out(m, GRP_QKV) + pad(g, GRP_QKV)) * act;
+	row[1] = (uint64_t)(m->heads * m->head_dim + pad(g, GRP_O)) * act;
+	row[2] = (uint64_t)m->hidden * act;
+	row[3] = (uint64_t)(2 * m->ffn + pad(g, GRP_GU)) * act;
+	row[4] = (uint64_t)m->heads * sizeof(float);
+	/* inner values lie behind the rows of x; where these do not stay, a lean layer keeps a copy */
+	for (int k = 0; k < GRP_N; k++)
+		row[5 + k] = g->shape.train && k != GRP_O ? (uint64_t)pad(g, k) * act : 0;
+}
+
+static void layout_lean(struct engine *g, struct acts *a, struct layout *l, const char *name)
+{
+	uint64_t row[LEAN_PARTS];
+	void *at[LEAN_PARTS];
+
+	engine_lean_rows(g, row);
+	for (int i = 0; i < LEAN_PARTS; i++)
+		at[i] = row[i] ? layout_array(l, name, g->shape.max_tokens, row[i]) : NULL;
+	a->qkv = at[0];
+	a->o = at[1];
+	a->x2 = at[2];
+	a->gu = at[3];
+	a->lse = at[4];
+	memcpy(a->s, at + 5, sizeof(a->s));
+}
+
+/* One layer's: parts of what layers share, or its own. */
+static struct acts layout_layer(struct engine *g, const struct layer_keep *k, const struct acts *shared, const struct acts sets[SETS], struct layout *l)
+{
+	struct acts a = k->set >= 0 ? sets[k->set] : *shared;
+
+	if (k->set < 0)
+		layout_lean(g, &a, l, "activations, kept");
+	if (k->how == KEEP_FULL)
+		layout_near(g, &a, l, "activations, kept");
+	if (k->how == KEEP_FULL || k->how == KEEP_NONE)
+		memset(a.s, 0, sizeof(a.s));
+	return a;
 }
 
 static void layout_activations(struct engine *g, struct layout *l)
 {
 	const struct model_desc *m = &g->w.desc;
-	int64_t t = g->shape.max_tokens, c = m->hidden, last = m->layers - 1;
-	struct acts shared = { 0 };
+	int64_t t = g->shape.max_tokens, c = m->hidden;
+	struct acts shared = { 0 }, sets[SETS];
 
-	/* the shared set serves every layer that does not keep its own */
-	if (g->full < m->layers) {
+	engine_spread(g);
+	if (g->full < m->layers)
 		layout_near(g, &shared, l, "activations, shared");
-		if (g->full + g->lean < m->layers)
-			layout_far(g, &shared, l, "activations, shared");
-	}
+	for (int k = 0; k < SETS; k++)
+		sets[k] = shared;
+	for (int k = 0; k < g->sets && g->full + g->lean < m->layers; k++)
+		layout_lean(g, &sets[k], l, "activations, shared");
 	for (int64_t i = 0; i < m->layers; i++) {
-		struct acts *a = &g->acts[i];
-
 		if (i > 0 && !g->shape.train)
 			g->x1[i] = g->x1[0];
 		else if (g->offload && i >= RING)
@@ -85,15 +108,9 @@ static void layout_activations(struct engine *g, struct layout *l)
 			g->x1[i] = acts(g, l, "residual stream of each layer", t * c);
 		/* the last are still there when backward comes */
 		g->x1_host[i] = g->offload && i < m->layers - RING ? acts(g, &g->host_plan, "residual stream of each layer", t * c) : NULL;
-		*a = shared;
-		/* the last layers keep: backward needs them first */
-		if (last - i < g->full)
-			layout_near(g, a, l, "activations, kept");
-		if (last - i < g->full + g->lean) {
-			layout_far(g, a, l, "activations, kept");
-			if (last - i >= g->full)
-				layout_inner(g, a, l);
-		}
+		g->acts[i] = layout_layer(g, &g->keep[i], &shared, sets, l);
+		if (g->keep[i].how == KEEP_HOST)
+			layout_lean(g, &g->acts_host[i], &g->host_plan, "activations that travel");
 	}
 	g->x_final = acts(g, l, "residual stream of each layer", t * c);
 	g->rstd_final = floats(l, "final norm", t);
@@ -206,7 +223,8 @@ static void layout_all(struct engine *g)
 }
 
 struct choice {
-	int64_t full, lean, cached;
+	int64_t full, lean, travel, cached;
+	int sets;
 	bool offload, host_embed;
 };
 
@@ -223,6 +241,8 @@ static void plan_with(struct engine *g, struct choice c)
 	g->w.host_embed = c.host_embed;
 	g->full = c.full;
 	g->lean = c.lean;
+	g->travel = c.travel;
+	g->sets = c.sets;
 	g->w.cached_layers = c.cached;
 	layout_all(g);
 }
@@ -236,16 +256,23 @@ uint64_t engine_bytes(const struct engine *g)
 	return sum;
 }
 
+static uint64_t host_budget(const struct engine *g)
+{
+	return g->shape.host_budget ? g->shape.host_budget : g->dev->host_bytes;
+}
+
 static bool fits(struct engine *g, struct choice c)
 {
 	plan_with(g, c);
+	if (g->host_plan.used > host_budget(g))
+		return false;
 	return g->shape.budget == 0 ? engine_bytes(g) != UINT64_MAX : engine_bytes(g) <= g->shape.budget;
 }
 
-/* Raises one choice to the most in [0, max] that fits. A layer is lean or full: what becomes full is lean no more. */
+/* Raises one choice to the most up to max that fits; as it is it does. A layer is lean or full: what becomes full is lean no more. */
 static void raise_to_most(struct engine *g, struct choice *c, int64_t *what, int64_t max)
 {
-	int64_t lo = 0, hi = max, all = c->full + c->lean;
+	int64_t lo = *what, hi = max, all = c->full + c->lean;
 
 	while (lo < hi) {
 		*what = lo + (hi - lo + 1) / 2;
@@ -274,36 +301,103 @@ static bool fill_up(struct engine *g, struct choice *c)
 {
 	int64_t layers = g->w.desc.layers;
 
+	c->lean = g->shape.train ? c->sets : 0; /* the top layers, in the sets that all share */
 	if (!fits(g, *c))
 		return false;
 	if (g->shape.train)
 		raise_to_most(g, c, &c->lean, layers);
 	if (wants_dense(g)) /* decoding reads the codes: a dense copy would be four times as many bytes */
 		raise_to_most(g, c, &c->cached, layers);
-	if (g->shape.train && c->lean > 0)
-		raise_to_most(g, c, &c->full, c->lean);
+	if (g->shape.train)
+		raise_to_most(g, c, &c->full, c->lean == layers ? layers : c->lean - c->sets);
 	return true;
 }
 
-/* Copies to the host and back travel under the work, but for nothing they are not worth it; an embedding in host memory
- * makes the device wait at each micro-batch, and is the last resort. */
-static int decide(struct engine *g, struct err *e)
+/* Of the layers that would run again as many travel as make it fastest: with one more the copies would be waited for. */
+static void send_away(struct engine *g, struct choice *c)
 {
-	struct choice c = { 0 };
-	int64_t layers = g->w.desc.layers;
-	bool device_has_host = g->dev->kind != DEVICE_CPU && g->shape.train && layers > RING;
+	int64_t most = g->w.desc.layers - c->full - c->lean, best = 0;
+	double seconds = 0;
 
-	if ((!fill_up(g, &c) || c.lean + c.full < layers || (wants_dense(g) && c.cached < layers)) && device_has_host) {
-		c = (struct choice){ .offload = true };
-		if (!fill_up(g, &c)) {
-			c = (struct choice){ .offload = true, .host_embed = !g->w.desc.tied };
-			fill_up(g, &c);
+	if (c->sets == 1)
+		return;
+	raise_to_most(g, c, &c->travel, most);
+	for (g->travel = 0; g->travel <= c->travel; g->travel++) {
+		double s;
+
+		engine_spread(g);
+		s = engine_seconds(g);
+		if (g->travel == 0 || s < seconds) {
+			seconds = s;
+			best = g->travel;
 		}
 	}
-	if (!fits(g, c))
-		return err_set(e, LP_DEVICE, "the smallest plan needs %.1f MiB and %.1f MiB may be used; lower --batch or --max-len, "
-		               "or raise --memory", (double)engine_bytes(g) / (1 << 20), (double)g->shape.budget / (1 << 20));
-	return 0;
+	c->travel = best;
+}
+
+struct best {
+	struct choice c;
+	double seconds; /* 0: nothing fitted so far */
+};
+
+/* Fills up what c leaves open; the result is the best if it is estimated faster than the best so far. */
+static void consider(struct engine *g, struct choice c, struct best *best)
+{
+	double s;
+
+	if (!fill_up(g, &c))
+		return;
+	send_away(g, &c);
+	plan_with(g, c);
+	s = engine_seconds(g);
+	if (best->seconds > 0 && s >= best->seconds)
+		return;
+	best->c = c;
+	best->seconds = s;
+}
+
+/* Whether everything stays on the device and is dense: the host has nothing to give. */
+static bool has_all(const struct engine *g, const struct best *b)
+{
+	return b->seconds > 0 && b->c.full + b->c.lean == g->w.desc.layers && (b->c.cached == g->w.desc.layers || !wants_dense(g));
+}
+
+static int refuse(const struct engine *g, struct err *e)
+{
+	double host = (double)g->host_plan.used / (1 << 20), host_most = (double)host_budget(g) / (1 << 20);
+
+	if (g->host_plan.used > host_budget(g))
+		return err_set(e, LP_DEVICE, "the smallest plan needs %.1f MiB of the device and %.1f MiB of page-locked host memory, and of these %.1f MiB may be used; lower --batch "
+		               "or --max-len, or raise --host-memory", (double)engine_bytes(g) / (1 << 20), host, host_most);
+	return err_set(e, LP_DEVICE, "the smallest plan needs %.1f MiB and %.1f MiB may be used; lower --batch or --max-len, "
+	               "or raise --memory", (double)engine_bytes(g) / (1 << 20), (double)g->shape.budget / (1 << 20));
+}
+
+/* An embedding in host memory makes the device wait at each micro-batch, and is the last resort. */
+static int decide(struct engine *g, struct err *e)
+{
+	struct choice smallest = { .sets = 1 };
+	struct best best = { 0 };
+	int64_t layers = g->w.desc.layers, sets = g->dev->host_rate > 0 && g->shape.train ? (layers - 1 < SETS ? layers - 1 : SETS) : 0;
+
+	consider(g, smallest, &best);
+	if (sets > 0 && !has_all(g, &best)) {
+		for (int k = 2; k <= sets; k++)
+			consider(g, (struct choice){ .sets = k }, &best);
+		for (int k = 1; k <= sets && layers > RING; k++)
+			consider(g, (struct choice){ .sets = k, .offload = true }, &best);
+		smallest.offload = layers > RING;
+		smallest.host_embed = !g->w.desc.tied;
+		for (int k = 1; k <= sets && best.seconds == 0; k++)
+			consider(g, (struct choice){ .sets = k, .offload = smallest.offload, .host_embed = smallest.host_embed }, &best);
+	}
+	if (best.seconds > 0) {
+		plan_with(g, best.c);
+		return 0;
+	}
+	smallest.lean = g->shape.train;
+	plan_with(g, smallest);
+	return refuse(g, e);
 }
 
 int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m, enum dtype base, bool nf4,
@@ -328,6 +422,8 @@ int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m
 	g->x1 = xcalloc((size_t)m->layers, sizeof(*g->x1));
 	g->x1_host = xcalloc((size_t)m->layers, sizeof(*g->x1_host));
 	g->acts = xcalloc((size_t)m->layers, sizeof(*g->acts));
+	g->acts_host = xcalloc((size_t)m->layers, sizeof(*g->acts_host));
+	g->keep = xcalloc((size_t)m->layers, sizeof(*g->keep));
 	g->chunk = clamp(dev->logits / m->vocab, 16, 4096);
 	g->chunk -= g->chunk > 256 ? g->chunk % 256 : 0; /* whole tiles of any product */
 	if (g->chunk > shape->max_tokens)
@@ -405,7 +501,12 @@ void engine_release(struct engine *g)
 	free(g->x1);
 	free(g->x1_host);
 	free(g->acts);
+	free(g->acts_host);
+	free(g->keep);
 	g->in_host = NULL;
 	g->x1 = NULL;
+	g->x1_host = NULL;
 	g->acts = NULL;
+	g->acts_host = NULL;
+	g->keep = NULL;
 }

@@ -54,8 +54,8 @@ static void describe(const struct run *r, struct sb *out)
 	if (r->total_steps)
 		sb_addf(out, "steps      %lld of %lld x %lld rows, warm-up %lld\n", (long long)r->total_steps, (long long)r->c->batch, (long long)r->c->accumulate,
 		        (long long)r->warmup);
-	sb_addf(out, "plan       micro-batch of %lld tokens; of %lld layers %lld keep activations, %lld most of them, %lld run again; %lld keep dense weights\n",
-	        (long long)g->shape.max_tokens, (long long)m->layers, (long long)g->full, (long long)g->lean, (long long)(m->layers - g->full - g->lean),
+	sb_addf(out, "plan       micro-batch of %lld tokens; of %lld layers %lld keep activations, %lld most of them, %lld send those to host memory and back, %lld run again; %lld keep dense weights\n",
+	        (long long)g->shape.max_tokens, (long long)m->layers, (long long)g->full, (long long)g->lean, (long long)g->travel, (long long)(m->layers - g->full - g->lean - g->travel),
 	        (long long)(g->w.dense ? m->layers : g->w.cached_layers));
 	for (int i = 0; i < ARENA_N; i++)
 		for (int j = 0; j < g->plan[i].n_items; j++)
@@ -65,6 +65,12 @@ static void describe(const struct run *r, struct sb *out)
 	add_bytes(out, "total", engine_bytes(g) + r->dev.overhead);
 	if (g->host_plan.used)
 		add_bytes(out, "page-locked host memory", g->host_plan.used);
+	for (int i = 0; i < g->host_plan.n_items; i++) {
+		char name[64];
+
+		snprintf(name, sizeof(name), "  %s", g->host_plan.items[i].name);
+		add_bytes(out, name, g->host_plan.items[i].bytes);
+	}
 }
 
 int train_dry_run(const struct train_config *c, struct sb *text, struct err *e)
