@@ -202,10 +202,13 @@ static void describe_cuda(struct device *d, enum dtype act)
 	d->row_pad = 64; /* 128 bytes: what the copy engine and the memory like */
 	d->logits = 1 << 27;
 	d->segment = 14336; /* two of them lie in the room of gate and up of an 8B model; adding up in fp32 is then 2 % of the product */
-	d->apart = true;
 	d->overhead = 580ull << 20; /* an H100, driver 580: 563 MiB at first, 575 in the end */
 	d->fp8 = act == DT_BF16;
 	d->few = act == DT_BF16 ? 64 : 0;
+	/* an H100's, under a whole step's load; other cards are slower at all three alike, and plans look at ratios */
+	d->flops = 700e12;
+	d->memory_rate = 2.7e12;
+	d->host_rate = 50e9;
 	d->host_bytes = available_memory() / 2;
 	d->k.attn_scratch = kn_attn_scratch_cuda;
 	d->k.decode_scratch = kn_decode_scratch_cuda;
@@ -236,6 +239,8 @@ static int open_cpu(struct device *d, int threads, struct err *e)
 	d->threads = threads > 0 ? threads : usable_cores();
 	d->free_bytes = available_memory();
 	d->host_bytes = d->free_bytes / 2;
+	d->flops = 1e11;
+	d->memory_rate = 2e10;
 	d->k = cpu_ops;
 	/* tiles are ours to spread over threads: each product stays on one */
 	openblas_set_num_threads(1);

@@ -33,7 +33,7 @@
 #include "kernels/vec.h"
 #include "kernels/xent.h"
 
-enum { COPY_SLOTS = 8 };
+enum { COPY_SLOTS = 16 };
 
 struct kn_ops {
 	/* memory: 256-byte aligned, cleared; uploads read src before they return. What they fill, and what download reads, may be
@@ -121,9 +121,11 @@ struct device {
 	int64_t row_pad;     /* what is added to a row is a multiple of this many elements */
 	int64_t logits;      /* elements of a chunk of logits that pay */
 	int64_t segment;     /* rows of the head that pay in one product of the loss (xent.h) */
-	bool apart;          /* host memory is other memory than its own: what waits there takes none of it */
 	bool fp8;            /* products of 8 bits (fp8.h): the CPU has their definition, GPUs from compute capability 9.0 on */
 	int64_t few;         /* up to so many rows skinny is faster than a dense product; 0: never */
+	/* what plans reckon with, a second: operations of a large product, bytes of memory read or written, bytes to host memory, and as
+	 * many back; 0: host memory is the device's own */
+	double flops, memory_rate, host_rate;
 	struct kn_ops k;
 	void *impl;
 };

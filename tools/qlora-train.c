@@ -13,7 +13,7 @@ static struct {
 	const char *model, *eval, *adapter, *method, *update, *quant, *targets, *schedule, *optimizer, *nonfinite, *device, *compute;
 	int64_t rank, batch, accumulate, max_steps, max_len, warmup_steps, seed, eval_every, save_every, log_every, threads, patience, keep_checkpoints;
 	double alpha, dropout, epochs, lr, warmup_ratio, weight_decay, max_grad_norm, beta1, beta2, eps, min_delta;
-	uint64_t memory;
+	uint64_t memory, host_memory;
 	bool rslora, keep_best, dry_run, eval_only, allow_long;
 } o = {
 	.method = "sft", .update = "lora", .quant = "nf4", .targets = "all", .schedule = "cosine", .optimizer = "adamw", .nonfinite = "stop",
@@ -70,6 +70,7 @@ static struct opt options[] = {
 	{ OPT_CHOICE, "compute", 0, &o.compute, "TYPE", "of weights and activations on a GPU (auto: bf16 where it has that)", "auto|bf16|fp16|fp8" },
 	{ OPT_INT, "threads", 'j', &o.threads, "N", "CPU threads; 0: one for each processor", .min = 0, .max = 1024, .unrecorded = true },
 	{ OPT_SIZE, "memory", 0, &o.memory, "SIZE", "memory that the plan may use (0: what is free)", .unrecorded = true },
+	{ OPT_SIZE, "host-memory", 0, &o.host_memory, "SIZE", "host memory that may wait beside a GPU (0: half of what is free)", .unrecorded = true },
 	OPT_COMMON,
 };
 
@@ -93,7 +94,7 @@ static int parse_nonfinite(int64_t *skips, struct err *e)
 static int configure(struct train_config *c, int argc, char **argv, struct err *e)
 {
 	*c = (struct train_config){ .model = o.model, .tokens = argc > 1 ? argv[1] : NULL, .eval = o.eval, .adapter = o.adapter,
-		.out = opt_common.output, .device = o.device, .compute = o.compute, .threads = o.threads, .memory = o.memory, .nf4 = strcmp(o.quant, "nf4") == 0,
+		.out = opt_common.output, .device = o.device, .compute = o.compute, .threads = o.threads, .memory = o.memory, .host_memory = o.host_memory, .nf4 = strcmp(o.quant, "nf4") == 0,
 		.force = opt_common.force, .keep_best = o.keep_best, .eval_only = o.eval_only, .allow_long = o.allow_long, .rank = o.rank, .alpha = o.alpha, .dropout = o.dropout,
 		.rslora = o.rslora, .batch = o.batch, .accumulate = o.accumulate, .max_steps = o.max_steps, .max_len = o.max_len, .epochs = o.epochs,
 		.lr = o.lr, .warmup_ratio = o.warmup_ratio, .max_grad_norm = o.max_grad_norm, .warmup_steps = o.warmup_steps,

@@ -36,6 +36,14 @@ struct acts {
 	bool far_whole;          /* x2, gu too */
 };
 
+/* What becomes of a layer's activations between its forward pass and its backward one: all of them stay; all that is not an
+ * element-wise step away from the rest (lean); the same, and they wait in host memory; nothing, and backward runs the layer again. */
+enum keep { KEEP_FULL, KEEP_LEAN, KEEP_HOST, KEEP_NONE };
+struct layer_keep {
+	enum keep how;
+	int set; /* of those that layers share in turn; -1: memory of its own */
+};
+
 /* The micro-batch on the device. */
 struct inputs {
 	int32_t *ids, *pos, *rec;  /* (T) */
@@ -45,7 +53,9 @@ struct inputs {
 	int64_t n_tiles;
 };
 
-enum { RING = 3, HEAD_RING = 2 }; /* buffers of what travels: the residual stream, segments of the head */
+/* Buffers of what travels: the residual stream, sets of activations that layers share (at most), segments of the head. Each has a copy
+ * slot, in this order. */
+enum { RING = 3, SETS = 4, HEAD_RING = 2 };
 
 struct engine_shape {
 	int64_t max_tokens; /* of a micro-batch */
@@ -64,9 +74,13 @@ struct engine {
 	struct weights w;
 	struct lora *lora;       /* NULL: the base alone */
 	struct engine_shape shape;
-	/* Of the layers from the top: full keep all their activations, lean ones all that is not an
-	 * element-wise step away from the rest; the others run forward again in backward. */
-	int64_t full, lean;
+	/* So many layers keep all their activations, so many are lean, so many lean ones travel; the others run forward again in
+	 * backward. The layers that do not stay share sets with as many lean ones, the top layers. */
+	int64_t full, lean, travel;
+	int sets;
+	bool pieced;             /* there is one set, of layers that run again, and a piece's rows are enough for it */
+	struct layer_keep *keep; /* (layers) */
+	bool backward;           /* the forward pass is followed by a backward one */
 	int64_t away;            /* layers from the bottom whose residual stream waits for its backward pass in host memory */
 	bool optim_away;         /* the optimiser's states are in host memory */
 	struct layout plan[ARENA_N];
@@ -81,7 +95,8 @@ struct engine {
 	                            buffer; those that travel have RING buffers in turn, and those right above them wait there */
 	void **x1_host;          /* (layers), NULL: stays */
 	void *embed_way;         /* (piece, C) rows of an embedding in host memory, on their way */
-	struct acts *acts;       /* (layers): own, or parts of the shared one */
+	struct acts *acts;       /* (layers): own, or parts of shared ones */
+	struct acts *acts_host;  /* (layers): where those that travel wait */
 	void *d_res;             /* (T, ld_res) gradient of the residual stream, room for adapters behind it */
 	int64_t ld_res;
 	void *d_y, *d_o, *d_h;   /* (piece, C), (T, NH*D + pad), (piece, F); the last two are one buffer, and a segment of logits too */
@@ -184,6 +199,24 @@ static inline void *engine_v(const struct engine *g, void *qkv)
 {
 	return act_at(g->dev, qkv, (g->w.desc.heads + g->w.desc.kv_heads) * g->w.desc.head_dim);
 }
+/* --- what the plan chooses (engine_cost.c), and activations that travel (engine_travel.c) --- */
+
+/* keep[] from full, lean, travel and sets. */
+void engine_spread(struct engine *g);
+/* An estimate of a micro-batch's seconds, forward and backward, as the plan stands: only comparisons count. */
+double engine_seconds(const struct engine *g);
+/* What a lean layer keeps: bytes of a token's row of each array, 0: none, in the order qkv, o, x2, gu, lse, s. */
+enum { LEAN_PARTS = 5 + GRP_N };
+void engine_lean_rows(const struct engine *g, uint64_t row[LEAN_PARTS]);
+/* The layer is about to write its set: what was there has left. */
+void engine_set_await(struct engine *g, int64_t layer);
+/* After the layer's forward pass: its activations start to travel. */
+void engine_set_away(struct engine *g, int64_t layer, int64_t t);
+/* The next layer below whose activations come back into this one's set; -1: none. */
+int64_t engine_set_next(const struct engine *g, int64_t layer);
+/* After the layer's backward pass: they start to. */
+void engine_set_back(struct engine *g, int64_t layer, int64_t t);
+
 /* The whole forward up to the last layer's output. */
 void engine_forward(struct engine *g, const struct microbatch *b, engine_attn_fn *attn, void *ctx);
 /* The piece of t rows that begins at row from. */

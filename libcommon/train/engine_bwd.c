@@ -83,18 +83,14 @@ static void linear_bwd_a(struct engine *g, const struct back *k, void *x)
 
 static bool is_lean(const struct engine *g, int64_t i)
 {
-	int64_t from_top = g->w.desc.layers - 1 - i;
-
-	return from_top >= g->full && from_top < g->full + g->lean;
+	return g->keep[i].how == KEEP_LEAN || g->keep[i].how == KEEP_HOST;
 }
 
 /* What layers share has been overwritten since layer i's forward pass wrote it: by layers above it, and, but for what is there for all
  * tokens, by later pieces. */
 static bool is_gone(const struct engine *g, int64_t i, int64_t t, bool whole)
 {
-	int64_t from_top = g->w.desc.layers - 1 - i;
-
-	return from_top >= g->full + g->lean && (from_top > 0 || (!whole && t > g->shape.piece));
+	return g->keep[i].how == KEEP_NONE && (i < g->w.desc.layers - 1 || (!whole && t > g->shape.piece));
 }
 
 /* A lean layer's inner values go back behind the rows that they came from, so that what reads them has the same
@@ -162,7 +158,6 @@ static void layer_bwd(struct engine *g, int64_t i, const struct microbatch *b)
 {
 	struct acts *a = &g->acts[i];
 	int64_t t = b->n_tokens, each = g->shape.piece;
-	bool shared = g->w.desc.layers - 1 - i >= g->full + g->lean;
 	struct kn_attn_shape s;
 
 	if (is_gone(g, i, t, true))
@@ -180,7 +175,7 @@ static void layer_bwd(struct engine *g, int64_t i, const struct microbatch *b)
 	g->dev->k.attn_bwd(g->dev, &s, a->qkv, engine_k(g, a->qkv), engine_v(g, a->qkv), a->o, a->lse, g->d_o, g->d_qkv, engine_k(g, g->d_qkv), engine_v(g, g->d_qkv));
 	engine_rotate(g, g->d_qkv, s.ldq, t, true);
 	for (int64_t from = 0; from < t; from += each)
-		qkv_bwd(g, i, engine_piece(g, from, t), s.ldq, shared && t > each);
+		qkv_bwd(g, i, engine_piece(g, from, t), s.ldq, g->keep[i].how == KEEP_NONE && t > each);
 }
 
 /* The residual stream of layer i is there when it is wanted, and one that will be soon starts to travel: into the buffer that the
@@ -201,6 +196,9 @@ void engine_backward(struct engine *g, const struct microbatch *b)
 {
 	for (int64_t i = g->w.desc.layers - 1; i >= 0; i--) {
 		bring_back(g, i, b->n_tokens);
+		if (g->keep[i].how == KEEP_HOST)
+			engine_set_await(g, i);
 		layer_bwd(g, i, b);
+		engine_set_back(g, i, b->n_tokens);
 	}
 }

@@ -313,11 +313,13 @@ void engine_forward(struct engine *g, const struct microbatch *b, engine_attn_fn
 	for (int64_t i = 0; i < m->layers; i++) {
 		if (g->away)
 			d->k.await(d, (int)((i + 1) % RING)); /* the layer writes there */
+		if (g->x1_host[i] && g->backward)
+			d->k.away(d, (int)(i % RING), g->x1_host[i], g->x1[i], stream);
+		engine_set_await(g, i);
 		engine_attend(g, i, b, attn, ctx);
 		for (int64_t from = 0; from < b->n_tokens; from += g->shape.piece)
 			engine_feed(g, i, engine_piece(g, from, b->n_tokens), false);
-		if (g->x1_host[i])
-			d->k.away(d, (int)(i % RING), g->x1_host[i], g->x1[i], stream);
+		engine_set_away(g, i, b->n_tokens);
 	}
 }
 
@@ -364,6 +366,7 @@ void engine_begin(struct engine *g)
 
 void engine_run(struct engine *g, const struct microbatch *b, bool grad, double scale)
 {
+	g->backward = grad;
 	engine_send(g, b);
 	engine_place_adapters(g);
 	engine_forward(g, b, engine_attn_self, NULL);

@@ -48,36 +48,64 @@ static int64_t piece_rows(const struct engine *g)
 static void layout_near(struct engine *g, struct acts *a, struct layout *l, const char *name, bool whole)
 {
 	const struct model_desc *m = &g->w.desc;
-	int64_t t = whole ? g->shape.max_tokens : piece_rows(g);
+	int64_t all = g->shape.max_tokens, t = whole ? all : piece_rows(g);
 
 	a->near_whole = whole;
 	a->y1 = acts(g, l, name, t * (m->hidden + pad(g, GRP_QKV)));
 	a->y2 = acts(g, l, name, t * (m->hidden + pad(g, GRP_GU)));
 	a->h = acts(g, l, name, t * (m->ffn + pad(g, GRP_DOWN)));
+	a->rstd1 = floats(l, name, all);
+	a->rstd2 = floats(l, name, all);
 }
 
-static void layout_far(struct engine *g, struct acts *a, struct layout *l, const char *name, bool whole)
+void engine_lean_rows(const struct engine *g, uint64_t row[LEAN_PARTS])
 {
 	const struct model_desc *m = &g->w.desc;
-	int64_t t = g->shape.max_tokens, rows = whole ? t : piece_rows(g);
+	uint64_t act = dtype_bytes(g->dev->act);
 
-	a->far_whole = whole;
-	a->qkv = acts(g, l, name, t * (group_out(m, GRP_QKV) + pad(g, GRP_QKV)));
-	a->o = acts(g, l, name, t * (m->heads * m->head_dim + pad(g, GRP_O)));
-	a->x2 = acts(g, l, name, rows * m->hidden);
-	a->gu = acts(g, l, name, rows * (2 * m->ffn + pad(g, GRP_GU)));
-	a->rstd1 = floats(l, name, t);
-	a->rstd2 = floats(l, name, t);
-	a->lse = floats(l, name, t * m->heads);
+	row[0] = (uint64_t)(group_out(m, GRP_QKV) + pad(g, GRP_QKV)) * act;
+	row[1] = (uint64_t)(m->heads * m->head_dim + pad(g, GRP_O)) * act;
+	row[2] = (uint64_t)m->hidden * act;
+	row[3] = (uint64_t)(2 * m->ffn + pad(g, GRP_GU)) * act;
+	row[4] = (uint64_t)m->heads * sizeof(float);
+	/* inner values lie behind the rows of x; where these do not stay, a lean layer keeps a copy */
+	for (int k = 0; k < GRP_N; k++)
+		row[5 + k] = g->shape.train && k != GRP_O ? (uint64_t)pad(g, k) * act : 0;
 }
 
-/* Inner values lie behind the rows of x; where these do not stay, a lean layer keeps a copy. */
-static void layout_inner(struct engine *g, struct acts *a, struct layout *l)
+/* pieced: no inner values, and x2 and gu of a piece. */
+static void layout_lean(struct engine *g, struct acts *a, struct layout *l, const char *name, bool pieced)
 {
-	static const enum linear_group near[] = { GRP_QKV, GRP_GU, GRP_DOWN };
+	uint64_t row[LEAN_PARTS];
+	void *at[LEAN_PARTS];
 
-	for (int i = 0; i < 3; i++)
-		a->s[near[i]] = pad(g, near[i]) ? acts(g, l, "activations, kept", g->shape.max_tokens * pad(g, near[i])) : NULL;
+	engine_lean_rows(g, row);
+	for (int i = 0; i < LEAN_PARTS; i++) {
+		int64_t rows = pieced && (i == 2 || i == 3) ? piece_rows(g) : g->shape.max_tokens;
+
+		at[i] = row[i] && !(pieced && i >= 5) ? layout_array(l, name, rows, row[i]) : NULL;
+	}
+	a->far_whole = !pieced;
+	a->qkv = at[0];
+	a->o = at[1];
+	a->x2 = at[2];
+	a->gu = at[3];
+	a->lse = at[4];
+	memcpy(a->s, at + 5, sizeof(a->s));
+}
+
+/* One layer's: parts of what layers share, or its own. */
+static struct acts layout_layer(struct engine *g, const struct layer_keep *k, const struct acts *shared, const struct acts sets[SETS], struct layout *l)
+{
+	struct acts a = k->set >= 0 ? sets[k->set] : *shared;
+
+	if (k->set < 0)
+		layout_lean(g, &a, l, "activations, kept", false);
+	if (k->how == KEEP_FULL)
+		layout_near(g, &a, l, "activations, kept", true);
+	if (k->how == KEEP_FULL || k->how == KEEP_NONE)
+		memset(a.s, 0, sizeof(a.s));
+	return a;
 }
 
 /* With what travels (engine.h, x1) the RING buffers are enough for those below, and for what is above them on the device. */
@@ -101,27 +129,19 @@ static void layout_stream(struct engine *g, struct layout *l)
 static void layout_activations(struct engine *g, struct layout *l)
 {
 	const struct model_desc *m = &g->w.desc;
-	int64_t last = m->layers - 1;
-	struct acts shared = { 0 };
+	struct acts shared = { 0 }, sets[SETS];
 
-	/* the shared set serves every layer that does not keep its own */
-	if (g->full < m->layers) {
+	engine_spread(g);
+	if (g->full < m->layers)
 		layout_near(g, &shared, l, "activations, shared", false);
-		if (g->full + g->lean < m->layers)
-			layout_far(g, &shared, l, "activations, shared", false);
-	}
+	for (int k = 0; k < SETS; k++)
+		sets[k] = shared;
+	for (int k = 0; k < g->sets && g->full + g->lean < m->layers; k++)
+		layout_lean(g, &sets[k], l, "activations, shared", g->pieced);
 	for (int64_t i = 0; i < m->layers; i++) {
-		struct acts *a = &g->acts[i];
-
-		*a = shared;
-		/* the last layers keep: backward needs them first */
-		if (last - i < g->full)
-			layout_near(g, a, l, "activations, kept", true);
-		if (last - i < g->full + g->lean) {
-			layout_far(g, a, l, "activations, kept", true);
-			if (last - i >= g->full)
-				layout_inner(g, a, l);
-		}
+		g->acts[i] = layout_layer(g, &g->keep[i], &shared, sets, l);
+		if (g->keep[i].how == KEEP_HOST)
+			layout_lean(g, &g->acts_host[i], &g->host_plan, "activations that travel", false);
 	}
 }
 
@@ -259,9 +279,11 @@ static void layout_all(struct engine *g)
 }
 
 struct choice {
-	int64_t full, lean, cached, away;
-	bool host_embed, optim_away;
-	int64_t head_away; /* segments of the head in host memory, the last ones */
+	int64_t full, lean, travel, cached;
+	int sets;
+	bool pieced, host_embed, optim_away;
+	int64_t away;      /* streams of layers in host memory, the first ones */
+	int64_t head_away; /* segments of the head there, the last ones */
 };
 
 static int64_t segments(const struct engine *g)
@@ -284,6 +306,9 @@ static void plan_with(struct engine *g, struct choice c)
 	g->w.head_rows = clamp((segments(g) - c.head_away) * g->segment, 0, g->w.head.rows);
 	g->full = c.full;
 	g->lean = c.lean;
+	g->travel = c.travel;
+	g->sets = c.sets;
+	g->pieced = c.pieced;
 	g->w.cached_layers = c.cached;
 	layout_all(g);
 }
@@ -305,10 +330,10 @@ static bool fits(struct engine *g, struct choice c)
 	return g->shape.budget == 0 ? engine_bytes(g) != UINT64_MAX : engine_bytes(g) <= g->shape.budget;
 }
 
-/* Raises one choice to the most in [0, max] that fits. A layer is lean or full: what becomes full is lean no more. */
+/* Raises one choice to the most up to max that fits; as it is it does. A layer is lean or full: what becomes full is lean no more. */
 static void raise_to_most(struct engine *g, struct choice *c, int64_t *what, int64_t max)
 {
-	int64_t lo = 0, hi = max, all = c->full + c->lean;
+	int64_t lo = *what, hi = max, all = c->full + c->lean;
 
 	while (lo < hi) {
 		*what = lo + (hi - lo + 1) / 2;
@@ -337,27 +362,56 @@ static bool fill_up(struct engine *g, struct choice *c)
 {
 	int64_t layers = g->w.desc.layers;
 
+	c->lean = c->pieced ? 0 : c->sets; /* the top layers, in the sets that all share */
 	if (!fits(g, *c))
 		return false;
-	if (g->shape.train)
+	if (!c->pieced)
 		raise_to_most(g, c, &c->lean, layers);
 	if (wants_dense(g)) /* decoding reads the codes: a dense copy would be four times as many bytes */
 		raise_to_most(g, c, &c->cached, layers);
-	if (g->shape.train && c->lean > 0)
-		raise_to_most(g, c, &c->full, c->lean);
+	if (!c->pieced)
+		raise_to_most(g, c, &c->full, c->lean == layers ? layers : c->lean - c->sets);
 	return true;
 }
 
-/* As many streams travel as there are whose buffers are wanted again before backward comes, and as the host has room for. */
-static void all_travel(struct engine *g, struct choice *c)
+/* Of the layers that would run again as many travel as make it fastest: with one more the copies would be waited for. */
+static void send_lean(struct engine *g, struct choice *c)
 {
-	c->away = g->w.desc.layers + 1 > RING ? g->w.desc.layers + 1 - RING : 0;
+	int64_t most = g->w.desc.layers - c->full - c->lean, best = 0;
+	double seconds = 0;
+
+	if (c->sets == 1)
+		return;
+	raise_to_most(g, c, &c->travel, most);
+	for (g->travel = 0; g->travel <= c->travel; g->travel++) {
+		double s;
+
+		engine_spread(g);
+		s = engine_seconds(g);
+		if (g->travel == 0 || s < seconds) {
+			seconds = s;
+			best = g->travel;
+		}
+	}
+	c->travel = best;
+}
+
+/* As many streams travel as there are whose buffers are wanted again before backward comes. */
+static int64_t most_streams(const struct engine *g)
+{
+	return g->w.desc.layers + 1 > RING ? g->w.desc.layers + 1 - RING : 0;
+}
+
+/* As many of them as the host has room for. */
+static void send_streams(struct engine *g, struct choice *c)
+{
+	c->away = most_streams(g);
 	for (plan_with(g, *c); c->away > 0 && g->host_plan.used > g->shape.host_budget; plan_with(g, *c))
 		c->away--;
 }
 
 /* What is chosen fits: no more streams travel than it takes. */
-static void lower_away(struct engine *g, struct choice *c)
+static void lower_streams(struct engine *g, struct choice *c)
 {
 	int64_t lo = 0, hi = c->away;
 
@@ -371,6 +425,47 @@ static void lower_away(struct engine *g, struct choice *c)
 	c->away = hi;
 }
 
+struct best {
+	struct choice c;
+	double seconds; /* 0: nothing fitted so far */
+};
+
+/* Fills up what c leaves open, with streams or without; the result is the best if it is estimated faster than the best so far. */
+static void consider(struct engine *g, struct choice c, bool streams, struct best *best)
+{
+	double s;
+
+	if (streams)
+		send_streams(g, &c);
+	if (!fill_up(g, &c))
+		return;
+	send_lean(g, &c);
+	lower_streams(g, &c);
+	plan_with(g, c);
+	s = engine_seconds(g);
+	if (best->seconds > 0 && s >= best->seconds)
+		return;
+	best->c = c;
+	best->seconds = s;
+}
+
+/* The same with each number of sets up to most, from `from` on, and where micro-batches go through in pieces with a piece's rows. */
+static void consider_sets(struct engine *g, struct choice c, int from, int most, bool streams, struct best *best)
+{
+	for (c.sets = from; c.sets <= most; c.sets++)
+		consider(g, c, streams, best);
+	c.sets = 1;
+	c.pieced = true;
+	if (g->shape.train && g->shape.max_tokens > g->shape.piece)
+		consider(g, c, streams, best);
+}
+
+/* Whether everything stays on the device and is dense: the host has nothing to give. */
+static bool has_all(const struct engine *g, const struct best *b)
+{
+	return b->seconds > 0 && b->c.full + b->c.lean == g->w.desc.layers && (b->c.cached == g->w.desc.layers || !wants_dense(g));
+}
+
 /* Bytes that come to the device in a step, and that no work before them hides. */
 static uint64_t waits_for(const struct engine *g, const struct choice *c)
 {
@@ -379,9 +474,9 @@ static uint64_t waits_for(const struct engine *g, const struct choice *c)
 	return (uint64_t)c->head_away * segment + (c->optim_away ? optim_bytes(g->shape.optim, g->lora) : 0);
 }
 
-static bool fits_when_all_travel(struct engine *g, struct choice *c)
+static bool fits_with_streams(struct engine *g, struct choice *c)
 {
-	all_travel(g, c);
+	send_streams(g, c);
 	return fits(g, *c);
 }
 
@@ -395,9 +490,9 @@ static void send_least(struct engine *g, struct choice *c)
 
 	for (int k = 0; k < kinds; k++) {
 		try.optim_away = k;
-		for (try.head_away = 0; try.head_away < segments(g) && !fits_when_all_travel(g, &try);)
+		for (try.head_away = 0; try.head_away < segments(g) && !fits_with_streams(g, &try);)
 			try.head_away++;
-		if (fits_when_all_travel(g, &try) && waits_for(g, &try) < least) {
+		if (fits_with_streams(g, &try) && waits_for(g, &try) < least) {
 			least = waits_for(g, &try);
 			best = try;
 		}
@@ -405,35 +500,51 @@ static void send_least(struct engine *g, struct choice *c)
 	*c = least == UINT64_MAX ? try : best;
 }
 
-/* What waits in host memory, in the order of what it costs. The residual stream travels under the work, but for nothing that is
- * not worth it. For an embedding there the device waits at each micro-batch while its rows are picked. Of the head and of the
- * optimiser's states only what the loss and the update do themselves hides the copies. */
-static void send_away(struct engine *g, struct choice *c)
+/* c is the smallest plan. */
+static int refuse(struct engine *g, struct choice c, bool host, struct err *e)
 {
-	*c = (struct choice){ 0 };
-	all_travel(g, c);
-	if (fill_up(g, c))
-		return;
-	*c = (struct choice){ .host_embed = !g->w.desc.tied };
-	all_travel(g, c);
-	if (fill_up(g, c))
-		return;
-	send_least(g, c);
-	fill_up(g, c);
+	double mib = 1 << 20;
+
+	c.away = host ? most_streams(g) : 0;
+	plan_with(g, c);
+	if (g->host_plan.used > g->shape.host_budget && (g->shape.budget == 0 || engine_bytes(g) <= g->shape.budget))
+		return err_set(e, LP_DEVICE, "the smallest plan needs %.1f MiB of the device and %.1f MiB of page-locked host memory, and of these %.1f MiB may be used; lower --batch "
+		               "or --max-len, or raise --host-memory", (double)engine_bytes(g) / mib, (double)g->host_plan.used / mib, (double)g->shape.host_budget / mib);
+	return err_set(e, LP_DEVICE, "the smallest plan needs %.1f MiB and %.1f MiB may be used; raise --memory by %.0f MiB, or lower --batch or --max-len", (double)engine_bytes(g) / mib,
+	               (double)g->shape.budget / mib, ceil((double)(engine_bytes(g) - g->shape.budget) / mib));
 }
 
+/* What waits in host memory, in the order of what it costs. Activations and the residual stream travel under the work, but for nothing
+ * that is not worth it. For an embedding there the device waits at each micro-batch while its rows are picked. Of the head and of the
+ * optimiser's states only what the loss and the update do themselves hides the copies. */
 static int decide(struct engine *g, struct err *e)
 {
-	struct choice c = { 0 };
+	struct choice least = { .sets = 1, .pieced = !g->shape.train || g->shape.max_tokens > g->shape.piece };
+	struct best best = { 0 };
 	int64_t layers = g->w.desc.layers;
+	bool host = g->dev->host_rate > 0 && g->shape.train;
+	int sets = (int)(layers - 1 < SETS ? layers - 1 : SETS);
 
-	if ((!fill_up(g, &c) || c.lean + c.full < layers || (wants_dense(g) && c.cached < layers)) && g->dev->apart && g->shape.train)
-		send_away(g, &c);
-	if (fits(g, c))
-		lower_away(g, &c);
-	if (!fits(g, c))
-		return err_set(e, LP_DEVICE, "the smallest plan needs %.1f MiB and %.1f MiB may be used; raise --memory by %.0f MiB, or lower --batch or --max-len",
-		               (double)engine_bytes(g) / (1 << 20), (double)g->shape.budget / (1 << 20), ceil((double)(engine_bytes(g) - g->shape.budget) / (1 << 20)));
+	if (!g->shape.train)
+		consider(g, least, false, &best);
+	else
+		consider_sets(g, (struct choice){ 0 }, 1, 1, false, &best);
+	if (host && !has_all(g, &best)) {
+		consider_sets(g, (struct choice){ 0 }, 2, sets, false, &best);
+		consider_sets(g, (struct choice){ 0 }, 1, sets, true, &best);
+	}
+	if (host && best.seconds == 0)
+		consider_sets(g, (struct choice){ .host_embed = !g->w.desc.tied }, 1, sets, true, &best);
+	if (best.seconds == 0) {
+		least.lean = !least.pieced;
+		least.host_embed = host && !g->w.desc.tied;
+		if (host)
+			send_least(g, &least);
+		consider(g, least, host, &best);
+	}
+	if (best.seconds == 0)
+		return refuse(g, least, host, e);
+	plan_with(g, best.c);
 	return 0;
 }
 
@@ -476,6 +587,8 @@ int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m
 	g->x1 = xcalloc((size_t)m->layers + 1, sizeof(*g->x1));
 	g->x1_host = xcalloc((size_t)m->layers, sizeof(*g->x1_host));
 	g->acts = xcalloc((size_t)m->layers, sizeof(*g->acts));
+	g->acts_host = xcalloc((size_t)m->layers, sizeof(*g->acts_host));
+	g->keep = xcalloc((size_t)m->layers, sizeof(*g->keep));
 	choose_segments(g);
 	return decide(g, e);
 }
@@ -549,7 +662,12 @@ void engine_release(struct engine *g)
 	free(g->x1);
 	free(g->x1_host);
 	free(g->acts);
+	free(g->acts_host);
+	free(g->keep);
 	g->in_host = NULL;
 	g->x1 = NULL;
+	g->x1_host = NULL;
 	g->acts = NULL;
+	g->acts_host = NULL;
+	g->keep = NULL;
 }

@@ -2,8 +2,8 @@
  * memory forecast and measured, milliseconds by operation, and the hash of the adapter after the steps.
  *
  * usage: bench_qlora_step [name=value]...
- *   device=cuda shape=8b|1b|3b|70b|tiny rank=16 alpha=16 batch=4 seq=2048 accumulate=1 base=nf4|bf16 memory=0 (MiB) host=0 (MiB, page-locked)
- *   steps=10 warmup=3 parts=0|1 dropout=0 fp8=0|1
+ *   device=cuda shape=8b|1b|3b|70b|tiny rank=16 alpha=16 batch=4 seq=2048 accumulate=1 base=nf4|bf16 memory=0 host=0 (MiB) link=0 (GB/s that
+ *   the plan reckons with, 0: the device's) steps=10 warmup=3 parts=0|1 dropout=0 fp8=0|1 dry=0|1 (the plan alone, which needs no GPU)
  * Every position is a target; token ids are random. MFU = tokens/s * (4 * P + 6 * S * C * L) / 798e12, P the parameters of the frozen
  * products and the head: forward and input gradient, causal attention; and the same against the vendor's 989e12. */
 #include <math.h>
@@ -19,7 +19,7 @@
 
 struct conf {
 	const char *device, *shape, *base;
-	int64_t rank, alpha, batch, seq, accumulate, memory, host, steps, warmup, parts, fp8;
+	int64_t rank, alpha, batch, seq, accumulate, memory, host, link, steps, warmup, parts, fp8, dry;
 	double dropout;
 };
 
@@ -237,21 +237,35 @@ static int by_value(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-static void setup(struct bench *x)
+static void plan(struct bench *x)
 {
+	const struct conf *c = &x->c;
+	const struct engine *g = &x->g;
 	struct engine_shape s = { .max_tokens = x->c.batch * x->c.seq, .max_seq = x->c.seq, .train = true, .optim = &x->optim, .fp8 = x->c.fp8, .host_budget = (uint64_t)x->c.host << 20 };
-	uint64_t before, total;
-	double from = now_seconds();
 
-	describe(&x->m, x->c.shape);
-	must(device_open(&x->dev, x->c.device, getenv("LP_COMPUTE"), 0, &e) == 0);
-	x->dev.k.memory(&x->dev, &before, &total);
+	describe(&x->m, c->shape);
+	must((c->dry ? device_open_plan : device_open)(&x->dev, c->device, getenv("LP_COMPUTE"), 0, &e) == 0);
+	x->dev.host_rate = c->link ? 1e9 * (double)c->link : x->dev.host_rate;
 	s.budget = x->c.memory ? (uint64_t)x->c.memory << 20 : x->dev.free_bytes / 100 * 97;
 	x->optim = (struct optim){ .kind = OPTIM_ADAMW8, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01 };
 	x->lora = (struct lora){ .rank = x->c.rank, .alpha = (double)x->c.alpha, .dropout = x->c.dropout };
 	must(lora_targets("all", x->lora.targets, &e) == 0);
 	lora_init(&x->lora, &x->m);
 	must(engine_plan(&x->g, &x->dev, &x->m, DT_BF16, strcmp(x->c.base, "nf4") == 0, &x->lora, &s, &e) == 0);
+	printf("%s, %s, r %lld, %lld x %lld x %lld, %s%s, dropout %g\n", x->dev.name, c->shape, (long long)c->rank, (long long)c->batch, (long long)c->seq,
+	       (long long)c->accumulate, c->base, c->fp8 ? ", fp8" : "", c->dropout);
+	printf("plan: %.1f MiB, %.1f MiB of the host; %lld layers full, %lld lean, %lld travel, %d sets, %lld again; %lld dense; %lld streams on the host%s, %lld rows of the head there; estimated at %.1f ms\n",
+	       (double)engine_bytes(g) / (1 << 20), (double)g->host_plan.used / (1 << 20), (long long)g->full, (long long)g->lean, (long long)g->travel, g->sets,
+	       (long long)(x->m.layers - g->full - g->lean - g->travel), (long long)g->w.cached_layers, (long long)g->away,
+	       g->w.host_embed ? ", the embedding" : "", (long long)(x->m.vocab - g->w.head_rows), 1e3 * engine_seconds(g) * (double)c->accumulate);
+}
+
+static void setup(struct bench *x)
+{
+	uint64_t before, total;
+	double from = now_seconds();
+
+	x->dev.k.memory(&x->dev, &before, &total);
 	must(engine_alloc(&x->g, &e) == 0);
 	fill(&x->g);
 	lora_start(&x->lora, &x->dev, 3407);
@@ -259,17 +273,12 @@ static void setup(struct bench *x)
 	for (int64_t r = 0; r < x->c.batch * x->c.accumulate; r++)
 		add_row(&x->data, r, &x->c, x->m.vocab);
 	for (int64_t i = 0; i < x->c.accumulate; i++) {
-		microbatch_init(&x->b[i], s.max_tokens);
+		microbatch_init(&x->b[i], x->g.shape.max_tokens);
 		microbatch_clear(&x->b[i]);
 		for (int64_t r = 0; r < x->c.batch; r++)
 			microbatch_add(&x->b[i], &x->data, i * x->c.batch + r);
 	}
-	printf("%s, %s, r %lld, %lld x %lld x %lld, %s%s, dropout %g\n", x->dev.name, x->c.shape, (long long)x->c.rank, (long long)x->c.batch,
-	       (long long)x->c.seq, (long long)x->c.accumulate, x->c.base, x->c.fp8 ? ", fp8" : "", x->c.dropout);
-	printf("plan: %.1f MiB; %lld layers full, %lld lean, %lld again; %lld dense; on the host %.1f MiB, %lld streams%s, %lld rows of the head; set-up %.1f s; in use before %.1f MiB\n",
-	       (double)engine_bytes(&x->g) / (1 << 20), (long long)x->g.full, (long long)x->g.lean, (long long)(x->m.layers - x->g.full - x->g.lean), (long long)x->g.w.cached_layers,
-	       (double)x->g.host_plan.used / (1 << 20), (long long)x->g.away, x->g.w.host_embed ? ", embedding" : "", (long long)(x->m.vocab - x->g.w.head_rows), now_seconds() - from,
-	       (double)(total - before) / (1 << 20));
+	printf("set-up %.1f s; in use before %.1f MiB\n", now_seconds() - from, (double)(total - before) / (1 << 20));
 }
 
 static void adapter_hash(struct bench *x, char hex[65])
@@ -304,14 +313,17 @@ static void report(struct bench *x, double *t, double loss, double first)
 
 int main(int argc, char **argv)
 {
-	struct bench x = { .c = { "cuda", "8b", "nf4", 16, 16, 4, 2048, 1, 0, 0, 10, 3, 0, 0, 0 } };
+	struct bench x = { .c = { "cuda", "8b", "nf4", 16, 16, 4, 2048, 1, 0, 0, 0, 10, 3, 0, 0, 0, 0 } };
 	const struct arg args[] = { { "device", .s = &x.c.device }, { "shape", .s = &x.c.shape }, { "base", .s = &x.c.base }, { "rank", .i = &x.c.rank },
 		                    { "alpha", .i = &x.c.alpha }, { "batch", .i = &x.c.batch }, { "seq", .i = &x.c.seq }, { "accumulate", .i = &x.c.accumulate },
-		                    { "memory", .i = &x.c.memory }, { "host", .i = &x.c.host }, { "steps", .i = &x.c.steps }, { "warmup", .i = &x.c.warmup }, { "parts", .i = &x.c.parts },
-		                    { "dropout", .f = &x.c.dropout }, { "fp8", .i = &x.c.fp8 }, { NULL } };
+		                    { "memory", .i = &x.c.memory }, { "host", .i = &x.c.host }, { "link", .i = &x.c.link }, { "steps", .i = &x.c.steps }, { "warmup", .i = &x.c.warmup }, { "parts", .i = &x.c.parts },
+		                    { "dropout", .f = &x.c.dropout }, { "fp8", .i = &x.c.fp8 }, { "dry", .i = &x.c.dry }, { NULL } };
 	double *t, loss = 0, first = 0, s;
 
 	take_args(args, argc, argv);
+	plan(&x);
+	if (x.c.dry)
+		return 0;
 	setup(&x);
 	t = xcalloc((size_t)x.c.steps + 1, sizeof(*t));
 	for (int64_t i = 0; i < x.c.warmup + x.c.steps; i++) {

@@ -40,7 +40,7 @@ prints 'does not fit' "and still prints the plan"
 long() { plan --device cuda --rank 32 --optimizer adamw8bit --max-len 400000 "$@"; }
 status 2 "three times the model's positions" long --memory 80G
 status 0 "when told to" long --allow-long --memory 129G
-prints 'micro-batch of 400000 tokens; .* 32 run again; .* wait on the host' "every layer runs again"
+prints 'micro-batch of 400000 tokens; .* 32 run again; .* wait in host memory' "every layer runs again"
 rows=$(awk '/^ *(activations, shared|gradients of activations)/ { all += $(NF - 3) } END { print all < 22.5e9 }' "$T/.out")
 is "six rows of the model's width and what a piece takes" "$rows" 1
 

@@ -33,7 +33,7 @@ static struct device *apart(void)
 
 	if (!d.k.alloc) {
 		d = *cpu(2);
-		d.apart = true;
+		d.host_rate = 1e10;
 		d.segment = 16;
 		d.logits = 256;
 	}

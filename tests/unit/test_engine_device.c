@@ -120,7 +120,7 @@ static void set_segments(bool many)
 
 	if (!as_opened.k.alloc)
 		as_opened = dev;
-	dev.apart = true;
+	dev.host_rate = 1e10;
 	dev.segment = many ? 16 : as_opened.segment;
 	dev.logits = many ? 256 : as_opened.logits;
 }

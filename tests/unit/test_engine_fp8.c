@@ -1,9 +1,39 @@
 /* Training with the projections' products in eight bits, against the same step without: losses and gradients of one small model
  * whose weights are made here. LP_DEVICE names the device, as tests/kernels/test_kn_ops.c says. What is right of each product
  * tests/kernels/test_kn_fp8.c says; here, that the engine puts each one in its place. */
-#include "engine_made.h"
+#include <check.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "engine_small.h"
 
 enum { LAYERS = 3 };
+
+/* The loss of a token, and the adapter's gradients. */
+static double run(struct fix *f, float *grads)
+{
+	double loss;
+
+	engine_set_dropout(&f->g, f->lora.dropout > 0, 1, 1);
+	engine_begin(&f->g);
+	engine_run(&f->g, &f->b, true, 1.0 / (double)f->b.n_targets);
+	must(f, engine_sums(&f->g, &loss, NULL, &f->e) == 0);
+	device_download(&f->dev, grads, f->lora.grads, (uint64_t)f->lora.n_params * sizeof(*grads));
+	must(f, device_sync(&f->dev, &f->e) == 0);
+	return loss / (double)f->b.n_targets;
+}
+
+static double distance(const float *a, const float *b, int64_t n)
+{
+	double d = 0, s = 0;
+
+	for (int64_t i = 0; i < n; i++) {
+		d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+		s += (double)a[i] * a[i];
+	}
+	return sqrt(d / s);
+}
 
 static const double dropouts[] = { 0, 0.2 };
 
@@ -16,12 +46,12 @@ START_TEST(test_against_16_bits)
 	float *ga, *gb;
 	double la, lb, d;
 
-	setup(&a, LAYERS, dropouts[_i], &(struct engine_shape){ 0 });
+	setup(&a, &(struct conf){ .layers = LAYERS, .fp8 = false, .dropout = dropouts[_i], .budget = 0 });
 	if (!a.dev.fp8) {
 		teardown(&a);
 		return;
 	}
-	setup(&b, LAYERS, dropouts[_i], &(struct engine_shape){ .fp8 = true });
+	setup(&b, &(struct conf){ .layers = LAYERS, .fp8 = true, .dropout = dropouts[_i], .budget = 0 });
 	ga = xcalloc((size_t)a.lora.n_params, sizeof(*ga));
 	gb = xcalloc((size_t)a.lora.n_params, sizeof(*gb));
 	la = run(&a, ga);
@@ -43,18 +73,34 @@ START_TEST(test_against_16_bits)
 }
 END_TEST
 
+/* About the least memory that a plan needs. */
+static uint64_t least_of(struct fix *f, uint64_t most)
+{
+	for (uint64_t n = most / 8; n < most; n += most / 64) {
+		struct engine_shape s = { .max_tokens = ROWS * SEQ, .max_seq = SEQ, .train = true, .fp8 = true, .budget = n };
+		struct lora l = f->lora;
+		struct engine g;
+		bool fits = engine_plan(&g, &f->dev, &f->model, f->dev.act, false, &l, &s, &f->e) == 0;
+
+		engine_release(&g);
+		if (fits)
+			return n;
+	}
+	return most;
+}
+
 /* That little, against all there is: no bit changes. */
 START_TEST(test_plans)
 {
 	struct fix a, b;
 	float *ga, *gb;
 
-	setup(&a, LAYERS, 0, &(struct engine_shape){ .fp8 = true });
+	setup(&a, &(struct conf){ .layers = LAYERS, .fp8 = true, .dropout = 0, .budget = 0 });
 	if (!a.dev.fp8) {
 		teardown(&a);
 		return;
 	}
-	setup(&b, LAYERS, 0, &(struct engine_shape){ .fp8 = true, .budget = least_of(&a) });
+	setup(&b, &(struct conf){ .layers = LAYERS, .fp8 = true, .dropout = 0, .budget = least_of(&a, engine_bytes(&a.g)) });
 	ck_assert_int_lt(b.g.full + b.g.lean, LAYERS);
 	ga = xcalloc((size_t)a.lora.n_params, sizeof(*ga));
 	gb = xcalloc((size_t)a.lora.n_params, sizeof(*gb));

@@ -1,8 +1,36 @@
 /* A micro-batch in pieces of tokens (train/engine.h): it trains as a whole one does, and no plan changes a bit of it: what is kept, what
  * runs again, how many layers' streams wait on the host. */
-#include "engine_made.h"
+#include <math.h>
+#include <stdio.h>
+
+#include "engine_small.h"
 
 enum { LAYERS = 6, EACH = 40 }; /* ends inside a sequence, and the last piece is shorter */
+
+/* The loss of a token, and the adapter's gradients. */
+static double run(struct fix *f, float *grads)
+{
+	double loss;
+
+	engine_set_dropout(&f->g, f->lora.dropout > 0, 1, 1);
+	engine_begin(&f->g);
+	engine_run(&f->g, &f->b, true, 1.0 / (double)f->b.n_targets);
+	must(f, engine_sums(&f->g, &loss, NULL, &f->e) == 0);
+	device_download(&f->dev, grads, f->lora.grads, (uint64_t)f->lora.n_params * sizeof(*grads));
+	must(f, device_sync(&f->dev, &f->e) == 0);
+	return loss / (double)f->b.n_targets;
+}
+
+static double distance(const float *a, const float *b, int64_t n)
+{
+	double d = 0, s = 0;
+
+	for (int64_t i = 0; i < n; i++) {
+		d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+		s += (double)a[i] * a[i];
+	}
+	return sqrt(d / s);
+}
 
 static const double dropouts[] = { 0, 0.2 };
 
@@ -14,8 +42,8 @@ START_TEST(test_against_whole)
 	float *ga, *gb;
 	double la, lb, d, most;
 
-	setup(&a, LAYERS, dropouts[_i], &(struct engine_shape){ 0 });
-	setup(&b, LAYERS, dropouts[_i], &(struct engine_shape){ .piece = EACH });
+	setup(&a, &(struct conf){ .layers = LAYERS, .dropout = dropouts[_i] });
+	setup(&b, &(struct conf){ .layers = LAYERS, .dropout = dropouts[_i], .piece = EACH });
 	most = a.dev.act == DT_F32 ? 1e-5 : 0.03;
 	ga = xcalloc((size_t)a.lora.n_params, sizeof(*ga));
 	gb = xcalloc((size_t)a.lora.n_params, sizeof(*gb));
@@ -43,8 +71,8 @@ START_TEST(test_one_piece)
 	struct fix a, b;
 	float *ga, *gb;
 
-	setup(&a, LAYERS, 0, &(struct engine_shape){ 0 });
-	setup(&b, LAYERS, 0, &(struct engine_shape){ .piece = ROWS * SEQ + 1 });
+	setup(&a, &(struct conf){ .layers = LAYERS });
+	setup(&b, &(struct conf){ .layers = LAYERS, .piece = ROWS * SEQ + 1 });
 	ga = xcalloc((size_t)a.lora.n_params, sizeof(*ga));
 	gb = xcalloc((size_t)a.lora.n_params, sizeof(*gb));
 	ck_assert(run(&a, ga) == run(&b, gb));
@@ -58,17 +86,37 @@ END_TEST
 
 /* What was planned at least once. */
 struct seen {
-	bool full, lean, again, none, some, all; /* streams that travel */
+	bool full, lean, again, pieced; /* layers */
+	bool travel, some, all;         /* layers, streams */
 };
 
 static void look(struct seen *s, const struct engine *g)
 {
 	s->full |= g->full > 0;
 	s->lean |= g->lean > 0;
-	s->again |= g->full + g->lean < LAYERS;
-	s->none |= g->away == 0;
+	s->again |= g->full + g->lean + g->travel < LAYERS && !g->pieced;
+	s->pieced |= g->pieced;
+	s->travel |= g->travel > 0;
 	s->some |= g->away > 0 && g->away < LAYERS + 1 - RING;
 	s->all |= g->away == LAYERS + 1 - RING;
+}
+
+/* With all that may wait in host memory there. */
+static uint64_t least_of(const struct fix *f)
+{
+	struct engine_shape s = f->g.shape;
+	struct device d = f->dev;
+	struct lora l = f->lora;
+	struct err e = ERR_INIT;
+	struct engine g;
+	uint64_t n;
+
+	s.budget = 1;
+	d.host_rate = 1e10;
+	ck_assert_int_eq(engine_plan(&g, &d, &f->model, d.act, false, &l, &s, &e), -1);
+	n = engine_bytes(&g);
+	engine_release(&g);
+	return n;
 }
 
 /* Two micro-batches in one step: the second finds the buffers as the first left them. */
@@ -80,9 +128,27 @@ static double run_twice(struct fix *f, float *grads)
 	return loss;
 }
 
+/* With little on the host not every budget has a plan. */
+static bool has_plan(const struct fix *f, const struct conf *c)
+{
+	struct engine_shape s = f->g.shape;
+	struct device d = f->dev;
+	struct lora l = f->lora;
+	struct err e = ERR_INIT;
+	struct engine g;
+	bool has;
+
+	s.budget = c->budget;
+	s.host_budget = c->host_budget;
+	d.host_rate = c->host_rate;
+	has = engine_plan(&g, &d, &f->model, d.act, false, &l, &s, &e) == 0;
+	engine_release(&g);
+	return has;
+}
+
 START_TEST(test_plans)
 {
-	enum { STEPS = 24 };
+	enum { STEPS = 12 };
 	static const int64_t host_streams[] = { 1, 2, 100 };
 	uint64_t stream = ROWS * SEQ * 64 * sizeof(float), least, most;
 	struct seen seen = { 0 };
@@ -90,19 +156,20 @@ START_TEST(test_plans)
 	float *ga, *gb;
 	double loss;
 
-	setup(&a, LAYERS, dropouts[_i], &(struct engine_shape){ .piece = EACH, .host_budget = 1 << 30 });
+	setup(&a, &(struct conf){ .layers = LAYERS, .dropout = dropouts[_i], .piece = EACH, .host_budget = 1 << 30 });
 	ck_assert_int_eq(a.g.full, LAYERS);
 	ga = xcalloc((size_t)a.lora.n_params, sizeof(*ga));
 	gb = xcalloc((size_t)a.lora.n_params, sizeof(*gb));
 	loss = run_twice(&a, ga);
 	least = least_of(&a);
 	most = engine_bytes(&a.g);
-	for (int k = 0; k < STEPS; k++) {
-		struct engine_shape s = { .piece = EACH, .budget = least + (most - least) / STEPS * (uint64_t)k, .host_budget = (uint64_t)host_streams[k % 3] * (stream + 512) };
+	for (int k = 0; k < 3 * STEPS; k++) {
+		struct conf s = { .layers = LAYERS, .dropout = dropouts[_i], .host_rate = 1e10, .piece = EACH, .budget = least + (most - least) / STEPS * (uint64_t)(k / 3),
+			.host_budget = (uint64_t)host_streams[k % 3] * (stream + 512) };
 
-		if (k < 3) /* what is the least with so little on the host is not known */
-			s.budget = least + (most - least) / 8 * (uint64_t)(2 - k);
-		setup(&b, LAYERS, dropouts[_i], &s);
+		if (!has_plan(&a, &s))
+			continue;
+		setup(&b, &s);
 		look(&seen, &b.g);
 		ck_assert_uint_le(engine_bytes(&b.g), s.budget);
 		ck_assert_uint_le(b.g.host_plan.used, s.host_budget);
@@ -110,8 +177,9 @@ START_TEST(test_plans)
 		ck_assert_mem_eq(ga, gb, (size_t)a.lora.n_params * sizeof(*ga));
 		teardown(&b);
 	}
-	printf("full %d lean %d again %d; none travels %d some %d all %d\n", seen.full, seen.lean, seen.again, seen.none, seen.some, seen.all);
-	ck_assert(seen.full && seen.lean && seen.again && seen.none && seen.some && seen.all); /* every choice was there to be compared */
+	printf("full %d lean %d again %d in pieces %d travel %d; some streams %d all %d\n", seen.full, seen.lean, seen.again, seen.pieced, seen.travel, seen.some, seen.all);
+	/* every choice was there to be compared; a GPU's rows are of other lengths, and so are its plans */
+	ck_assert(a.dev.kind != DEVICE_CPU || (seen.full && seen.lean && seen.again && seen.pieced && seen.travel && seen.some && seen.all));
 	teardown(&a);
 	free(ga);
 	free(gb);
