@@ -266,9 +266,10 @@ static void setup(struct bench *x)
 	}
 	printf("%s, %s, r %lld, %lld x %lld x %lld, %s%s, dropout %g\n", x->dev.name, x->c.shape, (long long)x->c.rank, (long long)x->c.batch,
 	       (long long)x->c.seq, (long long)x->c.accumulate, x->c.base, x->c.fp8 ? ", fp8" : "", x->c.dropout);
-	printf("plan: %.1f MiB; %lld layers full, %lld lean, %lld again; %lld dense%s%s, %lld rows of the head on the host; set-up %.1f s; in use before %.1f MiB\n", (double)engine_bytes(&x->g) / (1 << 20),
+	printf("plan: %.1f MiB; %lld layers full, %lld lean, %lld again; %lld dense%s%s%s, %lld rows of the head on the host; set-up %.1f s; in use before %.1f MiB\n", (double)engine_bytes(&x->g) / (1 << 20),
 	       (long long)x->g.full, (long long)x->g.lean, (long long)(x->m.layers - x->g.full - x->g.lean), (long long)x->g.w.cached_layers, x->g.offload ? ", stream offloaded" : "",
-	       x->g.w.host_embed ? ", embedding on the host" : "", (long long)(x->m.vocab - x->g.w.head_rows), now_seconds() - from, (double)(total - before) / (1 << 20));
+	       x->g.w.host_embed ? ", embedding on the host" : "",
+	       x->g.optim_away ? ", optimiser on the host" : "", (long long)(x->m.vocab - x->g.w.head_rows), now_seconds() - from, (double)(total - before) / (1 << 20));
 }
 
 static void adapter_hash(struct bench *x, char hex[65])
