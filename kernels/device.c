@@ -201,7 +201,7 @@ static void describe_cuda(struct device *d, enum dtype act)
 	d->act = act;
 	d->row_pad = 64; /* 128 bytes: what the copy engine and the memory like */
 	d->logits = 1 << 27;
-	d->segment = 14336; /* two of them lie in the room of gate and up of an 8B model; adding up in fp32 is then 2 % of the product */
+	d->segment = 14336; /* two of them lie in the room of an 8B model's gate and up, and sums come and go in a few hundredths of a product's time */
 	d->overhead = 580ull << 20; /* an H100, driver 580: 563 MiB at first, 575 in the end */
 	d->fp8 = act == DT_BF16;
 	d->few = act == DT_BF16 ? 64 : 0;

@@ -162,6 +162,7 @@ void optim_start(struct optim *o, const struct lora *l, struct device *d)
 	o->segs = xcalloc((size_t)l->n_tensors, sizeof(*o->segs));
 	o->pieces = xcalloc((size_t)l->n_tensors, sizeof(*o->pieces));
 	o->n_segs = l->n_tensors;
+	o->ring_bytes = o->away ? optim_ring_bytes(o, l) : 0;
 	for (o->n_pieces = 0; p.n; p = piece_after(o, l, &p)) {
 		start_piece(o, l, &p);
 		o->pieces[o->n_pieces++] = p;
@@ -185,10 +186,9 @@ void optim_release(struct optim *o)
 static struct kn_adam_arrays arrays(const struct optim *o, const struct lora *l, int64_t k)
 {
 	struct kn_adam_arrays x = { l->params, l->grads, o->m, o->v, o->m8, o->v8, o->m_max, o->v_max };
-	uint64_t each = o->away ? optim_ring_bytes(o, l) : 0;
 
 	if (o->away)
-		place(&o->pieces[k], (char *)o->ring + (uint64_t)(k % OPTIM_RING) * each, &x);
+		place(&o->pieces[k], (char *)o->ring + (uint64_t)(k % OPTIM_RING) * o->ring_bytes, &x);
 	return x;
 }
 

@@ -29,7 +29,8 @@ struct optim {
 	int64_t n_segs;
 	bool away;           /* the states are in page-locked host memory, and come to the device in pieces */
 	uint64_t piece;      /* bytes of a piece where they are, unless one tensor has more; 0: what pays */
-	void *ring;          /* OPTIM_RING x optim_ring_bytes of device memory, free to use in optim_step; NULL: not away */
+	void *ring;          /* OPTIM_RING x ring_bytes of device memory, free to use in optim_step; NULL: not away */
+	uint64_t ring_bytes;
 	int slot;            /* the first of OPTIM_RING copy slots (device.h) */
 	struct optim_piece *pieces;
 	int64_t n_pieces;
@@ -42,7 +43,7 @@ void optim_sizes(const struct optim *o, const struct lora *l, int64_t *n32, int6
 void optim_layout(struct optim *o, const struct lora *l, struct layout *to, struct layout *host);
 /* Bytes of all states. */
 uint64_t optim_bytes(const struct optim *o, const struct lora *l);
-/* Bytes of one buffer for states that are away. */
+/* ring_bytes for states that are away. */
 uint64_t optim_ring_bytes(const struct optim *o, const struct lora *l);
 /* After the memory is there: tells the device which tensor is where. */
 void optim_start(struct optim *o, const struct lora *l, struct device *d);

@@ -254,10 +254,10 @@ static void plan(struct bench *x)
 	must(engine_plan(&x->g, &x->dev, &x->m, DT_BF16, strcmp(x->c.base, "nf4") == 0, &x->lora, &s, &e) == 0);
 	printf("%s, %s, r %lld, %lld x %lld x %lld, %s%s, dropout %g\n", x->dev.name, c->shape, (long long)c->rank, (long long)c->batch, (long long)c->seq,
 	       (long long)c->accumulate, c->base, c->fp8 ? ", fp8" : "", c->dropout);
-	printf("plan: %.1f MiB, %.1f MiB of the host; %lld layers full, %lld lean, %lld travel, %d sets, %lld again; %lld dense; %lld streams on the host%s, %lld rows of the head there; estimated at %.1f ms\n",
+	printf("plan: %.1f MiB, %.1f MiB of the host; %lld layers full, %lld lean, %lld travel, %d sets, %lld again; %lld dense; %lld streams on the host%s%s, %lld rows of the head there; estimated at %.1f ms\n",
 	       (double)engine_bytes(g) / (1 << 20), (double)g->host_plan.used / (1 << 20), (long long)g->full, (long long)g->lean, (long long)g->travel, g->sets,
 	       (long long)(x->m.layers - g->full - g->lean - g->travel), (long long)g->w.cached_layers, (long long)g->away,
-	       g->w.host_embed ? ", the embedding" : "", (long long)(x->m.vocab - g->w.head_rows), 1e3 * engine_seconds(g) * (double)c->accumulate);
+	       g->w.host_embed ? ", the embedding" : "", g->optim_away ? ", the optimiser" : "", (long long)(x->m.vocab - g->w.head_rows), 1e3 * engine_seconds(g) * (double)c->accumulate);
 }
 
 static void setup(struct bench *x)

@@ -46,7 +46,7 @@ static void must(struct fix *f, bool ok)
 }
 
 /* n numbers of N(mean, sd), as dt. */
-static void send(struct fix *f, void *to, int64_t n, double mean, double sd, enum dtype dt, uint64_t stream)
+static void *normal(int64_t n, double mean, double sd, enum dtype dt, uint64_t stream)
 {
 	float *x = xcalloc((size_t)n, sizeof(*x));
 	void *y = xcalloc((size_t)n, sizeof(*x));
@@ -54,8 +54,29 @@ static void send(struct fix *f, void *to, int64_t n, double mean, double sd, enu
 	for (int64_t i = 0; i < n; i++)
 		x[i] = (float)(mean + sd * rng_normal(5, stream, (uint64_t)i));
 	from_f32(dt, x, y, (size_t)n);
-	device_upload(&f->dev, to, y, (uint64_t)n * dtype_bytes(dt));
 	free(x);
+	return y;
+}
+
+static void send(struct fix *f, void *to, int64_t n, double mean, double sd, enum dtype dt, uint64_t stream)
+{
+	void *y = normal(n, mean, sd, dt, stream);
+
+	device_upload(&f->dev, to, y, (uint64_t)n * dtype_bytes(dt));
+	free(y);
+}
+
+/* The embedding, or the head, wherever its rows are. */
+static void send_table(struct fix *f, bool head, double sd)
+{
+	const struct weights *w = &f->g.w;
+	struct table_place t = weights_table(w, head);
+	size_t row = (size_t)f->model.hidden * dtype_bytes(w->dtype);
+	char *y = normal(f->model.vocab * f->model.hidden, 0, sd, w->dtype, 1 + head);
+
+	device_upload(&f->dev, t.device, y, (uint64_t)t.on_device * row);
+	if (t.on_host)
+		memcpy(t.host, y + (size_t)(f->model.vocab - t.on_host) * row, (size_t)t.on_host * row);
 	free(y);
 }
 
@@ -69,8 +90,8 @@ static void fill(struct fix *f)
 {
 	const struct weights *w = &f->g.w;
 
-	send(f, w->embed.data, f->model.vocab * f->model.hidden, 0, 1, w->dtype, 1);
-	send(f, w->head.data, f->model.vocab * f->model.hidden, 0, 0.1, w->dtype, 2);
+	send_table(f, false, 1);
+	send_table(f, true, 0.1);
 	send(f, w->norm, f->model.hidden, 1, 0.1, DT_F32, 3);
 	for (int64_t i = 0; i < f->model.layers; i++) {
 		send(f, w->layers[i].norm1, f->model.hidden, 1, 0.1, DT_F32, 10 + (uint64_t)i);

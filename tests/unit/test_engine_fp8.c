@@ -46,12 +46,12 @@ START_TEST(test_against_16_bits)
 	float *ga, *gb;
 	double la, lb, d;
 
-	setup(&a, &(struct conf){ .layers = LAYERS, .fp8 = false, .dropout = dropouts[_i], .budget = 0 });
+	setup(&a, &(struct conf){ .layers = LAYERS, .host_rate = 1e10, .fp8 = false, .dropout = dropouts[_i], .budget = 0 });
 	if (!a.dev.fp8) {
 		teardown(&a);
 		return;
 	}
-	setup(&b, &(struct conf){ .layers = LAYERS, .fp8 = true, .dropout = dropouts[_i], .budget = 0 });
+	setup(&b, &(struct conf){ .layers = LAYERS, .host_rate = 1e10, .fp8 = true, .dropout = dropouts[_i], .budget = 0 });
 	ga = xcalloc((size_t)a.lora.n_params, sizeof(*ga));
 	gb = xcalloc((size_t)a.lora.n_params, sizeof(*gb));
 	la = run(&a, ga);
@@ -95,12 +95,12 @@ START_TEST(test_plans)
 	struct fix a, b;
 	float *ga, *gb;
 
-	setup(&a, &(struct conf){ .layers = LAYERS, .fp8 = true, .dropout = 0, .budget = 0 });
+	setup(&a, &(struct conf){ .layers = LAYERS, .host_rate = 1e10, .fp8 = true, .dropout = 0, .budget = 0 });
 	if (!a.dev.fp8) {
 		teardown(&a);
 		return;
 	}
-	setup(&b, &(struct conf){ .layers = LAYERS, .fp8 = true, .dropout = 0, .budget = least_of(&a, engine_bytes(&a.g)) });
+	setup(&b, &(struct conf){ .layers = LAYERS, .host_rate = 1e10, .fp8 = true, .dropout = 0, .budget = least_of(&a, engine_bytes(&a.g)) });
 	ck_assert_int_lt(b.g.full + b.g.lean, LAYERS);
 	ga = xcalloc((size_t)a.lora.n_params, sizeof(*ga));
 	gb = xcalloc((size_t)a.lora.n_params, sizeof(*gb));
