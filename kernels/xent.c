@@ -49,9 +49,9 @@ static double xent_row(float *z, int32_t target, int64_t v, float scale, bool gr
 	return log(sum) + ((double)max - (double)zt);
 }
 
-void kn_xent_cpu(struct device *d, void *z, const int32_t *target, double *loss, int64_t n, int64_t v, float scale, bool grad)
+void kn_xent_cpu(struct device *d, void *z, const int32_t *target, double *loss, int64_t n, int64_t v, const float *scale, bool grad)
 {
 #pragma omp parallel for num_threads(d->threads) if (n * v > 16384)
 	for (int64_t i = 0; i < n; i++)
-		loss[i] = xent_row((float *)z + i * v, target[i], v, scale, grad);
+		loss[i] = xent_row((float *)z + i * v, target[i], v, *scale, grad);
 }

@@ -33,13 +33,13 @@ static __device__ __forceinline__ void take8(struct part *p, const f8 &z)
 }
 
 template <bool EIGHTS>
-static __global__ void __launch_bounds__(THREADS) xent_kernel(act_t *z, const int32_t *target, double *loss, int64_t v, float scale, bool grad)
+static __global__ void __launch_bounds__(THREADS) xent_kernel(act_t *z, const int32_t *target, double *loss, int64_t v, const float *scale_at, bool grad)
 {
 	__shared__ float shared[33];
 	int64_t row = blockIdx.x, wide = EIGHTS ? v / 8 : 0;
 	act_t *p = z + row * v;
 	struct part mine = { -1e30f, 0 };
-	float max, sum, at_target, inv;
+	float max, sum, at_target, scale, inv;
 
 	at_target = act_up(p[target[row]]);
 	for (int64_t i = threadIdx.x; i < wide; i += THREADS)
@@ -52,6 +52,7 @@ static __global__ void __launch_bounds__(THREADS) xent_kernel(act_t *z, const in
 		loss[row] = log((double)sum) + ((double)max - (double)at_target);
 	if (!grad)
 		return;
+	scale = *scale_at;
 	inv = scale / sum;
 	for (int64_t i = threadIdx.x; i < wide; i += THREADS) {
 		f8 x = load8(p + 8 * i);
@@ -66,7 +67,7 @@ static __global__ void __launch_bounds__(THREADS) xent_kernel(act_t *z, const in
 		p[i] = act_down(__expf(act_up(p[i]) - max) * inv - (i == target[row] ? scale : 0));
 }
 
-void kn_xent_cuda(struct device *d, void *z, const int32_t *target, double *loss, int64_t n, int64_t v, float scale, bool grad)
+void kn_xent_cuda(struct device *d, void *z, const int32_t *target, double *loss, int64_t n, int64_t v, const float *scale, bool grad)
 {
 	cudaStream_t st = cuda_of(d)->stream;
 

@@ -81,10 +81,15 @@ void optim_release(struct optim *o)
 	o->segs = NULL;
 }
 
-void optim_step(struct optim *o, struct lora *l, struct device *d, double lr, double loss_scale, const double *squares, double max_norm)
+void optim_step(struct optim *o, struct lora *l, struct device *d, double lr, double loss_scale, const struct optim_sums *sums, double max_norm)
 {
-	struct kn_adam a = { lr, o->beta1, o->beta2, o->eps, o->weight_decay, ++o->step, (float)(1 / loss_scale), squares, max_norm };
+	struct kn_adam a = { lr, o->beta1, o->beta2, o->eps, o->weight_decay, ++o->step, (float)(1 / loss_scale), NULL, max_norm, NULL, NULL };
 	struct kn_adam_arrays x = { l->params, l->grads, o->m, o->v, o->m8, o->v8, o->m_max, o->v_max };
 
+	if (sums) {
+		a.squares = sums->squares;
+		a.loss = sums->loss;
+		a.refused = sums->refused;
+	}
 	d->k.adam(d, o->segs, o->segs_dev, o->n_segs, o->n_blocks, &x, &a);
 }

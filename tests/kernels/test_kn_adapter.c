@@ -186,6 +186,7 @@ struct masked {
 
 static struct masked masked_make(const int64_t s[4])
 {
+	static const uint64_t seed = 0x123456789abcdefull;
 	struct masked h = { .t = s[0], .in = s[1], .nr = s[2] * s[3], .m = { .rank = s[3] } };
 	struct device cpu = { .threads = 1 };
 	float *ones = xcalloc((size_t)(h.t * h.in), 4);
@@ -199,7 +200,7 @@ static struct masked masked_make(const int64_t s[4])
 	for (int64_t i = 0; i < h.t * h.in; i++)
 		ones[i] = 1;
 	for (int64_t j = 0; j * s[3] < h.nr; j++) {
-		h.m.key[j] = (struct kn_dropout_key){ 0x123456789abcdefull, (uint32_t)(3 + 5 * j), 0.3f };
+		h.m.key[j] = (struct kn_dropout_key){ &seed, (uint32_t)(3 + 5 * j), 0.3f };
 		h.keep[j] = xcalloc((size_t)(h.t * h.in), 4);
 		kn_dropout_cpu(&cpu, h.keep[j], h.in, ones, h.in, h.rec, h.pos, h.t, h.in, h.m.key[j], false);
 	}
@@ -258,10 +259,14 @@ START_TEST(test_adapter_masks)
 		up_raw(&dev, h.da0, (uint64_t)(h.nr * h.in) * 4), room(&dev, dev.k.adapter_scratch(&dev, h.t, h.in, 64, (int)(h.nr / h.m.rank), h.m.rank)), &h.m };
 	struct kn_adapter_outer back = k;
 	float *s, *da, *g;
+	uint64_t *seed;
 
 	h.m.rec = up_raw(&dev, h.rec, (uint64_t)h.t * 4);
 	h.m.pos = up_raw(&dev, h.pos, (uint64_t)h.t * 4);
 	h.m.room = room(&dev, act_bytes(h.t * h.in));
+	seed = up_raw(&dev, h.m.key[0].seed_step, sizeof(*seed));
+	for (int64_t j = 0; j * h.m.rank < h.nr; j++)
+		h.m.key[j].seed_step = seed;
 	back.x = up(&dev, h.g, h.t, h.in, ldg);
 	back.ldx = ldg;
 	dev.k.adapter_down(&dev, &k);
@@ -272,7 +277,7 @@ START_TEST(test_adapter_masks)
 	g = down(&dev, back.x, h.t, h.in, ldg);
 	masked_near(&h, s, da, g);
 	{
-		void *all[] = { k.x, (void *)(uintptr_t)k.a, (void *)(uintptr_t)k.ds, k.da, k.scratch, back.x, (void *)(uintptr_t)h.m.rec, (void *)(uintptr_t)h.m.pos, h.m.room };
+		void *all[] = { k.x, (void *)(uintptr_t)k.a, (void *)(uintptr_t)k.ds, k.da, k.scratch, back.x, (void *)(uintptr_t)h.m.rec, (void *)(uintptr_t)h.m.pos, h.m.room, seed };
 		void *host[] = { h.x, h.a, h.ds, h.da0, h.g, h.rec, h.pos, h.keep[0], h.keep[1], h.keep[2], s, da, g };
 
 		for (size_t j = 0; j < sizeof(all) / sizeof(*all); j++)

@@ -194,15 +194,17 @@ START_TEST(test_xent)
 	int64_t n = shapes[_i][0], v = shapes[_i][1];
 	float *z0 = noise(n * v, 4, 1), *z;
 	int32_t target[16];
+	float by = 0.25f;
 	double loss[16];
-	void *pz = up(&dev, z0, n, v, v), *pz2 = up(&again, z0, n, v, v), *pt, *pt2, *pl = room(&dev, sizeof(loss)), *pl2 = room(&again, sizeof(loss));
+	void *pz = up(&dev, z0, n, v, v), *pz2 = up(&again, z0, n, v, v), *pt, *pt2, *ps, *ps2, *pl = room(&dev, sizeof(loss)), *pl2 = room(&again, sizeof(loss));
 
 	for (int64_t i = 0; i < n; i++)
 		target[i] = (int32_t)(i * 7919 % v);
 	pt = up_raw(&dev, target, sizeof(target));
 	pt2 = up_raw(&again, target, sizeof(target));
-	dev.k.xent(&dev, pz, pt, pl, n, v, 0.25f, true);
-	again.k.xent(&again, pz2, pt2, pl2, n, v, 0.25f, true);
+	ps = up_raw(&dev, &by, sizeof(by)), ps2 = up_raw(&again, &by, sizeof(by));
+	dev.k.xent(&dev, pz, pt, pl, n, v, ps, true);
+	again.k.xent(&again, pz2, pt2, pl2, n, v, ps2, true);
 	same_bytes(&dev, pz, &again, pz2, act_bytes(n * v));
 	same_bytes(&dev, pl, &again, pl2, (uint64_t)n * sizeof(double));
 	device_download(&dev, loss, pl, (uint64_t)n * sizeof(double));
@@ -222,6 +224,7 @@ START_TEST(test_xent)
 		}
 	}
 	device_free(&dev, pz), device_free(&dev, pt), device_free(&dev, pl), device_free(&again, pz2), device_free(&again, pt2), device_free(&again, pl2);
+	device_free(&dev, ps), device_free(&again, ps2);
 	free(z), free(z0);
 }
 END_TEST
@@ -231,13 +234,14 @@ START_TEST(test_xent_not_finite)
 	float z[2][3] = { { 0, NAN, 1 }, { 0, 1, 2 } };
 	int32_t target[2] = { 0, 1 };
 	double loss[2];
-	void *pz = up(&dev, &z[0][0], 2, 3, 3), *pt = up_raw(&dev, target, sizeof(target)), *pl = room(&dev, sizeof(loss));
+	float one = 1;
+	void *pz = up(&dev, &z[0][0], 2, 3, 3), *pt = up_raw(&dev, target, sizeof(target)), *pl = room(&dev, sizeof(loss)), *ps = up_raw(&dev, &one, sizeof(one));
 
-	dev.k.xent(&dev, pz, pt, pl, 2, 3, 1, true);
+	dev.k.xent(&dev, pz, pt, pl, 2, 3, ps, true);
 	device_download(&dev, loss, pl, sizeof(loss));
 	ck_assert(isnan(loss[0]));
 	ck_assert(isfinite(loss[1]));
-	device_free(&dev, pz), device_free(&dev, pt), device_free(&dev, pl);
+	device_free(&dev, pz), device_free(&dev, pt), device_free(&dev, pl), device_free(&dev, ps);
 }
 END_TEST
 
@@ -537,7 +541,8 @@ START_TEST(test_dropout)
 	enum { T = 200, C = 103, LD = 112 };
 	float *x = xcalloc(T * C, 4), *y, *z;
 	int32_t rec[T], pos[T], back_rec[T], back_pos[T];
-	struct kn_dropout_key key = { 0x123456789abcdefULL, 5, 0.3f };
+	static const uint64_t seed = 0x123456789abcdefULL;
+	struct kn_dropout_key key = { up_raw(&dev, &seed, sizeof(seed)), 5, 0.3f }, host = { &seed, 5, 0.3f };
 	double up_by = (double)(1.0f / (1.0f - 0.3f));
 	void *px, *py = up(&dev, NULL, T, C, LD), *pz, *pr, *pp, *pbr, *pbp;
 	int64_t kept = 0;
@@ -562,7 +567,7 @@ START_TEST(test_dropout)
 	ck_assert_int_le(llabs(kept - (int64_t)(0.7 * T * C)), (int64_t)(5 * sqrt(0.21 * T * C)));
 	/* the CPU's mask, element by element */
 	if (dev.kind != DEVICE_CPU) {
-		kn_dropout_cpu(&(struct device){ .threads = 1 }, x, C, x, C, rec, pos, T, C, key, false);
+		kn_dropout_cpu(&(struct device){ .threads = 1 }, x, C, x, C, rec, pos, T, C, host, false);
 		for (int i = 0; i < T * C; i++)
 			ck_assert((x[i] == 0) == (y[i] == 0));
 	}
@@ -582,7 +587,7 @@ START_TEST(test_dropout)
 	z = down(&dev, pz, T, C, C);
 	ck_assert(memcmp(y, z, T * C * sizeof(float)) != 0);
 	device_free(&dev, px), device_free(&dev, py), device_free(&dev, pz), device_free(&dev, pr), device_free(&dev, pp), device_free(&dev, pbr);
-	device_free(&dev, pbp);
+	device_free(&dev, pbp), device_free(&dev, (void *)(uintptr_t)key.seed_step);
 	free(x), free(y), free(z);
 }
 END_TEST

@@ -111,6 +111,12 @@ static void start(struct run *r, const struct train_config *c)
 	must(run_load(r, &e) == 0, &e);
 }
 
+static int step(struct run *r, int64_t row, struct step_result *res, struct err *e)
+{
+	run_queue(r, &row, 1, 1e-3);
+	return run_result(r, res, e);
+}
+
 static float *params(struct run *r)
 {
 	float *p = xmalloc((size_t)r->lora.n_params * sizeof(*p));
@@ -145,16 +151,16 @@ START_TEST(test_steps)
 		float *before = params(&scaled);
 
 		plain.step = scaled.step = s;
-		must(run_step(&plain, &s, 1, 1e-3, &a, &e) == 0, &e);
+		must(step(&plain, s, &a, &e) == 0, &e);
 		ck_assert(!a.overflow);
-		must(run_step(&scaled, &s, 1, 1e-3, &b, &e) == 0, &e);
+		must(step(&scaled, s, &b, &e) == 0, &e);
 		while (b.overflow) {
 			ck_assert(!isfinite(b.grad_norm) && isfinite(b.loss));
 			ck_assert_int_eq(scaled.optim.step, taken);
 			same_params(&scaled, before);
 			ck_assert(scaled.scaler.scale == (scale /= 2));
 			ck_assert_int_eq(scaled.scaler.overflows, ++overflows);
-			must(run_step(&scaled, &s, 1, 1e-3, &b, &e) == 0, &e);
+			must(step(&scaled, s, &b, &e) == 0, &e);
 		}
 		ck_assert(a.loss == b.loss && a.grad_norm == b.grad_norm);
 		ck_assert_int_eq(scaled.optim.step, s + 1);
@@ -182,7 +188,6 @@ START_TEST(test_floor)
 {
 	struct train_config c;
 	struct run r;
-	int64_t row = 2;
 
 	scratch_open();
 	c = config(_i ? 2 : 0);
@@ -192,7 +197,7 @@ START_TEST(test_floor)
 		struct err e = ERR_INIT;
 		struct step_result res;
 		float *before = params(&r);
-		int rc = run_step(&r, &row, 1, 1e-3, &res, &e);
+		int rc = step(&r, 2, &res, &e);
 
 		ck_assert_int_eq(rc, last ? -1 : 0);
 		ck_assert(res.overflow == (_i == 1));
