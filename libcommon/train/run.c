@@ -200,6 +200,7 @@ static int periodic(struct run *r, struct err *e)
 	snprintf(name, sizeof(name), "step-%lld", (long long)r->step);
 	if (save_checkpoint(r, name, e) < 0 || checkpoint_save(r, e) < 0)
 		return -1;
+	r->saved = r->step;
 	if (r->c->keep_checkpoints > 0)
 		checkpoint_prune(r, r->step - r->c->keep_checkpoints * r->c->save_every);
 	return 0;
@@ -273,7 +274,7 @@ static int one_step(struct run *r, struct err *e)
 	return periodic(r, e);
 }
 
-static int run_all(struct run *r, struct err *e)
+static int all_steps(struct run *r, struct err *e)
 {
 	const struct train_config *c = r->c;
 	float *final;
@@ -283,6 +284,7 @@ static int run_all(struct run *r, struct err *e)
 	r->start = now_seconds();
 	if (checkpoint_load(r, &resumed, e) < 0 || log_plan(r, e) < 0)
 		return -1;
+	r->saved = resumed ? r->step : 0;
 	if (resumed)
 		note("goes on after step %lld of %lld", (long long)r->step, (long long)r->total_steps);
 	else if (evaluate(r, e) < 0)
@@ -299,6 +301,25 @@ static int run_all(struct run *r, struct err *e)
 	checkpoint_remove(r);
 	return log_metric("done", e, "\"step\":%lld,\"best_loss\":%s,\"best_step\":%lld,\"skipped\":%lld,\"seconds\":%.3f%s", (long long)r->step,
 	                  log_num(r->best_loss), (long long)r->best_step, (long long)r->skipped, now_seconds() - r->start, scaling(r, field));
+}
+
+/* The device failed: what was written before is whole, and nothing was written since. */
+static int lost(const struct run *r, struct err *e)
+{
+	struct err why = *e;
+
+	if (r->saved > 0 && r->c->out)
+		return err_set(e, LP_DEVICE, "after step %lld: %.700s; the state after step %lld is in '%.200s.state', and the same command goes on from there",
+		               (long long)r->step, why.msg, (long long)r->saved, r->c->out);
+	return err_set(e, LP_DEVICE, "after step %lld: %.700s; no state was written yet (--save-every), so the same command begins anew", (long long)r->step, why.msg);
+}
+
+int run_all(struct run *r, struct err *e)
+{
+	if (all_steps(r, e) == 0)
+		return 0;
+	progress_done();
+	return e->code == LP_DEVICE ? lost(r, e) : -1;
 }
 
 int train_run(const struct train_config *c, struct err *e)

@@ -48,6 +48,8 @@ int run_prepare(struct run *r, const struct train_config *c, bool need_data, str
 /* Memory, weights, adapter values. */
 int run_load(struct run *r, struct err *e) LP_MUST_USE;
 void run_release(struct run *r);
+/* From the start, or where its state was saved, to the adapter. */
+int run_all(struct run *r, struct err *e) LP_MUST_USE;
 /* Mean loss over a set, with the adapter and without dropout. */
 int run_evaluate(struct run *r, const struct dataset *d, double *loss, struct err *e) LP_MUST_USE;
 /* Gives the device one optimiser step more (at most QUEUE), behind those that are queued, of the n rows and the learning rate lr. Does not

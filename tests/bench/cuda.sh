@@ -29,6 +29,7 @@ row() {
 		/^step/ { ms = $2; for (i = 3; i <= NF; i++) { if ($i == "tok/s") rate = $(i - 1); if ($i == "MFU") mfu = $(i + 1) " / " $(i + 4); if ($i == "adapter") hash = $(i + 1) } }
 		/^memory/ { plan = $3; all = $7 }
 		/^ / || /^bench/ { more = more "\n# " $0 }
+		/^graph/ { how = how "; " $0 }
 		/^plan/ { how = $0 }
 		END {
 			if (!rate) { print "# " name ": failed" more; exit }
