@@ -1,4 +1,5 @@
 /* An adapter's skinny products over x, which is read once, and what they see of it through dropout's masks. */
+#include "kernels/adapter.cuh"
 #include "kernels/dropout.cuh"
 #include "kernels/mma.cuh"
 
@@ -204,20 +205,23 @@ static __global__ void __launch_bounds__(OUTER_THREADS) outer_kernel(float *out,
 				*(float2 *)(out + (m * 16 + lane / 4 + h * 8) * in + c * 8) = make_float2(acc[m][c][2 * h], acc[m][c][2 * h + 1]);
 }
 
-static __global__ void __launch_bounds__(THREADS) fold_outer(float *da, const float *parts, int64_t n, int runs)
+static __global__ void __launch_bounds__(THREADS) fold_outer(float *da, const float *parts, int64_t n, int runs, double *squares)
 {
 	int64_t i = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * 4;
-	float4 sum;
+	float4 is = make_float4(0, 0, 0, 0);
 
-	if (i >= n)
-		return;
-	sum = *(const float4 *)(parts + i);
-	for (int r = 1; r < runs; r++) {
-		float4 v = *(const float4 *)(parts + r * n + i);
+	if (i < n) {
+		float4 sum = *(const float4 *)(parts + i);
 
-		sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+		for (int r = 1; r < runs; r++) {
+			float4 v = *(const float4 *)(parts + r * n + i);
+
+			sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+		}
+		is = make_float4(da[i] + sum.x, da[i + 1] + sum.y, da[i + 2] + sum.z, da[i + 3] + sum.w);
+		da[i] = is.x, da[i + 1] = is.y, da[i + 2] = is.z, da[i + 3] = is.w;
 	}
-	da[i] += sum.x, da[i + 1] += sum.y, da[i + 2] += sum.z, da[i + 3] += sum.w;
+	leave_squares(is, squares, n);
 }
 
 /* x += sum of m_j (ds_j A_j). A thread block has 64 tokens and 64 columns, a warp 16 of the tokens. */
@@ -345,6 +349,10 @@ static void any_outer(struct device *d, const struct kn_adapter_outer *a)
 
 		kn_gemm_cuda(d, true, false, r, a->in, a->t, 1, (const act_t *)a->ds + j * r, a->ld_ds, x, ld, 1, NULL, a->da + j * r * a->in, a->in, true);
 	}
+	if (!a->squares)
+		return;
+	d->k.zero(d, a->squares, (uint64_t)kn_adapter_squares(a->nr * a->in) * sizeof(*a->squares));
+	kn_sum_squares_cuda(d, a->da, a->nr * a->in, a->squares);
 }
 
 static void any_through(struct device *d, const struct kn_adapter_outer *a)
@@ -388,7 +396,7 @@ template <int NT, int STAGES, bool DROP> static void outer_by(struct device *d, 
 	cudaFuncSetAttribute(outer_kernel<NT, STAGES, DROP>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
 	outer_kernel<NT, STAGES, DROP><<<dim3((unsigned)blocks, (unsigned)runs), OUTER_THREADS, bytes, st>>>(
 		(float *)a->scratch, (const act_t *)a->ds, a->ld_ds, (const act_t *)a->x, a->ldx, a->t, a->in, run, masks_of(a));
-	fold_outer<<<(unsigned)((a->nr * a->in / 4 + THREADS - 1) / THREADS), THREADS, 0, st>>>(a->da, (const float *)a->scratch, a->nr * a->in, (int)runs);
+	fold_outer<<<(unsigned)((a->nr * a->in / 4 + THREADS - 1) / THREADS), THREADS, 0, st>>>(a->da, (const float *)a->scratch, a->nr * a->in, (int)runs, a->squares);
 	cuda_launched(d, "adapter_outer");
 }
 

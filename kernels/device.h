@@ -33,7 +33,7 @@
 #include "kernels/vec.h"
 #include "kernels/xent.h"
 
-enum { COPY_SLOTS = 8 };
+enum { COPY_SLOTS = 16 };
 
 struct kn_ops {
 	/* memory: 256-byte aligned, cleared; uploads read src before they return */

@@ -105,6 +105,7 @@ struct engine {
 	void *logits;            /* (chunk, V) */
 	double *nll;             /* (max_tokens) on the device */
 	double *sums;            /* (2) on the device: losses since engine_begin; squares of the gradients */
+	double *squares;         /* (layers of them) parts of the gradients' squares, as the last micro-batch left them (kernels/adapter.h) */
 	int32_t *refused;        /* on the device: a step was not finite, and those behind it are refused (optim_sums) */
 	double *sums_host[2];    /* (2) each, in turn */
 	void *attn_scratch, *decode_scratch, *skinny_scratch;
@@ -147,8 +148,11 @@ void engine_resume(struct engine *g);
  * not wait. Where the device records, the second micro-batch of a shape is recorded, and the next are replayed: the same
  * launches, so the same bits. */
 void engine_run(struct engine *g, const struct microbatch *b, bool grad, double scale);
-/* The sum of the gradients' squares, into sums. */
+/* The sum of the gradients' squares, into sums, as the step's last micro-batch left them. */
 void engine_squares(struct engine *g);
+/* Where the parts of a group's A, and of its B, begin in squares; with GRP_N the number of a layer's. */
+int64_t engine_squares_a(const struct engine *g, int64_t layer, enum linear_group grp);
+int64_t engine_squares_b(const struct engine *g, int64_t layer, enum linear_group grp);
 /* The sums as they are now travel to the host, as the turn's (0 or 1); engine_sums_wait waits for them, and for nothing behind them: the
  * sum of losses since engine_begin, and, with squares, that of the gradients' squares. */
 void engine_sums_send(struct engine *g, int turn);

@@ -201,6 +201,7 @@ static void layout_all(struct engine *g)
 	g->embed_way = g->w.host_embed ? acts(g, &g->host_plan, "embeddings", g->shape.max_tokens * g->w.desc.hidden) : NULL;
 	if (g->lora)
 		lora_layout(g->lora, &g->plan[ARENA_ADAPTER], g->shape.train);
+	g->squares = g->lora && g->shape.train ? layout_array(&g->plan[ARENA_ADAPTER], "gradients", engine_squares_a(g, g->w.desc.layers, 0), sizeof(double)) : NULL;
 	if (g->lora && g->shape.optim)
 		optim_layout(g->shape.optim, g->lora, &g->plan[ARENA_ADAPTER]);
 	layout_activations(g, &g->plan[ARENA_ACTIVATIONS]);

@@ -99,9 +99,32 @@ void engine_run(struct engine *g, const struct microbatch *b, bool grad, double 
 
 /* --- sums --- */
 
+/* Parts of the groups of a layer before this one, GRP_N: of all. */
+static int64_t parts_before(const struct engine *g, enum linear_group grp)
+{
+	int64_t n = 0;
+
+	for (int k = 0; k < (int)grp; k++) {
+		const struct wgroup *w = &g->w.layers[0].grp[k];
+
+		n += kn_adapter_squares(g->lora->groups[k].n * g->lora->rank * w->in) + kn_adapter_squares(w->out * g->lora->rank);
+	}
+	return n;
+}
+
+int64_t engine_squares_a(const struct engine *g, int64_t layer, enum linear_group grp)
+{
+	return layer * parts_before(g, GRP_N) + parts_before(g, grp);
+}
+
+int64_t engine_squares_b(const struct engine *g, int64_t layer, enum linear_group grp)
+{
+	return engine_squares_a(g, layer, grp) + kn_adapter_squares(g->lora->groups[grp].n * g->lora->rank * g->w.layers[0].grp[grp].in);
+}
+
 void engine_squares(struct engine *g)
 {
-	g->dev->k.sum_squares(g->dev, g->lora->grads, g->lora->n_params, g->sums + 1);
+	g->dev->k.sum(g->dev, g->squares, engine_squares_a(g, g->w.desc.layers, 0), g->sums + 1);
 }
 
 void engine_sums_send(struct engine *g, int turn)

@@ -40,16 +40,20 @@ static void open_device(void)
 static float *run(struct fix *f, double *nll)
 {
 	float *grads = xcalloc((size_t)f->lora.n_params, sizeof(*grads));
-	double loss, scale = dev.act == DT_F16 ? 4096 : 1; /* as make_16bit.py */
+	double loss, squares, sum = 0, scale = dev.act == DT_F16 ? 4096 : 1; /* as make_16bit.py */
 
 	engine_begin(&f->g);
 	engine_run(&f->g, &f->b, true, scale / (double)f->b.n_targets);
-	must(f, engine_sums(&f->g, &loss, NULL, &f->e) == 0);
+	engine_squares(&f->g);
+	must(f, engine_sums(&f->g, &loss, &squares, &f->e) == 0);
 	device_download(&dev, nll, f->g.nll, (uint64_t)f->b.n_targets * sizeof(*nll));
 	device_download(&dev, grads, f->lora.grads, (uint64_t)f->lora.n_params * sizeof(*grads));
 	must(f, device_sync(&dev, &f->e) == 0);
-	for (int64_t i = 0; i < f->lora.n_params; i++)
+	for (int64_t i = 0; i < f->lora.n_params; i++) {
+		sum += (double)grads[i] * (double)grads[i];
 		grads[i] /= (float)scale;
+	}
+	ck_assert_double_eq_tol(squares / sum, 1, 1e-12);
 	return grads;
 }
 

@@ -18,18 +18,15 @@ static int squares_at, loss_at, squares_seen, losses_seen; /* which sum is not f
 static int settle_at, sync_at, settled, synced;            /* which wait finds the device gone; 0: none */
 static bool gone;
 
-static void some_squares(struct device *d, const float *x, int64_t n, double *out)
-{
-	real.sum_squares(d, x, n, out);
-	if (++squares_seen == squares_at)
-		*out = INFINITY;
-}
+static const double *losses;                               /* where they are added up; the other sum is that of squares */
 
-static void some_losses(struct device *d, const double *x, int64_t n, double *out)
+static void some_sum(struct device *d, const double *x, int64_t n, double *out)
 {
 	real.sum(d, x, n, out);
-	if (++losses_seen == loss_at)
+	if (out == losses && ++losses_seen == loss_at)
 		*out = NAN;
+	if (out != losses && ++squares_seen == squares_at)
+		*out = INFINITY;
 }
 
 static int wait_for(struct err *e)
@@ -68,8 +65,8 @@ static void play(struct run *r, int ahead)
 	squares_seen = losses_seen = settled = synced = 0;
 	gone = false;
 	r->dev.ahead = ahead;
-	r->dev.k.sum_squares = some_squares;
-	r->dev.k.sum = some_losses;
+	r->dev.k.sum = some_sum;
+	losses = r->g.sums;
 	r->dev.k.settle = some_settle;
 	r->dev.k.sync = some_sync;
 	r->dev.k.download = some_download;
