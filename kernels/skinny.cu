@@ -16,6 +16,7 @@ int skinny_open(struct device *d, struct err *e)
 {
 	(void)e;
 	open_tables(d);
+	skinny_few_open(d);
 	skinny_many_open(d);
 	return 0;
 }
@@ -285,21 +286,14 @@ static bool two_tiles(const struct skinny *a, int sms)
 	return a->f || (a->t > 2 && two <= one);
 }
 
-static void fast(struct device *d, const struct skinny *a)
+static void dense(struct device *d, const struct skinny *a)
 {
-	bool two = two_tiles(a, cuda_of(d)->sms), many = a->t > 8;
+	bool many = a->t > 8;
 
-	if (a->dense) {
-		if (two)
-			many ? launch<2, 2, false>(d, a) : launch<2, 1, false>(d, a);
-		else
-			many ? launch<1, 2, false>(d, a) : launch<1, 1, false>(d, a);
-	} else {
-		if (two)
-			many ? launch<2, 2, true>(d, a) : launch<2, 1, true>(d, a);
-		else
-			many ? launch<1, 2, true>(d, a) : launch<1, 1, true>(d, a);
-	}
+	if (two_tiles(a, cuda_of(d)->sms))
+		many ? launch<2, 2, false>(d, a) : launch<2, 1, false>(d, a);
+	else
+		many ? launch<1, 2, false>(d, a) : launch<1, 1, false>(d, a);
 }
 
 /* Shapes of the tensor cores' kernel: whole tiles of rows in each part, whole units of columns, pieces of 16 bytes. */
@@ -314,7 +308,7 @@ static bool fits(const struct device *d, const struct skinny *a)
 		return ok && eights(a->dense, a->ldw) && room >= layout_of<2, 2, false>::all;
 	for (int j = 0; j < a->n; j++)
 		ok = ok && a->row[j] % 16 == 0 && (a->end[j] - a->row[j]) % 16 == 0 && aligned16(a->codes[j]) && aligned16(a->qabsmax[j]);
-	return ok && room >= layout_of<2, 2, true>::all;
+	return ok && skinny_few_fits(d, a);
 }
 
 static struct skinny args_of(const struct device *d, const struct kn_skinny *s)
@@ -351,14 +345,16 @@ void kn_skinny_cuda(struct device *d, const struct kn_skinny *s)
 {
 	struct skinny a = args_of(d, s);
 	bool whole = fits(d, &a), wide = whole && s->planned > MOST && skinny_many_fits(d, &a);
-	int64_t most = wide ? SKINNY_MANY : MOST;
+	int64_t most = wide ? SKINNY_MANY : whole && !a.dense ? SKINNY_FEW : MOST;
 
 	for (int64_t i = 0; i < s->t; i += most) {
 		a.t = (int)(s->t - i < most ? s->t - i : most);
 		if (wide)
 			skinny_many(d, &a);
+		else if (whole && a.dense)
+			dense(d, &a);
 		else if (whole)
-			fast(d, &a);
+			skinny_few(d, &a, s->planned == 1);
 		else
 			plain(d, &a);
 		a.x += most * a.ldx;

@@ -133,9 +133,8 @@ template <int NT, int W> static __device__ void inner_job(const struct skinny &a
 	int row = job / a.pieces * 16, piece = job % a.pieces;
 	float sum[NT][4] = { 0 };
 
-#pragma unroll
-	for (int b = 0; b < KN_SKINNY_PIECE / 64 / W; b++) {
-		int k = piece * KN_SKINNY_PIECE + (b * W + warp) * 64 + t * 16;
+	for (int b = warp; b < KN_SKINNY_PIECE / 64; b += W) {
+		int k = piece * KN_SKINNY_PIECE + b * 64 + t * 16;
 		bool any = k < a.in;
 		uint32_t w0[8], w1[8], x[8];
 
@@ -402,6 +401,11 @@ static __device__ __forceinline__ uint32_t pair_at(const unsigned char *lut, uin
 	return *(const uint32_t *)(lut + ((at & 0x7f80u) | lane4));
 }
 
+/* skinny_few.cu: whether its kernels take these shapes of NF4, and a pass of at most SKINNY_FEW tokens; one: there never are more than one. */
+#define SKINNY_FEW 8
+void skinny_few_open(struct device *d);
+bool skinny_few_fits(const struct device *d, const struct skinny *a);
+void skinny_few(struct device *d, const struct skinny *a, bool one);
 /* skinny_many.cu: whether its kernel takes these shapes, and a pass of at most SKINNY_MANY tokens. */
 #define SKINNY_MANY 64
 void skinny_many_open(struct device *d);
