@@ -106,6 +106,14 @@ static void cpu_await(struct device *d, int slot)
 	(void)slot;
 }
 
+static int cpu_settle(struct device *d, int slot, struct err *e)
+{
+	(void)d;
+	(void)slot;
+	(void)e;
+	return 0;
+}
+
 static int cpu_sync(struct device *d, struct err *e)
 {
 	(void)d;
@@ -145,6 +153,7 @@ static const struct kn_ops cpu_ops = {
 	.away = cpu_away,
 	.back = cpu_away,
 	.await = cpu_await,
+	.settle = cpu_settle,
 	.sync = cpu_sync,
 	.memory = cpu_memory,
 	.close = cpu_close,
@@ -210,6 +219,7 @@ static void describe_cuda(struct device *d, enum dtype act)
 	d->memory_rate = 2.7e12;
 	d->host_rate = 50e9;
 	d->host_bytes = available_memory() / 2;
+	d->ahead = 1;
 	d->k.attn_scratch = kn_attn_scratch_cuda;
 	d->k.decode_scratch = kn_decode_scratch_cuda;
 	d->k.adapter_scratch = kn_adapter_scratch_cuda;

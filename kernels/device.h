@@ -48,20 +48,23 @@ struct kn_ops {
 	void (*zero)(struct device *d, void *dst, uint64_t bytes);
 	/* host memory that travels fast, and copies that travel while operations run. A slot (0 .. COPY_SLOTS - 1) is a device
 	 * buffer's name: away copies it to the host after all operations so far; back copies from the host, after all operations so
-	 * far and what the slot did before; await: operations from now on wait for the slot. */
+	 * far and what the slot did before; await: operations from now on wait for the slot; settle: the host waits for the slot's
+	 * last copy, and for nothing behind it, and with e reports what went wrong so far, as sync does. */
 	void *(*host_alloc)(struct device *d, uint64_t bytes, const char *what, struct err *e);
 	void (*host_free)(struct device *d, void *p);
 	void (*away)(struct device *d, int slot, void *host, const void *dev, uint64_t bytes);
 	void (*back)(struct device *d, int slot, void *dev, const void *host, uint64_t bytes);
 	void (*await)(struct device *d, int slot);
+	int (*settle)(struct device *d, int slot, struct err *e);
 	int (*sync)(struct device *d, struct err *e);
 	void (*memory)(struct device *d, uint64_t *unused, uint64_t *total); /* bytes of the whole device */
 	void (*close)(struct device *d);
 	/* Operations between record and recorded do not run: they become a recording that replay runs as often as wanted, with the
-	 * same arguments and no cost for each launch. Nothing in between may wait, allocate or copy from the host. false, or
-	 * NULL: the device cannot, and nothing was recorded. */
+	 * same arguments and no cost for each launch. Nothing in between may wait, allocate or copy from the host, but for the
+	 * slots' copies: those of a recording are done where it ends, and none is on its way where it begins. operations, unless
+	 * NULL: how many it holds. false, or NULL: the device cannot, and nothing was recorded. */
 	bool (*record)(struct device *d);
-	void *(*recorded)(struct device *d);
+	void *(*recorded)(struct device *d, int64_t *operations);
 	void (*replay)(struct device *d, void *recording);
 	void (*forget)(struct device *d, void *recording);
 	/* operations */
@@ -122,6 +125,7 @@ struct device {
 	int64_t logits;      /* elements of a chunk of logits that pay */
 	int64_t segment;     /* rows of the head that pay in one product of the loss (xent.h) */
 	bool fp8;            /* products of 8 bits (fp8.h): the CPU has their definition, GPUs from compute capability 9.0 on */
+	int ahead;           /* optimiser steps that are queued before the sums of the one ahead of them are looked at */
 	int64_t few;         /* up to so many rows skinny is faster than a dense product; 0: never */
 	/* what plans reckon with, a second: operations of a large product, bytes of memory read or written, bytes to host memory, and as
 	 * many back; 0: host memory is the device's own */

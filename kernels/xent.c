@@ -78,8 +78,10 @@ void kn_xent_segment_cpu(struct device *d, const struct kn_xent *x, void *z, int
 		segment_row(x, i, (float *)z + i * ldz, w, first, count);
 }
 
-void kn_xent_end_cpu(struct device *d, const struct kn_xent *x, double *loss, float scale)
+void kn_xent_end_cpu(struct device *d, const struct kn_xent *x, double *loss, const float *scale_at)
 {
+	float scale = *scale_at;
+
 #pragma omp parallel for num_threads(d->threads) if (x->n * x->c > 16384)
 	for (int64_t i = 0; i < x->n; i++) {
 		const struct kn_xent_row *r = &x->rows[i];

@@ -87,12 +87,12 @@ static __global__ void __launch_bounds__(THREADS) segment_kernel(struct kn_xent 
 		x.acc[i * x.c + j] *= fade;
 }
 
-static __global__ void __launch_bounds__(THREADS) end_kernel(struct kn_xent x, double *loss, float scale)
+static __global__ void __launch_bounds__(THREADS) end_kernel(struct kn_xent x, double *loss, const float *scale_at)
 {
 	int64_t i = blockIdx.x;
 	struct kn_xent_row r = x.rows[i];
-	double sum = r.others + (double)expf(r.at_target - r.max);
-	float all = (float)((double)scale / sum / (double)UP), target = (float)((double)scale * r.others / sum);
+	double sum = r.others + (double)expf(r.at_target - r.max), scale = (double)*scale_at;
+	float all = (float)(scale / sum / (double)UP), target = (float)(scale * r.others / sum);
 	act_t *dh = (act_t *)x.dh + i * x.c;
 
 	if (threadIdx.x == 0)
@@ -114,7 +114,7 @@ void kn_xent_segment_cuda(struct device *d, const struct kn_xent *x, void *z, in
 	cuda_launched(d, "xent");
 }
 
-void kn_xent_end_cuda(struct device *d, const struct kn_xent *x, double *loss, float scale)
+void kn_xent_end_cuda(struct device *d, const struct kn_xent *x, double *loss, const float *scale)
 {
 	if (x->n == 0)
 		return;

@@ -29,9 +29,10 @@ struct kn_xent { /* device memory */
 	float *acc;               /* (N, C), or NULL: the loss alone */
 	void *dh;                 /* (N, C) activations */
 };
-/* z (N, count), row stride ldz; w (count, C) activations, not read without acc. */
+/* z (N, count), row stride ldz; w (count, C) activations, not read without acc. scale lies in device memory: a recording (device.h)
+ * serves every step. */
 typedef void kn_xent_segment_fn(struct device *d, const struct kn_xent *x, void *z, int64_t ldz, const void *w, int64_t first, int64_t count);
-typedef void kn_xent_end_fn(struct device *d, const struct kn_xent *x, double *loss, float scale);
+typedef void kn_xent_end_fn(struct device *d, const struct kn_xent *x, double *loss, const float *scale);
 kn_xent_segment_fn kn_xent_segment_cpu;
 kn_xent_end_fn kn_xent_end_cpu;
 

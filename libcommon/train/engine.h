@@ -44,8 +44,10 @@ struct layer_keep {
 	int set; /* of those that layers share in turn; -1: memory of its own */
 };
 
-/* The micro-batch on the device. */
+/* The micro-batch on the device, and what changes from step to step: a recording of the work reads it there. */
 struct inputs {
+	uint64_t *seed_step;       /* of dropout's masks */
+	float *scale;              /* of the loss */
 	int32_t *ids, *pos, *rec;  /* (T) */
 	int32_t *seq_start;        /* (n_seqs + 1) */
 	int32_t *tgt_row, *tgt_id; /* (n_targets) */
@@ -54,8 +56,27 @@ struct inputs {
 };
 
 /* Buffers of what travels: the residual stream, sets of activations that layers share (at most), segments of the head. Each has a copy
- * slot, in this order. */
+ * slot, in this order, and the optimiser's states have theirs behind them. */
 enum { RING = 3, SETS = 4, HEAD_RING = 2 };
+
+/* The last slots: two for inputs and two for sums, in turn. */
+enum { SLOT_INPUTS = COPY_SLOTS - 4, SLOT_SUMS = COPY_SLOTS - 2 };
+
+/* A micro-batch's work by shape: what launches depend on, beside memory that stays where it is. */
+struct work_shape {
+	int64_t n_tokens, n_seqs, n_tiles, n_targets;
+	int64_t longest; /* sequence, where a window makes a difference */
+	bool grad, dropout;
+	const struct lora *lora;
+};
+struct work {
+	struct work_shape shape;
+	void *recording;    /* NULL: none yet */
+	int64_t operations; /* in it */
+	uint64_t last;      /* when it was wanted last; 0: never */
+	bool plain;         /* the device could not record it */
+};
+enum { WORKS = 8 };
 
 struct engine_shape {
 	int64_t max_tokens; /* of a micro-batch */
@@ -89,7 +110,8 @@ struct engine {
 	void *host_memory;
 
 	struct inputs in;
-	int32_t *in_host;        /* the same in host memory, to be sent at once */
+	int32_t *in_host[2];     /* the same in host memory, to be sent at once: one is filled while the other may be on its way */
+	int in_turn;
 	int64_t in_count;        /* int32 of in */
 	void **x1;               /* (layers + 1) x (T, C): the residual stream before each layer and after the last; not training: all one
 	                            buffer; those that travel have RING buffers in turn, and those right above them wait there */
@@ -115,6 +137,9 @@ struct engine {
 	void *logits;            /* (loss_rows, segment), or (chunk, V) */
 	double *nll;             /* (max_tokens) on the device */
 	double *sums;            /* (2) on the device: losses since engine_begin; squares of the gradients */
+	double *squares;         /* (layers of them) parts of the gradients' squares, as the last micro-batch left them (kernels/adapter.h) */
+	int32_t *refused;        /* on the device: a step was not finite, and those behind it are refused (optim_sums) */
+	double *sums_host[2];    /* (2) each, in turn */
 	void *attn_scratch, *decode_scratch, *skinny_scratch;
 	float *cos_tab, *sin_tab; /* (max_seq, D/2) */
 	int64_t segment;         /* rows of the head that the loss takes at a time: the shape's, since sums go by them */
@@ -124,7 +149,12 @@ struct engine {
 	int64_t decode_rows;     /* what a generator with fewer rows than shape.decode sets: kernels follow from it */
 
 	bool dropout_on;
-	struct kn_dropout_key dropout;
+	uint64_t seed_step;      /* on its way with the next micro-batch, like scale */
+	float scale;
+
+	struct work works[WORKS]; /* recordings, and shapes that were seen once */
+	uint64_t wanted;          /* micro-batches so far */
+	int64_t replayed, avoided; /* micro-batches that were replayed, and their operations */
 };
 
 /* Lays everything out for the device's threads (dev) without allocating: fills
@@ -144,11 +174,23 @@ void engine_set_dropout(struct engine *g, bool on, uint64_t seed, int64_t step);
 
 /* Starts an optimiser step: gradients and the sum of losses are zero. */
 void engine_begin(struct engine *g);
+/* Updates that a refused one keeps back are made again. */
+void engine_resume(struct engine *g);
 /* Forward over b: the negative log-likelihood of each target in g->nll (b->n_targets), added to the
  * sum of losses. With grad the gradient of scale * sum(nll) is added to the adapter's gradients. Does
- * not wait. */
+ * not wait. Where the device records, the second micro-batch of a shape is recorded, and the next are replayed: the same
+ * launches, so the same bits. */
 void engine_run(struct engine *g, const struct microbatch *b, bool grad, double scale);
-/* Waits for the sum of losses since engine_begin, and, with squares, the sum of the gradients' squares. */
+/* The sum of the gradients' squares, into sums, as the step's last micro-batch left them. */
+void engine_squares(struct engine *g);
+/* Where the parts of a group's A, and of its B, begin in squares; with GRP_N the number of a layer's. */
+int64_t engine_squares_a(const struct engine *g, int64_t layer, enum linear_group grp);
+int64_t engine_squares_b(const struct engine *g, int64_t layer, enum linear_group grp);
+/* The sums as they are now travel to the host, as the turn's (0 or 1); engine_sums_wait waits for them, and for nothing behind them: the
+ * sum of losses since engine_begin, and, with squares, that of the gradients' squares. */
+void engine_sums_send(struct engine *g, int turn);
+int engine_sums_wait(struct engine *g, int turn, double *loss, double *squares, struct err *e) LP_MUST_USE;
+/* Both at once. */
 int engine_sums(struct engine *g, double *loss, double *squares, struct err *e) LP_MUST_USE;
 /* Forward, then logits (n, V) of the given rows of the micro-batch, n at most g->chunk. */
 int engine_logits(struct engine *g, const struct microbatch *b, const int32_t *rows, int64_t n, struct err *e) LP_MUST_USE;
@@ -217,7 +259,11 @@ int64_t engine_set_next(const struct engine *g, int64_t layer);
 /* After the layer's backward pass: they start to. */
 void engine_set_back(struct engine *g, int64_t layer, int64_t t);
 
-/* The whole forward up to the last layer's output. */
+/* The residual stream's first layer, from the ids. */
+void engine_embed(struct engine *g, const struct microbatch *b);
+/* All layers, from there up to the last one's output. */
+void engine_layers(struct engine *g, const struct microbatch *b, engine_attn_fn *attn, void *ctx);
+/* Both. */
 void engine_forward(struct engine *g, const struct microbatch *b, engine_attn_fn *attn, void *ctx);
 /* The piece of t rows that begins at row from. */
 static inline struct piece engine_piece(const struct engine *g, int64_t from, int64_t t)
@@ -238,8 +284,8 @@ void engine_hidden(struct engine *g, const int32_t *rows, int64_t n);
 void engine_backward(struct engine *g, const struct microbatch *b);
 /* logits (n, V) = hid (n, C) head^T. */
 void engine_head(struct engine *g, const void *hid, void *logits, int64_t n);
-/* The losses of the micro-batch, added to the sum of losses; with grad d_res, the gradient of the last layer's output. */
-void engine_loss(struct engine *g, const struct microbatch *b, bool grad, float scale);
+/* Losses of the targets, added up, and with grad the gradient of the last layer's output in d_res: times in.scale. */
+void engine_loss(struct engine *g, const struct microbatch *b, bool grad);
 /* The group's dense form with its adapters in place, which are at *at. */
 void *engine_dense(struct engine *g, int64_t layer, enum linear_group grp, struct edges *at);
 /* The inputs of qkv and of gate/up from the residual stream. */

@@ -29,7 +29,8 @@ static void inner_bwd(struct engine *g, const struct back *k, const void *x, con
 	const struct wgroup *w = &g->w.layers[k->layer].grp[k->grp];
 	struct kn_adapters p = engine_adapters(g, k->layer, k->grp);
 	struct kn_adapter_grad a = { .t = k->p.n, .out = p.out, .n = p.n, .rank = p.rank, .scale = p.scale, .dy = k->dy, .ldy = k->ldy,
-		                     .b = at->right, .ldg = at->ld_right, .s = act_at(d, x, w->in), .ld_s = w->ld, .scratch = g->adapter_scratch };
+		                     .b = at->right, .ldg = at->ld_right, .s = act_at(d, x, w->in), .ld_s = w->ld,
+		                     .squares = g->squares + engine_squares_b(g, k->layer, k->grp), .scratch = g->adapter_scratch };
 
 	for (int j = 0; j < p.n; j++) {
 		a.row[j] = p.row[j];
@@ -77,7 +78,8 @@ static void linear_bwd_a(struct engine *g, const struct back *k, void *x)
 	if (!l)
 		return;
 	d->k.adapter_outer(d, &(struct kn_adapter_outer){ .t = k->p.n, .in = w->in, .nr = l->n * g->lora->rank, .x = x, .ldx = w->ld, .ds = act_at(d, k->dy, w->out),
-	                                                  .ld_ds = k->ldy, .da = g->lora->grads + l->a, .scratch = g->adapter_scratch,
+	                                                  .ld_ds = k->ldy, .da = g->lora->grads + l->a,
+	                                                  .squares = g->squares + engine_squares_a(g, k->layer, k->grp), .scratch = g->adapter_scratch,
 	                                                  .masks = engine_masks(g, k->layer, k->grp, k->p.from, &m) });
 }
 

@@ -8,33 +8,36 @@
 void engine_set_dropout(struct engine *g, bool on, uint64_t seed, int64_t step)
 {
 	g->dropout_on = on && g->lora && g->lora->dropout > 0;
-	g->dropout.seed_step = rng_u64(seed, rng_stream("dropout"), (uint64_t)step);
-	g->dropout.p = g->lora ? (float)g->lora->dropout : 0;
+	g->seed_step = rng_u64(seed, rng_stream("dropout"), (uint64_t)step);
 }
 
 /* --- the micro-batch on the device --- */
 
-static int32_t *stage(struct engine *g, const int32_t *place, const int32_t *src, int64_t n)
+static void stage(const struct engine *g, int32_t *host, const int32_t *place, const void *src, int64_t n)
 {
-	int32_t *to = g->in_host + (place - g->in.ids);
-
 	if (n)
-		memcpy(to, src, (size_t)n * sizeof(*src));
-	return to;
+		memcpy(host + (place - (int32_t *)(void *)g->in.seed_step), src, (size_t)n * sizeof(*place));
 }
 
 void engine_send(struct engine *g, const struct microbatch *b)
 {
 	struct inputs *in = &g->in;
+	struct device *d = g->dev;
+	int turn = g->in_turn ^= 1, slot = SLOT_INPUTS + turn;
+	int32_t *host = g->in_host[turn];
 
-	stage(g, in->ids, b->ids, b->n_tokens);
-	stage(g, in->pos, b->pos, b->n_tokens);
-	stage(g, in->rec, b->rec, b->n_tokens);
-	stage(g, in->seq_start, b->seq_start, b->n_seqs + 1);
-	stage(g, in->tgt_row, b->tgt_row, b->n_targets);
-	stage(g, in->tgt_id, b->tgt_id, b->n_targets);
-	in->n_tiles = attn_tiles(b->seq_start, b->n_seqs, stage(g, in->tiles, NULL, 0));
-	device_upload(g->dev, in->ids, g->in_host, (uint64_t)g->in_count * sizeof(*g->in_host));
+	d->k.settle(d, slot, NULL); /* the buffer has been read */
+	stage(g, host, (int32_t *)(void *)in->seed_step, &g->seed_step, 2);
+	stage(g, host, (int32_t *)(void *)in->scale, &g->scale, 1);
+	stage(g, host, in->ids, b->ids, b->n_tokens);
+	stage(g, host, in->pos, b->pos, b->n_tokens);
+	stage(g, host, in->rec, b->rec, b->n_tokens);
+	stage(g, host, in->seq_start, b->seq_start, b->n_seqs + 1);
+	stage(g, host, in->tgt_row, b->tgt_row, b->n_targets);
+	stage(g, host, in->tgt_id, b->tgt_id, b->n_targets);
+	in->n_tiles = attn_tiles(b->seq_start, b->n_seqs, host + (in->tiles - (int32_t *)(void *)in->seed_step));
+	d->k.back(d, slot, in->seed_step, host, (uint64_t)g->in_count * sizeof(*host));
+	d->k.await(d, slot);
 }
 
 /* --- projections with their adapters --- */
@@ -123,10 +126,8 @@ const struct kn_adapter_masks *engine_masks(const struct engine *g, int64_t laye
 	if (!g->dropout_on)
 		return NULL;
 	*m = (struct kn_adapter_masks){ .rank = g->lora->rank, .rec = g->in.rec + from, .pos = g->in.pos + from, .room = g->xd };
-	for (int j = 0; l && j < l->n; j++) {
-		m->key[j] = g->dropout;
-		m->key[j].tensor = g->lora->mats[layer * LIN_N + (int)l->slot[j]].id;
-	}
+	for (int j = 0; l && j < l->n; j++)
+		m->key[j] = (struct kn_dropout_key){ g->in.seed_step, g->lora->mats[layer * LIN_N + (int)l->slot[j]].id, (float)g->lora->dropout };
 	return m;
 }
 
@@ -289,7 +290,7 @@ void engine_input_again(struct engine *g, int64_t i, struct piece p)
 	inner_again(g, i, GRP_QKV, engine_acts(g, i, p.from).y1, p);
 }
 
-static void embed(struct engine *g, const struct microbatch *b)
+void engine_embed(struct engine *g, const struct microbatch *b)
 {
 	struct device *d = g->dev;
 	const struct wmat *w = &g->w.embed;
@@ -303,13 +304,12 @@ static void embed(struct engine *g, const struct microbatch *b)
 		d->k.embed_host(d, stream_at(g, 0, from), b->ids + from, w->data, w->dtype, engine_piece(g, from, b->n_tokens).n, c, g->embed_way);
 }
 
-void engine_forward(struct engine *g, const struct microbatch *b, engine_attn_fn *attn, void *ctx)
+void engine_layers(struct engine *g, const struct microbatch *b, engine_attn_fn *attn, void *ctx)
 {
 	struct device *d = g->dev;
 	const struct model_desc *m = &g->w.desc;
 	uint64_t stream = (uint64_t)(b->n_tokens * m->hidden) * dtype_bytes(d->act);
 
-	embed(g, b);
 	for (int64_t i = 0; i < m->layers; i++) {
 		if (g->away)
 			d->k.await(d, (int)((i + 1) % RING)); /* the layer writes there */
@@ -321,6 +321,12 @@ void engine_forward(struct engine *g, const struct microbatch *b, engine_attn_fn
 			engine_feed(g, i, engine_piece(g, from, b->n_tokens), false);
 		engine_set_away(g, i, b->n_tokens);
 	}
+}
+
+void engine_forward(struct engine *g, const struct microbatch *b, engine_attn_fn *attn, void *ctx)
+{
+	engine_embed(g, b);
+	engine_layers(g, b, attn, ctx);
 }
 
 void engine_hidden(struct engine *g, const int32_t *rows, int64_t n)
@@ -353,37 +359,6 @@ void engine_attn_self(void *ctx, struct engine *g, int64_t layer, struct acts *a
 	(void)ctx;
 	engine_attn_shape(g, layer, b, &s);
 	g->dev->k.attn_fwd(g->dev, &s, a->qkv, engine_k(g, a->qkv), engine_v(g, a->qkv), a->o, a->lse);
-}
-
-/* --- a micro-batch --- */
-
-void engine_begin(struct engine *g)
-{
-	device_zero(g->dev, g->sums, 2 * sizeof(*g->sums));
-	if (g->lora && g->lora->grads)
-		device_zero(g->dev, g->lora->grads, (uint64_t)g->lora->n_params * sizeof(float));
-}
-
-void engine_run(struct engine *g, const struct microbatch *b, bool grad, double scale)
-{
-	g->backward = grad;
-	engine_send(g, b);
-	engine_place_adapters(g);
-	engine_forward(g, b, engine_attn_self, NULL);
-	engine_loss(g, b, grad, (float)scale);
-	if (grad)
-		engine_backward(g, b);
-}
-
-int engine_sums(struct engine *g, double *loss, double *squares, struct err *e)
-{
-	double sums[2];
-
-	device_download(g->dev, sums, g->sums, sizeof(sums));
-	*loss = sums[0];
-	if (squares)
-		*squares = sums[1];
-	return device_sync(g->dev, e);
 }
 
 int engine_logits(struct engine *g, const struct microbatch *b, const int32_t *rows, int64_t n, struct err *e)

@@ -77,7 +77,7 @@ void engine_head(struct engine *g, const void *hid, void *logits, int64_t n)
 
 /* Of the n rows in hid; with x->acc their gradients, into d_hid. The segments are the same in every plan, since the order of
  * sums follows from them. */
-static void loss_rows(struct engine *g, const struct kn_xent *x, double *nll, float scale)
+static void loss_rows(struct engine *g, const struct kn_xent *x, double *nll)
 {
 	struct device *d = g->dev;
 	int64_t c = g->w.head.cols, vocab = g->w.head.rows, rows;
@@ -92,7 +92,7 @@ static void loss_rows(struct engine *g, const struct kn_xent *x, double *nll, fl
 			d->k.gemm(d, false, false, x->n, c, rows, 1, g->logits, g->segment, w, c, v ? 1 : 0, NULL, x->acc, c, true);
 		head_done(g, v);
 	}
-	d->k.xent_end(d, x, nll, scale);
+	d->k.xent_end(d, x, nll, g->in.scale);
 }
 
 /* From d_hid to the rows of d_res; hid is done with, and lends its room. */
@@ -106,7 +106,7 @@ static void hidden_bwd(struct engine *g, const int32_t *rows, int64_t n)
 	d->k.scatter_rows(d, g->d_res, g->ld_res, g->hid, rows, n, c);
 }
 
-void engine_loss(struct engine *g, const struct microbatch *b, bool grad, float scale)
+void engine_loss(struct engine *g, const struct microbatch *b, bool grad)
 {
 	struct device *d = g->dev;
 	int64_t c = g->w.desc.hidden, chunks = (b->n_targets + g->loss_rows - 1) / g->loss_rows;
@@ -119,7 +119,7 @@ void engine_loss(struct engine *g, const struct microbatch *b, bool grad, float 
 			.acc = grad ? g->d_acc : NULL, .dh = g->d_hid };
 
 		engine_hidden(g, g->in.tgt_row + i, x.n);
-		loss_rows(g, &x, g->nll + i, scale);
+		loss_rows(g, &x, g->nll + i);
 		if (grad)
 			hidden_bwd(g, g->in.tgt_row + i, x.n);
 	}

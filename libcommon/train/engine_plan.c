@@ -178,18 +178,21 @@ static void layout_inputs(struct engine *g, struct layout *l)
 {
 	struct inputs *in = &g->in;
 	int64_t t = g->shape.max_tokens;
-	const int64_t sizes[] = { t, t, t, t + 1, t, t, 2 * (t / ATTN_TILE + t) };
-	int32_t **const at[] = { &in->ids, &in->pos, &in->rec, &in->seq_start, &in->tgt_row, &in->tgt_id, &in->tiles };
+	int32_t *head; /* seed_step and scale */
+	const int64_t sizes[] = { 4, t, t, t, t + 1, t, t, 2 * (t / ATTN_TILE + t) };
+	int32_t **const at[] = { &head, &in->ids, &in->pos, &in->rec, &in->seq_start, &in->tgt_row, &in->tgt_id, &in->tiles };
 	int32_t *base;
 
 	g->in_count = 0;
-	for (int i = 0; i < 7; i++)
+	for (int i = 0; i < 8; i++)
 		g->in_count += sizes[i];
 	base = layout_array(l, "micro-batch", g->in_count, sizeof(int32_t));
-	for (int i = 0; i < 7; i++) {
+	for (int i = 0; i < 8; i++) {
 		*at[i] = base;
 		base = base ? base + sizes[i] : NULL;
 	}
+	in->seed_step = (void *)head;
+	in->scale = head ? (void *)(head + 2) : NULL;
 }
 
 static uint64_t adapter_scratch(const struct engine *g)
@@ -256,6 +259,7 @@ static void layout_scratch(struct engine *g, struct layout *l)
 		g->logits = layout_take(l, "logits of one chunk", at_least(act_bytes(g, g->chunk * m->vocab), act_bytes(g, g->loss_rows * g->segment)));
 	g->nll = layout_array(l, "loss", t, sizeof(double));
 	g->sums = layout_array(l, "loss", 2, sizeof(double));
+	g->refused = layout_array(l, "loss", 1, sizeof(*g->refused));
 	g->attn_scratch = layout_take(l, "attention", g->dev->k.attn_scratch(g->dev, t, g->shape.max_seq, m->heads, m->head_dim, g->shape.train));
 	g->decode_scratch = layout_take(l, "attention", g->dev->k.decode_scratch(g->dev, g->shape.decode, g->shape.max_seq, m->heads, m->head_dim));
 	g->skinny_scratch = engine_decode_rows(g) ? layout_take(l, "decoding", g->dev->k.skinny_scratch(g->dev, engine_decode_rows(g), widest, KN_PARTS * (g->lora ? g->lora->rank : 0))) : NULL;
@@ -269,6 +273,7 @@ static void layout_all(struct engine *g)
 	g->embed_way = g->w.host_embed ? acts(g, &g->host_plan, "embeddings", piece_rows(g) * g->w.desc.hidden) : NULL;
 	if (g->lora)
 		lora_layout(g->lora, &g->plan[ARENA_ADAPTER], g->shape.train);
+	g->squares = g->lora && g->shape.train ? layout_array(&g->plan[ARENA_ADAPTER], "gradients", engine_squares_a(g, g->w.desc.layers, 0), sizeof(double)) : NULL;
 	if (g->lora && g->shape.optim)
 		optim_layout(g->shape.optim, g->lora, &g->plan[ARENA_ADAPTER], g->optim_away ? &g->host_plan : NULL);
 	layout_stream(g, &g->plan[ARENA_ACTIVATIONS]);
@@ -613,6 +618,18 @@ static void fill_rotary(struct engine *g)
 	free(s);
 }
 
+/* What travels at every micro-batch and step, in turns. */
+static int alloc_turns(struct engine *g, struct err *e)
+{
+	for (int i = 0; i < 2; i++) {
+		g->in_host[i] = g->dev->k.host_alloc(g->dev, (uint64_t)g->in_count * sizeof(int32_t), "a micro-batch", e);
+		g->sums_host[i] = g->in_host[i] ? g->dev->k.host_alloc(g->dev, 2 * sizeof(double), "sums", e) : NULL;
+		if (!g->sums_host[i])
+			return -1;
+	}
+	return 0;
+}
+
 int engine_alloc(struct engine *g, struct err *e)
 {
 	for (int i = 0; i < ARENA_N; i++) {
@@ -626,7 +643,8 @@ int engine_alloc(struct engine *g, struct err *e)
 		return -1;
 	layout_place(&g->host_plan, g->host_memory);
 	layout_all(g);
-	g->in_host = xcalloc((size_t)g->in_count, sizeof(*g->in_host));
+	if (alloc_turns(g, e) < 0)
+		return -1;
 	fill_rotary(g);
 	if (g->lora && g->shape.optim)
 		optim_start(g->shape.optim, g->lora, g->dev);
@@ -647,6 +665,15 @@ int engine_load(struct engine *g, struct model_source *s, struct err *e)
 
 void engine_release(struct engine *g)
 {
+	for (int i = 0; i < WORKS; i++)
+		if (g->works[i].recording)
+			g->dev->k.forget(g->dev, g->works[i].recording);
+	for (int i = 0; i < 2; i++) {
+		if (g->in_host[i])
+			g->dev->k.host_free(g->dev, g->in_host[i]);
+		if (g->sums_host[i])
+			g->dev->k.host_free(g->dev, g->sums_host[i]);
+	}
 	for (int i = 0; i < ARENA_N; i++) {
 		if (g->memory[i])
 			device_free(g->dev, g->memory[i]);
@@ -658,13 +685,11 @@ void engine_release(struct engine *g)
 	weights_release(&g->w);
 	if (g->shape.optim)
 		optim_release(g->shape.optim);
-	free(g->in_host);
 	free(g->x1);
 	free(g->x1_host);
 	free(g->acts);
 	free(g->acts_host);
 	free(g->keep);
-	g->in_host = NULL;
 	g->x1 = NULL;
 	g->x1_host = NULL;
 	g->acts = NULL;

@@ -332,7 +332,7 @@ static void run_step(struct generator *n, int64_t rows)
 		i++;
 	if (n->steps.rec[i].rows == rows && n->steps.rec[i].seen && !n->steps.rec[i].recording && d->k.record(d)) {
 		greedy_step(n, rows);
-		n->steps.rec[i].recording = d->k.recorded(d);
+		n->steps.rec[i].recording = d->k.recorded(d, NULL);
 	}
 	if (n->steps.rec[i].rows == rows && n->steps.rec[i].recording) {
 		d->k.replay(d, n->steps.rec[i].recording);

@@ -212,10 +212,15 @@ static void travel(const struct optim *o, const struct lora *l, struct device *d
 			d->k.back(d, slot, part[i].dev, part[i].host, part[i].bytes);
 }
 
-void optim_step(struct optim *o, struct lora *l, struct device *d, double lr, double loss_scale, const double *squares, double max_norm)
+void optim_step(struct optim *o, struct lora *l, struct device *d, double lr, double loss_scale, const struct optim_sums *sums, double max_norm)
 {
-	struct kn_adam a = { lr, o->beta1, o->beta2, o->eps, o->weight_decay, ++o->step, (float)(1 / loss_scale), squares, max_norm };
+	struct kn_adam a = { lr, o->beta1, o->beta2, o->eps, o->weight_decay, ++o->step, (float)(1 / loss_scale), NULL, max_norm, NULL, NULL };
 
+	if (sums) {
+		a.squares = sums->squares;
+		a.loss = sums->loss;
+		a.refused = sums->refused;
+	}
 	for (int64_t k = 0; o->away && k < OPTIM_RING && k < o->n_pieces; k++)
 		travel(o, l, d, k, false);
 	for (int64_t k = 0; k < o->n_pieces; k++) {

@@ -48,9 +48,14 @@ uint64_t optim_ring_bytes(const struct optim *o, const struct lora *l);
 /* After the memory is there: tells the device which tensor is where. */
 void optim_start(struct optim *o, const struct lora *l, struct device *d);
 void optim_release(struct optim *o);
-/* One step with gradients that are loss_scale times too large (1: not). squares (device memory, or NULL): the sum of their squares as
- * they are; divided by loss_scale they are scaled down to max_norm (0: never), and when the sum is not finite nothing changes but
- * the step's number. */
-void optim_step(struct optim *o, struct lora *l, struct device *d, double lr, double loss_scale, const double *squares, double max_norm);
+/* What a step looks at, in device memory: the sum of losses, that of the gradients' squares as they are, and whether a step before it
+ * was refused (kernels/adamw.h). */
+struct optim_sums {
+	const double *loss, *squares;
+	int32_t *refused;
+};
+/* One step with gradients that are loss_scale times too large (1: not). Divided by it they are scaled down to a norm of max_norm
+ * (0: never), and when a sum is not finite nothing changes but the step's number. sums NULL: no clipping, and no such look. */
+void optim_step(struct optim *o, struct lora *l, struct device *d, double lr, double loss_scale, const struct optim_sums *sums, double max_norm);
 
 #endif

@@ -170,6 +170,8 @@ void run_release(struct run *r)
 	dataset_release(&r->train);
 	dataset_release(&r->eval);
 	model_source_close(r->source);
+	for (int i = 0; i < r->n_queued; i++)
+		free(r->queue[i].rows);
 	free(r->best);
 	device_close(&r->dev);
 }

@@ -3,7 +3,8 @@
  *
  * usage: bench_qlora_step [name=value]...
  *   device=cuda shape=8b|1b|3b|70b|tiny rank=16 alpha=16 batch=4 seq=2048 accumulate=1 base=nf4|bf16 memory=0 host=0 (MiB) link=0 (GB/s that
- *   the plan reckons with, 0: the device's) steps=10 warmup=3 parts=0|1 dropout=0 fp8=0|1 dry=0|1 (the plan alone, which needs no GPU)
+ *   the plan reckons with, 0: the device's) steps=10 warmup=3 parts=0|1 dropout=0 fp8=0|1 graph=1|0 (micro-batches are replayed)
+ *   ahead=1|0 (a step is queued before the last one is seen) dry=0|1 (the plan alone, which needs no GPU)
  * Every position is a target; token ids are random. MFU = tokens/s * (4 * P + 6 * S * C * L) / 798e12, P the parameters of the frozen
  * products and the head: forward and input gradient, causal attention; and the same against the vendor's 989e12. */
 #include <math.h>
@@ -19,7 +20,7 @@
 
 struct conf {
 	const char *device, *shape, *base;
-	int64_t rank, alpha, batch, seq, accumulate, memory, host, link, steps, warmup, parts, fp8, dry;
+	int64_t rank, alpha, batch, seq, accumulate, memory, host, link, steps, warmup, parts, fp8, graph, ahead, dry;
 	double dropout;
 };
 
@@ -28,6 +29,7 @@ struct conf {
 static struct device *dev;
 static struct kn_ops real;
 static double spent[16];
+static int64_t waits;
 static const char *const part_names[] = { "gemm, large", "adapters, down", "attention", "dequantisation", "norms", "rotary", "activation", "loss",
 	                                  "optimiser", "rows and copies", "adapters, inner gradients", "adapters, outer gradients", "rows to 8 bits", "adapters through masks" };
 
@@ -41,6 +43,7 @@ static void end(int part, double from)
 {
 	must(device_sync(dev, &e) == 0);
 	spent[part] += now_seconds() - from;
+	waits++;
 }
 
 #define TIMED(part, call)                \
@@ -124,7 +127,7 @@ static void t_xent_segment(struct device *d, const struct kn_xent *x, void *z, i
 {
 	TIMED(7, real.xent_segment(d, x, z, ldz, w, first, count));
 }
-static void t_xent_end(struct device *d, const struct kn_xent *x, double *loss, float scale)
+static void t_xent_end(struct device *d, const struct kn_xent *x, double *loss, const float *scale)
 {
 	TIMED(7, real.xent_end(d, x, loss, scale));
 }
@@ -148,6 +151,22 @@ static void t_copy_rows(struct device *d, void *y, int64_t ldy, const void *x, i
 static void t_zero(struct device *d, void *p, uint64_t n)
 {
 	TIMED(9, real.zero(d, p, n));
+}
+
+static bool never(struct device *d)
+{
+	(void)d;
+	return false;
+}
+
+/* From now on every micro-batch is launched operation by operation. */
+static void no_recordings(struct engine *g)
+{
+	for (int i = 0; i < WORKS; i++)
+		if (g->works[i].recording)
+			g->dev->k.forget(g->dev, g->works[i].recording);
+	memset(g->works, 0, sizeof(g->works));
+	g->dev->k.record = never;
 }
 
 static void watch_parts(struct device *d)
@@ -212,21 +231,31 @@ struct bench {
 	struct microbatch *b; /* (accumulate) */
 };
 
-static double step(struct bench *x, double *seconds)
+/* Step i is given to the device. */
+static void give(struct bench *x, int64_t i)
 {
-	double from = now_seconds(), loss, squares;
 	int64_t targets = 0;
 
-	engine_set_dropout(&x->g, true, 1, x->optim.step);
+	engine_set_dropout(&x->g, true, 1, i);
 	engine_begin(&x->g);
-	for (int64_t i = 0; i < x->c.accumulate; i++)
-		targets += x->b[i].n_targets;
-	for (int64_t i = 0; i < x->c.accumulate; i++)
-		engine_run(&x->g, &x->b[i], true, 1.0 / (double)targets);
-	x->dev.k.sum_squares(&x->dev, x->lora.grads, x->lora.n_params, x->g.sums + 1);
-	optim_step(&x->optim, &x->lora, &x->dev, 2e-4, 1, x->g.sums + 1, 0.3);
-	must(engine_sums(&x->g, &loss, &squares, &e) == 0);
-	*seconds = now_seconds() - from;
+	for (int64_t k = 0; k < x->c.accumulate; k++)
+		targets += x->b[k].n_targets;
+	for (int64_t k = 0; k < x->c.accumulate; k++)
+		engine_run(&x->g, &x->b[k], true, 1.0 / (double)targets);
+	engine_squares(&x->g);
+	engine_sums_send(&x->g, (int)(i % 2));
+	optim_step(&x->optim, &x->lora, &x->dev, 2e-4, 1, &(struct optim_sums){ x->g.sums, x->g.sums + 1, x->g.refused }, 0.3);
+}
+
+/* Its loss, when it is there. */
+static double take(struct bench *x, int64_t i)
+{
+	int64_t targets = 0;
+	double loss, squares;
+
+	must(engine_sums_wait(&x->g, (int)(i % 2), &loss, &squares, &e) == 0);
+	for (int64_t k = 0; k < x->c.accumulate; k++)
+		targets += x->b[k].n_targets;
 	return loss / (double)targets;
 }
 
@@ -246,6 +275,7 @@ static void plan(struct bench *x)
 	describe(&x->m, c->shape);
 	must((c->dry ? device_open_plan : device_open)(&x->dev, c->device, getenv("LP_COMPUTE"), 0, &e) == 0);
 	x->dev.host_rate = c->link ? 1e9 * (double)c->link : x->dev.host_rate;
+	x->c.ahead = c->ahead && x->dev.ahead;
 	s.budget = x->c.memory ? (uint64_t)x->c.memory << 20 : x->dev.free_bytes / 100 * 97;
 	x->optim = (struct optim){ .kind = OPTIM_ADAMW8, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01 };
 	x->lora = (struct lora){ .rank = x->c.rank, .alpha = (double)x->c.alpha, .dropout = x->c.dropout };
@@ -307,38 +337,81 @@ static void report(struct bench *x, double *t, double loss, double first)
 	adapter_hash(x, hex);
 	printf("step %.1f ms (%.1f to %.1f)  %.0f tok/s  MFU %.3f of 798, %.3f of 989 TFLOP/s  loss %.6f then %.6f  adapter %.16s\n", 1e3 * t[x->c.steps / 2],
 	       1e3 * t[0], 1e3 * t[x->c.steps - 1], rate, rate * flops / 798e12, rate * flops / 989e12, first, loss, hex);
+	printf("graph: %lld of %lld micro-batches replayed, %lld launches of the host avoided in each\n", (long long)x->g.replayed, (long long)x->g.wanted,
+	       (long long)(x->g.replayed ? x->g.avoided / x->g.replayed - 1 : 0));
 	x->dev.k.memory(&x->dev, &unused, &total);
 	printf("memory: plan %.1f MiB, whole device %.1f MiB in use\n", (double)engine_bytes(&x->g) / (1 << 20), (double)(total - unused) / (1 << 20));
 }
 
+/* Seconds from one step's loss to the next in t (steps). */
+static void run_steps(struct bench *x, double *t, double *first, double *loss)
+{
+	int64_t total = x->c.warmup + x->c.steps;
+	double seen = now_seconds();
+
+	for (int64_t i = 0; i < total + x->c.ahead; i++) {
+		int64_t done = i - x->c.ahead;
+		double now;
+
+		if (i < total)
+			give(x, i);
+		if (done < 0)
+			continue;
+		*loss = take(x, done);
+		*first = done ? *first : *loss;
+		now = now_seconds();
+		if (done >= x->c.warmup)
+			t[done - x->c.warmup] = now - seen;
+		seen = now;
+	}
+}
+
+/* A step whose operations are waited for one by one; median: milliseconds of one that is not. */
+static void report_parts(struct bench *x, double median)
+{
+	double begun, wait, sum = 0, whole;
+	int64_t step = x->c.warmup + x->c.steps;
+
+	no_recordings(&x->g);
+	watch_parts(&x->dev);
+	for (int i = 0; i < 100; i++)
+		TIMED(9, real.zero(&x->dev, x->g.refused, sizeof(*x->g.refused)));
+	wait = spent[9] / (double)waits;
+	spent[9] = 0;
+	waits = 0;
+	begun = now_seconds();
+	give(x, step);
+	take(x, step);
+	whole = now_seconds() - begun;
+	for (size_t i = 0; i < sizeof(part_names) / sizeof(*part_names); i++) {
+		printf("  %-26s %8.2f ms\n", part_names[i], 1e3 * spent[i]);
+		sum += spent[i];
+	}
+	printf("  %-26s %8.2f ms (%lld operations, each waited for: %.1f us without work)\n", "whole step", 1e3 * whole, (long long)waits, 1e6 * wait);
+	printf("  %-26s %8.2f ms (of %.2f; the rest is work)\n", "idle, by these", median - 1e3 * (sum - (double)waits * wait), median);
+}
+
 int main(int argc, char **argv)
 {
-	struct bench x = { .c = { "cuda", "8b", "nf4", 16, 16, 4, 2048, 1, 0, 0, 0, 10, 3, 0, 0, 0, 0 } };
+	struct bench x = { .c = { "cuda", "8b", "nf4", 16, 16, 4, 2048, 1, 0, 0, 0, 10, 3, 0, 0, 1, 1, 0, 0 } };
 	const struct arg args[] = { { "device", .s = &x.c.device }, { "shape", .s = &x.c.shape }, { "base", .s = &x.c.base }, { "rank", .i = &x.c.rank },
 		                    { "alpha", .i = &x.c.alpha }, { "batch", .i = &x.c.batch }, { "seq", .i = &x.c.seq }, { "accumulate", .i = &x.c.accumulate },
-		                    { "memory", .i = &x.c.memory }, { "host", .i = &x.c.host }, { "link", .i = &x.c.link }, { "steps", .i = &x.c.steps }, { "warmup", .i = &x.c.warmup }, { "parts", .i = &x.c.parts },
-		                    { "dropout", .f = &x.c.dropout }, { "fp8", .i = &x.c.fp8 }, { "dry", .i = &x.c.dry }, { NULL } };
-	double *t, loss = 0, first = 0, s;
+		                    { "memory", .i = &x.c.memory }, { "host", .i = &x.c.host }, { "link", .i = &x.c.link }, { "steps", .i = &x.c.steps }, { "warmup", .i = &x.c.warmup },
+		                    { "parts", .i = &x.c.parts }, { "dropout", .f = &x.c.dropout }, { "fp8", .i = &x.c.fp8 }, { "graph", .i = &x.c.graph }, { "ahead", .i = &x.c.ahead },
+		                    { "dry", .i = &x.c.dry }, { NULL } };
+	double *t, loss = 0, first = 0;
 
 	take_args(args, argc, argv);
 	plan(&x);
 	if (x.c.dry)
 		return 0;
 	setup(&x);
+	if (!x.c.graph)
+		no_recordings(&x.g);
 	t = xcalloc((size_t)x.c.steps + 1, sizeof(*t));
-	for (int64_t i = 0; i < x.c.warmup + x.c.steps; i++) {
-		loss = step(&x, &s);
-		first = i ? first : loss;
-		if (i >= x.c.warmup)
-			t[i - x.c.warmup] = s;
-	}
+	run_steps(&x, t, &first, &loss);
 	report(&x, t, loss, first);
-	if (x.c.parts) {
-		watch_parts(&x.dev);
-		step(&x, &s);
-		for (size_t i = 0; i < sizeof(part_names) / sizeof(*part_names); i++)
-			printf("  %-26s %8.2f ms\n", part_names[i], 1e3 * spent[i]);
-		printf("  %-26s %8.2f ms (each operation waited for)\n", "whole step", 1e3 * s);
-	}
+	if (x.c.parts)
+		report_parts(&x, 1e3 * t[x.c.steps / 2]);
 	return 0;
 }

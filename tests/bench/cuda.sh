@@ -29,6 +29,7 @@ row() {
 		/^step/ { ms = $2; for (i = 3; i <= NF; i++) { if ($i == "tok/s") rate = $(i - 1); if ($i == "MFU") mfu = $(i + 1) " / " $(i + 4); if ($i == "adapter") hash = $(i + 1) } }
 		/^memory/ { plan = $3; all = $7 }
 		/^ / || /^bench/ { more = more "\n# " $0 }
+		/^graph/ { how = how "; " $0 }
 		/^plan/ { how = $0 }
 		END {
 			if (!rate) { print "# " name ": failed" more; exit }
@@ -39,9 +40,11 @@ row() {
 
 row 'r 16, 4 x 2048, memory free' 14791 'Unsloth at 38,326 MiB, bar 18,500' parts=1
 row 'r 16, 4 x 2048, once more' 14791 'the same adapter' parts=0
+row 'r 16, 4 x 2048, launched one by one, waited for' - 'the same adapter' graph=0 ahead=0
 row 'r 16, 4 x 2048, in 38,326 MiB' 14791 'Unsloth, bar 18,500' memory=37746
 row 'r 16, 4 x 2048, in 22 GiB' 12715 'Unsloth 2 x 2048, bar 15,500' memory=21948
 row 'r 16, 4 x 2048, in 7.5 GiB' 10420 'Unsloth at 9,187 MiB, bar 12,500' memory=7100
+row 'r 16, 4 x 2048, in 7.5 GiB, launched one by one' - 'the same adapter as without' memory=7100 graph=0
 row 'r 16, 1 x 2048, in 5.6 GiB' - 'Unsloth about 6.8 GiB, bar 9,000' batch=1 memory=5140
 row 'r 16, 4 x 4096' 10132 'Unsloth, bar 17,500' seq=4096
 row 'r 16, 1 x 4096' 8926 'Unsloth, bar 15,500' batch=1 seq=4096

@@ -195,7 +195,7 @@ static const struct loss_shape loss_shapes[] = { { 1, 1, 8, 8 }, { 3, 2, 8, 5 },
 
 struct loss_run { /* device memory */
 	struct kn_xent x;
-	void *z, *w, *loss;
+	void *z, *w, *loss, *scale;
 };
 
 /* Logits of some height in each segment, and a target far above them in the first row. */
@@ -230,13 +230,14 @@ static void loss_on(struct device *d, struct loss_run *r, const struct loss_shap
 			d->k.gemm(d, false, false, s->n, s->c, rows, 1, r->z, s->segment, w, s->c, v ? 1 : 0, NULL, r->x.acc, s->c, true);
 		device_free(d, r->z);
 	}
-	d->k.xent_end(d, &r->x, r->loss, scale);
+	r->scale = up_raw(d, &scale, sizeof(scale));
+	d->k.xent_end(d, &r->x, r->loss, r->scale);
 	free(part);
 }
 
 static void loss_free(struct device *d, struct loss_run *r)
 {
-	device_free(d, (void *)(uintptr_t)r->x.target), device_free(d, r->x.rows), device_free(d, r->x.dh), device_free(d, r->w), device_free(d, r->loss);
+	device_free(d, (void *)(uintptr_t)r->x.target), device_free(d, r->x.rows), device_free(d, r->x.dh), device_free(d, r->w), device_free(d, r->loss), device_free(d, r->scale);
 	if (r->x.acc)
 		device_free(d, r->x.acc);
 }
@@ -616,7 +617,8 @@ START_TEST(test_dropout)
 	enum { T = 200, C = 103, LD = 112 };
 	float *x = xcalloc(T * C, 4), *y, *z;
 	int32_t rec[T], pos[T], back_rec[T], back_pos[T];
-	struct kn_dropout_key key = { 0x123456789abcdefULL, 5, 0.3f };
+	static const uint64_t seed = 0x123456789abcdefULL;
+	struct kn_dropout_key key = { up_raw(&dev, &seed, sizeof(seed)), 5, 0.3f }, host = { &seed, 5, 0.3f };
 	double up_by = (double)(1.0f / (1.0f - 0.3f));
 	void *px, *py = up(&dev, NULL, T, C, LD), *pz, *pr, *pp, *pbr, *pbp;
 	int64_t kept = 0;
@@ -641,7 +643,7 @@ START_TEST(test_dropout)
 	ck_assert_int_le(llabs(kept - (int64_t)(0.7 * T * C)), (int64_t)(5 * sqrt(0.21 * T * C)));
 	/* the CPU's mask, element by element */
 	if (dev.kind != DEVICE_CPU) {
-		kn_dropout_cpu(&(struct device){ .threads = 1 }, x, C, x, C, rec, pos, T, C, key, false);
+		kn_dropout_cpu(&(struct device){ .threads = 1 }, x, C, x, C, rec, pos, T, C, host, false);
 		for (int i = 0; i < T * C; i++)
 			ck_assert((x[i] == 0) == (y[i] == 0));
 	}
@@ -661,7 +663,7 @@ START_TEST(test_dropout)
 	z = down(&dev, pz, T, C, C);
 	ck_assert(memcmp(y, z, T * C * sizeof(float)) != 0);
 	device_free(&dev, px), device_free(&dev, py), device_free(&dev, pz), device_free(&dev, pr), device_free(&dev, pp), device_free(&dev, pbr);
-	device_free(&dev, pbp);
+	device_free(&dev, pbp), device_free(&dev, (void *)(uintptr_t)key.seed_step);
 	free(x), free(y), free(z);
 }
 END_TEST

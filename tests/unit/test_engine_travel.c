@@ -65,6 +65,13 @@ static void late_await(struct device *d, int slot)
 		make_copies(last[slot].which, last[slot].copy);
 }
 
+static int late_settle(struct device *d, int slot, struct err *e)
+{
+	(void)e;
+	late_await(d, slot);
+	return 0;
+}
+
 static void watch(struct device *d)
 {
 	memset(made, 0, sizeof(made));
@@ -78,6 +85,7 @@ static void watch(struct device *d)
 	d->k.away = late_away;
 	d->k.back = late_back;
 	d->k.await = late_await;
+	d->k.settle = late_settle;
 }
 
 /* --- bits --- */
