@@ -3,7 +3,7 @@
  *
  * usage: bench_qlora_step [name=value]...
  *   device=cuda shape=8b|1b|3b|70b|tiny rank=16 alpha=16 batch=4 seq=2048 accumulate=1 base=nf4|bf16 memory=0 (MiB) host=0 (MiB, page-locked)
- *   steps=10 warmup=3 parts=0|1 dropout=0 fp8=0|1
+ *   brief=0 (tokens of the rows of warm-up steps, 0: seq) steps=10 warmup=3 parts=0|1 dropout=0 fp8=0|1
  * Every position is a target; token ids are random. MFU = tokens/s * (4 * P + 6 * S * C * L) / 798e12, P the parameters of the frozen
  * products and the head: forward and input gradient, causal attention; and the same against the vendor's 989e12. */
 #include <math.h>
@@ -19,7 +19,7 @@
 
 struct conf {
 	const char *device, *shape, *base;
-	int64_t rank, alpha, batch, seq, accumulate, memory, host, steps, warmup, parts, fp8;
+	int64_t rank, alpha, batch, seq, accumulate, memory, host, brief, steps, warmup, parts, fp8;
 	double dropout;
 };
 
@@ -182,15 +182,15 @@ static int32_t random_id(int64_t row, int64_t i, int64_t vocab)
 	return (int32_t)(rng_u64(7, (uint64_t)row, (uint64_t)i) % (uint64_t)vocab);
 }
 
-static void add_row(struct dataset *d, int64_t row, const struct conf *c, int64_t vocab)
+static void add_row(struct dataset *d, int64_t row, int64_t seq, int64_t vocab)
 {
-	int32_t *ids = xcalloc((size_t)c->seq, sizeof(*ids));
-	uint8_t *mask = xmalloc((size_t)c->seq);
-	int64_t start[2] = { 0, c->seq };
+	int32_t *ids = xcalloc((size_t)seq, sizeof(*ids));
+	uint8_t *mask = xmalloc((size_t)seq);
+	int64_t start[2] = { 0, seq };
 
-	for (int64_t i = 0; i < c->seq; i++)
+	for (int64_t i = 0; i < seq; i++)
 		ids[i] = random_id(row, i, vocab);
-	memset(mask, 1, (size_t)c->seq);
+	memset(mask, 1, (size_t)seq);
 	dataset_add_row(d, ids, mask, start, &row, 1);
 	free(ids);
 	free(mask);
@@ -204,10 +204,27 @@ struct bench {
 	struct optim optim;
 	struct engine g;
 	struct dataset data;
-	struct microbatch *b; /* (accumulate) */
+	struct microbatch *b, *brief; /* (accumulate), of steps and of those that warm up */
 };
 
-static double step(struct bench *x, double *seconds)
+/* (accumulate) micro-batches of random rows of so many tokens. */
+static struct microbatch *batches(struct bench *x, int64_t seq)
+{
+	struct microbatch *b = xcalloc((size_t)x->c.accumulate, sizeof(*b));
+	int64_t first = x->data.n_rows;
+
+	for (int64_t r = 0; r < x->c.batch * x->c.accumulate; r++)
+		add_row(&x->data, r, seq, x->m.vocab);
+	for (int64_t i = 0; i < x->c.accumulate; i++) {
+		microbatch_init(&b[i], x->c.batch * seq);
+		microbatch_clear(&b[i]);
+		for (int64_t r = 0; r < x->c.batch; r++)
+			microbatch_add(&b[i], &x->data, first + i * x->c.batch + r);
+	}
+	return b;
+}
+
+static double step(struct bench *x, const struct microbatch *b, double *seconds)
 {
 	double from = now_seconds(), loss, squares;
 	int64_t targets = 0;
@@ -215,9 +232,9 @@ static double step(struct bench *x, double *seconds)
 	engine_set_dropout(&x->g, true, 1, x->optim.step);
 	engine_begin(&x->g);
 	for (int64_t i = 0; i < x->c.accumulate; i++)
-		targets += x->b[i].n_targets;
+		targets += b[i].n_targets;
 	for (int64_t i = 0; i < x->c.accumulate; i++)
-		engine_run(&x->g, &x->b[i], true, 1.0 / (double)targets);
+		engine_run(&x->g, &b[i], true, 1.0 / (double)targets);
 	x->dev.k.sum_squares(&x->dev, x->lora.grads, x->lora.n_params, x->g.sums + 1);
 	optim_step(&x->optim, &x->lora, &x->dev, 2e-4, 1, x->g.sums + 1, 0.3);
 	must(engine_sums(&x->g, &loss, &squares, &e) == 0);
@@ -250,15 +267,8 @@ static void setup(struct bench *x)
 	must(engine_alloc(&x->g, &e) == 0);
 	fill(&x->g);
 	lora_start(&x->lora, &x->dev, 3407);
-	x->b = xcalloc((size_t)x->c.accumulate, sizeof(*x->b));
-	for (int64_t r = 0; r < x->c.batch * x->c.accumulate; r++)
-		add_row(&x->data, r, &x->c, x->m.vocab);
-	for (int64_t i = 0; i < x->c.accumulate; i++) {
-		microbatch_init(&x->b[i], s.max_tokens);
-		microbatch_clear(&x->b[i]);
-		for (int64_t r = 0; r < x->c.batch; r++)
-			microbatch_add(&x->b[i], &x->data, i * x->c.batch + r);
-	}
+	x->b = batches(x, x->c.seq);
+	x->brief = x->c.brief ? batches(x, x->c.brief) : x->b;
 	printf("%s, %s, r %lld, %lld x %lld x %lld, %s%s, dropout %g\n", x->dev.name, x->c.shape, (long long)x->c.rank, (long long)x->c.batch,
 	       (long long)x->c.seq, (long long)x->c.accumulate, x->c.base, x->c.fp8 ? ", fp8" : "", x->c.dropout);
 	printf("plan: %.1f MiB; %lld layers full, %lld lean, %lld again; %lld dense; %lld streams travel, %.1f MiB on the host%s; set-up %.1f s; in use before %.1f MiB\n", (double)engine_bytes(&x->g) / (1 << 20),
@@ -298,10 +308,10 @@ static void report(struct bench *x, double *t, double loss, double first)
 
 int main(int argc, char **argv)
 {
-	struct bench x = { .c = { "cuda", "8b", "nf4", 16, 16, 4, 2048, 1, 0, 0, 10, 3, 0, 0, 0 } };
+	struct bench x = { .c = { "cuda", "8b", "nf4", 16, 16, 4, 2048, 1, 0, 0, 0, 10, 3, 0, 0, 0 } };
 	const struct arg args[] = { { "device", .s = &x.c.device }, { "shape", .s = &x.c.shape }, { "base", .s = &x.c.base }, { "rank", .i = &x.c.rank },
 		                    { "alpha", .i = &x.c.alpha }, { "batch", .i = &x.c.batch }, { "seq", .i = &x.c.seq }, { "accumulate", .i = &x.c.accumulate },
-		                    { "memory", .i = &x.c.memory }, { "host", .i = &x.c.host }, { "steps", .i = &x.c.steps }, { "warmup", .i = &x.c.warmup }, { "parts", .i = &x.c.parts },
+		                    { "memory", .i = &x.c.memory }, { "host", .i = &x.c.host }, { "brief", .i = &x.c.brief }, { "steps", .i = &x.c.steps }, { "warmup", .i = &x.c.warmup }, { "parts", .i = &x.c.parts },
 		                    { "dropout", .f = &x.c.dropout }, { "fp8", .i = &x.c.fp8 }, { NULL } };
 	double *t, loss = 0, first = 0, s;
 
@@ -309,7 +319,7 @@ int main(int argc, char **argv)
 	setup(&x);
 	t = xcalloc((size_t)x.c.steps + 1, sizeof(*t));
 	for (int64_t i = 0; i < x.c.warmup + x.c.steps; i++) {
-		loss = step(&x, &s);
+		loss = step(&x, i < x.c.warmup ? x.brief : x.b, &s);
 		first = i ? first : loss;
 		if (i >= x.c.warmup)
 			t[i - x.c.warmup] = s;
@@ -317,7 +327,7 @@ int main(int argc, char **argv)
 	report(&x, t, loss, first);
 	if (x.c.parts) {
 		watch_parts(&x.dev);
-		step(&x, &s);
+		step(&x, x.b, &s);
 		for (size_t i = 0; i < sizeof(part_names) / sizeof(*part_names); i++)
 			printf("  %-26s %8.2f ms\n", part_names[i], 1e3 * spent[i]);
 		printf("  %-26s %8.2f ms (each operation waited for)\n", "whole step", 1e3 * s);
