@@ -3,8 +3,9 @@
  *
  * usage: bench_qlora_step [name=value]...
  *   device=cuda shape=8b|1b|3b|70b|tiny rank=16 alpha=16 batch=4 seq=2048 accumulate=1 base=nf4|bf16 memory=0 host=0 (MiB) link=0 (GB/s that
- *   the plan reckons with, 0: the device's) steps=10 warmup=3 parts=0|1 dropout=0 fp8=0|1 graph=1|0 (micro-batches are replayed)
- *   ahead=1|0 (a step is queued before the last one is seen) dry=0|1 (the plan alone, which needs no GPU)
+ *   the plan reckons with, 0: the device's) brief=0 (tokens of the rows of warm-up steps, 0: seq) steps=10 warmup=3 parts=0|1 dropout=0
+ *   fp8=0|1 graph=1|0 (micro-batches are replayed) ahead=1|0 (a step is queued before the last one is seen) dry=0|1 (the plan alone, which
+ *   needs no GPU)
  * Every position is a target; token ids are random. MFU = tokens/s * (4 * P + 6 * S * C * L) / 798e12, P the parameters of the frozen
  * products and the head: forward and input gradient, causal attention; and the same against the vendor's 989e12. */
 #include <math.h>
@@ -20,7 +21,7 @@
 
 struct conf {
 	const char *device, *shape, *base;
-	int64_t rank, alpha, batch, seq, accumulate, memory, host, link, steps, warmup, parts, fp8, graph, ahead, dry;
+	int64_t rank, alpha, batch, seq, accumulate, memory, host, link, brief, steps, warmup, parts, fp8, graph, ahead, dry;
 	double dropout;
 };
 
@@ -206,15 +207,15 @@ static int32_t random_id(int64_t row, int64_t i, int64_t vocab)
 	return (int32_t)(rng_u64(7, (uint64_t)row, (uint64_t)i) % (uint64_t)vocab);
 }
 
-static void add_row(struct dataset *d, int64_t row, const struct conf *c, int64_t vocab)
+static void add_row(struct dataset *d, int64_t row, int64_t seq, int64_t vocab)
 {
-	int32_t *ids = xcalloc((size_t)c->seq, sizeof(*ids));
-	uint8_t *mask = xmalloc((size_t)c->seq);
-	int64_t start[2] = { 0, c->seq };
+	int32_t *ids = xcalloc((size_t)seq, sizeof(*ids));
+	uint8_t *mask = xmalloc((size_t)seq);
+	int64_t start[2] = { 0, seq };
 
-	for (int64_t i = 0; i < c->seq; i++)
+	for (int64_t i = 0; i < seq; i++)
 		ids[i] = random_id(row, i, vocab);
-	memset(mask, 1, (size_t)c->seq);
+	memset(mask, 1, (size_t)seq);
 	dataset_add_row(d, ids, mask, start, &row, 1);
 	free(ids);
 	free(mask);
@@ -228,20 +229,43 @@ struct bench {
 	struct optim optim;
 	struct engine g;
 	struct dataset data;
-	struct microbatch *b; /* (accumulate) */
+	struct microbatch *b, *brief; /* (accumulate), of steps and of those that warm up */
 };
+
+/* (accumulate) micro-batches of random rows of so many tokens. */
+static struct microbatch *batches(struct bench *x, int64_t seq)
+{
+	struct microbatch *b = xcalloc((size_t)x->c.accumulate, sizeof(*b));
+	int64_t first = x->data.n_rows;
+
+	for (int64_t r = 0; r < x->c.batch * x->c.accumulate; r++)
+		add_row(&x->data, r, seq, x->m.vocab);
+	for (int64_t i = 0; i < x->c.accumulate; i++) {
+		microbatch_init(&b[i], x->c.batch * seq);
+		microbatch_clear(&b[i]);
+		for (int64_t r = 0; r < x->c.batch; r++)
+			microbatch_add(&b[i], &x->data, first + i * x->c.batch + r);
+	}
+	return b;
+}
+
+static const struct microbatch *of_step(const struct bench *x, int64_t i)
+{
+	return i < x->c.warmup ? x->brief : x->b;
+}
 
 /* Step i is given to the device. */
 static void give(struct bench *x, int64_t i)
 {
+	const struct microbatch *b = of_step(x, i);
 	int64_t targets = 0;
 
 	engine_set_dropout(&x->g, true, 1, i);
 	engine_begin(&x->g);
 	for (int64_t k = 0; k < x->c.accumulate; k++)
-		targets += x->b[k].n_targets;
+		targets += b[k].n_targets;
 	for (int64_t k = 0; k < x->c.accumulate; k++)
-		engine_run(&x->g, &x->b[k], true, 1.0 / (double)targets);
+		engine_run(&x->g, &b[k], true, 1.0 / (double)targets);
 	engine_squares(&x->g);
 	engine_sums_send(&x->g, (int)(i % 2));
 	optim_step(&x->optim, &x->lora, &x->dev, 2e-4, 1, &(struct optim_sums){ x->g.sums, x->g.sums + 1, x->g.refused }, 0.3);
@@ -250,12 +274,13 @@ static void give(struct bench *x, int64_t i)
 /* Its loss, when it is there. */
 static double take(struct bench *x, int64_t i)
 {
+	const struct microbatch *b = of_step(x, i);
 	int64_t targets = 0;
 	double loss, squares;
 
 	must(engine_sums_wait(&x->g, (int)(i % 2), &loss, &squares, &e) == 0);
 	for (int64_t k = 0; k < x->c.accumulate; k++)
-		targets += x->b[k].n_targets;
+		targets += b[k].n_targets;
 	return loss / (double)targets;
 }
 
@@ -299,15 +324,8 @@ static void setup(struct bench *x)
 	must(engine_alloc(&x->g, &e) == 0);
 	fill(&x->g);
 	lora_start(&x->lora, &x->dev, 3407);
-	x->b = xcalloc((size_t)x->c.accumulate, sizeof(*x->b));
-	for (int64_t r = 0; r < x->c.batch * x->c.accumulate; r++)
-		add_row(&x->data, r, &x->c, x->m.vocab);
-	for (int64_t i = 0; i < x->c.accumulate; i++) {
-		microbatch_init(&x->b[i], x->g.shape.max_tokens);
-		microbatch_clear(&x->b[i]);
-		for (int64_t r = 0; r < x->c.batch; r++)
-			microbatch_add(&x->b[i], &x->data, i * x->c.batch + r);
-	}
+	x->b = batches(x, x->c.seq);
+	x->brief = x->c.brief ? batches(x, x->c.brief) : x->b;
 	printf("set-up %.1f s; in use before %.1f MiB\n", now_seconds() - from, (double)(total - before) / (1 << 20));
 }
 
@@ -393,10 +411,10 @@ static void report_parts(struct bench *x, double median)
 
 int main(int argc, char **argv)
 {
-	struct bench x = { .c = { "cuda", "8b", "nf4", 16, 16, 4, 2048, 1, 0, 0, 0, 10, 3, 0, 0, 1, 1, 0, 0 } };
+	struct bench x = { .c = { "cuda", "8b", "nf4", 16, 16, 4, 2048, 1, 0, 0, 0, 0, 10, 3, 0, 0, 1, 1, 0, 0 } };
 	const struct arg args[] = { { "device", .s = &x.c.device }, { "shape", .s = &x.c.shape }, { "base", .s = &x.c.base }, { "rank", .i = &x.c.rank },
 		                    { "alpha", .i = &x.c.alpha }, { "batch", .i = &x.c.batch }, { "seq", .i = &x.c.seq }, { "accumulate", .i = &x.c.accumulate },
-		                    { "memory", .i = &x.c.memory }, { "host", .i = &x.c.host }, { "link", .i = &x.c.link }, { "steps", .i = &x.c.steps }, { "warmup", .i = &x.c.warmup },
+		                    { "memory", .i = &x.c.memory }, { "host", .i = &x.c.host }, { "link", .i = &x.c.link }, { "brief", .i = &x.c.brief }, { "steps", .i = &x.c.steps }, { "warmup", .i = &x.c.warmup },
 		                    { "parts", .i = &x.c.parts }, { "dropout", .f = &x.c.dropout }, { "fp8", .i = &x.c.fp8 }, { "graph", .i = &x.c.graph }, { "ahead", .i = &x.c.ahead },
 		                    { "dry", .i = &x.c.dry }, { NULL } };
 	double *t, loss = 0, first = 0;

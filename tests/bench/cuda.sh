@@ -1,6 +1,6 @@
 #!/bin/sh
 # Usage: cuda.sh BUILD_DIR|BUNDLE [WORD]...  The rows of docs/performance/training-cuda.md and decoding-cuda.md on this machine's
-# GPU, those whose names have one of the words, or all (about twenty minutes on an H100, of which the longest sequence takes fourteen). Lines are run.sh's. The reference is the
+# GPU, those whose names have one of the words, or all (about a quarter of an hour on an H100, of which the longest sequence takes eight). Lines are run.sh's. The reference is the
 # best peer as it was measured on one H100 in 2026-11, with the bar of each row behind it. memory= is the plan's; a process takes
 # 580 MiB more.
 set -u
@@ -55,7 +55,7 @@ row '16-bit base, r 16, 4 x 2048' 10639 'Unsloth, bar 18,500' base=bf16
 row '1B, r 16, 4 x 2048' - '-' shape=1b
 row '3B, r 16, 4 x 2048' - '-' shape=3b
 row '70B, r 16, 1 x 2048, in 44 GiB' - 'bar: MFU 0.6' shape=70b batch=1 memory=44476 steps=3 warmup=1
-row 'longest: r 32, 1 x 400,000' - 'best claim: 342,733 tokens in 80 GB' rank=32 batch=1 seq=400000 warmup=1 steps=1
+row 'longest: r 32, 1 x 400,000' - 'best claim: 342,733 tokens in 80 GB' rank=32 batch=1 seq=400000 brief=23168 warmup=1 steps=1 graph=0 # its pieces' shapes
 wanted 'decode' || exit 0
 "$bin/bench_decode" 2>&1 | awk '
 	/^batch/ {
