@@ -74,6 +74,8 @@ static void do_recorded(struct engine *g, const struct microbatch *b, bool grad)
 	bool again = w->last > 0;
 
 	w->last = ++g->wanted;
+	/* beside the work of several pieces its launches are nothing, and a recording of them all is memory that no plan has */
+	w->plain |= b->n_tokens > g->shape.piece;
 	if (again && !w->recording && !w->plain) {
 		if (d->k.record(d)) {
 			do_work(g, b, grad);
