@@ -28,6 +28,7 @@ struct run {
 	struct scaler scaler;
 	struct queued queue[QUEUE]; /* steps step, step + 1, ... */
 	int n_queued, turn;
+	int64_t *rows_seen;    /* of the last result */
 	struct scaler next;    /* what the scaler will be if every queued step is finite */
 	int64_t total_steps, steps_per_epoch, warmup;
 
@@ -63,6 +64,8 @@ struct step_result {
 	double loss, grad_norm, lr;
 	double seconds;        /* since the sums of the step before were seen, or since this one was queued */
 	int64_t targets, tokens;
+	const int64_t *rows;   /* (n_rows) that it saw, until the next result */
+	int64_t n_rows;
 	bool overflow;
 };
 int run_result(struct run *r, struct step_result *res, struct err *e) LP_MUST_USE;

@@ -172,6 +172,7 @@ void run_release(struct run *r)
 	model_source_close(r->source);
 	for (int i = 0; i < r->n_queued; i++)
 		free(r->queue[i].rows);
+	free(r->rows_seen);
 	free(r->best);
 	device_close(&r->dev);
 }

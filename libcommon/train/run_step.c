@@ -117,9 +117,10 @@ int run_result(struct run *r, struct step_result *res, struct err *e)
 
 	r->queue[0] = r->queue[1];
 	r->n_queued--;
-	*res = (struct step_result){ .targets = q.targets, .tokens = q.tokens, .lr = q.lr };
+	free(r->rows_seen);
+	r->rows_seen = q.rows;
+	*res = (struct step_result){ .targets = q.targets, .tokens = q.tokens, .lr = q.lr, .rows = q.rows, .n_rows = q.n };
 	rc = q.targets ? look(r, &q, res, e) : 0;
-	free(q.rows);
 	now = now_seconds();
 	res->seconds = now - (q.begin > r->seen ? q.begin : r->seen);
 	r->seen = now;
