@@ -42,9 +42,9 @@ struct inputs {
 	int64_t n_tiles;
 };
 
-/* Buffers of the residual stream where it is offloaded, and sets of activations that layers share, at most: each has a copy slot,
- * the streams' first. */
-enum { RING = 3, SETS = 4 };
+/* Buffers of the residual stream where it is offloaded, and sets of activations that layers share, at most. Each has a copy slot: 0 on,
+ * and SLOT_SETS on. */
+enum { RING = 3, SETS = 4, SLOT_SETS = 8 };
 
 struct engine_shape {
 	int64_t max_tokens; /* of a micro-batch */

@@ -364,11 +364,9 @@ static bool has_all(const struct engine *g, const struct best *b)
 
 static int refuse(const struct engine *g, struct err *e)
 {
-	double host = (double)g->host_plan.used / (1 << 20), host_most = (double)host_budget(g) / (1 << 20);
-
-	if (g->host_plan.used > host_budget(g))
-		return err_set(e, LP_DEVICE, "the smallest plan needs %.1f MiB of the device and %.1f MiB of page-locked host memory, and of these %.1f MiB may be used; lower --batch "
-		               "or --max-len, or raise --host-memory", (double)engine_bytes(g) / (1 << 20), host, host_most);
+	if (engine_bytes(g) <= g->shape.budget && g->host_plan.used > host_budget(g))
+		return err_set(e, LP_DEVICE, "the plan fits with %.1f MiB of page-locked host memory, and %.1f MiB may be used; raise --host-memory or --memory, or lower --batch or "
+		               "--max-len", (double)g->host_plan.used / (1 << 20), (double)host_budget(g) / (1 << 20));
 	return err_set(e, LP_DEVICE, "the smallest plan needs %.1f MiB and %.1f MiB may be used; lower --batch or --max-len, "
 	               "or raise --memory", (double)engine_bytes(g) / (1 << 20), (double)g->shape.budget / (1 << 20));
 }
