@@ -55,9 +55,9 @@ struct inputs {
 	int64_t n_tiles;
 };
 
-/* Buffers of what travels: the residual stream, sets of activations that layers share (at most), segments of the head. Each has a copy
- * slot, in this order, and the optimiser's states have theirs behind them. */
-enum { RING = 3, SETS = 4, HEAD_RING = 2 };
+/* Buffers of what travels: the residual stream, segments of the head, sets of activations that layers share (at most). Each has a copy
+ * slot: 0 on, RING on, and SLOT_SETS on; between are the optimiser's. */
+enum { RING = 3, HEAD_RING = 2, SETS = 4, SLOT_SETS = 8 };
 
 /* The last slots: two for inputs and two for sums, in turn. */
 enum { SLOT_INPUTS = COPY_SLOTS - 4, SLOT_SUMS = COPY_SLOTS - 2 };

@@ -100,7 +100,7 @@ static struct costs costs_of(const struct engine *g)
 
 /* When each queue is free, and when each slot's last copy is done. */
 struct clock {
-	double work, out, in, slot[RING + SETS];
+	double work, out, in, slot[COPY_SLOTS];
 };
 
 static void wait_until(double *queue, double when)
@@ -129,10 +129,10 @@ static void forward(const struct engine *g, const struct costs *c, struct clock 
 				copy(k, &k->out, (int)(i % RING), c->stream, c->drag_stream);
 		}
 		if (p->set >= 0)
-			wait_until(&k->work, k->slot[RING + p->set]);
+			wait_until(&k->work, k->slot[SLOT_SETS + p->set]);
 		k->work += c->fwd + (i < g->w.cached_layers ? 0 : c->dense);
 		if (p->how == KEEP_HOST)
-			copy(k, &k->out, RING + p->set, c->set, c->drag_set);
+			copy(k, &k->out, SLOT_SETS + p->set, c->set, c->drag_set);
 	}
 }
 
@@ -148,12 +148,12 @@ static void backward(const struct engine *g, const struct costs *c, struct clock
 				copy(k, &k->in, (int)((i - RING + 1) % RING), c->stream, c->drag_stream);
 		}
 		if (p->how == KEEP_HOST)
-			wait_until(&k->work, k->slot[RING + p->set]);
+			wait_until(&k->work, k->slot[SLOT_SETS + p->set]);
 		if (p->how == KEEP_NONE)
 			k->work += c->again + (i < g->w.cached_layers ? 0 : c->dense_again);
 		k->work += c->bwd + (i < g->w.cached_layers ? 0 : c->dense) + (p->how == KEEP_LEAN || p->how == KEEP_HOST ? c->lean : 0);
 		if (next >= 0)
-			copy(k, &k->in, RING + p->set, c->set, c->drag_set);
+			copy(k, &k->in, SLOT_SETS + p->set, c->set, c->drag_set);
 	}
 }
 

@@ -3,7 +3,7 @@
 
 /* --- the head, of which the last rows may be in host memory: then a segment travels while those before it are used --- */
 
-enum { HEAD_SLOT = RING + SETS };
+enum { HEAD_SLOT = RING }; /* copy slots behind those of the residual stream */
 
 static uint64_t row_bytes(const struct engine *g)
 {

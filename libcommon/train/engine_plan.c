@@ -513,8 +513,8 @@ static int refuse(struct engine *g, struct choice c, bool host, struct err *e)
 	c.away = host ? most_streams(g) : 0;
 	plan_with(g, c);
 	if (g->host_plan.used > g->shape.host_budget && (g->shape.budget == 0 || engine_bytes(g) <= g->shape.budget))
-		return err_set(e, LP_DEVICE, "the smallest plan needs %.1f MiB of the device and %.1f MiB of page-locked host memory, and of these %.1f MiB may be used; lower --batch "
-		               "or --max-len, or raise --host-memory", (double)engine_bytes(g) / mib, (double)g->host_plan.used / mib, (double)g->shape.host_budget / mib);
+		return err_set(e, LP_DEVICE, "the plan fits with %.1f MiB of page-locked host memory, and %.1f MiB may be used; raise --host-memory or --memory, or lower --batch or "
+		               "--max-len", (double)g->host_plan.used / mib, (double)g->shape.host_budget / mib);
 	return err_set(e, LP_DEVICE, "the smallest plan needs %.1f MiB and %.1f MiB may be used; raise --memory by %.0f MiB, or lower --batch or --max-len", (double)engine_bytes(g) / mib,
 	               (double)g->shape.budget / mib, ceil((double)(engine_bytes(g) - g->shape.budget) / mib));
 }

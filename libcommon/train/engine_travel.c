@@ -5,7 +5,7 @@
 
 static int slot_of(const struct engine *g, int64_t layer)
 {
-	return RING + g->keep[layer].set;
+	return SLOT_SETS + g->keep[layer].set;
 }
 
 static void list(const struct acts *a, void *at[LEAN_PARTS])

@@ -44,6 +44,19 @@ prints 'micro-batch of 400000 tokens; .* 32 run again; .* wait in host memory' "
 rows=$(awk '/^ *(activations, shared|gradients of activations)/ { all += $(NF - 3) } END { print all < 22.5e9 }' "$T/.out")
 is "six rows of the model's width and what a piece takes" "$rows" 1
 
+# activations that travel
+gpu() { plan --device cuda --rank 16 --batch 4 --max-len 2048 "$@"; }
+status 0 "a GPU with too little memory for all activations" gpu --memory 22G --host-memory 16G
+prints 'of 32 layers .* [1-9][0-9]* send those to host memory' "sends some to the host"
+prints '^  page-locked host memory  *[1-9]' "says how much"
+prints '^  host: activations that travel  *[1-9]' "and what"
+status 0 "a host with little memory" gpu --memory 22G --host-memory 600M
+prints ' 0 send those to host memory' "gets none"
+status 0 "a GPU that has enough" gpu --memory 70G
+prints ' 0 send those to host memory and back, 0 run again' "keeps them"
+status 5 "a host with none" gpu --memory 7900M --host-memory 1M
+says 'raise --host-memory' "is what the plan lacks"
+
 # what a GPU computes in
 status 0 "a plan for a GPU that is not there" plan --device cuda --memory 20G # what is free changes
 prints '^device *cuda, bf16' "takes bf16"
