@@ -83,7 +83,8 @@ static int write_state(struct run *r, struct out *o, struct err *e)
 			device_download(&r->dev, host, t[i].data, t[i].bytes);
 		t[i].data = host;
 	}
-	rc = st_write(o, t, n, meta, sizeof(meta) / sizeof(*meta), e);
+	/* what a lost device gave is not to be written */
+	rc = device_sync(&r->dev, e) < 0 ? -1 : st_write(o, t, n, meta, sizeof(meta) / sizeof(*meta), e);
 	for (size_t i = 0; i < n; i++)
 		free((void *)(uintptr_t)t[i].data);
 	return rc;

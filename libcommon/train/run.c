@@ -35,6 +35,7 @@ static void describe(const struct run *r, struct sb *out)
 	const struct model_desc *m = &r->desc;
 	const struct engine *g = &r->g;
 	int64_t total = model_params(m) + r->lora.n_params;
+	char name[64];
 
 	sb_addf(out, "model      %s, %lld layers, hidden %lld, %lld positions\n", m->family, (long long)m->layers, (long long)m->hidden, (long long)m->max_pos);
 	sb_addf(out, "device     %s\n", r->dev.name);
@@ -54,15 +55,19 @@ static void describe(const struct run *r, struct sb *out)
 	if (r->total_steps)
 		sb_addf(out, "steps      %lld of %lld x %lld rows, warm-up %lld\n", (long long)r->total_steps, (long long)r->c->batch, (long long)r->c->accumulate,
 		        (long long)r->warmup);
-	sb_addf(out, "plan       micro-batch of %lld tokens; of %lld layers %lld keep activations, %lld most of them, %lld run again; %lld keep dense weights\n",
-	        (long long)g->shape.max_tokens, (long long)m->layers, (long long)g->full, (long long)g->lean, (long long)(m->layers - g->full - g->lean),
-	        (long long)(g->w.dense ? m->layers : g->w.cached_layers));
+	sb_addf(out, "plan       micro-batch of %lld tokens; of %lld layers %lld keep activations, %lld most of them, %lld send those to host memory and back, %lld run again; %lld keep dense weights; inputs of %lld wait in host memory\n",
+	        (long long)g->shape.max_tokens, (long long)m->layers, (long long)g->full, (long long)g->lean, (long long)g->travel, (long long)(m->layers - g->full - g->lean - g->travel),
+	        (long long)(g->w.dense ? m->layers : g->w.cached_layers), (long long)g->away);
 	for (int i = 0; i < ARENA_N; i++)
 		for (int j = 0; j < g->plan[i].n_items; j++)
 			add_bytes(out, g->plan[i].items[j].name, g->plan[i].items[j].bytes);
 	if (r->dev.overhead)
 		add_bytes(out, "context and libraries", r->dev.overhead);
 	add_bytes(out, "total", engine_bytes(g) + r->dev.overhead);
+	for (int j = 0; j < g->host_plan.n_items; j++) {
+		snprintf(name, sizeof(name), "host: %s", g->host_plan.items[j].name);
+		add_bytes(out, name, g->host_plan.items[j].bytes);
+	}
 	if (g->host_plan.used)
 		add_bytes(out, "page-locked host memory", g->host_plan.used);
 }
@@ -123,15 +128,15 @@ static const char *scaling(const struct run *r, char field[80])
 	return field;
 }
 
-static int log_step(struct run *r, const struct step_result *s, double lr, double tok_s, struct err *e)
+static int log_step(struct run *r, const struct step_result *s, double tok_s, struct err *e)
 {
 	char field[80];
 
-	progress("step %lld/%lld  loss %.4f  lr %.3g  %.0f tokens/s", (long long)r->step, (long long)r->total_steps, s->loss, lr, tok_s);
+	progress("step %lld/%lld  loss %.4f  lr %.3g  %.0f tokens/s", (long long)r->step, (long long)r->total_steps, s->loss, s->lr, tok_s);
 	if (r->step % r->c->log_every && r->step != r->total_steps && r->step != 1)
 		return 0;
 	return log_metric("train", e, "\"step\":%lld,\"epoch\":%.6f,\"loss\":%s,\"lr\":%.12g,\"grad_norm\":%s,\"tokens\":%lld,\"tok_s\":%.1f,"
-	                  "\"peak_bytes\":%llu,\"seconds\":%.3f%s", (long long)r->step, epoch_of(r), log_num(s->loss), lr, log_num(s->grad_norm),
+	                  "\"peak_bytes\":%llu,\"seconds\":%.3f%s", (long long)r->step, epoch_of(r), log_num(s->loss), s->lr, log_num(s->grad_norm),
 	                  (long long)r->targets_seen, tok_s, (unsigned long long)(engine_bytes(&r->g) + r->dev.overhead), now_seconds() - r->start,
 	                  scaling(r, field));
 }
@@ -200,6 +205,7 @@ static int periodic(struct run *r, struct err *e)
 	snprintf(name, sizeof(name), "step-%lld", (long long)r->step);
 	if (save_checkpoint(r, name, e) < 0 || checkpoint_save(r, e) < 0)
 		return -1;
+	r->saved = r->step;
 	if (r->c->keep_checkpoints > 0)
 		checkpoint_prune(r, r->step - r->c->keep_checkpoints * r->c->save_every);
 	return 0;
@@ -226,35 +232,54 @@ static int not_finite(struct run *r, bool overflow, struct err *e)
 	return -1;
 }
 
-static int one_step(struct run *r, struct err *e)
+/* Whether somebody looks at the state after so many steps: none is queued behind them before that. */
+static bool looked_at(const struct run *r, int64_t step)
 {
 	const struct train_config *c = r->c;
-	int64_t per_step = c->batch * c->accumulate, epoch = r->step / r->steps_per_epoch, at = r->step % r->steps_per_epoch * per_step;
+
+	return (c->eval && c->eval_every > 0 && step % c->eval_every == 0) || (c->save_every > 0 && step % c->save_every == 0);
+}
+
+/* The step behind those that are queued. */
+static void queue_step(struct run *r)
+{
+	const struct train_config *c = r->c;
+	int64_t step = r->step + r->n_queued, per_step = c->batch * c->accumulate, epoch = step / r->steps_per_epoch, at = step % r->steps_per_epoch * per_step;
 	int64_t n = r->train.n_rows - at < per_step ? r->train.n_rows - at : per_step;
 	int64_t *rows = xcalloc((size_t)n, sizeof(*rows));
-	double lr = c->lr * schedule_factor(c->schedule, r->step - r->scaler.overflows, r->warmup, r->total_steps), begin = now_seconds(), tokens = 0;
+
+	for (int64_t i = 0; i < n; i++)
+		rows[i] = order_row(&r->order, epoch, at + i);
+	run_queue(r, rows, n, c->lr * schedule_factor(c->schedule, step - r->scaler.overflows, r->warmup, r->total_steps));
+	free(rows);
+}
+
+static void fill_queue(struct run *r)
+{
+	while (r->n_queued == 0 || (r->n_queued <= r->dev.ahead && r->step + r->n_queued < r->total_steps && !looked_at(r, r->step + r->n_queued)))
+		queue_step(r);
+}
+
+static int one_step(struct run *r, struct err *e)
+{
 	struct step_result s;
 	char field[80];
 	int rc;
 
-	for (int64_t i = 0; i < n; i++) {
-		rows[i] = order_row(&r->order, epoch, at + i);
-		tokens += (double)(r->train.row_start[rows[i] + 1] - r->train.row_start[rows[i]]);
-	}
-	rc = run_step(r, rows, n, lr, &s, e);
-	free(rows);
+	fill_queue(r);
+	rc = run_result(r, &s, e);
 	if (s.overflow && log_metric("overflow", e, "\"step\":%lld%s", (long long)r->step + 1, scaling(r, field)) < 0)
 		return -1;
 	if (rc < 0 && (e->code != LP_DIVERGED || not_finite(r, s.overflow, e) < 0))
 		return -1;
 	r->step++;
 	r->targets_seen += s.targets;
-	if (log_step(r, &s, lr, tokens / (now_seconds() - begin), e) < 0)
+	if (log_step(r, &s, (double)s.tokens / s.seconds, e) < 0)
 		return -1;
 	return periodic(r, e);
 }
 
-static int run_all(struct run *r, struct err *e)
+static int all_steps(struct run *r, struct err *e)
 {
 	const struct train_config *c = r->c;
 	float *final;
@@ -264,6 +289,7 @@ static int run_all(struct run *r, struct err *e)
 	r->start = now_seconds();
 	if (checkpoint_load(r, &resumed, e) < 0 || log_plan(r, e) < 0)
 		return -1;
+	r->saved = resumed ? r->step : 0;
 	if (resumed)
 		note("goes on after step %lld of %lld", (long long)r->step, (long long)r->total_steps);
 	else if (evaluate(r, e) < 0)
@@ -280,6 +306,25 @@ static int run_all(struct run *r, struct err *e)
 	checkpoint_remove(r);
 	return log_metric("done", e, "\"step\":%lld,\"best_loss\":%s,\"best_step\":%lld,\"skipped\":%lld,\"seconds\":%.3f%s", (long long)r->step,
 	                  log_num(r->best_loss), (long long)r->best_step, (long long)r->skipped, now_seconds() - r->start, scaling(r, field));
+}
+
+/* The device failed: what was written before is whole, and nothing was written since. */
+static int lost(const struct run *r, struct err *e)
+{
+	struct err why = *e;
+
+	if (r->saved > 0 && r->c->out)
+		return err_set(e, LP_DEVICE, "after step %lld: %.700s; the state after step %lld is in '%.200s.state', and the same command goes on from there",
+		               (long long)r->step, why.msg, (long long)r->saved, r->c->out);
+	return err_set(e, LP_DEVICE, "after step %lld: %.700s; no state was written yet (--save-every), so the same command begins anew", (long long)r->step, why.msg);
+}
+
+int run_all(struct run *r, struct err *e)
+{
+	if (all_steps(r, e) == 0)
+		return 0;
+	progress_done();
+	return e->code == LP_DEVICE ? lost(r, e) : -1;
 }
 
 int train_run(const struct train_config *c, struct err *e)
