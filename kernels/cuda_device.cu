@@ -84,6 +84,8 @@ static void cuda_upload_rows(struct device *d, void *dst, uint64_t ld, const voi
 
 static void cuda_download(struct device *d, void *dst, const void *src, uint64_t bytes)
 {
+	/* a copy from the host's memory to the host's need not wait for the stream */
+	check(d, cudaStreamSynchronize(cuda_of(d)->stream), "download");
 	check(d, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, cuda_of(d)->stream), "download");
 	check(d, cudaStreamSynchronize(cuda_of(d)->stream), "download");
 }
