@@ -23,21 +23,25 @@ struct coef {
 	float decay, b1, b1c, b2, b2c, step, root2, eps, grad_scale;
 	const double *squares;
 	double max_norm;
+	const double *loss;
+	int32_t *refused;
 };
 
 static struct coef coef_of(const struct kn_adam *a)
 {
 	double bias1 = 1 - pow(a->beta1, (double)a->step), bias2 = 1 - pow(a->beta2, (double)a->step);
 	struct coef c = { (float)(1 - a->lr * a->weight_decay), (float)a->beta1, (float)(1 - a->beta1), (float)a->beta2, (float)(1 - a->beta2),
-		          (float)(a->lr / bias1), (float)sqrt(bias2), (float)a->eps, a->grad_scale, a->squares, a->max_norm };
+		          (float)(a->lr / bias1), (float)sqrt(bias2), (float)a->eps, a->grad_scale, a->squares, a->max_norm, a->loss, a->refused };
 
 	return c;
 }
 
-/* False: the gradients are not finite, nothing is to change. */
+/* False: loss or gradients are not finite, or those of a step before were not; nothing is to change. Where one thread says so to the
+ * steps behind, all threads of this launch have found it, and none needs to be told. */
 static __device__ __forceinline__ bool grad_scale(const struct coef &c, float *scale)
 {
 	double clip = 1;
+	bool good;
 
 	*scale = c.grad_scale;
 	if (!c.squares)
@@ -45,7 +49,10 @@ static __device__ __forceinline__ bool grad_scale(const struct coef &c, float *s
 	if (c.max_norm > 0)
 		clip = fmin(1.0, c.max_norm / (sqrt(*c.squares) * (double)c.grad_scale + 1e-6));
 	*scale *= (float)clip;
-	return isfinite(*c.squares);
+	good = isfinite(*c.squares) && (!c.loss || isfinite(*c.loss));
+	if (!good && c.refused && blockIdx.x == 0 && threadIdx.x == 0)
+		*c.refused = 1;
+	return good && !(c.refused && *(volatile int32_t *)c.refused);
 }
 
 static __device__ __forceinline__ float update(float p, float m, float v, const struct coef &c)

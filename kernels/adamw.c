@@ -26,6 +26,7 @@ static void adamw_chunk(float *restrict p, const float *restrict g, float *restr
 bool kn_adam_scale(const struct kn_adam *a, float *scale)
 {
 	double clip = 1;
+	bool good;
 
 	*scale = a->grad_scale;
 	if (!a->squares)
@@ -33,7 +34,10 @@ bool kn_adam_scale(const struct kn_adam *a, float *scale)
 	if (a->max_norm > 0)
 		clip = fmin(1, a->max_norm / (sqrt(*a->squares) * (double)a->grad_scale + 1e-6));
 	*scale *= (float)clip;
-	return isfinite(*a->squares);
+	good = isfinite(*a->squares) && (!a->loss || isfinite(*a->loss)) && !(a->refused && *a->refused);
+	if (!good && a->refused)
+		*a->refused = 1;
+	return good;
 }
 
 void kn_adamw_cpu(struct device *d, float *p, const float *g, float *m, float *v, int64_t n, const struct kn_adam *a)

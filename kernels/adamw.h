@@ -3,7 +3,8 @@
  *   g' = g * grad_scale * clip;  p *= 1 - lr wd;  m += (g' - m)(1 - b1);  v = b2 v + (1 - b2) g'^2
  *   p -= lr / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)
  * clip = min(1, max_norm / (grad_scale sqrt(*squares) + 1e-6)) with max_norm > 0, as torch's
- * clip_grad_norm_ has it; nothing changes when *squares is not finite. squares NULL: clip 1.
+ * clip_grad_norm_ has it; nothing changes when *squares or *loss is not finite. squares NULL: clip 1. Such a step
+ * sets *refused, and while that is set nothing changes: steps that were queued behind it change nothing either.
  * Error: a few roundings per element; 1e-6 relative on m, v and on the update. */
 #ifndef LP_KERNELS_ADAMW_H
 #define LP_KERNELS_ADAMW_H
@@ -17,6 +18,8 @@ struct kn_adam {
 	float grad_scale; /* gradients come multiplied by its inverse (train/scaler.h) */
 	const double *squares; /* device memory: sum of all gradients squared, as they come, or NULL */
 	double max_norm;       /* 0: no clipping */
+	const double *loss;    /* device memory, or NULL */
+	int32_t *refused;      /* device memory, or NULL */
 };
 struct device;
 void kn_adamw_cpu(struct device *d, float *p, const float *g, float *m, float *v, int64_t n, const struct kn_adam *a);

@@ -27,15 +27,27 @@ void kn_adapter_place_cpu(struct device *d, void *pright, int64_t ld_right, void
 	}
 }
 
+/* Part j of the squares; the last ones are 0. */
+static void part(struct device *d, double *squares, int j, const float *x, int64_t n, int64_t all)
+{
+	if (!squares)
+		return;
+	if (j == 0)
+		memset(squares, 0, (size_t)kn_adapter_squares(all) * sizeof(*squares));
+	kn_sum_squares_cpu(d, x, n, squares + j);
+}
+
 void kn_adapter_grad_cpu(struct device *d, const struct kn_adapter_grad *a)
 {
 	const float *dy = a->dy;
 	int64_t r = a->rank;
 
 	kn_gemm_cpu(d, false, false, a->t, a->n * r, a->out, 1, dy, a->ldy, a->b, a->ldg, 0, NULL, (float *)a->dy + a->out, a->ldy, false);
-	for (int j = 0; j < a->n; j++)
+	for (int j = 0; j < a->n; j++) {
 		kn_gemm_cpu(d, true, false, a->rows[j], r, a->t, a->scale, dy + a->row[j], a->ldy, (const float *)a->s + j * r, a->ld_s, 1, NULL,
 		            a->db[j], r, true);
+		part(d, a->squares, j, a->db[j], a->rows[j] * r, a->out * r);
+	}
 }
 
 uint64_t kn_adapter_scratch_cpu(const struct device *d, int64_t t, int64_t in, int64_t out, int n, int64_t rank)
@@ -86,6 +98,7 @@ void kn_adapter_outer_cpu(struct device *d, const struct kn_adapter_outer *a)
 	for (int64_t j = 0; j * r < a->nr; j++)
 		kn_gemm_cpu(d, true, false, r, a->in, a->t, 1, (const float *)a->ds + j * r, a->ld_ds, a->masks ? masked(d, a, j) : a->x,
 		            a->masks ? a->in : a->ldx, 1, NULL, a->da + j * r * a->in, a->in, true);
+	part(d, a->squares, 0, a->da, a->nr * a->in, a->nr * a->in);
 }
 
 void kn_adapter_through_cpu(struct device *d, const struct kn_adapter_outer *a)

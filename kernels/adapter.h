@@ -19,6 +19,13 @@ enum { KN_ADAPTER_ROWS = 512, KN_ADAPTER_PIECES = 64 };
 /* And the outer side: runs of tokens at the most. */
 enum { KN_ADAPTER_RUNS = 8 };
 
+/* Where gradients are added to, their squares are summed up too, so that their norm needs no pass of its own: parts whose sum is that of
+ * the squares as they are afterwards. So many parts for n gradients: */
+static inline int64_t kn_adapter_squares(int64_t n)
+{
+	return n / 1024 + KN_PARTS;
+}
+
 struct kn_adapters {
 	int64_t in, out, pad; /* pad >= n * rank */
 	int n;
@@ -46,6 +53,7 @@ struct kn_adapter_grad {
 	const void *s;
 	int64_t ld_s;
 	float *db[KN_PARTS];
+	double *squares; /* (kn_adapter_squares(out * rank)), or NULL */
 	void *scratch; /* kn_adapter_scratch bytes */
 };
 /* Dropout on what the adapters see: a mask m_j for each of them (dropout.h), rank inner values apart. */
@@ -70,6 +78,7 @@ struct kn_adapter_outer {
 	float *da;
 	void *scratch;  /* kn_adapter_scratch bytes */
 	const struct kn_adapter_masks *masks; /* NULL: none */
+	double *squares; /* outer: (kn_adapter_squares(nr * in)), or NULL */
 };
 struct device;
 typedef void kn_adapter_outer_fn(struct device *d, const struct kn_adapter_outer *a);

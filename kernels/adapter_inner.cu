@@ -3,6 +3,7 @@
  * tiles of 128 tokens that stream through shared memory. Of a tile, every warp multiplies its 16 tokens by the chunk's
  * B (16 columns' worth of inner values stay in registers over all chunks: dS), and half of the tokens of 16 columns by
  * s (dB, over the four tiles of the chunk). Partial sums go to scratch, and are folded in order. */
+#include "kernels/adapter.cuh"
 #include "kernels/cuda.cuh"
 #include "kernels/mma.cuh"
 
@@ -229,17 +230,16 @@ struct db_out {
 	float scale;
 };
 
-template <int R> static __global__ void __launch_bounds__(THREADS) fold_db(const float *parts, int64_t blocks, int64_t out, const struct db_out o)
+template <int R>
+static __global__ void __launch_bounds__(THREADS) fold_db(const float *parts, int64_t blocks, int64_t out, const struct db_out o, double *squares)
 {
 	int64_t i = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * 4, row = i / R;
-	float4 sum = make_float4(0, 0, 0, 0);
+	float4 sum = make_float4(0, 0, 0, 0), is = sum;
 
-	if (row >= out)
-		return;
 	for (int j = 0; j < o.n; j++) {
 		float4 *to;
 
-		if (row < o.row[j] || row >= o.row[j] + o.rows[j])
+		if (row >= out || row < o.row[j] || row >= o.row[j] + o.rows[j])
 			continue;
 		for (int64_t b = 0; b < blocks; b++) {
 			float4 v = *(const float4 *)(parts + (b * out) * R + i);
@@ -247,8 +247,11 @@ template <int R> static __global__ void __launch_bounds__(THREADS) fold_db(const
 			sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
 		}
 		to = (float4 *)(o.db[j] + (row - o.row[j]) * R + i % R);
-		to->x += o.scale * sum.x, to->y += o.scale * sum.y, to->z += o.scale * sum.z, to->w += o.scale * sum.w;
+		is = *to;
+		is.x += o.scale * sum.x, is.y += o.scale * sum.y, is.z += o.scale * sum.z, is.w += o.scale * sum.w;
+		*to = is;
 	}
+	leave_squares(is, squares, out * R);
 }
 
 template <int R, int STAGES> static void grad(struct device *d, const struct kn_adapter_grad *a, struct grad_args *g)
@@ -268,7 +271,7 @@ template <int R, int STAGES> static void grad(struct device *d, const struct kn_
 	cudaFuncSetAttribute(grad_kernel<R, STAGES>, cudaFuncAttributeMaxDynamicSharedMemorySize, grad_shared<R, STAGES>::all);
 	grad_kernel<R, STAGES><<<dim3((unsigned)blocks, (unsigned)g->n_pieces), GRAD_THREADS, grad_shared<R, STAGES>::all, st>>>(*g);
 	fold_ds<R><<<(unsigned)((a->t * a->n * R + THREADS - 1) / THREADS), THREADS, 0, st>>>(*g, (act_t *)a->dy + a->out, a->ldy, a->n, rows);
-	fold_db<R><<<(unsigned)((a->out * R / 4 + THREADS - 1) / THREADS), THREADS, 0, st>>>(g->db_part, blocks, a->out, o);
+	fold_db<R><<<(unsigned)((a->out * R / 4 + THREADS - 1) / THREADS), THREADS, 0, st>>>(g->db_part, blocks, a->out, o, a->squares);
 	cuda_launched(d, "adapter_grad");
 }
 
@@ -277,9 +280,14 @@ static void grad_by_products(struct device *d, const struct kn_adapter_grad *a)
 	int64_t r = a->rank;
 
 	kn_gemm_cuda(d, false, false, a->t, a->n * r, a->out, 1, a->dy, a->ldy, a->b, a->ldg, 0, NULL, (act_t *)a->dy + a->out, a->ldy, false);
-	for (int j = 0; j < a->n; j++)
+	if (a->squares)
+		d->k.zero(d, a->squares, (uint64_t)kn_adapter_squares(a->out * r) * sizeof(*a->squares));
+	for (int j = 0; j < a->n; j++) {
 		kn_gemm_cuda(d, true, false, a->rows[j], r, a->t, a->scale, (act_t *)a->dy + a->row[j], a->ldy, (const act_t *)a->s + j * r, a->ld_s, 1, NULL,
 		             a->db[j], r, true);
+		if (a->squares)
+			kn_sum_squares_cuda(d, a->db[j], a->rows[j] * r, a->squares + j);
+	}
 }
 
 void kn_adapter_grad_cuda(struct device *d, const struct kn_adapter_grad *a)

@@ -1,4 +1,5 @@
 /* An adapter's skinny products over x, which is read once, and what they see of it through dropout's masks. */
+#include "kernels/adapter.cuh"
 #include "kernels/dropout.cuh"
 #include "kernels/mma.cuh"
 
@@ -25,6 +26,7 @@ template <int ROWS> static __device__ __forceinline__ void fetch_rows(uint32_t t
 
 struct masks {
 	const int32_t *rec, *pos; /* NULL: no dropout */
+	const uint64_t *seed_step;
 	struct drop_key key[KN_PARTS];
 	int per; /* sixteens of inner values of an adapter */
 };
@@ -39,20 +41,20 @@ static __device__ __forceinline__ uint32_t kept2(uint32_t x, uint32_t keep, floa
 
 /* A lane that has two columns from 2 (lane % 4) on of an eight, in the rows r and r + 8 of its token: bits 0 and 1 for r, 2 and 3 for
  * r + 8. rec, pos: of r for even lanes, of r + 8 for odd ones. */
-static __device__ __forceinline__ uint32_t keep_pairs(const struct drop_key &k, int32_t rec, int32_t pos, uint32_t eight)
+static __device__ __forceinline__ uint32_t keep_pairs(const struct drop_key &k, uint2 seed, int32_t rec, int32_t pos, uint32_t eight)
 {
 	int lane = threadIdx.x % 32, odd = lane & 1;
-	uint32_t mine = keep4(k, rec, pos, eight * 2 + lane % 4 / 2), other = __shfl_xor_sync(0xffffffffu, mine, 1);
+	uint32_t mine = keep4(k, seed, rec, pos, eight * 2 + lane % 4 / 2), other = __shfl_xor_sync(0xffffffffu, mine, 1);
 
 	return odd ? other >> 2 | (mine >> 2) << 2 : (mine & 3) | (other & 3) << 2;
 }
 
 /* A fragment of x (16 tokens, 16 columns from 8 eight on) through a mask. */
-static __device__ __forceinline__ void mask_rows(uint32_t to[4], const uint32_t f[4], const struct drop_key &k, int32_t rec, int32_t pos, uint32_t eight)
+static __device__ __forceinline__ void mask_rows(uint32_t to[4], const uint32_t f[4], const struct drop_key &k, uint2 seed, int32_t rec, int32_t pos, uint32_t eight)
 {
 #pragma unroll
 	for (int h = 0; h < 2; h++) {
-		uint32_t keep = keep_pairs(k, rec, pos, eight + h);
+		uint32_t keep = keep_pairs(k, seed, rec, pos, eight + h);
 
 		to[2 * h] = kept2(f[2 * h], keep, k.up);
 		to[2 * h + 1] = kept2(f[2 * h + 1], keep >> 2, k.up);
@@ -61,13 +63,13 @@ static __device__ __forceinline__ void mask_rows(uint32_t to[4], const uint32_t 
 
 /* The same where a lane has one column, lane / 4 of an eight, and the tokens 2 (lane % 4) + {0, 1, 8, 9}, of which rec and pos are
  * those of number lane / 4 % 4. */
-static __device__ __forceinline__ void mask_columns(uint32_t to[4], const uint32_t b[4], const struct drop_key &k, int32_t rec, int32_t pos, uint32_t eight)
+static __device__ __forceinline__ void mask_columns(uint32_t to[4], const uint32_t b[4], const struct drop_key &k, uint2 seed, int32_t rec, int32_t pos, uint32_t eight)
 {
 	int lane = threadIdx.x % 32, mine = lane / 4 % 4;
 
 #pragma unroll
 	for (int h = 0; h < 2; h++) {
-		uint32_t keep = keep4(k, rec, pos, (eight + h) * 2 + lane / 16) << (4 * mine);
+		uint32_t keep = keep4(k, seed, rec, pos, (eight + h) * 2 + lane / 16) << (4 * mine);
 
 		keep |= __shfl_xor_sync(0xffffffffu, keep, 4);
 		keep |= __shfl_xor_sync(0xffffffffu, keep, 8);
@@ -89,6 +91,7 @@ static __global__ void __launch_bounds__(OUTER_THREADS) down_kernel(act_t *x, in
 	int warp = threadIdx.x / 32, lane = threadIdx.x % 32, n = (int)(in / 64);
 	int64_t mine = row0 + warp * 16 + lane / 4 + lane % 2 * 8; /* the token whose masks this lane makes */
 	int32_t rec = DROP && mine < t ? m.rec[mine] : 0, pos = DROP && mine < t ? m.pos[mine] : 0;
+	uint2 seed = DROP ? seed_of(m.seed_step) : make_uint2(0, 0);
 	float acc[2 * NT][4] = { 0 };
 
 	for (int i = 0; i < n + STAGES - 1; i++) {
@@ -116,7 +119,7 @@ static __global__ void __launch_bounds__(OUTER_THREADS) down_kernel(act_t *x, in
 					uint32_t b[4];
 
 					if (DROP && c % m.per == 0)
-						mask_rows(seen, f, m.key[c / m.per], rec, pos, (uint32_t)((i - (STAGES - 1)) * 8 + k / 8));
+						mask_rows(seen, f, m.key[c / m.per], seed, rec, pos, (uint32_t)((i - (STAGES - 1)) * 8 + k / 8));
 					/* rows of A are columns of the product: its parts come in the order (n, k), (n, k + 8), (n + 8, k), ... */
 					ldsm4(b, tile_at(am, c * 16 + lane % 8 + lane / 16 * 8, k + lane / 8 % 2 * 8));
 					mma(acc[2 * c], DROP ? seen : f, b[0], b[1], act_t());
@@ -147,6 +150,7 @@ static __global__ void __launch_bounds__(OUTER_THREADS) outer_kernel(float *out,
 	uint32_t base = smem_at(smem);
 	int64_t col0 = (int64_t)blockIdx.x * 64, from = run * blockIdx.y, to = from + run < t ? from + run : t;
 	int warp = threadIdx.x / 32, lane = threadIdx.x % 32, n = (int)((to - from + 63) / 64);
+	uint2 seed = DROP ? seed_of(mk.seed_step) : make_uint2(0, 0);
 	float acc[NT][2][4] = { 0 };
 
 	for (int i = 0; i < n + STAGES - 1; i++) {
@@ -182,7 +186,7 @@ static __global__ void __launch_bounds__(OUTER_THREADS) outer_kernel(float *out,
 					uint32_t f[4];
 
 					if (DROP && m % mk.per == 0)
-						mask_columns(seen, b, mk.key[m / mk.per], rec, pos, (uint32_t)(col0 / 8 + warp * 2));
+						mask_columns(seen, b, mk.key[m / mk.per], seed, rec, pos, (uint32_t)(col0 / 8 + warp * 2));
 					ldsm4t(f, dt + (uint32_t)(((k + lane % 8 + lane / 16 * 8) * ds_ld + m * 16 + lane / 8 % 2 * 8) * 2));
 					mma(acc[m][0], f, DROP ? seen[0] : b[0], DROP ? seen[1] : b[1], act_t());
 					mma(acc[m][1], f, DROP ? seen[2] : b[2], DROP ? seen[3] : b[3], act_t());
@@ -201,20 +205,23 @@ static __global__ void __launch_bounds__(OUTER_THREADS) outer_kernel(float *out,
 				*(float2 *)(out + (m * 16 + lane / 4 + h * 8) * in + c * 8) = make_float2(acc[m][c][2 * h], acc[m][c][2 * h + 1]);
 }
 
-static __global__ void __launch_bounds__(THREADS) fold_outer(float *da, const float *parts, int64_t n, int runs)
+static __global__ void __launch_bounds__(THREADS) fold_outer(float *da, const float *parts, int64_t n, int runs, double *squares)
 {
 	int64_t i = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * 4;
-	float4 sum;
+	float4 is = make_float4(0, 0, 0, 0);
 
-	if (i >= n)
-		return;
-	sum = *(const float4 *)(parts + i);
-	for (int r = 1; r < runs; r++) {
-		float4 v = *(const float4 *)(parts + r * n + i);
+	if (i < n) {
+		float4 sum = *(const float4 *)(parts + i);
 
-		sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+		for (int r = 1; r < runs; r++) {
+			float4 v = *(const float4 *)(parts + r * n + i);
+
+			sum.x += v.x, sum.y += v.y, sum.z += v.z, sum.w += v.w;
+		}
+		is = make_float4(da[i] + sum.x, da[i + 1] + sum.y, da[i + 2] + sum.z, da[i + 3] + sum.w);
+		da[i] = is.x, da[i + 1] = is.y, da[i + 2] = is.z, da[i + 3] = is.w;
 	}
-	da[i] += sum.x, da[i + 1] += sum.y, da[i + 2] += sum.z, da[i + 3] += sum.w;
+	leave_squares(is, squares, n);
 }
 
 /* x += sum of m_j (ds_j A_j). A thread block has 64 tokens and 64 columns, a warp 16 of the tokens. */
@@ -227,6 +234,7 @@ static __global__ void __launch_bounds__(OUTER_THREADS) through_kernel(act_t *x,
 	int warp = threadIdx.x / 32, lane = threadIdx.x % 32, odd = lane % 2;
 	int64_t col0 = (int64_t)blockIdx.x * 64, row = (int64_t)blockIdx.y * 64 + warp * 16 + lane / 4, mine = row + odd * 8;
 	int32_t rec = mine < t ? m.rec[mine] : 0, pos = mine < t ? m.pos[mine] : 0;
+	uint2 seed = seed_of(m.seed_step);
 	float sum[8][4] = { 0 }, acc[8][4] = { 0 };
 
 	fetch_rows<NT * 16>(am, a + col0, lda, NT * 16);
@@ -254,7 +262,7 @@ static __global__ void __launch_bounds__(OUTER_THREADS) through_kernel(act_t *x,
 #pragma unroll
 		for (int c = 0; c < 8; c++) {
 			const struct drop_key &key = m.key[k / m.per];
-			uint32_t keep = keep_pairs(key, rec, pos, (uint32_t)(col0 / 8 + c));
+			uint32_t keep = keep_pairs(key, seed, rec, pos, (uint32_t)(col0 / 8 + c));
 
 #pragma unroll
 			for (int e = 0; e < 4; e++) {
@@ -300,6 +308,7 @@ static struct masks masks_of(const struct kn_adapter_outer *a)
 		return m;
 	m.rec = a->masks->rec;
 	m.pos = a->masks->pos;
+	m.seed_step = a->masks->key[0].seed_step;
 	m.per = (int)a->masks->rank / 16;
 	for (int j = 0; j * a->masks->rank < a->nr; j++)
 		m.key[j] = drop_key_of(&a->masks->key[j]);
@@ -340,6 +349,10 @@ static void any_outer(struct device *d, const struct kn_adapter_outer *a)
 
 		kn_gemm_cuda(d, true, false, r, a->in, a->t, 1, (const act_t *)a->ds + j * r, a->ld_ds, x, ld, 1, NULL, a->da + j * r * a->in, a->in, true);
 	}
+	if (!a->squares)
+		return;
+	d->k.zero(d, a->squares, (uint64_t)kn_adapter_squares(a->nr * a->in) * sizeof(*a->squares));
+	kn_sum_squares_cuda(d, a->da, a->nr * a->in, a->squares);
 }
 
 static void any_through(struct device *d, const struct kn_adapter_outer *a)
@@ -383,7 +396,7 @@ template <int NT, int STAGES, bool DROP> static void outer_by(struct device *d, 
 	cudaFuncSetAttribute(outer_kernel<NT, STAGES, DROP>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
 	outer_kernel<NT, STAGES, DROP><<<dim3((unsigned)blocks, (unsigned)runs), OUTER_THREADS, bytes, st>>>(
 		(float *)a->scratch, (const act_t *)a->ds, a->ld_ds, (const act_t *)a->x, a->ldx, a->t, a->in, run, masks_of(a));
-	fold_outer<<<(unsigned)((a->nr * a->in / 4 + THREADS - 1) / THREADS), THREADS, 0, st>>>(a->da, (const float *)a->scratch, a->nr * a->in, (int)runs);
+	fold_outer<<<(unsigned)((a->nr * a->in / 4 + THREADS - 1) / THREADS), THREADS, 0, st>>>(a->da, (const float *)a->scratch, a->nr * a->in, (int)runs, a->squares);
 	cuda_launched(d, "adapter_outer");
 }
 

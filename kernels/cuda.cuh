@@ -14,11 +14,19 @@ extern "C" {
 
 struct gemm_state; /* gemm.cu */
 
+/* Where copies meet the stream. A recording has events of its own: outside of it nothing can wait for them. */
+struct cuda_copies {
+	cudaEvent_t now, slot[COPY_SLOTS]; /* the stream so far; a slot's last copy */
+	bool used[COPY_SLOTS];             /* in a recording: since it began */
+	bool joined[2];                    /* out and in are part of the recording */
+};
+
 struct cuda_impl {
 	cudaStream_t stream;
 	cudaStream_t out, in;            /* copies to and from the host */
 	cudaEvent_t sent;                /* the last rows of a table that stays with the host */
-	cudaEvent_t now, slot[COPY_SLOTS]; /* the stream so far; a slot's last copy */
+	struct cuda_copies live, taped;  /* outside of recordings, and in them */
+	bool recording, spoiled;         /* spoiled: an operation of this recording failed */
 	struct gemm_state *gemm;
 	double *partials;  /* (SUM_BLOCKS) of sums */
 	int sms;
@@ -33,7 +41,7 @@ static inline struct cuda_impl *cuda_of(struct device *d)
 	return (struct cuda_impl *)d->impl;
 }
 
-/* Remembers the first failure and where it was; clears CUDA's own memory of it. */
+/* Remembers the first failure and where it was; clears CUDA's own memory of it. What fails in a recording fails the recording alone. */
 void cuda_note(struct device *d, cudaError_t e, const char *what);
 /* After a launch. */
 static inline void cuda_launched(struct device *d, const char *what)
@@ -72,7 +80,8 @@ kn_kv_append_fn kn_kv_append_cuda;
 kn_attn_decode_fn kn_attn_decode_cuda;
 kn_swiglu_fwd_fn kn_swiglu_fwd_cuda;
 kn_swiglu_bwd_fn kn_swiglu_bwd_cuda;
-kn_xent_fn kn_xent_cuda;
+kn_xent_segment_fn kn_xent_segment_cuda;
+kn_xent_end_fn kn_xent_end_cuda;
 kn_dropout_fn kn_dropout_cuda;
 kn_bias_add_fn kn_bias_add_cuda;
 kn_gather_rows_fn kn_gather_rows_cuda;

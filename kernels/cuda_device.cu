@@ -19,7 +19,7 @@
 static int fail(struct err *e, const char *what, cudaError_t c)
 {
 	e->code = LP_DEVICE;
-	snprintf(e->msg, sizeof(e->msg), "%s: %s", what, cudaGetErrorString(c));
+	snprintf(e->msg, sizeof(e->msg), "%s: %s (%s)", what, cudaGetErrorString(c), cudaGetErrorName(c));
 	return -1;
 }
 
@@ -27,8 +27,10 @@ void cuda_note(struct device *d, cudaError_t c, const char *what)
 {
 	struct cuda_impl *x = cuda_of(d);
 
-	if (!x->failed[0])
-		snprintf(x->failed, sizeof(x->failed), "%s: %s", what, cudaGetErrorString(c));
+	if (x->recording)
+		x->spoiled = true;
+	else if (!x->failed[0])
+		snprintf(x->failed, sizeof(x->failed), "%s: %s (%s)", what, cudaGetErrorString(c), cudaGetErrorName(c));
 	cudaGetLastError();
 }
 
@@ -68,10 +70,11 @@ static void cuda_free(struct device *d, void *p)
 	check(d, cudaFree(p), "free");
 }
 
-/* A copy from pageable memory has read it when it returns. */
+/* A copy from pageable memory has read it when it returns. By default the pointers say where memory is: what waits in host memory
+ * is uploaded and downloaded as what is on the device. */
 static void cuda_upload(struct device *d, void *dst, const void *src, uint64_t bytes)
 {
-	check(d, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, cuda_of(d)->stream), "upload");
+	check(d, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, cuda_of(d)->stream), "upload");
 }
 
 static void cuda_upload_rows(struct device *d, void *dst, uint64_t ld, const void *src, uint64_t row, int64_t n)
@@ -81,7 +84,9 @@ static void cuda_upload_rows(struct device *d, void *dst, uint64_t ld, const voi
 
 static void cuda_download(struct device *d, void *dst, const void *src, uint64_t bytes)
 {
-	check(d, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDeviceToHost, cuda_of(d)->stream), "download");
+	/* a copy from the host's memory to the host's need not wait for the stream */
+	check(d, cudaStreamSynchronize(cuda_of(d)->stream), "download");
+	check(d, cudaMemcpyAsync(dst, src, bytes, cudaMemcpyDefault, cuda_of(d)->stream), "download");
 	check(d, cudaStreamSynchronize(cuda_of(d)->stream), "download");
 }
 
@@ -114,11 +119,28 @@ static void cuda_host_free(struct device *d, void *p)
 	check(d, cudaFreeHost(p), "free");
 }
 
-/* Makes a copy stream wait for all operations so far. */
-static void follow(struct device *d, cudaStream_t copies)
+static struct cuda_copies *copies(struct cuda_impl *x)
 {
-	check(d, cudaEventRecord(cuda_of(d)->now, cuda_of(d)->stream), "copies");
-	check(d, cudaStreamWaitEvent(copies, cuda_of(d)->now, 0), "copies");
+	return x->recording ? &x->taped : &x->live;
+}
+
+/* Makes a copy stream wait for all operations so far. */
+static void follow(struct device *d, cudaStream_t to)
+{
+	struct cuda_impl *x = cuda_of(d);
+	struct cuda_copies *c = copies(x);
+
+	check(d, cudaEventRecord(c->now, x->stream), "copies");
+	check(d, cudaStreamWaitEvent(to, c->now, 0), "copies");
+	c->joined[to == x->in] = true;
+}
+
+static void copied(struct device *d, int slot, cudaStream_t by)
+{
+	struct cuda_copies *c = copies(cuda_of(d));
+
+	check(d, cudaEventRecord(c->slot[slot], by), "copies");
+	c->used[slot] = true;
 }
 
 static void cuda_away(struct device *d, int slot, void *host, const void *dev, uint64_t bytes)
@@ -127,22 +149,46 @@ static void cuda_away(struct device *d, int slot, void *host, const void *dev, u
 
 	follow(d, x->out);
 	check(d, cudaMemcpyAsync(host, dev, bytes, cudaMemcpyDeviceToHost, x->out), "copies to the host");
-	check(d, cudaEventRecord(x->slot[slot], x->out), "copies");
+	copied(d, slot, x->out);
 }
 
 static void cuda_back(struct device *d, int slot, void *dev, const void *host, uint64_t bytes)
 {
 	struct cuda_impl *x = cuda_of(d);
+	struct cuda_copies *c = copies(x);
 
 	follow(d, x->in);
-	check(d, cudaStreamWaitEvent(x->in, x->slot[slot], 0), "copies");
+	if (c->used[slot])
+		check(d, cudaStreamWaitEvent(x->in, c->slot[slot], 0), "copies");
 	check(d, cudaMemcpyAsync(dev, host, bytes, cudaMemcpyHostToDevice, x->in), "copies from the host");
-	check(d, cudaEventRecord(x->slot[slot], x->in), "copies");
+	copied(d, slot, x->in);
 }
 
 static void cuda_await(struct device *d, int slot)
 {
-	check(d, cudaStreamWaitEvent(cuda_of(d)->stream, cuda_of(d)->slot[slot], 0), "copies");
+	struct cuda_copies *c = copies(cuda_of(d));
+
+	if (c->used[slot])
+		check(d, cudaStreamWaitEvent(cuda_of(d)->stream, c->slot[slot], 0), "copies");
+}
+
+static int report(struct cuda_impl *x, struct err *e)
+{
+	if (!x->failed[0])
+		return 0;
+	e->code = LP_DEVICE;
+	snprintf(e->msg, sizeof(e->msg), "%s", x->failed);
+	x->failed[0] = 0;
+	return -1;
+}
+
+static int cuda_settle(struct device *d, int slot, struct err *e)
+{
+	struct cuda_impl *x = cuda_of(d);
+
+	if (x->live.used[slot])
+		check(d, cudaEventSynchronize(x->live.slot[slot]), "the device");
+	return e ? report(x, e) : 0;
 }
 
 static int cuda_sync(struct device *d, struct err *e)
@@ -150,12 +196,7 @@ static int cuda_sync(struct device *d, struct err *e)
 	struct cuda_impl *x = cuda_of(d);
 
 	check(d, cudaStreamSynchronize(x->stream), "the device");
-	if (!x->failed[0])
-		return 0;
-	e->code = LP_DEVICE;
-	snprintf(e->msg, sizeof(e->msg), "%s", x->failed);
-	x->failed[0] = 0;
-	return -1;
+	return report(x, e);
 }
 
 static void cuda_memory(struct device *d, uint64_t *unused, uint64_t *total)
@@ -169,22 +210,55 @@ static void cuda_memory(struct device *d, uint64_t *unused, uint64_t *total)
 
 /* --- recordings: CUDA graphs of the stream --- */
 
-static bool cuda_record(struct device *d)
+/* What copies outside of recordings are doing is over before the stream goes on. */
+static void await_all(struct device *d)
 {
-	cudaError_t c = cudaStreamBeginCapture(cuda_of(d)->stream, cudaStreamCaptureModeThreadLocal);
-
-	cudaGetLastError();
-	return c == cudaSuccess;
+	for (int i = 0; i < COPY_SLOTS; i++)
+		cuda_await(d, i);
 }
 
-static void *cuda_recorded(struct device *d)
+static bool cuda_record(struct device *d)
 {
+	struct cuda_impl *x = cuda_of(d);
+	cudaError_t c;
+
+	await_all(d);
+	c = cudaStreamBeginCapture(x->stream, cudaStreamCaptureModeThreadLocal);
+	cudaGetLastError();
+	memset(x->taped.used, 0, sizeof(x->taped.used));
+	memset(x->taped.joined, 0, sizeof(x->taped.joined));
+	x->recording = c == cudaSuccess;
+	x->spoiled = false;
+	return x->recording;
+}
+
+/* A stream that took part in a recording comes back to the first one before it ends. */
+static void rejoin(struct device *d, cudaStream_t from)
+{
+	struct cuda_impl *x = cuda_of(d);
+
+	if (!x->taped.joined[from == x->in])
+		return;
+	check(d, cudaEventRecord(x->taped.now, from), "copies");
+	check(d, cudaStreamWaitEvent(x->stream, x->taped.now, 0), "copies");
+}
+
+static void *cuda_recorded(struct device *d, int64_t *operations)
+{
+	struct cuda_impl *x = cuda_of(d);
 	cudaGraph_t graph = NULL;
 	cudaGraphExec_t run = NULL;
-	cudaError_t c = cudaStreamEndCapture(cuda_of(d)->stream, &graph);
+	size_t n = 0;
+	cudaError_t c;
 
-	if (c == cudaSuccess)
+	rejoin(d, x->out);
+	rejoin(d, x->in);
+	c = cudaStreamEndCapture(x->stream, &graph);
+	x->recording = false;
+	if (c == cudaSuccess && !x->spoiled)
 		c = cudaGraphInstantiate(&run, graph, 0);
+	if (graph && operations && cudaGraphGetNodes(graph, NULL, &n) == cudaSuccess)
+		*operations = (int64_t)n;
 	if (graph)
 		cudaGraphDestroy(graph);
 	cudaGetLastError();
@@ -193,13 +267,23 @@ static void *cuda_recorded(struct device *d)
 
 static void cuda_replay(struct device *d, void *recording)
 {
+	await_all(d);
 	check(d, cudaGraphLaunch((cudaGraphExec_t)recording, cuda_of(d)->stream), "a recording");
 }
 
+/* One that is still running is freed when it has ended. */
 static void cuda_forget(struct device *d, void *recording)
 {
-	check(d, cudaStreamSynchronize(cuda_of(d)->stream), "a recording");
 	check(d, cudaGraphExecDestroy((cudaGraphExec_t)recording), "a recording");
+}
+
+static void close_copies(struct cuda_copies *c)
+{
+	for (int i = 0; i < COPY_SLOTS; i++)
+		if (c->slot[i])
+			cudaEventDestroy(c->slot[i]);
+	if (c->now)
+		cudaEventDestroy(c->now);
 }
 
 static void cuda_close(struct device *d)
@@ -210,11 +294,8 @@ static void cuda_close(struct device *d)
 		return;
 	gemm_close(d);
 	cudaFree(x->partials);
-	for (int i = 0; i < COPY_SLOTS; i++)
-		if (x->slot[i])
-			cudaEventDestroy(x->slot[i]);
-	if (x->now)
-		cudaEventDestroy(x->now);
+	close_copies(&x->live);
+	close_copies(&x->taped);
 	if (x->sent)
 		cudaEventDestroy(x->sent);
 	if (x->out)
@@ -244,6 +325,7 @@ static const struct kn_ops cuda_ops(void)
 	k.away = cuda_away;
 	k.back = cuda_back;
 	k.await = cuda_await;
+	k.settle = cuda_settle;
 	k.sync = cuda_sync;
 	k.memory = cuda_memory;
 	k.close = cuda_close;
@@ -263,7 +345,8 @@ static const struct kn_ops cuda_ops(void)
 	k.attn_decode = kn_attn_decode_cuda;
 	k.swiglu_fwd = kn_swiglu_fwd_cuda;
 	k.swiglu_bwd = kn_swiglu_bwd_cuda;
-	k.xent = kn_xent_cuda;
+	k.xent_segment = kn_xent_segment_cuda;
+	k.xent_end = kn_xent_end_cuda;
 	k.dropout = kn_dropout_cuda;
 	k.bias_add = kn_bias_add_cuda;
 	k.gather_rows = kn_gather_rows_cuda;
@@ -293,6 +376,15 @@ static const struct kn_ops cuda_ops(void)
 	return k;
 }
 
+static cudaError_t open_events(struct cuda_copies *s)
+{
+	cudaError_t c = cudaEventCreateWithFlags(&s->now, cudaEventDisableTiming);
+
+	for (int i = 0; i < COPY_SLOTS && c == cudaSuccess; i++)
+		c = cudaEventCreateWithFlags(&s->slot[i], cudaEventDisableTiming);
+	return c;
+}
+
 static cudaError_t open_copies(struct cuda_impl *x)
 {
 	cudaError_t c = cudaStreamCreateWithFlags(&x->out, cudaStreamNonBlocking);
@@ -300,12 +392,10 @@ static cudaError_t open_copies(struct cuda_impl *x)
 	if (c == cudaSuccess)
 		c = cudaStreamCreateWithFlags(&x->in, cudaStreamNonBlocking);
 	if (c == cudaSuccess)
-		c = cudaEventCreateWithFlags(&x->now, cudaEventDisableTiming);
-	if (c == cudaSuccess)
 		c = cudaEventCreateWithFlags(&x->sent, cudaEventDisableTiming);
-	for (int i = 0; i < COPY_SLOTS && c == cudaSuccess; i++)
-		c = cudaEventCreateWithFlags(&x->slot[i], cudaEventDisableTiming);
-	return c;
+	if (c == cudaSuccess)
+		c = open_events(&x->live);
+	return c == cudaSuccess ? open_events(&x->taped) : c;
 }
 
 /* Tests let a large GPU do as a small one does: LP_CUDA_SHARED is the bytes of shared memory that a thread block may have. */

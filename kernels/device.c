@@ -12,23 +12,51 @@
 #include "base/xalloc.h"
 #include "kernels/gemm_pack.h"
 
-static uint64_t available_memory(void)
+/* The number behind a word that begins a line of a file ("" is before the first); UINT64_MAX: there is none. */
+static uint64_t number_in(const char *path, const char *word)
 {
-	long pages = sysconf(_SC_AVPHYS_PAGES), size = sysconf(_SC_PAGESIZE);
-	uint64_t free_bytes = pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0;
-	FILE *f = fopen("/proc/meminfo", "r");
+	FILE *f = fopen(path, "r");
+	uint64_t n = UINT64_MAX;
 	char line[128];
 
-	/* page cache counts as free: MemAvailable knows how much of it */
-	while (f && fgets(line, sizeof(line), f)) {
-		unsigned long long kib;
+	while (f && n == UINT64_MAX && fgets(line, sizeof(line), f)) {
+		unsigned long long v;
 
-		if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-			free_bytes = (uint64_t)kib * 1024;
+		if (strncmp(line, word, strlen(word)) == 0 && sscanf(line + strlen(word), "%llu", &v) == 1)
+			n = v;
 	}
 	if (f)
 		fclose(f);
-	return free_bytes;
+	return n;
+}
+
+/* What a container's limit leaves, in either version of control groups. */
+static uint64_t limited_memory(void)
+{
+	static const char *const files[2][3] = {
+		{ "/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.stat", "anon " },
+		{ "/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.stat", "total_rss " },
+	};
+	uint64_t least = UINT64_MAX;
+
+	for (int i = 0; i < 2; i++) {
+		uint64_t most = number_in(files[i][0], ""), used = number_in(files[i][1], files[i][2]), left = most > used ? most - used : 0;
+
+		if (most != UINT64_MAX && used != UINT64_MAX && left < least)
+			least = left;
+	}
+	return least;
+}
+
+static uint64_t available_memory(void)
+{
+	long pages = sysconf(_SC_AVPHYS_PAGES), size = sysconf(_SC_PAGESIZE);
+	uint64_t unused = pages > 0 && size > 0 ? (uint64_t)pages * (uint64_t)size : 0, limited = limited_memory();
+	uint64_t kib = number_in("/proc/meminfo", "MemAvailable:"); /* page cache counts as free: it knows how much of it */
+
+	if (kib != UINT64_MAX)
+		unused = kib * 1024;
+	return unused < limited ? unused : limited;
 }
 
 static void *cpu_alloc(struct device *d, uint64_t bytes, const char *what, struct err *e)
@@ -78,6 +106,14 @@ static void cpu_await(struct device *d, int slot)
 	(void)slot;
 }
 
+static int cpu_settle(struct device *d, int slot, struct err *e)
+{
+	(void)d;
+	(void)slot;
+	(void)e;
+	return 0;
+}
+
 static int cpu_sync(struct device *d, struct err *e)
 {
 	(void)d;
@@ -117,6 +153,7 @@ static const struct kn_ops cpu_ops = {
 	.away = cpu_away,
 	.back = cpu_away,
 	.await = cpu_await,
+	.settle = cpu_settle,
 	.sync = cpu_sync,
 	.memory = cpu_memory,
 	.close = cpu_close,
@@ -135,7 +172,8 @@ static const struct kn_ops cpu_ops = {
 	.attn_decode = kn_attn_decode_cpu,
 	.swiglu_fwd = kn_swiglu_fwd_cpu,
 	.swiglu_bwd = kn_swiglu_bwd_cpu,
-	.xent = kn_xent_cpu,
+	.xent_segment = kn_xent_segment_cpu,
+	.xent_end = kn_xent_end_cpu,
 	.dropout = kn_dropout_cpu,
 	.bias_add = kn_bias_add_cpu,
 	.gather_rows = kn_gather_rows_cpu,
@@ -172,9 +210,16 @@ static void describe_cuda(struct device *d, enum dtype act)
 	d->act = act;
 	d->row_pad = 64; /* 128 bytes: what the copy engine and the memory like */
 	d->logits = 1 << 27;
+	d->segment = 14336; /* two of them lie in the room of an 8B model's gate and up, and sums come and go in a few hundredths of a product's time */
 	d->overhead = 580ull << 20; /* an H100, driver 580: 563 MiB at first, 575 in the end */
 	d->fp8 = act == DT_BF16;
 	d->few = act == DT_BF16 ? 64 : 0;
+	/* an H100's, under a whole step's load; other cards are slower at all three alike, and plans look at ratios */
+	d->flops = 700e12;
+	d->memory_rate = 2.7e12;
+	d->host_rate = 50e9;
+	d->host_bytes = available_memory() / 2;
+	d->ahead = 1;
 	d->k.attn_scratch = kn_attn_scratch_cuda;
 	d->k.decode_scratch = kn_decode_scratch_cuda;
 	d->k.adapter_scratch = kn_adapter_scratch_cuda;
@@ -200,8 +245,12 @@ static int open_cpu(struct device *d, int threads, struct err *e)
 	d->row_pad = 16;
 	d->fp8 = true;
 	d->logits = 1 << 24;
+	d->segment = 4096;
 	d->threads = threads > 0 ? threads : usable_cores();
 	d->free_bytes = available_memory();
+	d->host_bytes = d->free_bytes / 2;
+	d->flops = 1e11;
+	d->memory_rate = 2e10;
 	d->k = cpu_ops;
 	/* tiles are ours to spread over threads: each product stays on one */
 	openblas_set_num_threads(1);

@@ -33,10 +33,11 @@
 #include "kernels/vec.h"
 #include "kernels/xent.h"
 
-enum { COPY_SLOTS = 4 };
+enum { COPY_SLOTS = 16 };
 
 struct kn_ops {
-	/* memory: 256-byte aligned, cleared; uploads read src before they return */
+	/* memory: 256-byte aligned, cleared; uploads read src before they return. What they fill, and what download reads, may be
+	 * memory of host_alloc too */
 	void *(*alloc)(struct device *d, uint64_t bytes, const char *what, struct err *e);
 	void (*free)(struct device *d, void *p);
 	void (*upload)(struct device *d, void *dst, const void *src, uint64_t bytes);
@@ -47,20 +48,23 @@ struct kn_ops {
 	void (*zero)(struct device *d, void *dst, uint64_t bytes);
 	/* host memory that travels fast, and copies that travel while operations run. A slot (0 .. COPY_SLOTS - 1) is a device
 	 * buffer's name: away copies it to the host after all operations so far; back copies from the host, after all operations so
-	 * far and what the slot did before; await: operations from now on wait for the slot. */
+	 * far and what the slot did before; await: operations from now on wait for the slot; settle: the host waits for the slot's
+	 * last copy, and for nothing behind it, and with e reports what went wrong so far, as sync does. */
 	void *(*host_alloc)(struct device *d, uint64_t bytes, const char *what, struct err *e);
 	void (*host_free)(struct device *d, void *p);
 	void (*away)(struct device *d, int slot, void *host, const void *dev, uint64_t bytes);
 	void (*back)(struct device *d, int slot, void *dev, const void *host, uint64_t bytes);
 	void (*await)(struct device *d, int slot);
+	int (*settle)(struct device *d, int slot, struct err *e);
 	int (*sync)(struct device *d, struct err *e);
 	void (*memory)(struct device *d, uint64_t *unused, uint64_t *total); /* bytes of the whole device */
 	void (*close)(struct device *d);
 	/* Operations between record and recorded do not run: they become a recording that replay runs as often as wanted, with the
-	 * same arguments and no cost for each launch. Nothing in between may wait, allocate or copy from the host. false, or
-	 * NULL: the device cannot, and nothing was recorded. */
+	 * same arguments and no cost for each launch. Nothing in between may wait, allocate or copy from the host, but for the
+	 * slots' copies: those of a recording are done where it ends, and none is on its way where it begins. operations, unless
+	 * NULL: how many it holds. false, or NULL: the device cannot, and nothing was recorded. */
 	bool (*record)(struct device *d);
-	void *(*recorded)(struct device *d);
+	void *(*recorded)(struct device *d, int64_t *operations);
 	void (*replay)(struct device *d, void *recording);
 	void (*forget)(struct device *d, void *recording);
 	/* operations */
@@ -78,7 +82,8 @@ struct kn_ops {
 	kn_attn_decode_fn *attn_decode;
 	kn_swiglu_fwd_fn *swiglu_fwd;
 	kn_swiglu_bwd_fn *swiglu_bwd;
-	kn_xent_fn *xent;
+	kn_xent_segment_fn *xent_segment;
+	kn_xent_end_fn *xent_end;
 	kn_dropout_fn *dropout;
 	kn_bias_add_fn *bias_add;
 	kn_gather_rows_fn *gather_rows;
@@ -113,12 +118,18 @@ struct device {
 	int threads;         /* CPU threads */
 	char name[96];       /* "cpu, 2 threads, OpenBLAS Zen" */
 	uint64_t free_bytes; /* memory that a run may plan with */
+	uint64_t host_bytes; /* host memory that a run may lock in place: half of what is available */
 	uint64_t overhead;   /* bytes of the device that the context and its libraries take, beside any plan */
 	enum dtype act;      /* of activations and of dense weights: DT_F32 (CPU), DT_BF16 or DT_F16 */
 	int64_t row_pad;     /* what is added to a row is a multiple of this many elements */
 	int64_t logits;      /* elements of a chunk of logits that pay */
+	int64_t segment;     /* rows of the head that pay in one product of the loss (xent.h) */
 	bool fp8;            /* products of 8 bits (fp8.h): the CPU has their definition, GPUs from compute capability 9.0 on */
+	int ahead;           /* optimiser steps that are queued before the sums of the one ahead of them are looked at */
 	int64_t few;         /* up to so many rows skinny is faster than a dense product; 0: never */
+	/* what plans reckon with, a second: operations of a large product, bytes of memory read or written, bytes to host memory, and as
+	 * many back; 0: host memory is the device's own */
+	double flops, memory_rate, host_rate;
 	struct kn_ops k;
 	void *impl;
 };

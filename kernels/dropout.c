@@ -5,7 +5,7 @@
 
 static void dropout_row(float *y, const float *x, uint32_t rec, uint32_t pos, int64_t c, struct kn_dropout_key key, bool add)
 {
-	uint32_t k[2] = { (uint32_t)key.seed_step, (uint32_t)(key.seed_step >> 32) }, w[4];
+	uint32_t k[2] = { (uint32_t)*key.seed_step, (uint32_t)(*key.seed_step >> 32) }, w[4];
 	uint32_t limit = (uint32_t)((double)key.p * 4294967296.0);
 	float up = 1.0f / (1.0f - key.p);
 

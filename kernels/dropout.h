@@ -2,7 +2,7 @@
  * position in the sequence, column): Philox4x32-10 with key (low, high) of
  * the 64-bit hash of seed and step, counter (position, record, column / 4,
  * tensor), word column % 4; an element is dropped when word < p * 2^32. Nothing
- * depends on batch, packing, threads or resume.
+ * depends on batch, packing, threads or resume. The hash lies in device memory: a recording (device.h) serves every step.
  *   y = x * keep / (1 - p)       add: y += x * keep / (1 - p)
  * x, y (T, C) with row strides; rec, pos (T). Backward is the same call on the gradient. Exact up
  * to one rounding. */
@@ -13,7 +13,7 @@
 #include <stdint.h>
 
 struct kn_dropout_key {
-	uint64_t seed_step; /* hash of seed and step */
+	const uint64_t *seed_step; /* device memory: hash of seed and step */
 	uint32_t tensor;
 	float p;
 };

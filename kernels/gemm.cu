@@ -358,12 +358,14 @@ static void run(struct cuda_impl *x, const struct gemm_key *key, const struct ge
 	cublasStatus_t s;
 	struct gemm_plan *p = find(x->gemm, key, &s);
 
-	/* a product that adds to its own result cannot be tried */
-	if (s == CUBLAS_STATUS_SUCCESS && p->untried && (call->beta == 0 || call->c0 != call->c))
+	/* a product that adds to its own result cannot be tried, nor one that is only recorded */
+	if (s == CUBLAS_STATUS_SUCCESS && p->untried && !x->recording && (call->beta == 0 || call->c0 != call->c))
 		try_others(x, p, call);
 	if (s == CUBLAS_STATUS_SUCCESS)
 		s = launch(x, p, call, &p->algo);
-	if (s != CUBLAS_STATUS_SUCCESS && !x->failed[0])
+	if (s != CUBLAS_STATUS_SUCCESS && x->recording)
+		x->spoiled = true;
+	else if (s != CUBLAS_STATUS_SUCCESS && !x->failed[0])
 		snprintf(x->failed, sizeof(x->failed), "gemm (%lld, %lld, %lld)%s%s%s: %s", (long long)key->m, (long long)key->n, (long long)key->k, key->flags & 1 ? " ta" : "",
 		         key->flags & 2 ? " tb" : "", key->flags & FP8 ? " fp8" : "", cublasLtGetStatusString(s));
 }

@@ -336,7 +336,8 @@ static struct skinny args_of(const struct device *d, const struct kn_skinny *s)
 	a.pieces = (int)kn_skinny_pieces(s->in);
 	a.jobs = (a.ranks + 15) / 16 * a.pieces;
 	a.count = (uint32_t *)s->scratch;
-	a.inner = (float *)((char *)s->scratch + KN_SKINNY_COUNTERS);
+	a.told = (uint2 *)((char *)s->scratch + KN_SKINNY_COUNTERS);
+	a.inner = (float *)((char *)s->scratch + KN_SKINNY_COUNTERS + KN_SKINNY_TOLD);
 	return a;
 }
 

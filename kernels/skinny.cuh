@@ -51,8 +51,9 @@ struct skinny {
 	int n_ad, rank, ranks, pieces, jobs, ad_row[KN_PARTS], ad_end[KN_PARTS];
 	float scale;
 	const float *a, *b[KN_PARTS];
-	uint32_t *count; /* jobs done, blocks done */
+	uint32_t *count; /* jobs done, blocks done, launches of skinny_few.cu that had jobs */
 	float *inner;    /* (pieces, ranks, t) */
+	uint2 *told;     /* skinny_few.cu: the same, each with the number of its launch */
 };
 
 /* Bytes of shared memory: levels, rings, scales, the second level's map, sums; the adapters' inner values follow. MT: tiles of 16 rows at a time. */

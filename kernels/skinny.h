@@ -48,7 +48,7 @@ kn_skinny_fn kn_skinny_cpu;
 kn_skinny_scratch_fn kn_skinny_scratch_cpu, kn_skinny_scratch_cuda; /* the latter is arithmetic, and needs no GPU */
 
 /* How skinny.cu cuts x A^T: pieces of so many columns, whose sums are folded in order. */
-enum { KN_SKINNY_PIECE = 512, KN_SKINNY_COUNTERS = 256 };
+enum { KN_SKINNY_PIECE = 512, KN_SKINNY_COUNTERS = 256, KN_SKINNY_TOLD = 2 << 20 };
 static inline int64_t kn_skinny_pieces(int64_t in)
 {
 	return (in + KN_SKINNY_PIECE - 1) / KN_SKINNY_PIECE;

@@ -24,11 +24,11 @@ void kn_gather_rows_cpu(struct device *d, void *y, const void *x, const int32_t 
 		memcpy((float *)y + i * c, (const float *)x + idx[i] * c, (size_t)c * sizeof(float));
 }
 
-void kn_scatter_rows_cpu(struct device *d, void *y, const void *x, const int32_t *idx, int64_t n, int64_t c)
+void kn_scatter_rows_cpu(struct device *d, void *y, int64_t ldy, const void *x, const int32_t *idx, int64_t n, int64_t c)
 {
 	(void)d;
 	for (int64_t i = 0; i < n; i++)
-		memcpy((float *)y + idx[i] * c, (const float *)x + i * c, (size_t)c * sizeof(float));
+		memcpy((float *)y + idx[i] * ldy, (const float *)x + i * c, (size_t)c * sizeof(float));
 }
 
 void kn_copy_rows_cpu(struct device *d, void *y, int64_t ldy, const void *x, int64_t ldx, int64_t t, int64_t c)

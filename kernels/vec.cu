@@ -34,9 +34,9 @@ void kn_gather_rows_cuda(struct device *d, void *y, const void *x, const int32_t
 	rows(d, y, c, x, c, idx, NULL, n, c);
 }
 
-void kn_scatter_rows_cuda(struct device *d, void *y, const void *x, const int32_t *idx, int64_t n, int64_t c)
+void kn_scatter_rows_cuda(struct device *d, void *y, int64_t ldy, const void *x, const int32_t *idx, int64_t n, int64_t c)
 {
-	rows(d, y, c, x, c, NULL, idx, n, c);
+	rows(d, y, ldy, x, c, NULL, idx, n, c);
 }
 
 void kn_copy_rows_cuda(struct device *d, void *y, int64_t ldy, const void *x, int64_t ldx, int64_t t, int64_t c)

@@ -1,7 +1,7 @@
 /* Small element-wise and row operations, on the activation type unless said.
  * bias_add: x (T, C), row stride ldx, += b (C, fp32).
  * gather_rows: y[i] = x[idx[i]], rows of C.
- * scatter_rows: y[idx[i]] = x[i], rows of C (distinct idx; other rows untouched).
+ * scatter_rows: y[idx[i]] = x[i], rows of C, row stride ldy of y (distinct idx; other rows untouched).
  * copy_rows: y (T, C), row stride ldy, = x (T, C), row stride ldx.
  * sum_squares: *out = sum of x[i]^2 over n, fp64, x fp32, in chunks of 4096 folded in
  * order; out is device memory. sum: *out += sum of x[i] over n, fp64, the same way.
@@ -18,7 +18,7 @@
 struct device;
 typedef void kn_bias_add_fn(struct device *d, void *x, int64_t ldx, const float *b, int64_t t, int64_t c);
 typedef void kn_gather_rows_fn(struct device *d, void *y, const void *x, const int32_t *idx, int64_t n, int64_t c);
-typedef void kn_scatter_rows_fn(struct device *d, void *y, const void *x, const int32_t *idx, int64_t n, int64_t c);
+typedef void kn_scatter_rows_fn(struct device *d, void *y, int64_t ldy, const void *x, const int32_t *idx, int64_t n, int64_t c);
 typedef void kn_copy_rows_fn(struct device *d, void *y, int64_t ldy, const void *x, int64_t ldx, int64_t t, int64_t c);
 typedef void kn_sum_squares_fn(struct device *d, const float *x, int64_t n, double *out);
 typedef void kn_sum_fn(struct device *d, const double *x, int64_t n, double *out);

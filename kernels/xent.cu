@@ -1,80 +1,123 @@
-/* A block a row: maximum and sum in one pass, the gradient in a second one, which
- * finds the row still in the cache. Each thread's part and the order of folding are
- * fixed by the width alone. */
+/* A block a row: the segment's maximum in one pass, its sum and what goes into the next product in a second one, which
+ * finds the row still in the cache. Each thread's part and the order of folding are fixed by the width alone. */
 #include "kernels/cuda.cuh"
 
-#define THREADS 1024
+#define THREADS 512
+#define UP 0x1p15f /* what fp16 has room for above 1, that small terms stay normal numbers; nothing to other types */
 
-struct part { /* sum of e^(z - max) over what was seen */
-	float max, sum;
-};
-
-static __device__ __forceinline__ void take(struct part *p, float z)
+static __device__ __forceinline__ float max8(const f8 &z, float m)
 {
-	float m = fmaxf(p->max, z);
-
-	/* NaN: fmaxf passes over it, the sum does not */
-	p->sum = p->sum * __expf(p->max - m) + __expf(z - m);
-	p->max = m;
-}
-
-static __device__ __forceinline__ void take8(struct part *p, const f8 &z)
-{
-	float m = p->max, s = 0;
-
 #pragma unroll
 	for (int l = 0; l < 8; l++)
 		m = fmaxf(m, z.v[l]);
+	return m;
+}
+
+template <bool EIGHTS> static __device__ __forceinline__ float row_max(const act_t *p, int64_t count)
+{
+	int64_t wide = EIGHTS ? count / 8 : 0;
+	float m = -INFINITY;
+
+	/* NaN: fmaxf passes over it, the sum does not */
+	for (int64_t j = threadIdx.x; j < wide; j += THREADS)
+		m = max8(load8(p + 8 * j), m);
+	for (int64_t j = 8 * wide + threadIdx.x; j < count; j += THREADS)
+		m = fmaxf(m, act_up(p[j]));
+	return m;
+}
+
+/* This thread's part of the sum of e^(z - max) without element t; with keep it takes the place of z. */
+template <bool EIGHTS> static __device__ __forceinline__ float row_exp(act_t *p, int64_t count, int64_t t, float max, bool keep)
+{
+	int64_t wide = EIGHTS ? count / 8 : 0;
+	float sum = 0;
+
+	for (int64_t j = threadIdx.x; j < wide; j += THREADS) {
+		f8 x = load8(p + 8 * j);
+
 #pragma unroll
-	for (int l = 0; l < 8; l++)
-		s += __expf(z.v[l] - m);
-	p->sum = p->sum * __expf(p->max - m) + s;
-	p->max = m;
+		for (int l = 0; l < 8; l++) {
+			float e = t == 8 * j + l ? 0 : __expf(x.v[l] - max);
+
+			sum += e;
+			x.v[l] = e * UP;
+		}
+		if (keep)
+			store8(p + 8 * j, x);
+	}
+	for (int64_t j = 8 * wide + threadIdx.x; j < count; j += THREADS) {
+		float e = t == j ? 0 : __expf(act_up(p[j]) - max);
+
+		sum += e;
+		if (keep)
+			p[j] = act_down(e * UP);
+	}
+	return sum;
 }
 
 template <bool EIGHTS>
-static __global__ void __launch_bounds__(THREADS) xent_kernel(act_t *z, const int32_t *target, double *loss, int64_t v, float scale, bool grad)
+static __global__ void __launch_bounds__(THREADS) segment_kernel(struct kn_xent x, act_t *z, int64_t ldz, const act_t *w, int64_t first, int64_t count)
 {
 	__shared__ float shared[33];
-	int64_t row = blockIdx.x, wide = EIGHTS ? v / 8 : 0;
-	act_t *p = z + row * v;
-	struct part mine = { -1e30f, 0 };
-	float max, sum, at_target, inv;
+	int64_t i = blockIdx.x, t = x.target[i] - first;
+	bool here = t >= 0 && t < count;
+	act_t *p = z + i * ldz, *dh = (act_t *)x.dh + i * x.c;
+	struct kn_xent_row was = { 0, -INFINITY, 0 };
+	float max, sum, fade = 0;
 
-	at_target = act_up(p[target[row]]);
-	for (int64_t i = threadIdx.x; i < wide; i += THREADS)
-		take8(&mine, load8(p + 8 * i));
-	for (int64_t i = 8 * wide + threadIdx.x; i < v; i += THREADS)
-		take(&mine, act_up(p[i]));
-	max = block_max(mine.max, shared);
-	sum = block_sum(mine.sum * __expf(mine.max - max), shared);
-	if (threadIdx.x == 0)
-		loss[row] = log((double)sum) + ((double)max - (double)at_target);
-	if (!grad)
-		return;
-	inv = scale / sum;
-	for (int64_t i = threadIdx.x; i < wide; i += THREADS) {
-		f8 x = load8(p + 8 * i);
-		int64_t t = target[row] - 8 * i;
+	if (first > 0)
+		was = x.rows[i];
+	if (here)
+		was.at_target = act_up(p[t]);
+	max = fmaxf(was.max, block_max(row_max<EIGHTS>(p, count), shared));
+	if (first > 0)
+		fade = expf(was.max - max);
+	/* from here on every thread has read the target's logit and the row's sums */
+	sum = block_sum(row_exp<EIGHTS>(p, count, t, max, x.acc != NULL), shared);
+	if (threadIdx.x == 0) {
+		struct kn_xent_row r = { was.others * (double)fade + (double)sum, max, was.at_target };
 
-#pragma unroll
-		for (int l = 0; l < 8; l++)
-			x.v[l] = __expf(x.v[l] - max) * inv - (t == l ? scale : 0);
-		store8(p + 8 * i, x);
+		x.rows[i] = r;
 	}
-	for (int64_t i = 8 * wide + threadIdx.x; i < v; i += THREADS)
-		p[i] = act_down(__expf(act_up(p[i]) - max) * inv - (i == target[row] ? scale : 0));
+	if (!x.acc)
+		return;
+	for (int64_t j = threadIdx.x; here && j < x.c; j += THREADS)
+		dh[j] = w[t * x.c + j];
+	for (int64_t j = threadIdx.x; first > 0 && fade != 1 && j < x.c; j += THREADS)
+		x.acc[i * x.c + j] *= fade;
 }
 
-void kn_xent_cuda(struct device *d, void *z, const int32_t *target, double *loss, int64_t n, int64_t v, float scale, bool grad)
+static __global__ void __launch_bounds__(THREADS) end_kernel(struct kn_xent x, double *loss, const float *scale_at)
+{
+	int64_t i = blockIdx.x;
+	struct kn_xent_row r = x.rows[i];
+	double sum = r.others + (double)expf(r.at_target - r.max), scale = (double)*scale_at;
+	float all = (float)(scale / sum / (double)UP), target = (float)(scale * r.others / sum);
+	act_t *dh = (act_t *)x.dh + i * x.c;
+
+	if (threadIdx.x == 0)
+		loss[i] = log(sum) + ((double)r.max - (double)r.at_target);
+	for (int64_t j = threadIdx.x; x.acc && j < x.c; j += THREADS)
+		dh[j] = act_down(all * x.acc[i * x.c + j] - target * act_up(dh[j]));
+}
+
+void kn_xent_segment_cuda(struct device *d, const struct kn_xent *x, void *z, int64_t ldz, const void *w, int64_t first, int64_t count)
 {
 	cudaStream_t st = cuda_of(d)->stream;
 
-	if (n == 0)
+	if (x->n == 0)
 		return;
-	if (eights(z, v))
-		xent_kernel<true><<<(unsigned)n, THREADS, 0, st>>>((act_t *)z, target, loss, v, scale, grad);
+	if (eights(z, ldz))
+		segment_kernel<true><<<(unsigned)x->n, THREADS, 0, st>>>(*x, (act_t *)z, ldz, (const act_t *)w, first, count);
 	else
-		xent_kernel<false><<<(unsigned)n, THREADS, 0, st>>>((act_t *)z, target, loss, v, scale, grad);
+		segment_kernel<false><<<(unsigned)x->n, THREADS, 0, st>>>(*x, (act_t *)z, ldz, (const act_t *)w, first, count);
+	cuda_launched(d, "xent");
+}
+
+void kn_xent_end_cuda(struct device *d, const struct kn_xent *x, double *loss, const float *scale)
+{
+	if (x->n == 0)
+		return;
+	end_kernel<<<(unsigned)x->n, THREADS, 0, cuda_of(d)->stream>>>(*x, loss, scale);
 	cuda_launched(d, "xent");
 }

@@ -18,8 +18,8 @@ static struct {
 	int64_t rank, batch, accumulate, max_steps, max_len, warmup_steps, schedule_steps, seed, log_every, threads, patience, keep_checkpoints, sample_tokens;
 	struct opt_list evals;
 	double alpha, dropout, epochs, lr, warmup_ratio, weight_decay, max_grad_norm, beta1, beta2, eps, min_delta, peak_tflops;
-	uint64_t memory;
-	bool rslora, restore_best, extend, dry_run, eval_only, advise, smoke;
+	uint64_t memory, host_memory;
+	bool rslora, restore_best, extend, dry_run, eval_only, advise, smoke, allow_long;
 } o = {
 	.method = "sft", .update = "lora", .quant = "nf4", .targets = "all", .schedule = "cosine", .optimizer = "adamw", .nonfinite = "stop", .eval_every = "0", .save_every = "0", .sample_every = "0", .sample_tokens = 64, .task = "any",
 	.device = "auto", .compute = "auto", .rank = 16, .alpha = 16, .batch = 2, .accumulate = 4, .epochs = 3, .lr = 2e-4, .warmup_steps = -1,
@@ -48,6 +48,7 @@ static struct opt options[] = {
 	{ OPT_F64, "epochs", 0, &o.epochs, "X", "passes over the data", .min = 1e-6, .max = 1e6 },
 	{ OPT_INT, "max-steps", 0, &o.max_steps, "N", "optimiser steps; wins over --epochs (0: by epochs)", .min = 0, .max = 1e12 },
 	{ OPT_INT, "max-len", 0, &o.max_len, "N", "tokens of a row, for --dry-run without data (0: 2048, or what the model allows)", .min = 0, .max = 1 << 24 },
+	{ OPT_FLAG, "allow-long", 0, &o.allow_long, 0, "accept sequences beyond the model's positions" },
 	{ OPT_INT, "seed", 0, &o.seed, "N", "seed of adapter, order and dropout", .min = 0, .max = 9e15 },
 	{ OPT_SECTION, .help = "Optimiser" },
 	{ OPT_F64, "lr", 0, &o.lr, "X", "peak learning rate", .min = 0, .max = 1e3 },
@@ -87,6 +88,7 @@ static struct opt options[] = {
 	{ OPT_CHOICE, "compute", 0, &o.compute, "TYPE", "of weights and activations on a GPU (auto: bf16 where it has that)", "auto|bf16|fp16|fp8" },
 	{ OPT_INT, "threads", 'j', &o.threads, "N", "CPU threads; 0: one for each processor", .min = 0, .max = 1024, .unrecorded = true },
 	{ OPT_SIZE, "memory", 0, &o.memory, "SIZE", "memory that the plan may use (0: what is free)", .unrecorded = true },
+	{ OPT_SIZE, "host-memory", 0, &o.host_memory, "SIZE", "host memory that may wait beside a GPU (0: half of what is free)", .unrecorded = true },
 	OPT_COMMON,
 };
 
@@ -134,8 +136,8 @@ static int configure(struct train_config *c, int argc, char **argv, struct err *
 	const char *version;
 
 	*c = (struct train_config){ .model = o.model, .tokens = argc > 1 ? argv[1] : NULL, .evals = o.evals.items, .n_evals = o.evals.n, .adapter = o.adapter,
-		.out = opt_common.output, .device = o.device, .compute = o.compute, .threads = o.threads, .memory = o.memory, .nf4 = strcmp(o.quant, "nf4") == 0,
-		.force = opt_common.force, .extend = o.extend, .restore_best = o.restore_best, .eval_only = o.eval_only, .rank = o.rank, .alpha = o.alpha, .dropout = o.dropout,
+		.out = opt_common.output, .device = o.device, .compute = o.compute, .threads = o.threads, .memory = o.memory, .host_memory = o.host_memory, .nf4 = strcmp(o.quant, "nf4") == 0,
+		.force = opt_common.force, .extend = o.extend, .restore_best = o.restore_best, .eval_only = o.eval_only, .allow_long = o.allow_long, .rank = o.rank, .alpha = o.alpha, .dropout = o.dropout,
 		.rslora = o.rslora, .batch = o.batch, .accumulate = o.accumulate, .max_steps = o.max_steps, .max_len = o.max_len, .epochs = o.epochs,
 		.lr = o.lr, .warmup_ratio = o.warmup_ratio, .max_grad_norm = o.max_grad_norm, .warmup_steps = o.warmup_steps,
 		.optim = { .beta1 = o.beta1, .beta2 = o.beta2, .eps = o.eps, .weight_decay = o.weight_decay }, .seed = (uint64_t)o.seed,

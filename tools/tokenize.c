@@ -25,7 +25,7 @@ static struct {
 	const char *model, *pattern, *rejects, *stats_file, *template_hash, *format, *over_long, *train_on;
 	int64_t max_len, window, split_frames, threads, limit, seed;
 	bool truncate, drop_long, pack, shuffle, stats, count, show_mask, decode;
-	bool double_bos, masked, add_bos, add_eos, no_cache;
+	bool double_bos, masked, add_bos, add_eos, no_cache, allow_long;
 	enum tok_over over;
 	enum tok_train train;
 } opt = { .format = "auto", .window = 4096, .threads = 1, .over_long = "refuse", .train_on = "all" };
@@ -35,6 +35,7 @@ static struct opt opts[] = {
 	{ OPT_STR, "pattern", 0, &opt.pattern, "PATTERN", "how text is cut for tiktoken ranks: gpt2, cl100k, o200k, llama3, qwen or a regular expression" },
 	{ OPT_SECTION, .help = "Length" },
 	{ OPT_INT, "max-len", 0, &opt.max_len, "N", "tokens of a row; 0: 2048, or the model's limit if that is less", .min = 0, .max = 1e8 },
+	{ OPT_FLAG, "allow-long", 0, &opt.allow_long, 0, "a --max-len beyond the model's positions" },
 	{ OPT_CHOICE, "over-long", 0, &opt.over_long, "WHAT", "of longer records: refuse, truncate at the right, split into rows, drop", "refuse|truncate|split|drop" },
 	{ OPT_FLAG, "truncate", 0, &opt.truncate, 0, "the same as --over-long truncate" },
 	{ OPT_FLAG, "drop-long", 0, &opt.drop_long, 0, "the same as --over-long drop" },
@@ -112,8 +113,8 @@ static int check_options(struct err *e)
 		return -1;
 	if (!opt.max_len)
 		opt.max_len = limit > 0 && limit < DEFAULT_MAX_LEN ? limit : DEFAULT_MAX_LEN;
-	else if (limit > 0 && opt.max_len > limit)
-		return err_set(e, LP_USAGE, "--max-len %" PRId64 " is more than the %" PRId64 " positions of the model", opt.max_len, limit);
+	else if (limit > 0 && opt.max_len > limit && !opt.allow_long)
+		return err_set(e, LP_USAGE, "--max-len %" PRId64 " is more than the %" PRId64 " positions of the model; --allow-long goes past them", opt.max_len, limit);
 	return 0;
 }
 

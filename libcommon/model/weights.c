@@ -51,6 +51,7 @@ void weights_init(struct weights *w, const struct device *d, const struct model_
 	w->layers = xcalloc((size_t)m->layers, sizeof(*w->layers));
 	init_mat(&w->embed, m->vocab, m->hidden, w->dtype, false);
 	init_mat(&w->head, m->vocab, m->hidden, w->dtype, false);
+	w->head_rows = m->vocab;
 	for (int64_t l = 0; l < m->layers; l++) {
 		for (int s = 0; s < LIN_N; s++)
 			init_mat(&w->layers[l].lin[s], linear_out(m, s), linear_in(m, s), w->dtype, nf4);
@@ -120,12 +121,46 @@ static void place_group(struct weights *w, const struct device *d, struct layer_
 	}
 }
 
+static void *place_rows(const struct weights *w, struct layout *l, const char *name, int64_t rows)
+{
+	return layout_array(l, name, rows * w->desc.hidden, dtype_bytes(w->dtype));
+}
+
+static void place_tables(struct weights *w, struct layout *l, struct layout *host)
+{
+	int64_t vocab = w->desc.vocab, away = vocab - w->head_rows;
+	char *table;
+
+	w->embed.data = place_rows(w, w->host_embed ? host : l, w->host_embed ? "embeddings" : "embeddings and head", vocab);
+	w->head_host = NULL;
+	if (w->desc.tied && !w->host_embed) {
+		w->head.data = w->embed.data;
+		return;
+	}
+	w->head.data = place_rows(w, l, "embeddings and head", w->head_rows);
+	table = w->embed.data;
+	if (away > 0 && !w->desc.tied)
+		w->head_host = place_rows(w, host, "head", away);
+	else if (away > 0 && table)
+		w->head_host = table + (size_t)(w->head_rows * w->desc.hidden) * dtype_bytes(w->dtype);
+}
+
+struct table_place weights_table(const struct weights *w, bool head)
+{
+	int64_t vocab = w->desc.vocab;
+
+	if (head)
+		return (struct table_place){ w->head.data, w->head_host, w->head_rows, vocab - w->head_rows };
+	if (!w->host_embed)
+		return (struct table_place){ .device = w->embed.data, .on_device = vocab };
+	return (struct table_place){ w->head.data, w->embed.data, w->desc.tied ? w->head_rows : 0, vocab };
+}
+
 void weights_layout(struct weights *w, const struct device *d, struct layout *l, struct layout *cache, struct layout *host)
 {
 	const struct model_desc *m = &w->desc;
 
-	w->embed.data = layout_array(w->host_embed ? host : l, w->host_embed ? "embeddings" : "embeddings and head", m->vocab * m->hidden, dtype_bytes(w->dtype));
-	w->head.data = m->tied ? w->embed.data : layout_array(l, "embeddings and head", m->vocab * m->hidden, dtype_bytes(w->dtype));
+	place_tables(w, l, host);
 	w->norm = layout_array(l, "norms and biases", m->hidden, sizeof(float));
 	for (int64_t i = 0; i < m->layers; i++) {
 		struct layer_weights *lw = &w->layers[i];
@@ -179,7 +214,7 @@ struct slot {
 	void *dense;        /* a matrix that is part of a dense form: its first element there */
 	int64_t ld;
 	int64_t layer;      /* of a projection */
-	bool on_host;       /* data is host memory */
+	bool table, head;   /* the embedding or the head */
 	enum linear_slot lin;
 	int part;           /* of a 4-bit matrix (enum bnb_part) */
 };
@@ -204,7 +239,8 @@ static bool layer_slot(struct weights *w, const char *name, struct slot *s)
 		arch_linear_name(want, l, i, "weight");
 		part = strncmp(name, want, strlen(want)) == 0 ? bnb_part(name + strlen(want)) : -1;
 		if (part >= 0) {
-			*s = (struct slot){ m, NULL, m->rows, m->cols, w->dense ? (char *)g->dense + row * g->ld * (int64_t)dtype_bytes(w->dtype) : NULL, g->ld, l, false, i, part };
+			*s = (struct slot){ .mat = m, .rows = m->rows, .cols = m->cols, .dense = w->dense ? (char *)g->dense + row * g->ld * (int64_t)dtype_bytes(w->dtype) : NULL,
+				.ld = g->ld, .layer = l, .lin = i, .part = part };
 			return true;
 		}
 		arch_linear_name(want, l, i, "bias");
@@ -228,11 +264,11 @@ static bool find_slot(struct weights *w, const char *name, struct slot *s)
 	char want[ARCH_NAME];
 
 	if (strcmp(name, arch_embed_name) == 0) {
-		*s = (struct slot){ .mat = &w->embed, .rows = w->desc.vocab, .cols = w->desc.hidden, .on_host = w->host_embed };
+		*s = (struct slot){ .mat = &w->embed, .rows = w->desc.vocab, .cols = w->desc.hidden, .table = true };
 		return true;
 	}
 	if (!w->desc.tied && strcmp(name, arch_head_name) == 0) {
-		*s = (struct slot){ .mat = &w->head, .rows = w->desc.vocab, .cols = w->desc.hidden };
+		*s = (struct slot){ .mat = &w->head, .rows = w->desc.vocab, .cols = w->desc.hidden, .table = true, .head = true };
 		return true;
 	}
 	arch_norm_name(want, -1, false);
@@ -318,17 +354,21 @@ void weights_codes(struct weights *w, int64_t layer, enum linear_slot s, void *r
 }
 
 /* Matrices that lie in a dense form are uploaded row by row. */
-static void upload_mat(const struct slot *s, const void *src, struct device *d)
+static void upload_mat(const struct weights *w, const struct slot *s, const char *src, struct device *d)
 {
 	uint64_t row = (uint64_t)s->cols * dtype_bytes(s->mat->dtype);
+	struct table_place t = { .device = s->mat->data, .on_device = s->rows };
 
-	if (s->on_host)
-		memcpy(s->mat->data, src, (size_t)s->rows * row);
-	else if (!s->dense)
-		device_upload(d, s->mat->data, src, (uint64_t)s->rows * row);
-	if (!s->dense)
+	if (s->dense) {
+		d->k.upload_rows(d, s->dense, (uint64_t)s->ld * dtype_bytes(s->mat->dtype), src, row, s->rows);
 		return;
-	d->k.upload_rows(d, s->dense, (uint64_t)s->ld * dtype_bytes(s->mat->dtype), src, row, s->rows);
+	}
+	if (s->table)
+		t = weights_table(w, s->head);
+	if (t.on_device)
+		device_upload(d, t.device, src, (uint64_t)t.on_device * row);
+	if (t.on_host)
+		memcpy(t.host, src + (uint64_t)(s->rows - t.on_host) * row, (size_t)((uint64_t)t.on_host * row));
 }
 
 static int load_nf4(struct weights *w, const struct slot *s, const struct tensor *t, struct device *d, void *room, struct err *e)
@@ -405,14 +445,14 @@ static void load_kept(struct weights *w, const struct slot *s, const struct tens
 	d->k.convert(d, dense_rows(d, g, s->lin), g->ld, room, t->dtype, s->rows, s->cols);
 }
 
-static int load_mat(const struct slot *s, const struct tensor *t, struct device *d, struct err *e)
+static int load_mat(const struct weights *w, const struct slot *s, const struct tensor *t, struct device *d, struct err *e)
 {
 	struct wmat *m = s->mat;
 	float *x;
 	void *y;
 
 	if (t->dtype == m->dtype) {
-		upload_mat(s, t->data, d);
+		upload_mat(w, s, t->data, d);
 		return 0;
 	}
 	/* a tensor of another type than its fellows, or than the device's: once rounded */
@@ -421,7 +461,7 @@ static int load_mat(const struct slot *s, const struct tensor *t, struct device 
 	if (y) {
 		to_f32(t->dtype, t->data, x, (size_t)m->q.n);
 		from_f32(m->dtype, x, y, (size_t)m->q.n);
-		upload_mat(s, y, d);
+		upload_mat(w, s, y, d);
 	}
 	free(x);
 	free(y);
@@ -467,7 +507,7 @@ static int load_tensor(struct weights *w, const struct tensor *t, struct device 
 		load_kept(w, &s, t, d, room);
 		return 0;
 	}
-	return s.mat ? load_mat(&s, t, d, e) : load_vec(s.vec, t, s.rows, d, e);
+	return s.mat ? load_mat(w, &s, t, d, e) : load_vec(s.vec, t, s.rows, d, e);
 }
 
 /* How many tensors a whole model has. */

@@ -48,8 +48,10 @@ struct weights {
 	bool dense;           /* they live in dense form */
 	bool fp8;             /* projections have forms of 8 bits beside their own (kernels/fp8.h) */
 	int64_t cached_layers; /* the first of them keep a dense copy */
-	bool host_embed;      /* the embedding stays in host memory; never with tied weights */
-	struct wmat embed, head; /* head.data is embed.data when tied */
+	bool host_embed;      /* the embedding stays in host memory */
+	int64_t head_rows;    /* the first of the head that are on the device; the others stay in host memory, tied ones with host_embed alone */
+	struct wmat embed, head; /* head.data is embed.data when tied, unless that is in host memory */
+	void *head_host;      /* rows head_rows .. of the head, or NULL */
 	float *norm;          /* (hidden), the final norm */
 	struct layer_weights *layers;
 	char identity[72];    /* model_source_identity, "" before the load */
@@ -59,6 +61,13 @@ struct weights {
  * the forms of 8 bits, NULL: there are none. */
 void weights_init(struct weights *w, const struct device *d, const struct model_desc *m, enum dtype dtype, bool nf4, const int64_t pad[GRP_N],
                   const int64_t *tail);
+/* Where the embedding, or the head, is loaded to: its first on_device rows, and its last on_host ones. With tied weights the
+ * embedding is the head's too. */
+struct table_place {
+	void *device, *host;
+	int64_t on_device, on_host;
+};
+struct table_place weights_table(const struct weights *w, bool head);
 void weights_release(struct weights *w); /* the description; memory is the layout's */
 /* Takes room for the weights, for the dense copies of cached_layers, and in host memory for what stays there. */
 void weights_layout(struct weights *w, const struct device *d, struct layout *l, struct layout *cache, struct layout *host);

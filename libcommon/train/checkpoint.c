@@ -241,8 +241,9 @@ static int start_writer(struct saver *s, struct err *e)
 }
 
 /* Joins the writer. What it wrote is told by the log; that it failed by a warning too, unless e takes it. */
-static int settle(struct saver *s, struct err *e)
+static int settle(struct run *r, struct err *e)
 {
+	struct saver *s = r->saver;
 	struct err logging = ERR_INIT;
 
 	if (!s->busy)
@@ -251,6 +252,8 @@ static int settle(struct saver *s, struct err *e)
 	s->busy = false;
 	if (log_metric("checkpoint", &logging, "\"step\":%lld,\"written\":%s,\"seconds\":%.3f", (long long)s->step, s->rc == 0 ? "true" : "false", s->seconds) < 0)
 		warn("cannot log: %s", logging.msg);
+	if (s->rc == 0)
+		r->saved = s->step;
 	if (s->rc == 0)
 		return 0;
 	if (e)
@@ -263,12 +266,12 @@ static int settle(struct saver *s, struct err *e)
 void checkpoint_poll(struct run *r)
 {
 	if (r->saver && r->saver->busy && atomic_load(&r->saver->done))
-		settle(r->saver, NULL);
+		settle(r, NULL);
 }
 
 int checkpoint_wait(struct run *r, struct err *e)
 {
-	return r->saver ? settle(r->saver, e) : 0;
+	return r->saver ? settle(r, e) : 0;
 }
 
 int checkpoint_save(struct run *r, bool finished, struct err *e)
@@ -279,11 +282,14 @@ int checkpoint_save(struct run *r, bool finished, struct err *e)
 
 	if (!s)
 		return 0;
-	settle(s, NULL);
+	settle(r, NULL);
 	r->finished = finished;
 	s->step = r->step;
 	s->e = (struct err)ERR_INIT;
 	atomic_store(&s->done, false);
+	/* copies to host memory that are under way come first */
+	if (device_sync(&r->dev, e) < 0)
+		return -1;
 	s->n_state = state_list(r, from);
 	device_download(&r->dev, s->adapter.params, r->lora.params, params_bytes(r));
 	for (size_t i = 0; i < s->n_state; i++) {
@@ -295,6 +301,7 @@ int checkpoint_save(struct run *r, bool finished, struct err *e)
 			device_download(&r->dev, to, from[i].data, from[i].bytes);
 	}
 	fill_meta(r, s);
+	/* what a lost device gave is not to be written */
 	if (device_sync(&r->dev, e) < 0)
 		return -1;
 	r->save_seconds += now_seconds() - begin;
@@ -307,7 +314,7 @@ void checkpoint_close(struct run *r)
 
 	if (!s)
 		return;
-	settle(s, NULL);
+	settle(r, NULL);
 	adapter_host_release(&s->adapter);
 	checkpoint_key_release(&s->key);
 	free(s->host);

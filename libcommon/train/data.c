@@ -95,7 +95,7 @@ int dataset_load_take(struct dataset *d, struct in *in, int64_t vocab, int64_t m
 		rc = err_set(e, LP_DATA, "'%s' holds no token to learn from (%lld sequences, all masked); look at it with tokenize --show-mask",
 		             path, (long long)d->n_seqs);
 	if (rc == 0 && d->longest_seq > max_pos)
-		rc = err_set(e, LP_USAGE, "'%s' holds a sequence of %lld tokens, and the model reads at most %lld; tokenise with --max-len %lld",
+		rc = err_set(e, LP_USAGE, "'%s' holds a sequence of %lld tokens, and the model reads at most %lld; tokenise with --max-len %lld, or go past it with --allow-long",
 		             path, (long long)d->longest_seq, (long long)max_pos, (long long)max_pos);
 	if (rc == 0)
 		st_reader_hash(r, d->hash);

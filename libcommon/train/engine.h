@@ -13,9 +13,18 @@
 
 enum { ARENA_WEIGHTS, ARENA_ADAPTER, ARENA_ACTIVATIONS, ARENA_SCRATCH, ARENA_CACHE, ARENA_N };
 
+/* What works on each token by itself takes a micro-batch in pieces, so that its buffers have no more rows than one piece, however
+ * long a sequence is; attention takes it whole. The cuts are the same in every plan, since the bits of a product and of a sum over
+ * tokens follow from their number. */
+enum { ENGINE_PIECE = 16384 };
+struct piece {
+	int64_t from, n; /* rows of the micro-batch */
+};
+
 /* What one layer keeps of a micro-batch for its backward pass. Activations are of the
  * device's type. The input of a group of projections has the adapters' inner
- * values x A^T behind it in each row (weights.h, kernels/adapter.h). */
+ * values x A^T behind it in each row (weights.h, kernels/adapter.h). T is the micro-batch's tokens, or those of
+ * a piece: what layers share besides qkv, o and lse. */
 struct acts {
 	void *y1, *qkv, *o;      /* (T, C + pad), (T, (NH + 2 NKV) * D + pad) after rotary, (T, NH*D + pad) */
 	void *x2, *y2;           /* (T, C), (T, C + pad): residual stream, input of gate and up */
@@ -23,10 +32,22 @@ struct acts {
 	float *rstd1, *rstd2;    /* (T) */
 	float *lse;              /* (T, NH) */
 	void *s[GRP_N];          /* lean layers: a copy of x A^T (T, pad) of each group whose rows do not stay; NULL: none */
+	bool near_whole;         /* y1, y2, h are there for all tokens */
+	bool far_whole;          /* x2, gu too */
 };
 
-/* The micro-batch on the device. */
+/* What becomes of a layer's activations between its forward pass and its backward one: all of them stay; all that is not an
+ * element-wise step away from the rest (lean); the same, and they wait in host memory; nothing, and backward runs the layer again. */
+enum keep { KEEP_FULL, KEEP_LEAN, KEEP_HOST, KEEP_NONE };
+struct layer_keep {
+	enum keep how;
+	int set; /* of those that layers share in turn; -1: memory of its own */
+};
+
+/* The micro-batch on the device, and what changes from step to step: a recording of the work reads it there. */
 struct inputs {
+	uint64_t *seed_step;       /* of dropout's masks */
+	float *scale;              /* of the loss */
 	int32_t *ids, *pos, *rec;  /* (T) */
 	int32_t *seq_start;        /* (n_seqs + 1) */
 	int32_t *tgt_row, *tgt_id; /* (n_targets) */
@@ -34,7 +55,28 @@ struct inputs {
 	int64_t n_tiles;
 };
 
-enum { RING = 3 };
+/* Buffers of what travels: the residual stream, segments of the head, sets of activations that layers share (at most). Each has a copy
+ * slot: 0 on, RING on, and SLOT_SETS on; between are the optimiser's. */
+enum { RING = 3, HEAD_RING = 2, SETS = 4, SLOT_SETS = 8 };
+
+/* The last slots: two for inputs and two for sums, in turn. */
+enum { SLOT_INPUTS = COPY_SLOTS - 4, SLOT_SUMS = COPY_SLOTS - 2 };
+
+/* A micro-batch's work by shape: what launches depend on, beside memory that stays where it is. */
+struct work_shape {
+	int64_t n_tokens, n_seqs, n_tiles, n_targets;
+	int64_t longest; /* sequence, where a window makes a difference */
+	bool grad, dropout;
+	const struct lora *lora;
+};
+struct work {
+	struct work_shape shape;
+	void *recording;    /* NULL: none yet */
+	int64_t operations; /* in it */
+	uint64_t last;      /* when it was wanted last; 0: never */
+	bool plain;         /* the device could not record it */
+};
+enum { WORKS = 8 };
 
 struct engine_shape {
 	int64_t max_tokens; /* of a micro-batch */
@@ -45,6 +87,8 @@ struct engine_shape {
 	int64_t beside;     /* sequences that a generator continues between training steps: with the products of training */
 	struct optim *optim; /* its states are part of the plan; NULL: none */
 	uint64_t budget;    /* bytes the whole plan may take; 0: no limit */
+	uint64_t host_budget; /* bytes of page-locked host memory that it may take; 0: the device's host_bytes */
+	int64_t piece;      /* rows of a piece; 0: ENGINE_PIECE. Changes bits: for tests */
 };
 
 struct engine {
@@ -52,47 +96,66 @@ struct engine {
 	struct weights w;
 	struct lora *lora;       /* NULL: the base alone */
 	struct engine_shape shape;
-	/* Of the layers from the top: full keep all their activations, lean ones all that is not an
-	 * element-wise step away from the rest; the others run forward again in backward. */
-	int64_t full, lean;
-	bool offload;            /* the residual stream of each layer waits for its backward pass in host memory */
+	/* So many layers keep all their activations, so many are lean, so many lean ones travel; the others run forward again in
+	 * backward. The layers that do not stay share sets with as many lean ones, the top layers. */
+	int64_t full, lean, travel;
+	int sets;
+	bool pieced;             /* there is one set, of layers that run again, and a piece's rows are enough for it */
+	struct layer_keep *keep; /* (layers) */
+	bool backward;           /* the forward pass is followed by a backward one */
+	int64_t away;            /* layers from the bottom whose residual stream waits for its backward pass in host memory */
+	bool optim_away;         /* the optimiser's states are in host memory */
 	struct layout plan[ARENA_N];
 	void *memory[ARENA_N];
 	struct layout host_plan; /* page-locked host memory */
 	void *host_memory;
 
 	struct inputs in;
-	int32_t *in_host;        /* the same in host memory, to be sent at once */
+	int32_t *in_host[2];     /* the same in host memory, to be sent at once: one is filled while the other may be on its way */
+	int in_turn;
 	int64_t in_count;        /* int32 of in */
-	void **x1;               /* (layers) x (T, C): the residual stream at each layer; not training: all one buffer; offloaded:
-	                            RING buffers in turn */
+	void **x1;               /* (layers + 1) x (T, C): the residual stream before each layer and after the last; not training: all one
+	                            buffer; those that travel have RING buffers in turn, and those right above them wait there */
 	void **x1_host;          /* (layers), NULL: stays */
-	void *embed_way;         /* (T, C) rows of an embedding in host memory, on their way */
-	struct acts *acts;       /* (layers): own, or parts of the shared one */
-	void *x_final, *y_final; /* (T, C) */
-	float *rstd_final;
+	void *embed_way;         /* (piece, C) rows of an embedding in host memory, on their way */
+	struct acts *acts;       /* (layers): own, or parts of shared ones */
+	struct acts *acts_host;  /* (layers): where those that travel wait */
 	void *d_res;             /* (T, ld_res) gradient of the residual stream, room for adapters behind it */
 	int64_t ld_res;
-	void *d_y, *d_o, *d_h;   /* (T, C), (T, NH*D + pad), (T, F); the last two are one buffer, and logits too */
-	void *d_qkv;             /* (T, (NH + 2 NKV) * D + pad) */
-	void *xd;                /* (T, widest in) with dropout */
-	struct fp8_mat in8;      /* (T, widest) of a product in 8 bits: its input, or the gradient of its output */
+	void *d_y, *d_o, *d_h;   /* (piece, C), (T, NH*D + pad), (piece, F); the last two are one buffer, and a segment of logits too */
+	void *d_qkv;             /* (T, (NH + 2 NKV) * D + pad); d_acc is in the same place, they are never alive at once */
+	void *xd;                /* (piece, widest in) with dropout */
+	struct fp8_mat in8;      /* (piece, widest) of a product in 8 bits: its input, or the gradient of its output */
 	void *adapter_scratch;   /* of the widest group */
-	void *dense;             /* one group in dense form */
-	void *head_rows_at;      /* rows of the head in the activation type; NULL: the head is of it */
-	void *hid, *d_hid;       /* (chunk, C) rows that predict */
-	void *logits;            /* (chunk, V) */
+	void *dense;             /* one group in dense form; head_ring is in the same place */
+	void *head_ring;         /* HEAD_RING x (segment, C) of a head in host memory, or NULL */
+	void *head_rows_at;      /* (segment, C) of the head in the activation type; NULL: the head is of it */
+	void *x_hid, *hid;       /* (loss_rows, C) rows that predict, before and after the last norm; generating: chunk of them if that is more */
+	float *rstd_hid;         /* as many */
+	void *d_hid;             /* (loss_rows, C) */
+	float *d_acc;            /* (loss_rows, C) what becomes d_hid */
+	struct kn_xent_row *row_sums; /* (loss_rows) */
+	void *logits;            /* (loss_rows, segment), or (chunk, V) */
 	double *nll;             /* (max_tokens) on the device */
 	double *sums;            /* (2) on the device: losses since engine_begin; squares of the gradients */
+	double *squares;         /* (layers of them) parts of the gradients' squares, as the last micro-batch left them (kernels/adapter.h) */
+	int32_t *refused;        /* on the device: a step was not finite, and those behind it are refused (optim_sums) */
+	double *sums_host[2];    /* (2) each, in turn */
 	void *attn_scratch, *decode_scratch, *skinny_scratch;
 	float *cos_tab, *sin_tab; /* (max_seq, D/2) */
-	int64_t chunk;           /* rows of logits at a time */
-	int64_t head_rows;       /* vocabulary rows converted at a time */
+	int64_t segment;         /* rows of the head that the loss takes at a time: the shape's, since sums go by them */
+	int64_t loss_rows;       /* rows that predict, of a product in the loss */
+	int64_t chunk;           /* rows whose logits may be there in full */
 
 	int64_t decode_rows;     /* what a generator with fewer rows than shape.decode sets: kernels follow from it */
 
 	bool dropout_on;
-	struct kn_dropout_key dropout;
+	uint64_t seed_step;      /* on its way with the next micro-batch, like scale */
+	float scale;
+
+	struct work works[WORKS]; /* recordings, and shapes that were seen once */
+	uint64_t wanted;          /* micro-batches so far */
+	int64_t replayed, avoided; /* micro-batches that were replayed, and their operations */
 };
 
 /* Lays everything out for the device's threads (dev) without allocating: fills
@@ -112,11 +175,23 @@ void engine_set_dropout(struct engine *g, bool on, uint64_t seed, int64_t step);
 
 /* Starts an optimiser step: gradients and the sum of losses are zero. */
 void engine_begin(struct engine *g);
+/* Updates that a refused one keeps back are made again. */
+void engine_resume(struct engine *g);
 /* Forward over b: the negative log-likelihood of each target in g->nll (b->n_targets), added to the
  * sum of losses. With grad the gradient of scale * sum(nll) is added to the adapter's gradients. Does
- * not wait. */
+ * not wait. Where the device records, the second micro-batch of a shape is recorded, and the next are replayed: the same
+ * launches, so the same bits. */
 void engine_run(struct engine *g, const struct microbatch *b, bool grad, double scale);
-/* Waits for the sum of losses since engine_begin, and, with squares, the sum of the gradients' squares. */
+/* The sum of the gradients' squares, into sums, as the step's last micro-batch left them. */
+void engine_squares(struct engine *g);
+/* Where the parts of a group's A, and of its B, begin in squares; with GRP_N the number of a layer's. */
+int64_t engine_squares_a(const struct engine *g, int64_t layer, enum linear_group grp);
+int64_t engine_squares_b(const struct engine *g, int64_t layer, enum linear_group grp);
+/* The sums as they are now travel to the host, as the turn's (0 or 1); engine_sums_wait waits for them, and for nothing behind them: the
+ * sum of losses since engine_begin, and, with squares, that of the gradients' squares. */
+void engine_sums_send(struct engine *g, int turn);
+int engine_sums_wait(struct engine *g, int turn, double *loss, double *squares, struct err *e) LP_MUST_USE;
+/* Both at once. */
 int engine_sums(struct engine *g, double *loss, double *squares, struct err *e) LP_MUST_USE;
 /* Forward, then logits (n, V) of the given rows of the micro-batch, n at most g->chunk. */
 int engine_logits(struct engine *g, const struct microbatch *b, const int32_t *rows, int64_t n, struct err *e) LP_MUST_USE;
@@ -147,8 +222,8 @@ struct edges {
 	void *lower, *right;
 	int64_t ld_lower, ld_right;
 };
-/* The masks of a group's adapters in this step, in *m; NULL: no dropout. */
-const struct kn_adapter_masks *engine_masks(const struct engine *g, int64_t layer, enum linear_group grp, struct kn_adapter_masks *m);
+/* The masks of a group's adapters in this step for the rows from `from` on, in *m; NULL: no dropout. */
+const struct kn_adapter_masks *engine_masks(const struct engine *g, int64_t layer, enum linear_group grp, int64_t from, struct kn_adapter_masks *m);
 /* Placed now, in the scratch of one dense group, unless they have a place of their own. */
 struct edges engine_edges(struct engine *g, int64_t layer, enum linear_group grp);
 /* C (T, n), row stride ldc, = x8 w8^T [+ c0], x8 the rows of x (T, cols) with `inner` values behind them in 8 bits. */
@@ -167,23 +242,57 @@ static inline void *engine_v(const struct engine *g, void *qkv)
 {
 	return act_at(g->dev, qkv, (g->w.desc.heads + g->w.desc.kv_heads) * g->w.desc.head_dim);
 }
-/* The whole forward up to y_final. */
+/* --- what the plan chooses (engine_cost.c), and activations that travel (engine_travel.c) --- */
+
+/* keep[] from full, lean, travel and sets. */
+void engine_spread(struct engine *g);
+/* An estimate of a micro-batch's seconds, forward and backward, as the plan stands: only comparisons count. */
+double engine_seconds(const struct engine *g);
+/* What a lean layer keeps: bytes of a token's row of each array, 0: none, in the order qkv, o, x2, gu, lse, s. */
+enum { LEAN_PARTS = 5 + GRP_N };
+void engine_lean_rows(const struct engine *g, uint64_t row[LEAN_PARTS]);
+/* The layer is about to write its set: what was there has left. */
+void engine_set_await(struct engine *g, int64_t layer);
+/* After the layer's forward pass: its activations start to travel. */
+void engine_set_away(struct engine *g, int64_t layer, int64_t t);
+/* The next layer below whose activations come back into this one's set; -1: none. */
+int64_t engine_set_next(const struct engine *g, int64_t layer);
+/* After the layer's backward pass: they start to. */
+void engine_set_back(struct engine *g, int64_t layer, int64_t t);
+
+/* The residual stream's first layer, from the ids. */
+void engine_embed(struct engine *g, const struct microbatch *b);
+/* All layers, from there up to the last one's output. */
+void engine_layers(struct engine *g, const struct microbatch *b, engine_attn_fn *attn, void *ctx);
+/* Both. */
 void engine_forward(struct engine *g, const struct microbatch *b, engine_attn_fn *attn, void *ctx);
-/* One layer. again: its activations once more from x1, for backward: the same
- * kernels on the same input, so the same bits. */
-void engine_layer(struct engine *g, int64_t i, const struct microbatch *b, engine_attn_fn *attn, void *ctx, bool again);
-/* From d_y, the gradient of y_final, to the adapter's gradients. */
+/* The piece of t rows that begins at row from. */
+static inline struct piece engine_piece(const struct engine *g, int64_t from, int64_t t)
+{
+	return (struct piece){ from, t - from < g->shape.piece ? t - from : g->shape.piece };
+}
+/* A layer's activations from row from on. */
+struct acts engine_acts(const struct engine *g, int64_t layer, int64_t from);
+/* The two parts of a layer: up to attention's output; what follows, a piece at a time. again: a part's activations once more, from x1
+ * or from attention's output, for backward: the same kernels on the same input, so the same bits. */
+void engine_attend(struct engine *g, int64_t i, const struct microbatch *b, engine_attn_fn *attn, void *ctx);
+void engine_feed(struct engine *g, int64_t i, struct piece p, bool again);
+/* y1 of a piece once more, the adapters' inner values behind it. */
+void engine_input_again(struct engine *g, int64_t i, struct piece p);
+/* The last norm of n rows, whose numbers are on the device: their streams in x_hid, the result in hid. */
+void engine_hidden(struct engine *g, const int32_t *rows, int64_t n);
+/* From d_res, the gradient of the last layer's output, to the adapter's gradients. */
 void engine_backward(struct engine *g, const struct microbatch *b);
 /* logits (n, V) = hid (n, C) head^T. */
 void engine_head(struct engine *g, const void *hid, void *logits, int64_t n);
-/* Rows [first, first + *rows) of the head in the activation type, as many as are there at once. */
-const void *engine_head_rows(struct engine *g, int64_t first, int64_t *rows);
+/* Losses of the targets, added up, and with grad the gradient of the last layer's output in d_res: times in.scale. */
+void engine_loss(struct engine *g, const struct microbatch *b, bool grad);
 /* The group's dense form with its adapters in place, which are at *at. */
 void *engine_dense(struct engine *g, int64_t layer, enum linear_group grp, struct edges *at);
 /* The inputs of qkv and of gate/up from the residual stream. */
-void engine_norm1(struct engine *g, int64_t layer, int64_t t);
-void engine_norm2(struct engine *g, int64_t layer, int64_t t);
-/* Rotary positions of q and k inside qkv (T, row stride ld). */
+void engine_norm1(struct engine *g, int64_t layer, struct piece p);
+void engine_norm2(struct engine *g, int64_t layer, struct piece p);
+/* Rotary positions of q and k inside qkv (T, row stride ld), whose rows begin at the micro-batch's first. */
 void engine_rotate(struct engine *g, void *qkv, int64_t ld, int64_t t, bool inverse);
 
 #endif

@@ -2,12 +2,13 @@
  * weights never formed. */
 #include "train/engine.h"
 
-/* Of one group: dy (T, out) has room behind its rows, as the input x had. */
+/* Of one group and the rows of p: dy (T, out) has room behind its rows, as the input x had. */
 struct back {
 	int64_t layer;
 	enum linear_group grp;
 	void *dy;
-	int64_t ldy, t;
+	int64_t ldy;
+	struct piece p;
 };
 
 /* dx += dropout'(d_s A), adapter by adapter: each has a mask of its own. */
@@ -17,8 +18,8 @@ static void through_masks(struct engine *g, const struct back *k, const struct l
 	const struct wgroup *w = &g->w.layers[k->layer].grp[k->grp];
 	struct kn_adapter_masks m;
 
-	d->k.adapter_through(d, &(struct kn_adapter_outer){ .t = k->t, .in = w->in, .nr = l->n * g->lora->rank, .x = dx, .ldx = ld_dx, .a = at->lower, .lda = at->ld_lower,
-	                                                    .ds = act_at(d, k->dy, w->out), .ld_ds = k->ldy, .masks = engine_masks(g, k->layer, k->grp, &m) });
+	d->k.adapter_through(d, &(struct kn_adapter_outer){ .t = k->p.n, .in = w->in, .nr = l->n * g->lora->rank, .x = dx, .ldx = ld_dx, .a = at->lower, .lda = at->ld_lower,
+	                                                    .ds = act_at(d, k->dy, w->out), .ld_ds = k->ldy, .masks = engine_masks(g, k->layer, k->grp, k->p.from, &m) });
 }
 
 /* d_s behind dy's rows, and dB. */
@@ -27,8 +28,9 @@ static void inner_bwd(struct engine *g, const struct back *k, const void *x, con
 	struct device *d = g->dev;
 	const struct wgroup *w = &g->w.layers[k->layer].grp[k->grp];
 	struct kn_adapters p = engine_adapters(g, k->layer, k->grp);
-	struct kn_adapter_grad a = { .t = k->t, .out = p.out, .n = p.n, .rank = p.rank, .scale = p.scale, .dy = k->dy, .ldy = k->ldy,
-		                     .b = at->right, .ldg = at->ld_right, .s = act_at(d, x, w->in), .ld_s = w->ld, .scratch = g->adapter_scratch };
+	struct kn_adapter_grad a = { .t = k->p.n, .out = p.out, .n = p.n, .rank = p.rank, .scale = p.scale, .dy = k->dy, .ldy = k->ldy,
+		                     .b = at->right, .ldg = at->ld_right, .s = act_at(d, x, w->in), .ld_s = w->ld,
+		                     .squares = g->squares + engine_squares_b(g, k->layer, k->grp), .scratch = g->adapter_scratch };
 
 	for (int j = 0; j < p.n; j++) {
 		a.row[j] = p.row[j];
@@ -58,9 +60,9 @@ static void linear_bwd(struct engine *g, const struct back *k, const void *x, vo
 	if (l)
 		inner_bwd(g, k, x, &at);
 	if (dx && g->w.fp8)
-		engine_product8(g, k->dy, k->ldy, k->t, w->out, fold ? l->n * g->lora->rank : 0, &w->w8t, w->in, NULL, dx, ld_dx);
+		engine_product8(g, k->dy, k->ldy, k->p.n, w->out, fold ? l->n * g->lora->rank : 0, &w->w8t, w->in, NULL, dx, ld_dx);
 	else if (dx)
-		d->k.gemm(d, false, false, k->t, w->in, w->out + (fold ? w->pad : 0), 1, k->dy, k->ldy, dense, w->ld, 0, NULL, dx, ld_dx, false);
+		d->k.gemm(d, false, false, k->p.n, w->in, w->out + (fold ? w->pad : 0), 1, k->dy, k->ldy, dense, w->ld, 0, NULL, dx, ld_dx, false);
 	if (dx && l && g->dropout_on)
 		through_masks(g, k, l, &at, dx, ld_dx);
 }
@@ -75,74 +77,107 @@ static void linear_bwd_a(struct engine *g, const struct back *k, void *x)
 
 	if (!l)
 		return;
-	d->k.adapter_outer(d, &(struct kn_adapter_outer){ .t = k->t, .in = w->in, .nr = l->n * g->lora->rank, .x = x, .ldx = w->ld, .ds = act_at(d, k->dy, w->out),
-	                                                  .ld_ds = k->ldy, .da = g->lora->grads + l->a, .scratch = g->adapter_scratch,
-	                                                  .masks = engine_masks(g, k->layer, k->grp, &m) });
+	d->k.adapter_outer(d, &(struct kn_adapter_outer){ .t = k->p.n, .in = w->in, .nr = l->n * g->lora->rank, .x = x, .ldx = w->ld, .ds = act_at(d, k->dy, w->out),
+	                                                  .ld_ds = k->ldy, .da = g->lora->grads + l->a,
+	                                                  .squares = g->squares + engine_squares_a(g, k->layer, k->grp), .scratch = g->adapter_scratch,
+	                                                  .masks = engine_masks(g, k->layer, k->grp, k->p.from, &m) });
 }
 
 static bool is_lean(const struct engine *g, int64_t i)
 {
-	int64_t from_top = g->w.desc.layers - 1 - i;
+	return g->keep[i].how == KEEP_LEAN || g->keep[i].how == KEEP_HOST;
+}
 
-	return from_top >= g->full && from_top < g->full + g->lean;
+/* What layers share has been overwritten since layer i's forward pass wrote it: by layers above it, and, but for what is there for all
+ * tokens, by later pieces. */
+static bool is_gone(const struct engine *g, int64_t i, int64_t t, bool whole)
+{
+	return g->keep[i].how == KEEP_NONE && (i < g->w.desc.layers - 1 || (!whole && t > g->shape.piece));
 }
 
 /* A lean layer's inner values go back behind the rows that they came from, so that what reads them has the same
- * strides, and so the same kernels, in every plan. */
-static void restore_inner(struct engine *g, int64_t i, enum linear_group k, void *x, int64_t t)
+ * strides, and so the same kernels, in every plan. s: of the piece's rows. */
+static void restore_inner(struct engine *g, int64_t i, enum linear_group k, void *x, const void *s, int64_t t)
 {
 	const struct wgroup *w = &g->w.layers[i].grp[k];
-	const struct acts *a = &g->acts[i];
 
 	if (is_lean(g, i) && w->pad)
-		g->dev->k.copy_rows(g->dev, act_at(g->dev, x, w->in), w->ld, a->s[k], w->pad, t, w->pad);
+		g->dev->k.copy_rows(g->dev, act_at(g->dev, x, w->in), w->ld, s, w->pad, t, w->pad);
 }
 
-static void mlp_bwd(struct engine *g, int64_t i, int64_t t)
+static void mlp_bwd(struct engine *g, int64_t i, struct piece p)
 {
 	struct device *d = g->dev;
-	struct acts *a = &g->acts[i];
+	struct acts a = engine_acts(g, i, p.from);
 	const struct model_desc *m = &g->w.desc;
 	struct layer_weights *lw = &g->w.layers[i];
-	struct back down = { i, GRP_DOWN, g->d_res, g->ld_res, t }, gu = { i, GRP_GU, a->gu, 2 * m->ffn + lw->grp[GRP_GU].pad, t };
+	void *d_res = act_at(d, g->d_res, p.from * g->ld_res);
+	struct back down = { i, GRP_DOWN, d_res, g->ld_res, p }, gu = { i, GRP_GU, a.gu, 2 * m->ffn + lw->grp[GRP_GU].pad, p };
 
-	restore_inner(g, i, GRP_DOWN, a->h, t);
-	linear_bwd(g, &down, a->h, g->d_h, m->ffn);
-	d->k.swiglu_bwd(d, a->gu, gu.ldy, g->d_h, is_lean(g, i) ? a->h : NULL, lw->grp[GRP_DOWN].ld, t, m->ffn);
-	linear_bwd_a(g, &down, a->h);
-	restore_inner(g, i, GRP_GU, a->y2, t);
-	linear_bwd(g, &gu, a->y2, g->d_y, m->hidden);
+	restore_inner(g, i, GRP_DOWN, a.h, a.s[GRP_DOWN], p.n);
+	linear_bwd(g, &down, a.h, g->d_h, m->ffn);
+	d->k.swiglu_bwd(d, a.gu, gu.ldy, g->d_h, is_lean(g, i) ? a.h : NULL, lw->grp[GRP_DOWN].ld, p.n, m->ffn);
+	linear_bwd_a(g, &down, a.h);
+	restore_inner(g, i, GRP_GU, a.y2, a.s[GRP_GU], p.n);
+	linear_bwd(g, &gu, a.y2, g->d_y, m->hidden);
 	if (is_lean(g, i))
-		engine_norm2(g, i, t);
-	linear_bwd_a(g, &gu, a->y2);
-	d->k.rmsnorm_bwd(d, g->d_res, g->ld_res, g->d_y, a->x2, a->rstd2, lw->norm2, t, m->hidden);
+		engine_norm2(g, i, p);
+	linear_bwd_a(g, &gu, a.y2);
+	d->k.rmsnorm_bwd(d, d_res, g->ld_res, g->d_y, a.x2, a.rstd2, lw->norm2, p.n, m->hidden);
 }
 
-/* Below the first layer nothing is trained: its input needs no gradient. */
-static void attn_bwd(struct engine *g, int64_t i, const struct microbatch *b)
+static void attn_out_bwd(struct engine *g, int64_t i, struct piece p)
 {
 	struct device *d = g->dev;
-	struct acts *a = &g->acts[i];
-	const struct model_desc *m = &g->w.desc;
-	struct layer_weights *lw = &g->w.layers[i];
-	int64_t t = b->n_tokens;
-	struct kn_attn_shape s;
-	struct back o, qkv;
+	struct acts a = engine_acts(g, i, p.from);
+	int64_t ld = g->w.layers[i].grp[GRP_O].ld;
+	struct back o = { i, GRP_O, act_at(d, g->d_res, p.from * g->ld_res), g->ld_res, p };
 
-	engine_attn_shape(g, i, b, &s);
-	o = (struct back){ i, GRP_O, g->d_res, g->ld_res, t };
-	qkv = (struct back){ i, GRP_QKV, g->d_qkv, s.ldq, t };
-	linear_bwd(g, &o, a->o, g->d_o, lw->grp[GRP_O].ld);
-	linear_bwd_a(g, &o, a->o);
-	d->k.attn_bwd(d, &s, a->qkv, engine_k(g, a->qkv), engine_v(g, a->qkv), a->o, a->lse, g->d_o, g->d_qkv, engine_k(g, g->d_qkv), engine_v(g, g->d_qkv));
-	engine_rotate(g, g->d_qkv, s.ldq, t, true);
-	restore_inner(g, i, GRP_QKV, a->y1, t);
-	linear_bwd(g, &qkv, a->y1, i > 0 ? g->d_y : NULL, m->hidden);
+	linear_bwd(g, &o, a.o, act_at(d, g->d_o, p.from * ld), ld);
+	linear_bwd_a(g, &o, a.o);
+}
+
+/* Below the first layer nothing is trained: its input needs no gradient. gone: y1 is not there any more. */
+static void qkv_bwd(struct engine *g, int64_t i, struct piece p, int64_t ld, bool gone)
+{
+	struct device *d = g->dev;
+	struct acts a = engine_acts(g, i, p.from);
+	int64_t c = g->w.desc.hidden;
+	struct back qkv = { i, GRP_QKV, act_at(d, g->d_qkv, p.from * ld), ld, p };
+
+	if (gone)
+		engine_input_again(g, i, p);
+	restore_inner(g, i, GRP_QKV, a.y1, a.s[GRP_QKV], p.n);
+	linear_bwd(g, &qkv, a.y1, i > 0 ? g->d_y : NULL, c);
 	if (is_lean(g, i))
-		engine_norm1(g, i, t);
-	linear_bwd_a(g, &qkv, a->y1);
+		engine_norm1(g, i, p);
+	linear_bwd_a(g, &qkv, a.y1);
 	if (i > 0)
-		d->k.rmsnorm_bwd(d, g->d_res, g->ld_res, g->d_y, g->x1[i], a->rstd1, lw->norm1, t, m->hidden);
+		d->k.rmsnorm_bwd(d, act_at(d, g->d_res, p.from * g->ld_res), g->ld_res, g->d_y, act_at(d, g->x1[i], p.from * c), a.rstd1, g->w.layers[i].norm1, p.n, c);
+}
+
+static void layer_bwd(struct engine *g, int64_t i, const struct microbatch *b)
+{
+	struct acts *a = &g->acts[i];
+	int64_t t = b->n_tokens, each = g->shape.piece;
+	struct kn_attn_shape s;
+
+	if (is_gone(g, i, t, true))
+		engine_attend(g, i, b, engine_attn_self, NULL);
+	for (int64_t from = 0; from < t; from += each) {
+		struct piece p = engine_piece(g, from, t);
+
+		if (is_gone(g, i, t, false))
+			engine_feed(g, i, p, true);
+		mlp_bwd(g, i, p);
+	}
+	for (int64_t from = 0; from < t; from += each)
+		attn_out_bwd(g, i, engine_piece(g, from, t));
+	engine_attn_shape(g, i, b, &s);
+	g->dev->k.attn_bwd(g->dev, &s, a->qkv, engine_k(g, a->qkv), engine_v(g, a->qkv), a->o, a->lse, g->d_o, g->d_qkv, engine_k(g, g->d_qkv), engine_v(g, g->d_qkv));
+	engine_rotate(g, g->d_qkv, s.ldq, t, true);
+	for (int64_t from = 0; from < t; from += each)
+		qkv_bwd(g, i, engine_piece(g, from, t), s.ldq, g->keep[i].how == KEEP_NONE && t > each);
 }
 
 /* The residual stream of layer i is there when it is wanted, and one that will be soon starts to travel: into the buffer that the
@@ -152,27 +187,20 @@ static void bring_back(struct engine *g, int64_t i, int64_t t)
 	struct device *d = g->dev;
 	int64_t next = i - RING + 1;
 
-	if (!g->offload)
+	if (!g->away)
 		return;
 	d->k.await(d, (int)(i % RING));
-	if (i < g->w.desc.layers - 1 && next >= 0 && g->x1_host[next])
+	if (next >= 0 && g->x1_host[next])
 		d->k.back(d, (int)(next % RING), g->x1[next], g->x1_host[next], (uint64_t)(t * g->w.desc.hidden) * dtype_bytes(d->act));
 }
 
 void engine_backward(struct engine *g, const struct microbatch *b)
 {
-	struct device *d = g->dev;
-	const struct model_desc *m = &g->w.desc;
-	int64_t keeping = g->full + g->lean;
-
-	device_zero(d, g->d_res, (uint64_t)(b->n_tokens * g->ld_res) * dtype_bytes(d->act));
-	d->k.rmsnorm_bwd(d, g->d_res, g->ld_res, g->d_y, g->x_final, g->rstd_final, g->w.norm, b->n_tokens, m->hidden);
-	for (int64_t i = m->layers - 1; i >= 0; i--) {
+	for (int64_t i = g->w.desc.layers - 1; i >= 0; i--) {
 		bring_back(g, i, b->n_tokens);
-		/* what shares its activations runs again, but for the top layer, whose are still there */
-		if (m->layers - 1 - i >= keeping && i < m->layers - 1)
-			engine_layer(g, i, b, engine_attn_self, NULL, true);
-		mlp_bwd(g, i, b->n_tokens);
-		attn_bwd(g, i, b);
+		if (g->keep[i].how == KEEP_HOST)
+			engine_set_await(g, i);
+		layer_bwd(g, i, b);
+		engine_set_back(g, i, b->n_tokens);
 	}
 }

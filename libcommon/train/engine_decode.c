@@ -58,20 +58,21 @@ static void layer(struct engine *g, int64_t i, int64_t t, const struct kn_kv_cac
 	const struct model_desc *m = &g->w.desc;
 	const struct wgroup *grp = g->w.layers[i].grp;
 	struct acts *a = &g->acts[i];
+	struct piece all = { 0, t };
 	bool gated = !grp[GRP_GU].bias;
 
-	engine_norm1(g, i, t);
+	engine_norm1(g, i, all);
 	product(g, i, GRP_QKV, a->y1, NULL, a->qkv, grp[GRP_QKV].out + grp[GRP_QKV].pad, t, false);
 	attention(g, i, t, cache, context);
 	product(g, i, GRP_O, a->o, g->x1[i], a->x2, m->hidden, t, false);
-	engine_norm2(g, i, t);
+	engine_norm2(g, i, all);
 	if (gated) {
 		product(g, i, GRP_GU, a->y2, NULL, a->h, grp[GRP_DOWN].ld, t, true);
 	} else {
 		product(g, i, GRP_GU, a->y2, NULL, a->gu, grp[GRP_GU].out + grp[GRP_GU].pad, t, false);
 		d->k.swiglu_fwd(d, a->h, grp[GRP_DOWN].ld, a->gu, grp[GRP_GU].out + grp[GRP_GU].pad, t, m->ffn);
 	}
-	product(g, i, GRP_DOWN, a->h, a->x2, i + 1 < m->layers ? g->x1[i + 1] : g->x_final, m->hidden, t, false);
+	product(g, i, GRP_DOWN, a->h, a->x2, g->x1[i + 1], m->hidden, t, false);
 }
 
 /* Up to these rows the head is a product for few rows as well, whose bits do not depend on how many they are. */
@@ -80,12 +81,12 @@ static void layer(struct engine *g, int64_t i, int64_t t, const struct kn_kv_cac
 static void head(struct engine *g, int64_t t)
 {
 	const struct model_desc *m = &g->w.desc;
-	struct kn_skinny s = { .t = t, .planned = planned(g), .in = m->hidden, .out = m->vocab, .x = g->y_final, .ldx = m->hidden, .y = g->logits, .ldy = m->vocab,
+	struct kn_skinny s = { .t = t, .planned = planned(g), .in = m->hidden, .out = m->vocab, .x = g->hid, .ldx = m->hidden, .y = g->logits, .ldy = m->vocab,
 		.dense = g->w.head.data, .ldw = m->hidden, .scratch = g->skinny_scratch };
 
 	/* as many rows as are planned, whatever lies in them: the library's bits depend on their number */
 	if (g->head_rows_at || planned(g) > HEAD_ROWS)
-		engine_head(g, g->y_final, g->logits, planned(g));
+		engine_head(g, g->hid, g->logits, planned(g));
 	else
 		g->dev->k.skinny(g->dev, &s);
 }
@@ -98,6 +99,6 @@ void engine_decode(struct engine *g, int64_t t, const struct kn_kv_cache *c, int
 	d->k.embed_fwd(d, g->x1[0], g->in.ids, g->w.embed.data, g->w.embed.dtype, t, m->hidden);
 	for (int64_t i = 0; i < m->layers; i++)
 		layer(g, i, t, c, context);
-	d->k.rmsnorm_fwd(d, g->y_final, m->hidden, g->rstd_final, g->x_final, g->w.norm, t, m->hidden, (float)m->rms_eps);
+	d->k.rmsnorm_fwd(d, g->hid, m->hidden, g->rstd_hid, g->x1[m->layers], g->w.norm, t, m->hidden, (float)m->rms_eps);
 	head(g, t);
 }

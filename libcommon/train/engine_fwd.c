@@ -1,4 +1,4 @@
-/* The forward pass and the loss. */
+/* The forward pass. */
 #include <math.h>
 #include <string.h>
 
@@ -8,33 +8,36 @@
 void engine_set_dropout(struct engine *g, bool on, uint64_t seed, int64_t step)
 {
 	g->dropout_on = on && g->lora && g->lora->dropout > 0;
-	g->dropout.seed_step = rng_u64(seed, rng_stream("dropout"), (uint64_t)step);
-	g->dropout.p = g->lora ? (float)g->lora->dropout : 0;
+	g->seed_step = rng_u64(seed, rng_stream("dropout"), (uint64_t)step);
 }
 
 /* --- the micro-batch on the device --- */
 
-static int32_t *stage(struct engine *g, const int32_t *place, const int32_t *src, int64_t n)
+static void stage(const struct engine *g, int32_t *host, const int32_t *place, const void *src, int64_t n)
 {
-	int32_t *to = g->in_host + (place - g->in.ids);
-
 	if (n)
-		memcpy(to, src, (size_t)n * sizeof(*src));
-	return to;
+		memcpy(host + (place - (int32_t *)(void *)g->in.seed_step), src, (size_t)n * sizeof(*place));
 }
 
 void engine_send(struct engine *g, const struct microbatch *b)
 {
 	struct inputs *in = &g->in;
+	struct device *d = g->dev;
+	int turn = g->in_turn ^= 1, slot = SLOT_INPUTS + turn;
+	int32_t *host = g->in_host[turn];
 
-	stage(g, in->ids, b->ids, b->n_tokens);
-	stage(g, in->pos, b->pos, b->n_tokens);
-	stage(g, in->rec, b->rec, b->n_tokens);
-	stage(g, in->seq_start, b->seq_start, b->n_seqs + 1);
-	stage(g, in->tgt_row, b->tgt_row, b->n_targets);
-	stage(g, in->tgt_id, b->tgt_id, b->n_targets);
-	in->n_tiles = attn_tiles(b->seq_start, b->n_seqs, stage(g, in->tiles, NULL, 0));
-	device_upload(g->dev, in->ids, g->in_host, (uint64_t)g->in_count * sizeof(*g->in_host));
+	d->k.settle(d, slot, NULL); /* the buffer has been read */
+	stage(g, host, (int32_t *)(void *)in->seed_step, &g->seed_step, 2);
+	stage(g, host, (int32_t *)(void *)in->scale, &g->scale, 1);
+	stage(g, host, in->ids, b->ids, b->n_tokens);
+	stage(g, host, in->pos, b->pos, b->n_tokens);
+	stage(g, host, in->rec, b->rec, b->n_tokens);
+	stage(g, host, in->seq_start, b->seq_start, b->n_seqs + 1);
+	stage(g, host, in->tgt_row, b->tgt_row, b->n_targets);
+	stage(g, host, in->tgt_id, b->tgt_id, b->n_targets);
+	in->n_tiles = attn_tiles(b->seq_start, b->n_seqs, host + (in->tiles - (int32_t *)(void *)in->seed_step));
+	d->k.back(d, slot, in->seed_step, host, (uint64_t)g->in_count * sizeof(*host));
+	d->k.await(d, slot);
 }
 
 /* --- projections with their adapters --- */
@@ -116,36 +119,33 @@ void *engine_dense(struct engine *g, int64_t layer, enum linear_group grp, struc
 	return dense;
 }
 
-const struct kn_adapter_masks *engine_masks(const struct engine *g, int64_t layer, enum linear_group grp, struct kn_adapter_masks *m)
+const struct kn_adapter_masks *engine_masks(const struct engine *g, int64_t layer, enum linear_group grp, int64_t from, struct kn_adapter_masks *m)
 {
 	const struct lora_group *l = engine_lora_group(g, layer, grp);
 
 	if (!g->dropout_on)
 		return NULL;
-	*m = (struct kn_adapter_masks){ .rank = g->lora->rank, .rec = g->in.rec, .pos = g->in.pos, .room = g->xd };
-	for (int j = 0; l && j < l->n; j++) {
-		m->key[j] = g->dropout;
-		m->key[j].tensor = g->lora->mats[layer * LIN_N + (int)l->slot[j]].id;
-	}
+	*m = (struct kn_adapter_masks){ .rank = g->lora->rank, .rec = g->in.rec + from, .pos = g->in.pos + from, .room = g->xd };
+	for (int j = 0; l && j < l->n; j++)
+		m->key[j] = (struct kn_dropout_key){ g->in.seed_step, g->lora->mats[layer * LIN_N + (int)l->slot[j]].id, (float)g->lora->dropout };
 	return m;
 }
 
 /* s = dropout(x) A^T behind the rows of x, and where a lean layer keeps it. */
-static void lora_down(struct engine *g, int64_t layer, enum linear_group grp, void *x, const struct edges *at, int64_t t)
+static void lora_down(struct engine *g, int64_t layer, enum linear_group grp, void *x, const struct edges *at, struct piece p)
 {
 	struct device *d = g->dev;
 	const struct wgroup *w = &g->w.layers[layer].grp[grp];
 	const struct lora_group *l = engine_lora_group(g, layer, grp);
-	const struct acts *a = &g->acts[layer];
-	void *s = act_at(d, x, w->in);
+	void *keep = g->acts[layer].s[grp];
 	struct kn_adapter_masks m;
 
 	if (!l)
 		return;
-	d->k.adapter_down(d, &(struct kn_adapter_outer){ .t = t, .in = w->in, .nr = l->n * g->lora->rank, .x = x, .ldx = w->ld, .a = at->lower, .lda = at->ld_lower,
-	                                                 .masks = engine_masks(g, layer, grp, &m) });
-	if (a->s[grp])
-		d->k.copy_rows(d, a->s[grp], w->pad, s, w->ld, t, w->pad);
+	d->k.adapter_down(d, &(struct kn_adapter_outer){ .t = p.n, .in = w->in, .nr = l->n * g->lora->rank, .x = x, .ldx = w->ld, .a = at->lower, .lda = at->ld_lower,
+	                                                 .masks = engine_masks(g, layer, grp, p.from, &m) });
+	if (keep)
+		d->k.copy_rows(d, act_at(d, keep, p.from * w->pad), w->pad, act_at(d, x, w->in), w->ld, p.n, w->pad);
 }
 
 void engine_product8(struct engine *g, const void *x, int64_t ldx, int64_t t, int64_t cols, int64_t inner, const struct fp8_mat *w8, int64_t n, const void *c0,
@@ -158,9 +158,9 @@ void engine_product8(struct engine *g, const void *x, int64_t ldx, int64_t t, in
 	g->dev->k.fp8_gemm(g->dev, t, n, q.ld, &q, w8, c0, c, ldc);
 }
 
-/* y (T, out), row stride ldy, = add + x W^T + bias + scale * dropout(x) A^T B^T; add NULL: nothing. The room behind x's
- * rows is used. */
-static void linear(struct engine *g, int64_t layer, enum linear_group grp, void *x, const void *add, void *y, int64_t ldy, int64_t t)
+/* y (T, out), row stride ldy, = add + x W^T + bias + scale * dropout(x) A^T B^T; add NULL: nothing. The rows are p's, and the
+ * room behind x's is used. */
+static void linear(struct engine *g, int64_t layer, enum linear_group grp, void *x, const void *add, void *y, int64_t ldy, struct piece p)
 {
 	struct device *d = g->dev;
 	const struct wgroup *w = &g->w.layers[layer].grp[grp];
@@ -172,21 +172,21 @@ static void linear(struct engine *g, int64_t layer, enum linear_group grp, void 
 		at = engine_edges(g, layer, grp);
 	else
 		dense = engine_dense(g, layer, grp, &at);
-	lora_down(g, layer, grp, x, &at, t);
+	lora_down(g, layer, grp, x, &at, p);
 	if (g->w.fp8)
-		engine_product8(g, x, w->ld, t, w->in, l ? l->n * g->lora->rank : 0, &w->w8, w->out, add, y, ldy);
+		engine_product8(g, x, w->ld, p.n, w->in, l ? l->n * g->lora->rank : 0, &w->w8, w->out, add, y, ldy);
 	else
-		d->k.gemm(d, false, true, t, w->out, l ? w->ld : w->in, 1, x, w->ld, dense, w->ld, add ? 1 : 0, add, y, ldy, false);
+		d->k.gemm(d, false, true, p.n, w->out, l ? w->ld : w->in, 1, x, w->ld, dense, w->ld, add ? 1 : 0, add, y, ldy, false);
 	if (w->bias)
-		d->k.bias_add(d, y, ldy, w->bias, t, w->out);
+		d->k.bias_add(d, y, ldy, w->bias, p.n, w->out);
 }
 
-/* The last adapter's inner values alone. */
-static void down_again(struct engine *g, int64_t layer, void *h, int64_t t)
+/* A group's inner values alone. */
+static void inner_again(struct engine *g, int64_t layer, enum linear_group grp, void *x, struct piece p)
 {
-	struct edges at = engine_edges(g, layer, GRP_DOWN);
+	struct edges at = engine_edges(g, layer, grp);
 
-	lora_down(g, layer, GRP_DOWN, h, &at, t);
+	lora_down(g, layer, grp, x, &at, p);
 }
 
 /* --- layers --- */
@@ -196,20 +196,54 @@ static int64_t ld_in(const struct engine *g, enum linear_group grp)
 	return g->w.layers[0].grp[grp].ld;
 }
 
-void engine_norm1(struct engine *g, int64_t i, int64_t t)
+static int64_t ld_out(const struct engine *g, enum linear_group grp)
 {
-	const struct model_desc *m = &g->w.desc;
-	struct acts *a = &g->acts[i];
-
-	g->dev->k.rmsnorm_fwd(g->dev, a->y1, ld_in(g, GRP_QKV), a->rstd1, g->x1[i], g->w.layers[i].norm1, t, m->hidden, (float)m->rms_eps);
+	return g->w.layers[0].grp[grp].out + g->w.layers[0].grp[grp].pad;
 }
 
-void engine_norm2(struct engine *g, int64_t i, int64_t t)
+struct acts engine_acts(const struct engine *g, int64_t layer, int64_t from)
+{
+	struct device *d = g->dev;
+	struct acts a = g->acts[layer];
+
+	a.qkv = act_at(d, a.qkv, from * ld_out(g, GRP_QKV));
+	a.o = act_at(d, a.o, from * ld_in(g, GRP_O));
+	a.rstd1 += from;
+	a.rstd2 += from;
+	a.lse += from * g->w.desc.heads;
+	if (a.near_whole) {
+		a.y1 = act_at(d, a.y1, from * ld_in(g, GRP_QKV));
+		a.y2 = act_at(d, a.y2, from * ld_in(g, GRP_GU));
+		a.h = act_at(d, a.h, from * ld_in(g, GRP_DOWN));
+	}
+	if (a.far_whole) {
+		a.x2 = act_at(d, a.x2, from * g->w.desc.hidden);
+		a.gu = act_at(d, a.gu, from * ld_out(g, GRP_GU));
+	}
+	for (int k = 0; k < GRP_N; k++)
+		a.s[k] = a.s[k] ? act_at(d, a.s[k], from * g->w.layers[layer].grp[k].pad) : NULL;
+	return a;
+}
+
+static void *stream_at(const struct engine *g, int64_t i, int64_t from)
+{
+	return act_at(g->dev, g->x1[i], from * g->w.desc.hidden);
+}
+
+void engine_norm1(struct engine *g, int64_t i, struct piece p)
 {
 	const struct model_desc *m = &g->w.desc;
-	struct acts *a = &g->acts[i];
+	struct acts a = engine_acts(g, i, p.from);
 
-	g->dev->k.rmsnorm_fwd(g->dev, a->y2, ld_in(g, GRP_GU), a->rstd2, a->x2, g->w.layers[i].norm2, t, m->hidden, (float)m->rms_eps);
+	g->dev->k.rmsnorm_fwd(g->dev, a.y1, ld_in(g, GRP_QKV), a.rstd1, stream_at(g, i, p.from), g->w.layers[i].norm1, p.n, m->hidden, (float)m->rms_eps);
+}
+
+void engine_norm2(struct engine *g, int64_t i, struct piece p)
+{
+	const struct model_desc *m = &g->w.desc;
+	struct acts a = engine_acts(g, i, p.from);
+
+	g->dev->k.rmsnorm_fwd(g->dev, a.y2, ld_in(g, GRP_GU), a.rstd2, a.x2, g->w.layers[i].norm2, p.n, m->hidden, (float)m->rms_eps);
 }
 
 void engine_rotate(struct engine *g, void *qkv, int64_t ld, int64_t t, bool inverse)
@@ -220,72 +254,88 @@ void engine_rotate(struct engine *g, void *qkv, int64_t ld, int64_t t, bool inve
 	g->dev->k.rope(g->dev, qkv, ld, g->in.pos, g->cos_tab, g->sin_tab, t, m->heads + m->kv_heads, m->head_dim, m->head_dim, inverse);
 }
 
-void engine_layer(struct engine *g, int64_t i, const struct microbatch *b, engine_attn_fn *attn, void *ctx, bool again)
+void engine_attend(struct engine *g, int64_t i, const struct microbatch *b, engine_attn_fn *attn, void *ctx)
 {
-	struct device *d = g->dev;
-	const struct model_desc *m = &g->w.desc;
-	const struct layer_weights *lw = &g->w.layers[i];
-	struct acts *a = &g->acts[i];
-	int64_t t = b->n_tokens, c = m->hidden, ld_gu = lw->grp[GRP_GU].out + lw->grp[GRP_GU].pad, ld_qkv = lw->grp[GRP_QKV].out + lw->grp[GRP_QKV].pad;
+	int64_t t = b->n_tokens, ld = ld_out(g, GRP_QKV);
 
-	engine_norm1(g, i, t);
-	linear(g, i, GRP_QKV, a->y1, NULL, a->qkv, ld_qkv, t);
-	engine_rotate(g, a->qkv, ld_qkv, t, false);
-	attn(ctx, g, i, a, b);
-	linear(g, i, GRP_O, a->o, g->x1[i], a->x2, c, t);
-	engine_norm2(g, i, t);
-	linear(g, i, GRP_GU, a->y2, NULL, a->gu, ld_gu, t);
-	d->k.swiglu_fwd(d, a->h, ld_in(g, GRP_DOWN), a->gu, ld_gu, t, m->ffn);
-	if (again) /* backward wants no output of the layer, only what its last adapter saw */
-		down_again(g, i, a->h, t);
-	else
-		linear(g, i, GRP_DOWN, a->h, a->x2, i + 1 < m->layers ? g->x1[i + 1] : g->x_final, c, t);
+	for (int64_t from = 0; from < t; from += g->shape.piece) {
+		struct piece p = engine_piece(g, from, t);
+		struct acts a = engine_acts(g, i, from);
+
+		engine_norm1(g, i, p);
+		linear(g, i, GRP_QKV, a.y1, NULL, a.qkv, ld, p);
+	}
+	engine_rotate(g, g->acts[i].qkv, ld, t, false);
+	attn(ctx, g, i, &g->acts[i], b);
 }
 
-void engine_forward(struct engine *g, const struct microbatch *b, engine_attn_fn *attn, void *ctx)
+void engine_feed(struct engine *g, int64_t i, struct piece p, bool again)
+{
+	const struct model_desc *m = &g->w.desc;
+	struct acts a = engine_acts(g, i, p.from);
+
+	linear(g, i, GRP_O, a.o, stream_at(g, i, p.from), a.x2, m->hidden, p);
+	engine_norm2(g, i, p);
+	linear(g, i, GRP_GU, a.y2, NULL, a.gu, ld_out(g, GRP_GU), p);
+	g->dev->k.swiglu_fwd(g->dev, a.h, ld_in(g, GRP_DOWN), a.gu, ld_out(g, GRP_GU), p.n, m->ffn);
+	if (again) /* backward wants no output of the layer, only what its last adapter saw */
+		inner_again(g, i, GRP_DOWN, a.h, p);
+	else
+		linear(g, i, GRP_DOWN, a.h, a.x2, stream_at(g, i + 1, p.from), m->hidden, p);
+}
+
+void engine_input_again(struct engine *g, int64_t i, struct piece p)
+{
+	engine_norm1(g, i, p);
+	inner_again(g, i, GRP_QKV, engine_acts(g, i, p.from).y1, p);
+}
+
+void engine_embed(struct engine *g, const struct microbatch *b)
+{
+	struct device *d = g->dev;
+	const struct wmat *w = &g->w.embed;
+	int64_t c = g->w.desc.hidden;
+
+	if (!g->w.host_embed) {
+		d->k.embed_fwd(d, g->x1[0], g->in.ids, w->data, w->dtype, b->n_tokens, c);
+		return;
+	}
+	for (int64_t from = 0; from < b->n_tokens; from += g->shape.piece)
+		d->k.embed_host(d, stream_at(g, 0, from), b->ids + from, w->data, w->dtype, engine_piece(g, from, b->n_tokens).n, c, g->embed_way);
+}
+
+void engine_layers(struct engine *g, const struct microbatch *b, engine_attn_fn *attn, void *ctx)
 {
 	struct device *d = g->dev;
 	const struct model_desc *m = &g->w.desc;
 	uint64_t stream = (uint64_t)(b->n_tokens * m->hidden) * dtype_bytes(d->act);
 
-	if (g->w.host_embed)
-		d->k.embed_host(d, g->x1[0], b->ids, g->w.embed.data, g->w.embed.dtype, b->n_tokens, m->hidden, g->embed_way);
-	else
-		d->k.embed_fwd(d, g->x1[0], g->in.ids, g->w.embed.data, g->w.embed.dtype, b->n_tokens, m->hidden);
 	for (int64_t i = 0; i < m->layers; i++) {
-		if (g->offload)
+		if (g->away)
 			d->k.await(d, (int)((i + 1) % RING)); /* the layer writes there */
-		engine_layer(g, i, b, attn, ctx, false);
-		if (g->x1_host[i])
+		if (g->x1_host[i] && g->backward)
 			d->k.away(d, (int)(i % RING), g->x1_host[i], g->x1[i], stream);
+		engine_set_await(g, i);
+		engine_attend(g, i, b, attn, ctx);
+		for (int64_t from = 0; from < b->n_tokens; from += g->shape.piece)
+			engine_feed(g, i, engine_piece(g, from, b->n_tokens), false);
+		engine_set_away(g, i, b->n_tokens);
 	}
-	d->k.rmsnorm_fwd(d, g->y_final, m->hidden, g->rstd_final, g->x_final, g->w.norm, b->n_tokens, m->hidden, (float)m->rms_eps);
 }
 
-const void *engine_head_rows(struct engine *g, int64_t first, int64_t *rows)
+void engine_forward(struct engine *g, const struct microbatch *b, engine_attn_fn *attn, void *ctx)
 {
-	const struct wmat *h = &g->w.head;
-	const char *src = (const char *)h->data + (size_t)(first * h->cols) * dtype_bytes(h->dtype);
-
-	*rows = h->rows - first;
-	if (!g->head_rows_at)
-		return src;
-	if (*rows > g->head_rows)
-		*rows = g->head_rows;
-	g->dev->k.convert(g->dev, g->head_rows_at, h->cols, src, h->dtype, *rows, h->cols);
-	return g->head_rows_at;
+	engine_embed(g, b);
+	engine_layers(g, b, attn, ctx);
 }
 
-void engine_head(struct engine *g, const void *hid, void *logits, int64_t n)
+void engine_hidden(struct engine *g, const int32_t *rows, int64_t n)
 {
 	struct device *d = g->dev;
-	int64_t c = g->w.head.cols, vocab = g->w.head.rows, rows;
+	const struct model_desc *m = &g->w.desc;
 
-	for (int64_t v = 0; v < vocab; v += rows) {
-		const void *w = engine_head_rows(g, v, &rows);
-
-		d->k.gemm(d, false, true, n, rows, c, 1, hid, c, w, c, 0, NULL, act_at(d, logits, v), vocab, false);
-	}
+	d->k.gather_rows(d, g->x_hid, g->x1[m->layers], rows, n, m->hidden);
+	d->k.rmsnorm_fwd(d, g->hid, m->hidden, g->rstd_hid, g->x_hid, g->w.norm, n, m->hidden, (float)m->rms_eps);
 }
 
 /* --- attention over the micro-batch's own sequences --- */
@@ -311,64 +361,6 @@ void engine_attn_self(void *ctx, struct engine *g, int64_t layer, struct acts *a
 	g->dev->k.attn_fwd(g->dev, &s, a->qkv, engine_k(g, a->qkv), engine_v(g, a->qkv), a->o, a->lse);
 }
 
-/* --- loss --- */
-
-/* Chunks of target rows: logits, losses, and with grad the gradient of the
- * final norm's output, so that full logits never exist. */
-static void loss_chunks(struct engine *g, const struct microbatch *b, bool grad, float scale)
-{
-	struct device *d = g->dev;
-	int64_t c = g->w.desc.hidden, vocab = g->w.desc.vocab, rows, chunks = (b->n_targets + g->chunk - 1) / g->chunk;
-	int64_t each = chunks ? (b->n_targets + chunks - 1) / chunks : 0; /* no small rest at the end */
-
-	if (grad)
-		device_zero(d, g->d_y, (uint64_t)(b->n_tokens * c) * dtype_bytes(d->act));
-	for (int64_t i = 0; i < b->n_targets; i += each) {
-		int64_t n = b->n_targets - i < each ? b->n_targets - i : each;
-
-		d->k.gather_rows(d, g->hid, g->y_final, g->in.tgt_row + i, n, c);
-		engine_head(g, g->hid, g->logits, n);
-		d->k.xent(d, g->logits, g->in.tgt_id + i, g->nll + i, n, vocab, scale, grad);
-		if (!grad)
-			continue;
-		for (int64_t v = 0; v < vocab; v += rows) {
-			const void *w = engine_head_rows(g, v, &rows);
-
-			d->k.gemm(d, false, false, n, c, rows, 1, act_at(d, g->logits, v), vocab, w, c, v ? 1 : 0, NULL, g->d_hid, c, false);
-		}
-		d->k.scatter_rows(d, g->d_y, g->d_hid, g->in.tgt_row + i, n, c);
-	}
-	d->k.sum(d, g->nll, b->n_targets, g->sums);
-}
-
-void engine_begin(struct engine *g)
-{
-	device_zero(g->dev, g->sums, 2 * sizeof(*g->sums));
-	if (g->lora && g->lora->grads)
-		device_zero(g->dev, g->lora->grads, (uint64_t)g->lora->n_params * sizeof(float));
-}
-
-void engine_run(struct engine *g, const struct microbatch *b, bool grad, double scale)
-{
-	engine_send(g, b);
-	engine_place_adapters(g);
-	engine_forward(g, b, engine_attn_self, NULL);
-	loss_chunks(g, b, grad, (float)scale);
-	if (grad)
-		engine_backward(g, b);
-}
-
-int engine_sums(struct engine *g, double *loss, double *squares, struct err *e)
-{
-	double sums[2];
-
-	device_download(g->dev, sums, g->sums, sizeof(sums));
-	*loss = sums[0];
-	if (squares)
-		*squares = sums[1];
-	return device_sync(g->dev, e);
-}
-
 int engine_logits(struct engine *g, const struct microbatch *b, const int32_t *rows, int64_t n, struct err *e)
 {
 	struct microbatch with = *b;
@@ -380,7 +372,7 @@ int engine_logits(struct engine *g, const struct microbatch *b, const int32_t *r
 	engine_send(g, &with);
 	engine_place_adapters(g);
 	engine_forward(g, b, engine_attn_self, NULL);
-	g->dev->k.gather_rows(g->dev, g->hid, g->y_final, g->in.tgt_row, n, g->w.desc.hidden);
+	engine_hidden(g, g->in.tgt_row, n);
 	engine_head(g, g->hid, g->logits, n);
 	return device_sync(g->dev, e);
 }

@@ -215,7 +215,7 @@ static int64_t advance(struct generator *n, struct gen_seq *s, int32_t *live, in
 	for (int64_t i = 0; i < n->mb.n_targets; i += g->chunk) {
 		int64_t m = n->mb.n_targets - i < g->chunk ? n->mb.n_targets - i : g->chunk;
 
-		d->k.gather_rows(d, g->hid, g->y_final, g->in.tgt_row + i, m, g->w.desc.hidden);
+		engine_hidden(g, g->in.tgt_row + i, m);
 		engine_head(g, g->hid, g->logits, m);
 		d->k.to_host(d, n->logits, g->logits, m * vocab);
 		for (int64_t j = 0; j < m; j++) {
@@ -332,7 +332,7 @@ static void run_step(struct generator *n, int64_t rows)
 		i++;
 	if (n->steps.rec[i].rows == rows && n->steps.rec[i].seen && !n->steps.rec[i].recording && d->k.record(d)) {
 		greedy_step(n, rows);
-		n->steps.rec[i].recording = d->k.recorded(d);
+		n->steps.rec[i].recording = d->k.recorded(d, NULL);
 	}
 	if (n->steps.rec[i].rows == rows && n->steps.rec[i].recording) {
 		d->k.replay(d, n->steps.rec[i].recording);

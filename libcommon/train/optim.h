@@ -9,6 +9,15 @@
 
 enum optim_kind { OPTIM_ADAMW, OPTIM_ADAMW8 };
 
+enum { OPTIM_RING = 2 };
+
+/* Tensors whose states are updated at once: all, or as many as a buffer on the device has room for. */
+struct optim_piece {
+	int64_t first, n;                  /* tensors */
+	int64_t at32, n32, at8, n8;        /* elements of m and v, of m8 and v8 */
+	int64_t at_max, n_max;             /* of m_max and v_max */
+	int64_t blocks;
+};
 struct optim {
 	enum optim_kind kind;
 	double beta1, beta2, eps, weight_decay;
@@ -16,20 +25,37 @@ struct optim {
 	float *m, *v;        /* fp32 states of the tensors that have them */
 	uint8_t *m8, *v8;    /* 8-bit codes of the others */
 	float *m_max, *v_max; /* their blocks' scales */
-	struct kn_adam_seg *segs, *segs_dev; /* (n_segs), host and device: the adapter's tensors */
-	int64_t n_segs, n_blocks;
+	struct kn_adam_seg *segs, *segs_dev; /* (n_segs), host and device: the adapter's tensors, counted from their piece's begin */
+	int64_t n_segs;
+	bool away;           /* the states are in page-locked host memory, and come to the device in pieces */
+	uint64_t piece;      /* bytes of a piece where they are, unless one tensor has more; 0: what pays */
+	void *ring;          /* OPTIM_RING x ring_bytes of device memory, free to use in optim_step; NULL: not away */
+	uint64_t ring_bytes;
+	int slot;            /* the first of OPTIM_RING copy slots (device.h) */
+	struct optim_piece *pieces;
+	int64_t n_pieces;
 };
 
 int optim_parse(const char *name, enum optim_kind *k, struct err *e) LP_MUST_USE;
 /* Elements of m and v, of m8 and v8, of m_max and v_max. */
 void optim_sizes(const struct optim *o, const struct lora *l, int64_t *n32, int64_t *n8, int64_t *n_blocks);
-void optim_layout(struct optim *o, const struct lora *l, struct layout *to);
+/* host: where states that are away lie; NULL: they stay on the device. */
+void optim_layout(struct optim *o, const struct lora *l, struct layout *to, struct layout *host);
+/* Bytes of all states. */
+uint64_t optim_bytes(const struct optim *o, const struct lora *l);
+/* ring_bytes for states that are away. */
+uint64_t optim_ring_bytes(const struct optim *o, const struct lora *l);
 /* After the memory is there: tells the device which tensor is where. */
 void optim_start(struct optim *o, const struct lora *l, struct device *d);
 void optim_release(struct optim *o);
-/* One step with gradients that are loss_scale times too large (1: not). squares (device memory, or NULL): the sum of their squares as
- * they are; divided by loss_scale they are scaled down to max_norm (0: never), and when the sum is not finite nothing changes but
- * the step's number. */
-void optim_step(struct optim *o, struct lora *l, struct device *d, double lr, double loss_scale, const double *squares, double max_norm);
+/* What a step looks at, in device memory: the sum of losses, that of the gradients' squares as they are, and whether a step before it
+ * was refused (kernels/adamw.h). */
+struct optim_sums {
+	const double *loss, *squares;
+	int32_t *refused;
+};
+/* One step with gradients that are loss_scale times too large (1: not). Divided by it they are scaled down to a norm of max_norm
+ * (0: never), and when a sum is not finite nothing changes but the step's number. sums NULL: no clipping, and no such look. */
+void optim_step(struct optim *o, struct lora *l, struct device *d, double lr, double loss_scale, const struct optim_sums *sums, double max_norm);
 
 #endif

@@ -43,6 +43,7 @@ static void describe(const struct run *r, struct sb *out)
 	const struct model_desc *m = &r->desc;
 	const struct engine *g = &r->g;
 	int64_t total = model_params(m) + r->lora.n_params;
+	char name[64];
 
 	sb_addf(out, "model      %s, %lld layers, hidden %lld, %lld positions\n", m->family, (long long)m->layers, (long long)m->hidden, (long long)m->max_pos);
 	sb_addf(out, "device     %s\n", r->dev.name);
@@ -62,9 +63,9 @@ static void describe(const struct run *r, struct sb *out)
 	if (r->total_steps)
 		sb_addf(out, "steps      %lld of %lld x %lld rows, warm-up %lld\n", (long long)r->total_steps, (long long)r->c->batch, (long long)r->c->accumulate,
 		        (long long)r->warmup);
-	sb_addf(out, "plan       micro-batch of %lld tokens; of %lld layers %lld keep activations, %lld most of them, %lld run again; %lld keep dense weights\n",
-	        (long long)g->shape.max_tokens, (long long)m->layers, (long long)g->full, (long long)g->lean, (long long)(m->layers - g->full - g->lean),
-	        (long long)(g->w.dense ? m->layers : g->w.cached_layers));
+	sb_addf(out, "plan       micro-batch of %lld tokens; of %lld layers %lld keep activations, %lld most of them, %lld send those to host memory and back, %lld run again; %lld keep dense weights; inputs of %lld wait in host memory\n",
+	        (long long)g->shape.max_tokens, (long long)m->layers, (long long)g->full, (long long)g->lean, (long long)g->travel, (long long)(m->layers - g->full - g->lean - g->travel),
+	        (long long)(g->w.dense ? m->layers : g->w.cached_layers), (long long)g->away);
 	for (int i = 0; i < ARENA_N; i++)
 		for (int j = 0; j < g->plan[i].n_items; j++)
 			add_bytes(out, g->plan[i].items[j].name, g->plan[i].items[j].bytes);
@@ -73,6 +74,10 @@ static void describe(const struct run *r, struct sb *out)
 	if (sampler_bytes(r))
 		add_bytes(out, "key-value cache of samples", sampler_bytes(r));
 	add_bytes(out, "total", run_bytes(r));
+	for (int j = 0; j < g->host_plan.n_items; j++) {
+		snprintf(name, sizeof(name), "host: %s", g->host_plan.items[j].name);
+		add_bytes(out, name, g->host_plan.items[j].bytes);
+	}
 	if (g->host_plan.used)
 		add_bytes(out, "page-locked host memory", g->host_plan.used);
 	if (checkpoint_bytes(r))
@@ -133,24 +138,25 @@ static bool done(const struct run *r)
 	return r->step >= r->total_steps || (r->c->patience > 0 && r->stale >= r->c->patience);
 }
 
-static bool due(const struct run *r, int64_t every)
+static bool due(int64_t every, int64_t step)
 {
-	return every > 0 && r->step % every == 0;
+	return every > 0 && step % every == 0;
 }
 
 /* After a step: evaluation, samples, then the state, all of that included, when it is due or asked for. */
 static int periodic(struct run *r, struct err *e)
 {
-	bool last = r->step == r->total_steps, asked = stop_wants_checkpoint();
+	/* the state is the one after this step only when no other is queued */
+	bool last = r->step == r->total_steps, asked = r->n_queued == 0 && stop_wants_checkpoint();
 
-	if ((last || due(r, r->eval_every)) && run_eval_sets(r, e) < 0)
+	if ((last || due(r->eval_every, r->step)) && run_eval_sets(r, e) < 0)
 		return -1;
-	if (r->sampler && (last || due(r, r->sample_every)) && sampler_run(r, e) < 0)
+	if (r->sampler && (last || due(r->sample_every, r->step)) && sampler_run(r, e) < 0)
 		return -1;
 	if (asked && !r->saver)
 		warn("there is no checkpoint without -o");
 	checkpoint_poll(r);
-	if (!asked && !(r->save_every > 0 && (done(r) || due(r, r->save_every))))
+	if (!asked && !(r->save_every > 0 && (done(r) || due(r->save_every, r->step))))
 		return 0;
 	return checkpoint_save(r, done(r), e);
 }
@@ -172,16 +178,16 @@ static void save_last_good(struct run *r)
 
 /* A loss that is not finite: counted and skipped while --nonfinite allows it. Otherwise, or when no loss
  * scale is small enough, the state before the step, which is good, is saved beside the output. */
-static int not_finite(struct run *r, const int64_t *rows, int64_t n, bool overflow, struct err *e)
+static int not_finite(struct run *r, const struct step_result *res, struct err *e)
 {
 	struct err saving = ERR_INIT;
 
-	if (r->c->dump_batch && run_dump_batch(r, rows, n, e->msg, &saving) < 0)
+	if (r->c->dump_batch && run_dump_batch(r, res->rows, res->n_rows, e->msg, &saving) < 0)
 		warn("%s: %s: the batch is not dumped", saving.path, saving.msg);
 
-	if (!overflow && log_metric("nonfinite", &saving, "\"step\":%lld,\"skipped\":%lld", (long long)r->step + 1, (long long)r->skipped) < 0)
+	if (!res->overflow && log_metric("nonfinite", &saving, "\"step\":%lld,\"skipped\":%lld", (long long)r->step + 1, (long long)r->skipped) < 0)
 		warn("cannot log: %s", saving.msg);
-	if (!overflow && r->skipped < r->c->nonfinite_skips) {
+	if (!res->overflow && r->skipped < r->c->nonfinite_skips) {
 		r->skipped++;
 		warn("%s; skipped (%lld of %lld)", e->msg, (long long)r->skipped, (long long)r->c->nonfinite_skips);
 		*e = (struct err)ERR_INIT;
@@ -191,32 +197,47 @@ static int not_finite(struct run *r, const int64_t *rows, int64_t n, bool overfl
 	return -1;
 }
 
-static int one_step(struct run *r, struct err *e)
+/* Whether somebody looks at the state after so many steps, or a signal asks for it: none is queued behind them before that. */
+static bool looked_at(const struct run *r, int64_t step)
+{
+	return stop_asks() || (r->n_evals && due(r->eval_every, step)) || (r->sampler && due(r->sample_every, step)) || due(r->save_every, step);
+}
+
+/* The step behind those that are queued. */
+static void queue_step(struct run *r)
 {
 	const struct train_config *c = r->c;
-	int64_t per_step = c->batch * c->accumulate, epoch = r->step / r->steps_per_epoch, at = r->step % r->steps_per_epoch * per_step;
+	int64_t step = r->step + r->n_queued, per_step = c->batch * c->accumulate, epoch = step / r->steps_per_epoch, at = step % r->steps_per_epoch * per_step;
 	int64_t n = r->train.n_rows - at < per_step ? r->train.n_rows - at : per_step;
 	int64_t *rows = xcalloc((size_t)n, sizeof(*rows));
-	double lr = c->lr * schedule_factor(c->schedule, r->step - r->scaler.overflows, r->warmup, r->schedule_steps), begin = now_seconds(), tokens = 0;
+
+	for (int64_t i = 0; i < n; i++)
+		rows[i] = order_row(&r->order, epoch, at + i);
+	run_queue(r, rows, n, c->lr * schedule_factor(c->schedule, step - r->scaler.overflows, r->warmup, r->schedule_steps));
+	free(rows);
+}
+
+static void fill_queue(struct run *r)
+{
+	while (r->n_queued == 0 || (r->n_queued <= r->dev.ahead && r->step + r->n_queued < r->total_steps && !looked_at(r, r->step + r->n_queued)))
+		queue_step(r);
+}
+
+static int one_step(struct run *r, struct err *e)
+{
 	struct step_result s;
 	char field[80];
 	int rc;
 
-	for (int64_t i = 0; i < n; i++) {
-		rows[i] = order_row(&r->order, epoch, at + i);
-		tokens += (double)(r->train.row_start[rows[i] + 1] - r->train.row_start[rows[i]]);
-	}
-	rc = run_step(r, rows, n, lr, &s, e);
+	fill_queue(r);
+	rc = run_result(r, &s, e);
 	if (s.overflow && log_metric("overflow", e, "\"step\":%lld%s", (long long)r->step + 1, run_scaling(r, field)) < 0)
-		rc = -1;
-	else if (rc < 0 && e->code == LP_DIVERGED)
-		rc = not_finite(r, rows, n, s.overflow, e);
-	free(rows);
-	if (rc < 0)
+		return -1;
+	if (rc < 0 && (e->code != LP_DIVERGED || not_finite(r, &s, e) < 0))
 		return -1;
 	r->step++;
 	r->targets_seen += s.targets;
-	if (run_tell_step(r, &s, lr, tokens, now_seconds() - begin, e) < 0)
+	if (run_tell_step(r, &s, e) < 0)
 		return -1;
 	return periodic(r, e);
 }
@@ -228,6 +249,7 @@ static int begin(struct run *r, struct err *e)
 
 	if (checkpoint_open(r, e) < 0 || checkpoint_load(r, &resumed, e) < 0)
 		return -1;
+	r->saved = resumed ? r->step : 0;
 	if (r->c->extend && !resumed)
 		return err_set(e, LP_USAGE, "--extend goes on from a checkpoint, and there is no '%s.step-N'; train with --save-every", r->c->out);
 	if (r->step > r->total_steps)
@@ -278,7 +300,7 @@ static int finish(struct run *r, struct err *e)
 	                  run_scaling(r, field));
 }
 
-int run_all(struct run *r, int *sig, struct err *e)
+static int all_steps(struct run *r, int *sig, struct err *e)
 {
 	r->start = now_seconds();
 	if (begin(r, e) < 0)
@@ -286,12 +308,36 @@ int run_all(struct run *r, int *sig, struct err *e)
 	while (!done(r)) {
 		if (one_step(r, e) < 0)
 			return -1;
-		*sig = r->saver && !done(r) ? stop_signal() : 0;
+		*sig = r->saver && r->n_queued == 0 && !done(r) ? stop_signal() : 0;
 		if (*sig)
 			return stopped(r, *sig, e);
 	}
 	progress_done();
 	return finish(r, e);
+}
+
+/* The device failed: what was written before is whole, and nothing was written since. */
+static int lost(const struct run *r, struct err *e)
+{
+	struct err why = *e;
+
+	if (r->saved > 0 && r->c->out)
+		return err_set(e, LP_DEVICE, "after step %lld: %.700s; the state after step %lld is in '%.200s.step-%lld', and the same command goes on from there",
+		               (long long)r->step, why.msg, (long long)r->saved, r->c->out, (long long)r->saved);
+	return err_set(e, LP_DEVICE, "after step %lld: %.700s; no state was written yet (--save-every), so the same command begins anew", (long long)r->step, why.msg);
+}
+
+int run_all(struct run *r, int *sig, struct err *e)
+{
+	struct err unsaved = ERR_INIT;
+
+	*sig = 0;
+	if (all_steps(r, sig, e) == 0)
+		return 0;
+	progress_done();
+	if (checkpoint_wait(r, &unsaved) < 0)
+		warn("%s: %s: the last checkpoint is not there", unsaved.path, unsaved.msg);
+	return e->code == LP_DEVICE ? lost(r, e) : -1;
 }
 
 int train_run(const struct train_config *c, int *signal, struct err *e)

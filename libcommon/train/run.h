@@ -21,7 +21,9 @@ struct train_config {
 	double loss_scale;                 /* where loss scaling starts; 0: as the device needs it (scaler.h) */
 	int64_t threads;
 	uint64_t memory;                   /* bytes, 0: what is free */
+	uint64_t host_memory;              /* bytes that may be page-locked beside a GPU, 0: half of what is available */
 	bool nf4, force, extend, restore_best, eval_only;
+	bool allow_long;                   /* sequences beyond the model's positions */
 	int64_t rank;
 	double alpha, dropout;
 	bool rslora;

@@ -47,7 +47,7 @@ static int load_set(struct run *r, struct heldout *h, const char *arg, struct er
 	if (!in)
 		return -1;
 	snprintf(h->file, sizeof(h->file), "%s", in_name(in));
-	if (dataset_load_take(&h->d, in, r->desc.vocab, r->desc.max_pos, e) < 0)
+	if (dataset_load_take(&h->d, in, r->desc.vocab, run_positions(r), e) < 0)
 		return -1;
 	if (r->train.tokenizer_hash && h->d.tokenizer_hash && strcmp(r->train.tokenizer_hash, h->d.tokenizer_hash) != 0)
 		return err_set(e, LP_USAGE, "'%s' was made by another tokenizer than the training tokens", h->file);

@@ -15,6 +15,15 @@ struct heldout {
 
 struct step_result;
 
+/* A step that the device was given and whose sums the host has not seen. */
+struct queued {
+	int64_t *rows, n;    /* of the training set */
+	int64_t targets, tokens;
+	double lr, begin;
+	int turn;            /* of its sums (engine_sums_send) */
+};
+enum { QUEUE = 2 };
+
 struct run {
 	const struct train_config *c;
 	struct device dev;
@@ -29,14 +38,20 @@ struct run {
 	struct order order;
 	struct microbatch mb;
 	struct scaler scaler;
+	struct queued queue[QUEUE]; /* steps step, step + 1, ... */
+	int n_queued, turn;
+	int64_t *rows_seen;    /* of the last result */
+	struct scaler next;    /* what the scaler will be if every queued step is finite */
 	int64_t total_steps, steps_per_epoch, warmup;
 	int64_t schedule_steps; /* that the learning rate falls over */
 	int64_t eval_every, save_every, sample_every; /* steps, 0: not */
 
-	int64_t step;          /* updates taken or skipped */
+	int64_t step;          /* updates taken or skipped, as far as their sums were seen */
 	int64_t skipped;
 	int64_t targets_seen;
 	double start, best_loss;
+	double seen;           /* when the last step's sums were */
+	int64_t saved;         /* step of the last state that was written or gone on from, 0: none */
 	int64_t best_step;
 	int64_t stale;         /* train_stale_evals so far */
 	float *best;           /* host copy of the parameters at the best evaluation, or NULL */
@@ -57,11 +72,12 @@ int run_prepare(struct run *r, const struct train_config *c, bool need_data, str
 /* Memory, weights, adapter values. */
 int run_load(struct run *r, struct err *e) LP_MUST_USE;
 void run_release(struct run *r);
+int64_t run_positions(const struct run *r); /* that a sequence may have */
 uint64_t run_bytes(const struct run *r); /* of the device, all in all */
 
-/* What a run says (run_tell.c). At its start; after a step of so many tokens and seconds; after an evaluation; at its end. */
+/* What a run says (run_tell.c). At its start; after a step; after an evaluation; at its end. */
 int run_tell_begin(struct run *r, struct err *e) LP_MUST_USE;
-int run_tell_step(struct run *r, const struct step_result *s, double lr, double tokens, double seconds, struct err *e) LP_MUST_USE;
+int run_tell_step(struct run *r, const struct step_result *s, struct err *e) LP_MUST_USE;
 int run_tell_eval(struct run *r, const struct heldout *h, double loss, struct err *e) LP_MUST_USE;
 int run_tell_end(struct run *r, struct err *e) LP_MUST_USE;
 /* The field of records that loss scaling has. */
@@ -78,15 +94,22 @@ int run_load_evals(struct run *r, struct err *e) LP_MUST_USE;
 void run_release_evals(struct run *r);
 /* All sets: records, the best adapter, and how long there was no better one. */
 int run_eval_sets(struct run *r, struct err *e) LP_MUST_USE;
-/* One optimiser step of the learning rate lr: rows of the order, or the n given ones. LP_DIVERGED
- * names the batch when loss or gradient is not finite (no update was made). A gradient that the loss's scale made overflow is
- * no such error while the scale can fall: no update was made, and overflow says so. */
+/* Gives the device one optimiser step more (at most QUEUE), behind those that are queued, of the n rows and the learning rate lr. Does not
+ * wait. It expects that the queued ones are finite. */
+void run_queue(struct run *r, const int64_t *rows, int64_t n, double lr);
+/* Waits for the oldest queued step, and for none behind it. LP_DIVERGED names the batch when loss or gradient is not finite (no
+ * update was made). A gradient that the loss's scale made overflow is no such error while the scale can fall: no update was
+ * made, and overflow says so. In both cases the queue is empty afterwards: what stood behind changed nothing either, and is to
+ * be given again. */
 struct step_result {
-	double loss, grad_norm;
-	int64_t targets;
+	double loss, grad_norm, lr;
+	double seconds;        /* since the sums of the step before were seen, or since this one was queued */
+	int64_t targets, tokens;
+	const int64_t *rows;   /* (n_rows) that it saw, until the next result */
+	int64_t n_rows;
 	bool overflow;
 };
-int run_step(struct run *r, const int64_t *rows, int64_t n, double lr, struct step_result *res, struct err *e) LP_MUST_USE;
+int run_result(struct run *r, struct step_result *res, struct err *e) LP_MUST_USE;
 /* Writes the adapter (params: host, or NULL for the device's) under path, or to stdout when path is NULL. */
 int run_save(struct run *r, const char *path, bool force, const float *params, struct err *e) LP_MUST_USE;
 /* An adapter in host memory, ready to be written. The run outlives it. */

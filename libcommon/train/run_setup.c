@@ -11,6 +11,12 @@
 #include "train/run_int.h"
 #include "train/sample.h"
 
+/* The rotary tables go on beyond what the model was trained for. */
+int64_t run_positions(const struct run *r)
+{
+	return r->c->allow_long ? INT32_MAX : r->desc.max_pos;
+}
+
 static int load_data(struct run *r, bool need_train, struct err *e)
 {
 	const struct train_config *c = r->c;
@@ -21,7 +27,7 @@ static int load_data(struct run *r, bool need_train, struct err *e)
 		if (!in)
 			return -1;
 		snprintf(r->tokens_name, sizeof(r->tokens_name), "%s", in_name(in));
-		if (dataset_load_take(&r->train, in, r->desc.vocab, r->desc.max_pos, e) < 0)
+		if (dataset_load_take(&r->train, in, r->desc.vocab, run_positions(r), e) < 0)
 			return -1;
 	}
 	return run_load_evals(r, e);
@@ -101,7 +107,7 @@ static int64_t max_seq(const struct run *r)
 
 static int make_plan(struct run *r, struct err *e)
 {
-	struct engine_shape s = { .max_tokens = max_batch_tokens(r), .max_seq = max_seq(r), .train = true, .optim = &r->optim,
+	struct engine_shape s = { .max_tokens = max_batch_tokens(r), .max_seq = max_seq(r), .train = true, .optim = &r->optim, .host_budget = r->c->host_memory,
 		.fp8 = r->c->compute && strcmp(r->c->compute, "fp8") == 0 };
 	enum dtype base = r->source ? weights_source_dtype(r->source, r->desc.dtype) : r->desc.dtype;
 
@@ -127,8 +133,8 @@ int run_prepare(struct run *r, const struct train_config *c, bool need_data, str
 	r->best_loss = INFINITY;
 	if (model_desc_load(c->model, &r->desc, e) < 0)
 		return -1;
-	if (c->max_len > r->desc.max_pos)
-		return err_set(e, LP_USAGE, "--max-len %lld is more than the model's %lld positions", (long long)c->max_len, (long long)r->desc.max_pos);
+	if (c->max_len > run_positions(r))
+		return err_set(e, LP_USAGE, "--max-len %lld is more than the model's %lld positions; --allow-long goes past them", (long long)c->max_len, (long long)r->desc.max_pos);
 	if (prepare_adapter(r, e) < 0 || (need_data ? device_open : device_open_plan)(&r->dev, c->device, c->compute, (int)c->threads, e) < 0)
 		return -1;
 	scaler_init(&r->scaler, c->loss_scale > 0 ? c->loss_scale : r->dev.act == DT_F16 ? SCALER_START : 0);
@@ -185,6 +191,9 @@ void run_release(struct run *r)
 	dataset_release(&r->train);
 	run_release_evals(r);
 	model_source_close(r->source);
+	for (int i = 0; i < r->n_queued; i++)
+		free(r->queue[i].rows);
+	free(r->rows_seen);
 	free(r->best);
 	device_close(&r->dev);
 }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/log.h"
 #include "base/xalloc.h"
 #include "train/run_int.h"
 
@@ -19,50 +20,111 @@ static int64_t fill(struct run *r, const struct dataset *d, const int64_t *rows,
 }
 
 /* "records 3, 17, 4": which data the step saw. */
-static void name_records(const struct run *r, const int64_t *rows, int64_t n, char *buf, size_t size)
+static void name_records(const struct run *r, const struct queued *q, char *buf, size_t size)
 {
 	size_t used = 0;
 
 	buf[0] = 0;
-	for (int64_t i = 0; i < n && used + 32 < size; i++)
-		for (int64_t s = r->train.row_seq[rows[i]]; s < r->train.row_seq[rows[i] + 1] && used + 32 < size; s++)
+	for (int64_t i = 0; i < q->n && used + 32 < size; i++)
+		for (int64_t s = r->train.row_seq[q->rows[i]]; s < r->train.row_seq[q->rows[i] + 1] && used + 32 < size; s++)
 			used += (size_t)snprintf(buf + used, size - used, "%s%lld", used ? ", " : "", (long long)r->train.seq_record[s] + 1);
 }
 
-int run_step(struct run *r, const int64_t *rows, int64_t n, double lr, struct step_result *res, struct err *e)
+/* --- a step: queued, then seen --- */
+
+/* Forward, backward and update of what was counted in q. */
+static void give(struct run *r, const struct queued *q)
 {
-	double sum, squares;
+	struct engine *g = &r->g;
+	double scale = r->next.scale;
+
+	engine_set_dropout(g, true, r->c->seed, r->step + r->n_queued);
+	engine_begin(g);
+	for (int64_t i = 0; i < q->n;) {
+		i += fill(r, &r->train, q->rows + i, q->n - i);
+		engine_run(g, &r->mb, true, scale / (double)q->targets);
+	}
+	/* the update looks at the sums itself, and leaves everything as it is when they are not finite */
+	engine_squares(g);
+	engine_sums_send(g, q->turn);
+	optim_step(&r->optim, &r->lora, &r->dev, q->lr, scale, &(struct optim_sums){ g->sums, g->sums + 1, g->refused }, r->c->max_grad_norm);
+	scaler_update(&r->next, true);
+}
+
+void run_queue(struct run *r, const int64_t *rows, int64_t n, double lr)
+{
+	struct queued *q = &r->queue[r->n_queued];
+
+	*q = (struct queued){ .rows = xcalloc((size_t)n, sizeof(*rows)), .n = n, .lr = lr, .begin = now_seconds(), .turn = r->turn ^= 1 };
+	for (int64_t i = 0; i < n; i++) {
+		q->rows[i] = rows[i];
+		q->targets += dataset_row_targets(&r->train, rows[i]);
+		q->tokens += r->train.row_start[rows[i] + 1] - r->train.row_start[rows[i]];
+	}
+	if (r->n_queued == 0)
+		r->next = r->scaler;
+	if (q->targets)
+		give(r, q);
+	r->n_queued++;
+}
+
+/* A step was refused, and with it what stands behind it. */
+static void drop_queue(struct run *r)
+{
+	for (int i = 0; i < r->n_queued; i++) {
+		r->optim.step -= r->queue[i].targets > 0;
+		free(r->queue[i].rows);
+	}
+	r->n_queued = 0;
+	r->optim.step--;
+	engine_resume(&r->g);
+}
+
+static int diverged(const struct run *r, const struct queued *q, const struct step_result *res, struct err *e)
+{
 	char records[400];
 
-	*res = (struct step_result){ 0 };
-	for (int64_t i = 0; i < n; i++)
-		res->targets += dataset_row_targets(&r->train, rows[i]);
-	if (res->targets == 0)
-		return 0;
-	engine_set_dropout(&r->g, true, r->c->seed, r->step);
-	engine_begin(&r->g);
-	for (int64_t i = 0; i < n;) {
-		i += fill(r, &r->train, rows + i, n - i);
-		engine_run(&r->g, &r->mb, true, r->scaler.scale / (double)res->targets);
-	}
-	/* the update looks at the norm itself, and leaves everything as it is when that is not finite */
-	r->dev.k.sum_squares(&r->dev, r->lora.grads, r->lora.n_params, r->g.sums + 1);
-	optim_step(&r->optim, &r->lora, &r->dev, lr, r->scaler.scale, r->g.sums + 1, r->c->max_grad_norm);
-	if (engine_sums(&r->g, &sum, &squares, e) < 0)
-		return -1;
-	res->loss = sum / (double)res->targets;
-	res->grad_norm = sqrt(squares) / r->scaler.scale;
-	r->optim.step -= !isfinite(squares);
-	res->overflow = r->scaler.on && isfinite(res->loss) && !isfinite(squares);
-	if (isfinite(res->loss) && scaler_update(&r->scaler, isfinite(squares)))
-		return 0;
-	name_records(r, rows, n, records, sizeof(records));
+	name_records(r, q, records, sizeof(records));
 	if (res->overflow)
 		return err_set(e, LP_DIVERGED, "step %lld: the gradient overflows fp16 at a loss scale of %g already, on records %s; lower --lr, "
 		               "or compute in bf16 where the GPU can", (long long)r->step + 1, r->scaler.scale, records);
 	return err_set(e, LP_DIVERGED, "step %lld: the %s is not finite (%g) on records %s; lower --lr, or look at these records",
 	               (long long)r->step + 1, isfinite(res->loss) ? "gradient" : "loss",
 	               fabs(isfinite(res->loss) ? res->grad_norm : res->loss), records);
+}
+
+static int look(struct run *r, const struct queued *q, struct step_result *res, struct err *e)
+{
+	double sum, squares;
+
+	if (engine_sums_wait(&r->g, q->turn, &sum, &squares, e) < 0)
+		return -1;
+	res->loss = sum / (double)q->targets;
+	res->grad_norm = sqrt(squares) / r->scaler.scale;
+	if (!isfinite(sum) || !isfinite(squares))
+		drop_queue(r);
+	res->overflow = r->scaler.on && isfinite(sum) && !isfinite(squares);
+	if (isfinite(sum) && scaler_update(&r->scaler, isfinite(squares)))
+		return 0;
+	return diverged(r, q, res, e);
+}
+
+int run_result(struct run *r, struct step_result *res, struct err *e)
+{
+	struct queued q = r->queue[0];
+	double now;
+	int rc;
+
+	r->queue[0] = r->queue[1];
+	r->n_queued--;
+	free(r->rows_seen);
+	r->rows_seen = q.rows;
+	*res = (struct step_result){ .targets = q.targets, .tokens = q.tokens, .lr = q.lr, .rows = q.rows, .n_rows = q.n };
+	rc = q.targets ? look(r, &q, res, e) : 0;
+	now = now_seconds();
+	res->seconds = now - (q.begin > r->seen ? q.begin : r->seen);
+	r->seen = now;
+	return rc;
 }
 
 int run_evaluate(struct run *r, const struct dataset *d, double *loss, struct err *e)

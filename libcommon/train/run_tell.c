@@ -102,7 +102,7 @@ static int tell_words(const struct run *r, const struct watch_word *words, int n
 	return 0;
 }
 
-static int step_events(struct run *r, const struct step_result *s, double lr, double tok_s, struct err *e)
+static int step_events(struct run *r, const struct step_result *s, struct err *e)
 {
 	struct sb b = SB_INIT;
 	double now = wall_time();
@@ -111,39 +111,39 @@ static int step_events(struct run *r, const struct step_result *s, double lr, do
 		return 0;
 	tfevents_scalar(&b, now, r->step, "train/loss", s->loss);
 	tfevents_scalar(&b, now, r->step, "train/grad_norm", s->grad_norm);
-	tfevents_scalar(&b, now, r->step, "train/lr", lr);
-	tfevents_scalar(&b, now, r->step, "train/tokens_per_second", tok_s);
+	tfevents_scalar(&b, now, r->step, "train/lr", s->lr);
+	tfevents_scalar(&b, now, r->step, "train/tokens_per_second", (double)s->tokens / s->seconds);
 	tfevents_scalar(&b, now, r->step, "train/epoch", run_epoch(r));
 	return put_release(r, &b, e);
 }
 
-static int log_step(struct run *r, const struct step_result *s, double lr, double tokens, double seconds, double left, struct err *e)
+static int log_step(struct run *r, const struct step_result *s, double left, struct err *e)
 {
-	double flops = (tokens * r->flops + 4 * (double)s->targets * (double)r->desc.vocab * (double)r->desc.hidden) / seconds;
+	double flops = ((double)s->tokens * r->flops + 4 * (double)s->targets * (double)r->desc.vocab * (double)r->desc.hidden) / s->seconds;
 	char field[80], mfu[40] = "";
 
 	if (r->c->peak_tflops > 0)
 		snprintf(mfu, sizeof(mfu), ",\"mfu\":%.4f", flops / (r->c->peak_tflops * 1e12));
 	return log_metric("train", e, "\"step\":%lld,\"epoch\":%.6f,\"loss\":%s,\"lr\":%.12g,\"grad_norm\":%s,\"tokens\":%lld,\"tok_s\":%.1f,\"tflops\":%.6g%s,"
-	                  "\"peak_bytes\":%llu,\"seconds\":%.3f,\"busy\":%.4f,\"left_seconds\":%.1f%s", (long long)r->step, run_epoch(r), log_num(s->loss), lr,
-	                  log_num(s->grad_norm), (long long)r->targets_seen, tokens / seconds, flops / 1e12, mfu, (unsigned long long)run_bytes(r),
+	                  "\"peak_bytes\":%llu,\"seconds\":%.3f,\"busy\":%.4f,\"left_seconds\":%.1f%s", (long long)r->step, run_epoch(r), log_num(s->loss), s->lr,
+	                  log_num(s->grad_norm), (long long)r->targets_seen, (double)s->tokens / s->seconds, flops / 1e12, mfu, (unsigned long long)run_bytes(r),
 	                  now_seconds() - r->start, r->step_seconds / (now_seconds() - r->start), left, run_scaling(r, field));
 }
 
-int run_tell_step(struct run *r, const struct step_result *s, double lr, double tokens, double seconds, struct err *e)
+int run_tell_step(struct run *r, const struct step_result *s, struct err *e)
 {
 	double left = (now_seconds() - r->start) / (double)(r->step - r->first_step) * (double)(r->total_steps - r->step);
 	struct watch_word words[WATCH_N];
 	char text[32];
 
-	r->step_seconds += seconds;
-	progress("step %lld/%lld  loss %.4f  lr %.3g  %.0f tokens/s  %s left", (long long)r->step, (long long)r->total_steps, s->loss, lr, tokens / seconds,
-	         left_text(left, text));
+	r->step_seconds += s->seconds;
+	progress("step %lld/%lld  loss %.4f  lr %.3g  %.0f tokens/s  %s left", (long long)r->step, (long long)r->total_steps, s->loss, s->lr,
+	         (double)s->tokens / s->seconds,	         left_text(left, text));
 	if (tell_words(r, words, watch_loss(&r->watch, r->step, r->warmup, r->total_steps, s->loss, words), e) < 0)
 		return -1;
 	if (r->step % r->c->log_every && r->step != r->total_steps && r->step != 1)
 		return 0;
-	return log_step(r, s, lr, tokens, seconds, left, e) < 0 ? -1 : step_events(r, s, lr, tokens / seconds, e);
+	return log_step(r, s, left, e) < 0 ? -1 : step_events(r, s, e);
 }
 
 int run_tell_eval(struct run *r, const struct heldout *h, double loss, struct err *e)

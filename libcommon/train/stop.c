@@ -61,6 +61,11 @@ int stop_signal(void)
 	return ended;
 }
 
+bool stop_asks(void)
+{
+	return ended || wanted;
+}
+
 bool stop_wants_checkpoint(void)
 {
 	bool was = wanted;

@@ -13,6 +13,7 @@ void stop_listen_ends(void);
 /* As it was before both. */
 void stop_unlisten(void);
 int stop_signal(void);            /* the one that asked for an end, 0: none did */
+bool stop_asks(void);             /* for either */
 bool stop_wants_checkpoint(void); /* since the last call */
 
 #endif

@@ -2,8 +2,10 @@
  * memory forecast and measured, milliseconds by operation, and the hash of the adapter after the steps.
  *
  * usage: bench_qlora_step [name=value]...
- *   device=cuda shape=8b|1b|3b|70b|tiny rank=16 alpha=16 batch=4 seq=2048 accumulate=1 base=nf4|bf16 memory=0 (MiB)
- *   steps=10 warmup=3 parts=0|1 dropout=0 fp8=0|1
+ *   device=cuda shape=8b|1b|3b|70b|tiny rank=16 alpha=16 batch=4 seq=2048 accumulate=1 base=nf4|bf16 memory=0 host=0 (MiB) link=0 (GB/s that
+ *   the plan reckons with, 0: the device's) brief=0 (tokens of the rows of warm-up steps, 0: seq) steps=10 warmup=3 parts=0|1 dropout=0
+ *   fp8=0|1 graph=1|0 (micro-batches are replayed) ahead=1|0 (a step is queued before the last one is seen) dry=0|1 (the plan alone, which
+ *   needs no GPU)
  * Every position is a target; token ids are random. MFU = tokens/s * (4 * P + 6 * S * C * L) / 798e12, P the parameters of the frozen
  * products and the head: forward and input gradient, causal attention; and the same against the vendor's 989e12. */
 #include <math.h>
@@ -19,7 +21,7 @@
 
 struct conf {
 	const char *device, *shape, *base;
-	int64_t rank, alpha, batch, seq, accumulate, memory, steps, warmup, parts, fp8;
+	int64_t rank, alpha, batch, seq, accumulate, memory, host, link, brief, steps, warmup, parts, fp8, graph, ahead, dry;
 	double dropout;
 };
 
@@ -28,6 +30,7 @@ struct conf {
 static struct device *dev;
 static struct kn_ops real;
 static double spent[16];
+static int64_t waits;
 static const char *const part_names[] = { "gemm, large", "adapters, down", "attention", "dequantisation", "norms", "rotary", "activation", "loss",
 	                                  "optimiser", "rows and copies", "adapters, inner gradients", "adapters, outer gradients", "rows to 8 bits", "adapters through masks" };
 
@@ -41,6 +44,7 @@ static void end(int part, double from)
 {
 	must(device_sync(dev, &e) == 0);
 	spent[part] += now_seconds() - from;
+	waits++;
 }
 
 #define TIMED(part, call)                \
@@ -120,9 +124,13 @@ static void t_act_bwd(struct device *d, void *gu, int64_t ldg, const void *dh, v
 {
 	TIMED(6, real.swiglu_bwd(d, gu, ldg, dh, h, ldh, t, f));
 }
-static void t_xent(struct device *d, void *z, const int32_t *target, double *loss, int64_t n, int64_t v, float scale, bool grad)
+static void t_xent_segment(struct device *d, const struct kn_xent *x, void *z, int64_t ldz, const void *w, int64_t first, int64_t count)
 {
-	TIMED(7, real.xent(d, z, target, loss, n, v, scale, grad));
+	TIMED(7, real.xent_segment(d, x, z, ldz, w, first, count));
+}
+static void t_xent_end(struct device *d, const struct kn_xent *x, double *loss, const float *scale)
+{
+	TIMED(7, real.xent_end(d, x, loss, scale));
 }
 static void t_adam(struct device *d, const struct kn_adam_seg *s, const struct kn_adam_seg *sd, int64_t n, int64_t blocks, const struct kn_adam_arrays *x,
                    const struct kn_adam *a)
@@ -133,9 +141,9 @@ static void t_rows(struct device *d, void *y, const void *x, const int32_t *idx,
 {
 	TIMED(9, real.gather_rows(d, y, x, idx, n, c));
 }
-static void t_scatter(struct device *d, void *y, const void *x, const int32_t *idx, int64_t n, int64_t c)
+static void t_scatter(struct device *d, void *y, int64_t ldy, const void *x, const int32_t *idx, int64_t n, int64_t c)
 {
-	TIMED(9, real.scatter_rows(d, y, x, idx, n, c));
+	TIMED(9, real.scatter_rows(d, y, ldy, x, idx, n, c));
 }
 static void t_copy_rows(struct device *d, void *y, int64_t ldy, const void *x, int64_t ldx, int64_t t, int64_t c)
 {
@@ -144,6 +152,22 @@ static void t_copy_rows(struct device *d, void *y, int64_t ldy, const void *x, i
 static void t_zero(struct device *d, void *p, uint64_t n)
 {
 	TIMED(9, real.zero(d, p, n));
+}
+
+static bool never(struct device *d)
+{
+	(void)d;
+	return false;
+}
+
+/* From now on every micro-batch is launched operation by operation. */
+static void no_recordings(struct engine *g)
+{
+	for (int i = 0; i < WORKS; i++)
+		if (g->works[i].recording)
+			g->dev->k.forget(g->dev, g->works[i].recording);
+	memset(g->works, 0, sizeof(g->works));
+	g->dev->k.record = never;
 }
 
 static void watch_parts(struct device *d)
@@ -167,7 +191,8 @@ static void watch_parts(struct device *d)
 	d->k.rope = t_rope;
 	d->k.swiglu_fwd = t_act_fwd;
 	d->k.swiglu_bwd = t_act_bwd;
-	d->k.xent = t_xent;
+	d->k.xent_segment = t_xent_segment;
+	d->k.xent_end = t_xent_end;
 	d->k.adam = t_adam;
 	d->k.gather_rows = t_rows;
 	d->k.scatter_rows = t_scatter;
@@ -182,15 +207,15 @@ static int32_t random_id(int64_t row, int64_t i, int64_t vocab)
 	return (int32_t)(rng_u64(7, (uint64_t)row, (uint64_t)i) % (uint64_t)vocab);
 }
 
-static void add_row(struct dataset *d, int64_t row, const struct conf *c, int64_t vocab)
+static void add_row(struct dataset *d, int64_t row, int64_t seq, int64_t vocab)
 {
-	int32_t *ids = xcalloc((size_t)c->seq, sizeof(*ids));
-	uint8_t *mask = xmalloc((size_t)c->seq);
-	int64_t start[2] = { 0, c->seq };
+	int32_t *ids = xcalloc((size_t)seq, sizeof(*ids));
+	uint8_t *mask = xmalloc((size_t)seq);
+	int64_t start[2] = { 0, seq };
 
-	for (int64_t i = 0; i < c->seq; i++)
+	for (int64_t i = 0; i < seq; i++)
 		ids[i] = random_id(row, i, vocab);
-	memset(mask, 1, (size_t)c->seq);
+	memset(mask, 1, (size_t)seq);
 	dataset_add_row(d, ids, mask, start, &row, 1);
 	free(ids);
 	free(mask);
@@ -204,24 +229,58 @@ struct bench {
 	struct optim optim;
 	struct engine g;
 	struct dataset data;
-	struct microbatch *b; /* (accumulate) */
+	struct microbatch *b, *brief; /* (accumulate), of steps and of those that warm up */
 };
 
-static double step(struct bench *x, double *seconds)
+/* (accumulate) micro-batches of random rows of so many tokens. */
+static struct microbatch *batches(struct bench *x, int64_t seq)
 {
-	double from = now_seconds(), loss, squares;
+	struct microbatch *b = xcalloc((size_t)x->c.accumulate, sizeof(*b));
+	int64_t first = x->data.n_rows;
+
+	for (int64_t r = 0; r < x->c.batch * x->c.accumulate; r++)
+		add_row(&x->data, r, seq, x->m.vocab);
+	for (int64_t i = 0; i < x->c.accumulate; i++) {
+		microbatch_init(&b[i], x->c.batch * seq);
+		microbatch_clear(&b[i]);
+		for (int64_t r = 0; r < x->c.batch; r++)
+			microbatch_add(&b[i], &x->data, first + i * x->c.batch + r);
+	}
+	return b;
+}
+
+static const struct microbatch *of_step(const struct bench *x, int64_t i)
+{
+	return i < x->c.warmup ? x->brief : x->b;
+}
+
+/* Step i is given to the device. */
+static void give(struct bench *x, int64_t i)
+{
+	const struct microbatch *b = of_step(x, i);
 	int64_t targets = 0;
 
-	engine_set_dropout(&x->g, true, 1, x->optim.step);
+	engine_set_dropout(&x->g, true, 1, i);
 	engine_begin(&x->g);
-	for (int64_t i = 0; i < x->c.accumulate; i++)
-		targets += x->b[i].n_targets;
-	for (int64_t i = 0; i < x->c.accumulate; i++)
-		engine_run(&x->g, &x->b[i], true, 1.0 / (double)targets);
-	x->dev.k.sum_squares(&x->dev, x->lora.grads, x->lora.n_params, x->g.sums + 1);
-	optim_step(&x->optim, &x->lora, &x->dev, 2e-4, 1, x->g.sums + 1, 0.3);
-	must(engine_sums(&x->g, &loss, &squares, &e) == 0);
-	*seconds = now_seconds() - from;
+	for (int64_t k = 0; k < x->c.accumulate; k++)
+		targets += b[k].n_targets;
+	for (int64_t k = 0; k < x->c.accumulate; k++)
+		engine_run(&x->g, &b[k], true, 1.0 / (double)targets);
+	engine_squares(&x->g);
+	engine_sums_send(&x->g, (int)(i % 2));
+	optim_step(&x->optim, &x->lora, &x->dev, 2e-4, 1, &(struct optim_sums){ x->g.sums, x->g.sums + 1, x->g.refused }, 0.3);
+}
+
+/* Its loss, when it is there. */
+static double take(struct bench *x, int64_t i)
+{
+	const struct microbatch *b = of_step(x, i);
+	int64_t targets = 0;
+	double loss, squares;
+
+	must(engine_sums_wait(&x->g, (int)(i % 2), &loss, &squares, &e) == 0);
+	for (int64_t k = 0; k < x->c.accumulate; k++)
+		targets += b[k].n_targets;
 	return loss / (double)targets;
 }
 
@@ -232,38 +291,42 @@ static int by_value(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
-static void setup(struct bench *x)
+static void plan(struct bench *x)
 {
-	struct engine_shape s = { .max_tokens = x->c.batch * x->c.seq, .max_seq = x->c.seq, .train = true, .optim = &x->optim, .fp8 = x->c.fp8 };
-	uint64_t before, total;
-	double from = now_seconds();
+	const struct conf *c = &x->c;
+	const struct engine *g = &x->g;
+	struct engine_shape s = { .max_tokens = x->c.batch * x->c.seq, .max_seq = x->c.seq, .train = true, .optim = &x->optim, .fp8 = x->c.fp8, .host_budget = (uint64_t)x->c.host << 20 };
 
-	describe(&x->m, x->c.shape);
-	must(device_open(&x->dev, x->c.device, getenv("LP_COMPUTE"), 0, &e) == 0);
-	x->dev.k.memory(&x->dev, &before, &total);
+	describe(&x->m, c->shape);
+	must((c->dry ? device_open_plan : device_open)(&x->dev, c->device, getenv("LP_COMPUTE"), 0, &e) == 0);
+	x->dev.host_rate = c->link ? 1e9 * (double)c->link : x->dev.host_rate;
+	x->c.ahead = c->ahead && x->dev.ahead;
 	s.budget = x->c.memory ? (uint64_t)x->c.memory << 20 : x->dev.free_bytes / 100 * 97;
 	x->optim = (struct optim){ .kind = OPTIM_ADAMW8, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01 };
 	x->lora = (struct lora){ .rank = x->c.rank, .alpha = (double)x->c.alpha, .dropout = x->c.dropout };
 	must(lora_targets("all", x->lora.targets, &e) == 0);
 	lora_init(&x->lora, &x->m);
 	must(engine_plan(&x->g, &x->dev, &x->m, DT_BF16, strcmp(x->c.base, "nf4") == 0, &x->lora, &s, &e) == 0);
+	printf("%s, %s, r %lld, %lld x %lld x %lld, %s%s, dropout %g\n", x->dev.name, c->shape, (long long)c->rank, (long long)c->batch, (long long)c->seq,
+	       (long long)c->accumulate, c->base, c->fp8 ? ", fp8" : "", c->dropout);
+	printf("plan: %.1f MiB, %.1f MiB of the host; %lld layers full, %lld lean, %lld travel, %d sets, %lld again; %lld dense; %lld streams on the host%s%s, %lld rows of the head there; estimated at %.1f ms\n",
+	       (double)engine_bytes(g) / (1 << 20), (double)g->host_plan.used / (1 << 20), (long long)g->full, (long long)g->lean, (long long)g->travel, g->sets,
+	       (long long)(x->m.layers - g->full - g->lean - g->travel), (long long)g->w.cached_layers, (long long)g->away,
+	       g->w.host_embed ? ", the embedding" : "", g->optim_away ? ", the optimiser" : "", (long long)(x->m.vocab - g->w.head_rows), 1e3 * engine_seconds(g) * (double)c->accumulate);
+}
+
+static void setup(struct bench *x)
+{
+	uint64_t before, total;
+	double from = now_seconds();
+
+	x->dev.k.memory(&x->dev, &before, &total);
 	must(engine_alloc(&x->g, &e) == 0);
 	fill(&x->g);
 	lora_start(&x->lora, &x->dev, 3407);
-	x->b = xcalloc((size_t)x->c.accumulate, sizeof(*x->b));
-	for (int64_t r = 0; r < x->c.batch * x->c.accumulate; r++)
-		add_row(&x->data, r, &x->c, x->m.vocab);
-	for (int64_t i = 0; i < x->c.accumulate; i++) {
-		microbatch_init(&x->b[i], s.max_tokens);
-		microbatch_clear(&x->b[i]);
-		for (int64_t r = 0; r < x->c.batch; r++)
-			microbatch_add(&x->b[i], &x->data, i * x->c.batch + r);
-	}
-	printf("%s, %s, r %lld, %lld x %lld x %lld, %s%s, dropout %g\n", x->dev.name, x->c.shape, (long long)x->c.rank, (long long)x->c.batch,
-	       (long long)x->c.seq, (long long)x->c.accumulate, x->c.base, x->c.fp8 ? ", fp8" : "", x->c.dropout);
-	printf("plan: %.1f MiB; %lld layers full, %lld lean, %lld again; %lld dense%s%s; set-up %.1f s; in use before %.1f MiB\n", (double)engine_bytes(&x->g) / (1 << 20),
-	       (long long)x->g.full, (long long)x->g.lean, (long long)(x->m.layers - x->g.full - x->g.lean), (long long)x->g.w.cached_layers, x->g.offload ? ", stream offloaded" : "",
-	       x->g.w.host_embed ? ", embedding on the host" : "", now_seconds() - from, (double)(total - before) / (1 << 20));
+	x->b = batches(x, x->c.seq);
+	x->brief = x->c.brief ? batches(x, x->c.brief) : x->b;
+	printf("set-up %.1f s; in use before %.1f MiB\n", now_seconds() - from, (double)(total - before) / (1 << 20));
 }
 
 static void adapter_hash(struct bench *x, char hex[65])
@@ -292,35 +355,81 @@ static void report(struct bench *x, double *t, double loss, double first)
 	adapter_hash(x, hex);
 	printf("step %.1f ms (%.1f to %.1f)  %.0f tok/s  MFU %.3f of 798, %.3f of 989 TFLOP/s  loss %.6f then %.6f  adapter %.16s\n", 1e3 * t[x->c.steps / 2],
 	       1e3 * t[0], 1e3 * t[x->c.steps - 1], rate, rate * flops / 798e12, rate * flops / 989e12, first, loss, hex);
+	printf("graph: %lld of %lld micro-batches replayed, %lld launches of the host avoided in each\n", (long long)x->g.replayed, (long long)x->g.wanted,
+	       (long long)(x->g.replayed ? x->g.avoided / x->g.replayed - 1 : 0));
 	x->dev.k.memory(&x->dev, &unused, &total);
 	printf("memory: plan %.1f MiB, whole device %.1f MiB in use\n", (double)engine_bytes(&x->g) / (1 << 20), (double)(total - unused) / (1 << 20));
 }
 
+/* Seconds from one step's loss to the next in t (steps). */
+static void run_steps(struct bench *x, double *t, double *first, double *loss)
+{
+	int64_t total = x->c.warmup + x->c.steps;
+	double seen = now_seconds();
+
+	for (int64_t i = 0; i < total + x->c.ahead; i++) {
+		int64_t done = i - x->c.ahead;
+		double now;
+
+		if (i < total)
+			give(x, i);
+		if (done < 0)
+			continue;
+		*loss = take(x, done);
+		*first = done ? *first : *loss;
+		now = now_seconds();
+		if (done >= x->c.warmup)
+			t[done - x->c.warmup] = now - seen;
+		seen = now;
+	}
+}
+
+/* A step whose operations are waited for one by one; median: milliseconds of one that is not. */
+static void report_parts(struct bench *x, double median)
+{
+	double begun, wait, sum = 0, whole;
+	int64_t step = x->c.warmup + x->c.steps;
+
+	no_recordings(&x->g);
+	watch_parts(&x->dev);
+	for (int i = 0; i < 100; i++)
+		TIMED(9, real.zero(&x->dev, x->g.refused, sizeof(*x->g.refused)));
+	wait = spent[9] / (double)waits;
+	spent[9] = 0;
+	waits = 0;
+	begun = now_seconds();
+	give(x, step);
+	take(x, step);
+	whole = now_seconds() - begun;
+	for (size_t i = 0; i < sizeof(part_names) / sizeof(*part_names); i++) {
+		printf("  %-26s %8.2f ms\n", part_names[i], 1e3 * spent[i]);
+		sum += spent[i];
+	}
+	printf("  %-26s %8.2f ms (%lld operations, each waited for: %.1f us without work)\n", "whole step", 1e3 * whole, (long long)waits, 1e6 * wait);
+	printf("  %-26s %8.2f ms (of %.2f; the rest is work)\n", "idle, by these", median - 1e3 * (sum - (double)waits * wait), median);
+}
+
 int main(int argc, char **argv)
 {
-	struct bench x = { .c = { "cuda", "8b", "nf4", 16, 16, 4, 2048, 1, 0, 10, 3, 0, 0, 0 } };
+	struct bench x = { .c = { "cuda", "8b", "nf4", 16, 16, 4, 2048, 1, 0, 0, 0, 0, 10, 3, 0, 0, 1, 1, 0, 0 } };
 	const struct arg args[] = { { "device", .s = &x.c.device }, { "shape", .s = &x.c.shape }, { "base", .s = &x.c.base }, { "rank", .i = &x.c.rank },
 		                    { "alpha", .i = &x.c.alpha }, { "batch", .i = &x.c.batch }, { "seq", .i = &x.c.seq }, { "accumulate", .i = &x.c.accumulate },
-		                    { "memory", .i = &x.c.memory }, { "steps", .i = &x.c.steps }, { "warmup", .i = &x.c.warmup }, { "parts", .i = &x.c.parts },
-		                    { "dropout", .f = &x.c.dropout }, { "fp8", .i = &x.c.fp8 }, { NULL } };
-	double *t, loss = 0, first = 0, s;
+		                    { "memory", .i = &x.c.memory }, { "host", .i = &x.c.host }, { "link", .i = &x.c.link }, { "brief", .i = &x.c.brief }, { "steps", .i = &x.c.steps }, { "warmup", .i = &x.c.warmup },
+		                    { "parts", .i = &x.c.parts }, { "dropout", .f = &x.c.dropout }, { "fp8", .i = &x.c.fp8 }, { "graph", .i = &x.c.graph }, { "ahead", .i = &x.c.ahead },
+		                    { "dry", .i = &x.c.dry }, { NULL } };
+	double *t, loss = 0, first = 0;
 
 	take_args(args, argc, argv);
+	plan(&x);
+	if (x.c.dry)
+		return 0;
 	setup(&x);
+	if (!x.c.graph)
+		no_recordings(&x.g);
 	t = xcalloc((size_t)x.c.steps + 1, sizeof(*t));
-	for (int64_t i = 0; i < x.c.warmup + x.c.steps; i++) {
-		loss = step(&x, &s);
-		first = i ? first : loss;
-		if (i >= x.c.warmup)
-			t[i - x.c.warmup] = s;
-	}
+	run_steps(&x, t, &first, &loss);
 	report(&x, t, loss, first);
-	if (x.c.parts) {
-		watch_parts(&x.dev);
-		step(&x, &s);
-		for (size_t i = 0; i < sizeof(part_names) / sizeof(*part_names); i++)
-			printf("  %-26s %8.2f ms\n", part_names[i], 1e3 * spent[i]);
-		printf("  %-26s %8.2f ms (each operation waited for)\n", "whole step", 1e3 * s);
-	}
+	if (x.c.parts)
+		report_parts(&x, 1e3 * t[x.c.steps / 2]);
 	return 0;
 }

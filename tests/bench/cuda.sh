@@ -1,6 +1,6 @@
 #!/bin/sh
 # Usage: cuda.sh BUILD_DIR|BUNDLE [WORD]...  The rows of docs/performance/training-cuda.md and decoding-cuda.md on this machine's
-# GPU, those whose names have one of the words, or all (about six minutes on an H100). Lines are run.sh's. The reference is the
+# GPU, those whose names have one of the words, or all (about a quarter of an hour on an H100, of which the longest sequence takes eight). Lines are run.sh's. The reference is the
 # best peer as it was measured on one H100 in 2026-11, with the bar of each row behind it. memory= is the plan's; a process takes
 # 580 MiB more.
 set -u
@@ -29,6 +29,7 @@ row() {
 		/^step/ { ms = $2; for (i = 3; i <= NF; i++) { if ($i == "tok/s") rate = $(i - 1); if ($i == "MFU") mfu = $(i + 1) " / " $(i + 4); if ($i == "adapter") hash = $(i + 1) } }
 		/^memory/ { plan = $3; all = $7 }
 		/^ / || /^bench/ { more = more "\n# " $0 }
+		/^graph/ { how = how "; " $0 }
 		/^plan/ { how = $0 }
 		END {
 			if (!rate) { print "# " name ": failed" more; exit }
@@ -39,10 +40,12 @@ row() {
 
 row 'r 16, 4 x 2048, memory free' 14791 'Unsloth at 38,326 MiB, bar 18,500' parts=1
 row 'r 16, 4 x 2048, once more' 14791 'the same adapter' parts=0
+row 'r 16, 4 x 2048, launched one by one, waited for' - 'the same adapter' graph=0 ahead=0
 row 'r 16, 4 x 2048, in 38,326 MiB' 14791 'Unsloth, bar 18,500' memory=37746
 row 'r 16, 4 x 2048, in 22 GiB' 12715 'Unsloth 2 x 2048, bar 15,500' memory=21948
 row 'r 16, 4 x 2048, in 7.5 GiB' 10420 'Unsloth at 9,187 MiB, bar 12,500' memory=7100
-row 'r 16, 1 x 2048, smallest' - 'Unsloth about 6.8 GiB, bar 9,000 in 5.6 GiB' batch=1 memory=5750
+row 'r 16, 4 x 2048, in 7.5 GiB, launched one by one' - 'the same adapter as without' memory=7100 graph=0
+row 'r 16, 1 x 2048, in 5.6 GiB' - 'Unsloth about 6.8 GiB, bar 9,000' batch=1 memory=5140
 row 'r 16, 4 x 4096' 10132 'Unsloth, bar 17,500' seq=4096
 row 'r 16, 1 x 4096' 8926 'Unsloth, bar 15,500' batch=1 seq=4096
 row 'r 32, 4 x 2048' 10384 'Unsloth, bar 0.98 of r 16' rank=32
@@ -52,6 +55,7 @@ row '16-bit base, r 16, 4 x 2048' 10639 'Unsloth, bar 18,500' base=bf16
 row '1B, r 16, 4 x 2048' - '-' shape=1b
 row '3B, r 16, 4 x 2048' - '-' shape=3b
 row '70B, r 16, 1 x 2048, in 44 GiB' - 'bar: MFU 0.6' shape=70b batch=1 memory=44476 steps=3 warmup=1
+row 'longest: r 32, 1 x 400,000' - 'best claim: 342,733 tokens in 80 GB' rank=32 batch=1 seq=400000 brief=23168 warmup=1 steps=1 graph=0 # its pieces' shapes
 wanted 'decode' || exit 0
 "$bin/bench_decode" 2>&1 | awk '
 	/^batch/ {

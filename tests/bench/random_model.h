@@ -133,22 +133,34 @@ static void fill_nf4(struct engine *g, int64_t layer, int slot, void *room)
 	weights_put(&g->w, d, layer, slot, &q);
 }
 
+/* The same numbers wherever its rows are. */
+static void fill_table(struct engine *g, bool head)
+{
+	struct table_place t = weights_table(&g->w, head);
+	uint64_t row = (uint64_t)g->w.desc.hidden * 2, all = (uint64_t)g->w.desc.vocab * row, at = all - (uint64_t)t.on_host * row;
+
+	send(g->dev, t.device, normal_bf16, (uint64_t)t.on_device * row);
+	for (char *to = t.host; at < all;) {
+		uint64_t n = PIECE - at % PIECE < all - at ? PIECE - at % PIECE : all - at;
+
+		memcpy(to, (const char *)normal_bf16 + at % PIECE, n);
+		to += n;
+		at += n;
+	}
+}
+
 static void fill(struct engine *g)
 {
 	struct device *d = g->dev;
 	const struct model_desc *m = &g->w.desc;
-	uint64_t table = (uint64_t)(m->vocab * m->hidden) * 2;
 	void *room = device_alloc(d, weights_room(&g->w), "weights on their way", &e);
 
 	must(room != NULL);
 
 	make_noise();
-	for (uint64_t at = 0; g->w.host_embed && at < table; at += PIECE)
-		memcpy((char *)g->w.embed.data + at, normal_bf16, table - at < PIECE ? table - at : PIECE);
-	if (!g->w.host_embed)
-		send(d, g->w.embed.data, normal_bf16, table);
+	fill_table(g, false);
 	if (!m->tied)
-		send(d, g->w.head.data, normal_bf16, table);
+		fill_table(g, true);
 	send_const(d, g->w.norm, m->hidden, 1, 0.1f);
 	for (int64_t i = 0; i < m->layers; i++) {
 		struct layer_weights *lw = &g->w.layers[i];

@@ -36,11 +36,32 @@ status 5 "a plan that cannot fit in --memory" plan --memory 2G
 says 'needs .* MiB and 2048.0 MiB may be used' "says what it needs"
 prints 'does not fit' "and still prints the plan"
 
+# 400,000 tokens at once: what each of them costs is a few rows of the model's width, and the layers' inputs wait where there is room
+long() { plan --device cuda --rank 32 --optimizer adamw8bit --max-len 400000 "$@"; }
+status 2 "three times the model's positions" long --memory 80G
+status 0 "when told to" long --allow-long --memory 129G
+prints 'micro-batch of 400000 tokens; .* 32 run again; .* wait in host memory' "every layer runs again"
+rows=$(awk '/^ *(activations, shared|gradients of activations)/ { all += $(NF - 3) } END { print all < 22.5e9 }' "$T/.out")
+is "six rows of the model's width and what a piece takes" "$rows" 1
+
+# activations that travel
+gpu() { plan --device cuda --rank 16 --batch 4 --max-len 2048 "$@"; }
+status 0 "a GPU with too little memory for all activations" gpu --memory 22G --host-memory 16G
+prints 'of 32 layers .* [1-9][0-9]* send those to host memory' "sends some to the host"
+prints '^  page-locked host memory  *[1-9]' "says how much"
+prints '^  host: activations that travel  *[1-9]' "and what"
+status 0 "a host with little memory" gpu --memory 22G --host-memory 600M
+prints ' 0 send those to host memory' "gets none"
+status 0 "a GPU that has enough" gpu --memory 70G
+prints ' 0 send those to host memory and back, 0 run again' "keeps them"
+status 5 "a host with none" gpu --memory 7900M --host-memory 1M
+says 'raise --host-memory' "is what the plan lacks"
+
 # what a GPU computes in
-status 0 "a plan for a GPU that is not there" plan --device cuda
+status 0 "a plan for a GPU that is not there" plan --device cuda --memory 20G # what is free changes
 prints '^device *cuda, bf16' "takes bf16"
 cp "$T/.out" "$T/bf16"
-status 0 "one in fp16" plan --device cuda --compute fp16
+status 0 "one in fp16" plan --device cuda --compute fp16 --memory 20G
 prints '^device *cuda, fp16' "says so"
 prints '^loss scale from 65536' "scales the loss"
 is "takes as much memory" "$(grep '^  total' "$T/.out")" "$(grep '^  total' "$T/bf16")"
@@ -95,7 +116,9 @@ status 2 "a projection that the model lacks" train --targets q_proj,w1 "$T/train
 says "no projection 'w1'" "is named"
 status 2 "--nonfinite nonsense" train --nonfinite perhaps "$T/train.lps"
 status 2 "a length beyond the model's" train --max-len 4096 --dry-run
-says "model's 512 positions" "is named"
+says "model's 512 positions; --allow-long" "is named, and the way past it"
+status 0 "past it when told to" train --max-len 4096 --allow-long --dry-run
+prints 'micro-batch of 8192 tokens' "plans for so many"
 status 4 "no such file" train "$T/none.lps"
 status 3 "an empty stream" train /dev/null
 status 3 "not a stream" train "$T/train.jsonl"

@@ -81,7 +81,8 @@ sed -n 1p a.jsonl >want
 same "the reject is the record" rej.jsonl want
 is "two are left" "$(tokenize --model "$M" --decode y.lps | wc -l)" 2
 status 2 "more than the model's positions" tokenize --model "$M" --max-len 100000 a.jsonl
-says 'positions of the model' "is refused"
+says 'positions of the model; --allow-long' "is refused"
+ok "past them when told to" tokenize --model "$M" --max-len 100000 --allow-long -q a.jsonl -o z.lps
 
 is "the same by its long name" "$(tokenize --model "$M" --max-len 12 --over-long truncate -q a.jsonl | cksum)" "$(tokenize --model "$M" --max-len 12 --over-long truncate -q a.jsonl -j 2 | cksum)"
 ok "splitting" tokenize --model "$M" --max-len 8 --over-long split a.jsonl -o sp.lps

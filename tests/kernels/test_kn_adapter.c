@@ -42,6 +42,39 @@ START_TEST(test_adapter_place)
 }
 END_TEST
 
+/* Room for the parts of n gradients' squares, with something in it that must go. */
+static double *squares_room(struct device *d, int64_t n)
+{
+	double *dirt = xcalloc((size_t)kn_adapter_squares(n), sizeof(*dirt)), *p;
+
+	for (int64_t i = 0; i < kn_adapter_squares(n); i++)
+		dirt[i] = 1e3;
+	p = up_raw(d, dirt, (uint64_t)kn_adapter_squares(n) * sizeof(*dirt));
+	free(dirt);
+	return p;
+}
+
+/* The parts add up to `want`. */
+static void near_squares(double *squares, int64_t n, double want)
+{
+	double *parts = xcalloc((size_t)kn_adapter_squares(n), sizeof(*parts)), sum = 0;
+
+	device_download(&dev, parts, squares, (uint64_t)kn_adapter_squares(n) * sizeof(*parts));
+	for (int64_t i = 0; i < kn_adapter_squares(n); i++)
+		sum += parts[i];
+	near(sum, want, 1e-12 * want, "squares", 0);
+	free(parts);
+}
+
+static double squares_of(const float *x, int64_t n)
+{
+	double s = 0;
+
+	for (int64_t i = 0; i < n; i++)
+		s += (double)x[i] * (double)x[i];
+	return s;
+}
+
 /* --- an adapter's inner gradients --- */
 
 static const struct {
@@ -57,6 +90,7 @@ START_TEST(test_adapter_grad)
 	int n = grad_shapes[_i].n;
 	struct kn_adapter_grad a = { .t = t, .n = n, .rank = r, .scale = 0.5f }, b;
 	float *dy, *g, *s, *full, *db0, *db;
+	double squares = 0;
 
 	for (int j = 0; j < n; j++) {
 		a.row[j] = out;
@@ -84,6 +118,7 @@ START_TEST(test_adapter_grad)
 		for (int j = 0; j < n; j++)
 			x->db[j] = up_raw(d, db0 + a.row[j] * r, (uint64_t)(a.rows[j] * r) * 4);
 		x->scratch = room(d, d->k.adapter_scratch(d, t, 64, out, n, r));
+		x->squares = squares_room(d, out * r);
 		d->k.adapter_grad(d, x);
 	}
 	same_bytes(&dev, a.dy, &again, b.dy, act_bytes(t * ld));
@@ -112,9 +147,13 @@ START_TEST(test_adapter_grad)
 				}
 				near(db[c * r + k], want, (double)(t + 2) * 0x1p-24 * size, "db", c * r + k);
 			}
+		squares += squares_of(db, a.rows[j] * r);
 		free(db);
 		device_free(&dev, a.db[j]), device_free(&again, b.db[j]);
 	}
+	near_squares(a.squares, out * r, squares);
+	same_bytes(&dev, a.squares, &again, b.squares, (uint64_t)kn_adapter_squares(out * r) * sizeof(double));
+	device_free(&dev, a.squares), device_free(&again, b.squares);
 	device_free(&dev, a.dy), device_free(&dev, (void *)(uintptr_t)a.b), device_free(&dev, (void *)(uintptr_t)a.s), device_free(&dev, a.scratch);
 	device_free(&again, b.dy), device_free(&again, (void *)(uintptr_t)b.b), device_free(&again, (void *)(uintptr_t)b.s), device_free(&again, b.scratch);
 	free(dy), free(g), free(s), free(full), free(db0);
@@ -132,14 +171,16 @@ START_TEST(test_adapter_outer)
 		struct device *d = i ? &again : &dev;
 
 		k[i] = (struct kn_adapter_outer){ t, in, nr, up(d, x, t, in, ldx), ldx, up(d, m, nr, in, lda), lda, up(d, ds, t, nr, ld_ds), ld_ds,
-			up_raw(d, da0, (uint64_t)(nr * in) * 4), room(d, d->k.adapter_scratch(d, t, in, 64, (int)(nr / 8), 8)) };
+			up_raw(d, da0, (uint64_t)(nr * in) * 4), room(d, d->k.adapter_scratch(d, t, in, 64, (int)(nr / 8), 8)), NULL, squares_room(d, nr * in) };
 		d->k.adapter_down(d, &k[i]);
 		d->k.adapter_outer(d, &k[i]);
 	}
 	same_bytes(&dev, k[0].x, &again, k[1].x, act_bytes(t * ldx));
 	same_bytes(&dev, k[0].da, &again, k[1].da, (uint64_t)(nr * in) * 4);
+	same_bytes(&dev, k[0].squares, &again, k[1].squares, (uint64_t)kn_adapter_squares(nr * in) * sizeof(double));
 	s = down(&dev, k[0].x, t, in + nr, ldx);
 	da = down_f32(&dev, k[0].da, nr * in);
+	near_squares(k[0].squares, nr * in, squares_of(da, nr * in));
 	for (int64_t i = 0; i < t; i++)
 		for (int64_t j = 0; j < nr; j++) {
 			double want = 0, size = 0;
@@ -161,9 +202,9 @@ START_TEST(test_adapter_outer)
 			near(da[j * in + c], want, (double)(t + 2) * 0x1p-24 * size, "da", j * in + c);
 		}
 	for (int i = 0; i < 2; i++) {
-		void *all[] = { k[i].x, (void *)(uintptr_t)k[i].a, (void *)(uintptr_t)k[i].ds, k[i].da, k[i].scratch };
+		void *all[] = { k[i].x, (void *)(uintptr_t)k[i].a, (void *)(uintptr_t)k[i].ds, k[i].da, k[i].scratch, k[i].squares };
 
-		for (int j = 0; j < 5; j++)
+		for (int j = 0; j < 6; j++)
 			device_free(i ? &again : &dev, all[j]);
 	}
 	free(x), free(m), free(ds), free(da0), free(s), free(da);
@@ -186,6 +227,7 @@ struct masked {
 
 static struct masked masked_make(const int64_t s[4])
 {
+	static const uint64_t seed = 0x123456789abcdefull;
 	struct masked h = { .t = s[0], .in = s[1], .nr = s[2] * s[3], .m = { .rank = s[3] } };
 	struct device cpu = { .threads = 1 };
 	float *ones = xcalloc((size_t)(h.t * h.in), 4);
@@ -199,7 +241,7 @@ static struct masked masked_make(const int64_t s[4])
 	for (int64_t i = 0; i < h.t * h.in; i++)
 		ones[i] = 1;
 	for (int64_t j = 0; j * s[3] < h.nr; j++) {
-		h.m.key[j] = (struct kn_dropout_key){ 0x123456789abcdefull, (uint32_t)(3 + 5 * j), 0.3f };
+		h.m.key[j] = (struct kn_dropout_key){ &seed, (uint32_t)(3 + 5 * j), 0.3f };
 		h.keep[j] = xcalloc((size_t)(h.t * h.in), 4);
 		kn_dropout_cpu(&cpu, h.keep[j], h.in, ones, h.in, h.rec, h.pos, h.t, h.in, h.m.key[j], false);
 	}
@@ -255,13 +297,17 @@ START_TEST(test_adapter_masks)
 	struct masked h = masked_make(masked_shapes[_i]);
 	int64_t ldx = h.in + h.nr + 16, ldg = h.in + 8, lda = h.in + 8, ld_ds = h.nr + 8;
 	struct kn_adapter_outer k = { h.t, h.in, h.nr, up(&dev, h.x, h.t, h.in, ldx), ldx, up(&dev, h.a, h.nr, h.in, lda), lda, up(&dev, h.ds, h.t, h.nr, ld_ds), ld_ds,
-		up_raw(&dev, h.da0, (uint64_t)(h.nr * h.in) * 4), room(&dev, dev.k.adapter_scratch(&dev, h.t, h.in, 64, (int)(h.nr / h.m.rank), h.m.rank)), &h.m };
+		up_raw(&dev, h.da0, (uint64_t)(h.nr * h.in) * 4), room(&dev, dev.k.adapter_scratch(&dev, h.t, h.in, 64, (int)(h.nr / h.m.rank), h.m.rank)), &h.m, squares_room(&dev, h.nr * h.in) };
 	struct kn_adapter_outer back = k;
 	float *s, *da, *g;
+	uint64_t *seed;
 
 	h.m.rec = up_raw(&dev, h.rec, (uint64_t)h.t * 4);
 	h.m.pos = up_raw(&dev, h.pos, (uint64_t)h.t * 4);
 	h.m.room = room(&dev, act_bytes(h.t * h.in));
+	seed = up_raw(&dev, h.m.key[0].seed_step, sizeof(*seed));
+	for (int64_t j = 0; j * h.m.rank < h.nr; j++)
+		h.m.key[j].seed_step = seed;
 	back.x = up(&dev, h.g, h.t, h.in, ldg);
 	back.ldx = ldg;
 	dev.k.adapter_down(&dev, &k);
@@ -271,8 +317,9 @@ START_TEST(test_adapter_masks)
 	da = down_f32(&dev, k.da, h.nr * h.in);
 	g = down(&dev, back.x, h.t, h.in, ldg);
 	masked_near(&h, s, da, g);
+	near_squares(k.squares, h.nr * h.in, squares_of(da, h.nr * h.in));
 	{
-		void *all[] = { k.x, (void *)(uintptr_t)k.a, (void *)(uintptr_t)k.ds, k.da, k.scratch, back.x, (void *)(uintptr_t)h.m.rec, (void *)(uintptr_t)h.m.pos, h.m.room };
+		void *all[] = { k.x, (void *)(uintptr_t)k.a, (void *)(uintptr_t)k.ds, k.da, k.scratch, back.x, (void *)(uintptr_t)h.m.rec, (void *)(uintptr_t)h.m.pos, h.m.room, seed, k.squares };
 		void *host[] = { h.x, h.a, h.ds, h.da0, h.g, h.rec, h.pos, h.keep[0], h.keep[1], h.keep[2], s, da, g };
 
 		for (size_t j = 0; j < sizeof(all) / sizeof(*all); j++)

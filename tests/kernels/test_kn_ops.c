@@ -188,56 +188,136 @@ END_TEST
 
 /* --- cross-entropy --- */
 
+struct loss_shape {
+	int64_t n, v, segment, c;
+};
+static const struct loss_shape loss_shapes[] = { { 1, 1, 8, 8 }, { 3, 2, 8, 5 }, { 5, 37, 16, 24 }, { 2, 5000, 1024, 64 }, { 9, 4096, 4096, 40 }, { 3, 33001, 14336, 72 }, { 4, 301, 96, 1030 } };
+
+struct loss_run { /* device memory */
+	struct kn_xent x;
+	void *z, *w, *loss, *scale;
+};
+
+/* Logits of some height in each segment, and a target far above them in the first row. */
+static float *loss_logits(const struct loss_shape *s, const int32_t *target)
+{
+	float *z = noise(s->n * s->v, 4, 1);
+
+	for (int64_t i = 1; i < s->n; i += 2)
+		z[i * s->v + s->v - 1] = 40;
+	z[target[0]] = 30;
+	return z;
+}
+
+/* All segments, as the engine goes through them; z's rows are `segment` apart. */
+static void loss_on(struct device *d, struct loss_run *r, const struct loss_shape *s, const float *z0, const float *w0, const int32_t *target, float scale, bool grad)
+{
+	float *part = xcalloc((size_t)(s->n * s->segment), sizeof(*part));
+
+	r->x = (struct kn_xent){ .n = s->n, .c = s->c, .target = up_raw(d, target, (uint64_t)s->n * sizeof(*target)), .rows = room(d, (uint64_t)s->n * sizeof(*r->x.rows)),
+		.acc = grad ? room(d, (uint64_t)(s->n * s->c) * sizeof(float)) : NULL, .dh = room(d, act_bytes(s->n * s->c)) };
+	r->loss = room(d, (uint64_t)s->n * sizeof(double));
+	r->w = up(d, w0, s->v, s->c, s->c);
+	for (int64_t v = 0; v < s->v; v += s->segment) {
+		int64_t rows = s->v - v < s->segment ? s->v - v : s->segment;
+		const void *w = act_at(d, r->w, v * s->c);
+
+		for (int64_t i = 0; i < s->n; i++)
+			memcpy(part + i * rows, z0 + i * s->v + v, (size_t)rows * sizeof(*part));
+		r->z = up(d, part, s->n, rows, s->segment);
+		d->k.xent_segment(d, &r->x, r->z, s->segment, w, v, rows);
+		if (grad)
+			d->k.gemm(d, false, false, s->n, s->c, rows, 1, r->z, s->segment, w, s->c, v ? 1 : 0, NULL, r->x.acc, s->c, true);
+		device_free(d, r->z);
+	}
+	r->scale = up_raw(d, &scale, sizeof(scale));
+	d->k.xent_end(d, &r->x, r->loss, r->scale);
+	free(part);
+}
+
+static void loss_free(struct device *d, struct loss_run *r)
+{
+	device_free(d, (void *)(uintptr_t)r->x.target), device_free(d, r->x.rows), device_free(d, r->x.dh), device_free(d, r->w), device_free(d, r->loss), device_free(d, r->scale);
+	if (r->x.acc)
+		device_free(d, r->x.acc);
+}
+
+/* One row's loss and gradient in fp64. p is within an activation's rounding, and the sum over it within fp32's; 1 - p of the
+ * target has the others' relative error, however small it is. */
+static void check_loss_row(const struct loss_shape *s, const float *z, const float *w, int32_t t, double loss, const float *dh, double scale)
+{
+	double max = -INFINITY, others = 0, all;
+
+	for (int64_t v = 0; v < s->v; v++)
+		max = fmax(max, (double)z[v]);
+	for (int64_t v = 0; v < s->v; v++)
+		others += v == t ? 0 : exp((double)z[v] - max);
+	all = others + exp((double)z[t] - max);
+	near(loss, log(all) + max - (double)z[t], 1e-6 * (1 + fabs(loss)), "loss", t);
+	for (int64_t j = 0; j < s->c; j++) {
+		double sum = 0, size = 0, own = others / all * (double)w[t * s->c + j], want;
+
+		for (int64_t v = 0; v < s->v; v++) {
+			double x = v == t ? 0 : exp((double)z[v] - max) / all * (double)w[v * s->c + j];
+
+			sum += x;
+			size += fabs(x);
+		}
+		want = scale * (sum - own);
+		near(dh[j], want, scale * (size + fabs(own)) * (ulp + 2e-6 + (double)s->v * 0x1p-24) + ulp * fabs(want) + tiny + 1e-12, "dh", j);
+	}
+}
+
 START_TEST(test_xent)
 {
-	static const int64_t shapes[][2] = { { 1, 1 }, { 3, 2 }, { 5, 37 }, { 2, 5000 }, { 9, 4096 }, { 3, 33001 } };
-	int64_t n = shapes[_i][0], v = shapes[_i][1];
-	float *z0 = noise(n * v, 4, 1), *z;
+	const struct loss_shape *s = &loss_shapes[_i / 2];
+	bool grad = _i % 2;
+	float *z0, *w0 = noise(s->v * s->c, 1, 2), *dh;
 	int32_t target[16];
 	double loss[16];
-	void *pz = up(&dev, z0, n, v, v), *pz2 = up(&again, z0, n, v, v), *pt, *pt2, *pl = room(&dev, sizeof(loss)), *pl2 = room(&again, sizeof(loss));
+	struct loss_run a, b;
 
-	for (int64_t i = 0; i < n; i++)
-		target[i] = (int32_t)(i * 7919 % v);
-	pt = up_raw(&dev, target, sizeof(target));
-	pt2 = up_raw(&again, target, sizeof(target));
-	dev.k.xent(&dev, pz, pt, pl, n, v, 0.25f, true);
-	again.k.xent(&again, pz2, pt2, pl2, n, v, 0.25f, true);
-	same_bytes(&dev, pz, &again, pz2, act_bytes(n * v));
-	same_bytes(&dev, pl, &again, pl2, (uint64_t)n * sizeof(double));
-	device_download(&dev, loss, pl, (uint64_t)n * sizeof(double));
-	z = down(&dev, pz, n, v, v);
-	for (int64_t i = 0; i < n; i++) {
-		double max = -INFINITY, sum = 0;
-
-		for (int64_t j = 0; j < v; j++)
-			max = fmax(max, (double)z0[i * v + j]);
-		for (int64_t j = 0; j < v; j++)
-			sum += exp((double)z0[i * v + j] - max);
-		near(loss[i], log(sum) + max - (double)z0[i * v + target[i]], 1e-6 * (1 + fabs(loss[i])), "loss", i);
-		for (int64_t j = 0; j < v; j++) {
-			double p = exp((double)z0[i * v + j] - max) / sum, want = 0.25 * (p - (j == target[i]));
-
-			near(z[i * v + j], want, 1e-6 * 0.25 * (p + (j == target[i])) + ulp * fabs(want) + tiny + 1e-12, "dz", i * v + j);
-		}
-	}
-	device_free(&dev, pz), device_free(&dev, pt), device_free(&dev, pl), device_free(&again, pz2), device_free(&again, pt2), device_free(&again, pl2);
-	free(z), free(z0);
+	for (int64_t i = 0; i < s->n; i++)
+		target[i] = (int32_t)((s->v / 2 + i * 7919) % s->v);
+	z0 = loss_logits(s, target);
+	loss_on(&dev, &a, s, z0, w0, target, 0.25f, grad);
+	loss_on(&again, &b, s, z0, w0, target, 0.25f, grad);
+	same_bytes(&dev, a.loss, &again, b.loss, (uint64_t)s->n * sizeof(double));
+	same_bytes(&dev, a.x.dh, &again, b.x.dh, act_bytes(s->n * s->c));
+	device_download(&dev, loss, a.loss, (uint64_t)s->n * sizeof(double));
+	dh = down(&dev, a.x.dh, s->n, s->c, s->c);
+	for (int64_t i = 0; grad && i < s->n; i++)
+		check_loss_row(s, z0 + i * s->v, w0, target[i], loss[i], dh + i * s->c, 0.25);
+	loss_free(&dev, &a), loss_free(&again, &b);
+	free(dh), free(z0), free(w0);
 }
 END_TEST
 
+/* With and without the gradient the loss has the same bits; what is not finite, target or not, in any segment, spoils its row alone. */
 START_TEST(test_xent_not_finite)
 {
-	float z[2][3] = { { 0, NAN, 1 }, { 0, 1, 2 } };
-	int32_t target[2] = { 0, 1 };
-	double loss[2];
-	void *pz = up(&dev, &z[0][0], 2, 3, 3), *pt = up_raw(&dev, target, sizeof(target)), *pl = room(&dev, sizeof(loss));
+	static const struct loss_shape s = { 4, 20, 8, 8 };
+	static const int32_t target[4] = { 0, 19, 9, 3 };
+	static const float bad[4] = { NAN, INFINITY, 0, NAN };
+	static const int64_t at[4] = { 17, 19, 0, 1 };
+	float *z = noise(s.n * s.v, 1, 1), *w = noise(s.v * s.c, 1, 2), *dh;
+	double loss[4], alone[4];
+	struct loss_run a, b;
 
-	dev.k.xent(&dev, pz, pt, pl, 2, 3, 1, true);
-	device_download(&dev, loss, pl, sizeof(loss));
-	ck_assert(isnan(loss[0]));
-	ck_assert(isfinite(loss[1]));
-	device_free(&dev, pz), device_free(&dev, pt), device_free(&dev, pl);
+	for (int64_t i = 0; i < s.n; i++)
+		z[i * s.v + at[i]] = bad[i];
+	loss_on(&dev, &a, &s, z, w, target, 1, true);
+	loss_on(&dev, &b, &s, z, w, target, 1, false);
+	device_download(&dev, loss, a.loss, sizeof(loss));
+	device_download(&dev, alone, b.loss, sizeof(alone));
+	dh = down(&dev, a.x.dh, s.n, s.c, s.c);
+	for (int64_t i = 0; i < s.n; i++) {
+		ck_assert_int_eq(isfinite(loss[i]) != 0, i == 2);
+		ck_assert_int_eq(isfinite(dh[i * s.c]) != 0, i == 2);
+	}
+	ck_assert(loss[2] == alone[2]);
+	loss_free(&dev, &a), loss_free(&dev, &b);
+	free(dh), free(z), free(w);
 }
 END_TEST
 
@@ -537,7 +617,8 @@ START_TEST(test_dropout)
 	enum { T = 200, C = 103, LD = 112 };
 	float *x = xcalloc(T * C, 4), *y, *z;
 	int32_t rec[T], pos[T], back_rec[T], back_pos[T];
-	struct kn_dropout_key key = { 0x123456789abcdefULL, 5, 0.3f };
+	static const uint64_t seed = 0x123456789abcdefULL;
+	struct kn_dropout_key key = { up_raw(&dev, &seed, sizeof(seed)), 5, 0.3f }, host = { &seed, 5, 0.3f };
 	double up_by = (double)(1.0f / (1.0f - 0.3f));
 	void *px, *py = up(&dev, NULL, T, C, LD), *pz, *pr, *pp, *pbr, *pbp;
 	int64_t kept = 0;
@@ -562,7 +643,7 @@ START_TEST(test_dropout)
 	ck_assert_int_le(llabs(kept - (int64_t)(0.7 * T * C)), (int64_t)(5 * sqrt(0.21 * T * C)));
 	/* the CPU's mask, element by element */
 	if (dev.kind != DEVICE_CPU) {
-		kn_dropout_cpu(&(struct device){ .threads = 1 }, x, C, x, C, rec, pos, T, C, key, false);
+		kn_dropout_cpu(&(struct device){ .threads = 1 }, x, C, x, C, rec, pos, T, C, host, false);
 		for (int i = 0; i < T * C; i++)
 			ck_assert((x[i] == 0) == (y[i] == 0));
 	}
@@ -582,7 +663,7 @@ START_TEST(test_dropout)
 	z = down(&dev, pz, T, C, C);
 	ck_assert(memcmp(y, z, T * C * sizeof(float)) != 0);
 	device_free(&dev, px), device_free(&dev, py), device_free(&dev, pz), device_free(&dev, pr), device_free(&dev, pp), device_free(&dev, pbr);
-	device_free(&dev, pbp);
+	device_free(&dev, pbp), device_free(&dev, (void *)(uintptr_t)key.seed_step);
 	free(x), free(y), free(z);
 }
 END_TEST
@@ -668,7 +749,7 @@ START_TEST(test_rows)
 		near(y[i], (double)x[i] + (double)bias[i % C], (ulp + 1e-7) * fabs((double)x[i] + (double)bias[i % C]) + tiny, "biased", i);
 	free(y);
 	device_zero(&dev, px, act_bytes(N * C));
-	dev.k.scatter_rows(&dev, px, py, pi, 3, C);
+	dev.k.scatter_rows(&dev, px, C, py, pi, 3, C);
 	y = down(&dev, px, N, C, C);
 	for (int r = 0; r < N; r++)
 		for (int j = 0; j < C; j++)
@@ -740,7 +821,7 @@ static void add(TCase *t)
 	tcase_add_loop_test(t, test_rmsnorm, 0, 6);
 	tcase_add_loop_test(t, test_rope, 0, 3);
 	tcase_add_loop_test(t, test_swiglu, 0, 4);
-	tcase_add_loop_test(t, test_xent, 0, 6);
+	tcase_add_loop_test(t, test_xent, 0, 2 * (int)(sizeof(loss_shapes) / sizeof(*loss_shapes)));
 	tcase_add_test(t, test_xent_not_finite);
 	tcase_add_loop_test(t, test_attention, 0, (int)(sizeof(attn_shapes) / sizeof(*attn_shapes)));
 	tcase_add_test(t, test_dropout);

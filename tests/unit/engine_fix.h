@@ -18,6 +18,7 @@ struct fix {
 	struct peft peft;
 	struct st_file gold;
 	struct lora lora;
+	struct optim optim;
 	struct engine g;
 	struct dataset data;
 	struct microbatch b;
@@ -52,13 +53,14 @@ static double value(const struct tensor *t, size_t i)
 	return t->dtype == DT_F64 ? ((const double *)t->data)[i] : (double)((const float *)t->data)[i];
 }
 
-static void setup(struct fix *f, struct device *dev, const char *name, bool nf4, uint64_t budget)
+static void setup_dropout(struct fix *f, struct device *dev, const char *name, bool nf4, uint64_t budget, double dropout)
 {
 	char path[256];
 	struct model_source *src;
-	struct engine_shape shape = { .max_tokens = 64, .max_seq = 40, .train = true, .budget = budget };
+	struct engine_shape shape = { .max_tokens = 64, .max_seq = 40, .train = true, .optim = &f->optim, .budget = budget };
 
 	memset(f, 0, sizeof(*f));
+	f->optim = (struct optim){ .kind = OPTIM_ADAMW8, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .piece = 2048 };
 	f->dev = dev;
 	f->name = name;
 	snprintf(path, sizeof(path), DIR_MODEL "%s", name);
@@ -69,6 +71,7 @@ static void setup(struct fix *f, struct device *dev, const char *name, bool nf4,
 	snprintf(path, sizeof(path), DIR_MODEL "%s/adapter", name);
 	must(f, peft_load(&f->peft, path, &f->e) == 0);
 	must(f, lora_from_peft(&f->lora, &f->desc, &f->peft, &f->e) == 0);
+	f->lora.dropout = dropout;
 	must(f, engine_plan(&f->g, dev, &f->desc, weights_source_dtype(src, DT_F32), nf4, &f->lora, &shape, &f->e) == 0);
 	must(f, engine_alloc(&f->g, &f->e) == 0);
 	must(f, engine_load(&f->g, src, &f->e) == 0);
@@ -79,6 +82,11 @@ static void setup(struct fix *f, struct device *dev, const char *name, bool nf4,
 	microbatch_init(&f->b, 64);
 	microbatch_clear(&f->b);
 	microbatch_add(&f->b, &f->data, 0);
+}
+
+static void setup(struct fix *f, struct device *dev, const char *name, bool nf4, uint64_t budget)
+{
+	setup_dropout(f, dev, name, nf4, budget, 0);
 }
 
 static void teardown(struct fix *f)
@@ -96,7 +104,8 @@ static uint64_t smallest(struct device *dev, const char *name, bool nf4)
 {
 	struct fix f;
 	struct engine g;
-	struct engine_shape shape = { .max_tokens = 64, .max_seq = 40, .train = true, .budget = 1 };
+	struct optim optim = { .kind = OPTIM_ADAMW8, .piece = 2048 };
+	struct engine_shape shape = { .max_tokens = 64, .max_seq = 40, .train = true, .optim = &optim, .budget = 1 };
 	uint64_t n;
 
 	setup(&f, dev, name, nf4, 0);

@@ -26,6 +26,20 @@ static struct device *cpu(int threads)
 	return d;
 }
 
+/* The same with host memory apart from its own, and a loss of several segments of the vocabulary and several chunks of targets. */
+static struct device *apart(void)
+{
+	static struct device d;
+
+	if (!d.k.alloc) {
+		d = *cpu(2);
+		d.host_rate = 1e10;
+		d.segment = 16;
+		d.logits = 256;
+	}
+	return &d;
+}
+
 static double gold_meta(struct fix *f, const char *key)
 {
 	const char *s = st_meta(&f->gold.blob, key);
@@ -92,10 +106,10 @@ END_TEST
 START_TEST(test_gradients)
 {
 	struct fix f;
-	bool nf4 = _i >= 4;
+	bool nf4 = _i >= 4 && _i < 8;
 	double worst = 0, torch_error;
 
-	setup(&f, cpu(2), cases[_i % 4], nf4, 0);
+	setup(&f, _i >= 8 ? apart() : cpu(2), cases[_i % 4], nf4, 0);
 	torch_error = gold_meta(&f, "fp32_grad_rel_l2");
 	if (nf4)
 		check_forward(&f, "nf4.logits", "nf4.nll", gold_meta(&f, "fp32_logits_max_abs"));
@@ -270,6 +284,47 @@ START_TEST(test_plan_changes_no_bit)
 }
 END_TEST
 
+/* Nor does what waits in host memory: embedding, segments of the head, tied or not, the optimiser's states. */
+START_TEST(test_host_changes_no_bit)
+{
+	struct fix all, some;
+	const char *name = cases[_i % 4];
+	bool nf4 = _i >= 4;
+	uint64_t least = smallest(apart(), name, nf4), most;
+	float *grads;
+	int64_t away = 0, partly = 0, optim = 0, logits = 0;
+
+	setup(&all, apart(), name, nf4, 0);
+	ck_assert(all.b.n_targets > all.g.loss_rows && all.desc.vocab % all.g.segment != 0);
+	engine_run(&all.g, &all.b, true, 0.05);
+	grads = xcalloc((size_t)all.lora.n_params, sizeof(*grads));
+	memcpy(grads, all.lora.grads, (size_t)all.lora.n_params * sizeof(*grads));
+	optim_step(&all.optim, &all.lora, apart(), 0.01, 1, NULL, 0);
+	most = engine_bytes(&all.g);
+	for (uint64_t budget = least; budget < most; budget += (most - least) / 64 + 1) {
+		setup(&some, apart(), name, nf4, budget);
+		ck_assert_uint_le(engine_bytes(&some.g), budget);
+		engine_run(&some.g, &some.b, true, 0.05);
+		ck_assert_mem_eq(grads, some.lora.grads, (size_t)all.lora.n_params * sizeof(float));
+		ck_assert_mem_eq(all.g.nll, some.g.nll, (size_t)all.b.n_targets * sizeof(double));
+		optim_step(&some.optim, &some.lora, apart(), 0.01, 1, NULL, 0);
+		ck_assert_mem_eq(all.lora.params, some.lora.params, (size_t)all.lora.n_params * sizeof(float));
+		optim += some.g.optim_away;
+		away += some.g.w.head_rows == 0;
+		partly += some.g.w.head_rows > 0 && some.g.w.head_rows < all.desc.vocab;
+		must(&some, engine_logits(&some.g, &some.b, &(int32_t){ 5 }, 1, &some.e) == 0);
+		must(&all, engine_logits(&all.g, &all.b, &(int32_t){ 5 }, 1, &all.e) == 0);
+		for (int64_t v = 0; v < all.desc.vocab; v++)
+			logits += fabs(((float *)all.g.logits)[v] - ((float *)some.g.logits)[v]) > 1e-5;
+		teardown(&some);
+	}
+	ck_assert_int_eq(logits, 0);
+	ck_assert(away > 0 && partly > 0 && optim > 0); /* every choice was there to be compared */
+	free(grads);
+	teardown(&all);
+}
+END_TEST
+
 START_TEST(test_plan_refuses)
 {
 	struct fix f;
@@ -293,11 +348,12 @@ int main(void)
 
 	tcase_set_timeout(t, 60);
 	tcase_add_loop_test(t, test_forward, 0, 4);
-	tcase_add_loop_test(t, test_gradients, 0, 8);
+	tcase_add_loop_test(t, test_gradients, 0, 12);
 	tcase_add_loop_test(t, test_ten_steps, 0, 4);
 	tcase_add_loop_test(t, test_cut_does_not_matter, 0, 8);
 	tcase_add_test(t, test_dropout_is_keyed);
 	tcase_add_loop_test(t, test_plan_changes_no_bit, 0, 2);
+	tcase_add_loop_test(t, test_host_changes_no_bit, 0, 8);
 	tcase_add_test(t, test_plan_refuses);
 	suite_add_tcase(s, t);
 	srunner_run_all(r, CK_NORMAL);

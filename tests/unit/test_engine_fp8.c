@@ -5,111 +5,10 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "base/rng.h"
-#include "base/xalloc.h"
-#include "train/engine.h"
+#include "engine_small.h"
 
-enum { SEQ = 48, ROWS = 3 };
-
-static const struct model_desc model = { .family = "llama", .layers = 3, .hidden = 64, .heads = 4, .kv_heads = 2, .head_dim = 16, .ffn = 160, .vocab = 96, .max_pos = 256,
-	.rms_eps = 1e-5, .tied = false, .rope_theta = 10000, .dtype = DT_F32 };
-
-struct fix {
-	struct device dev;
-	struct lora lora;
-	struct engine g;
-	struct dataset data;
-	struct microbatch b;
-	struct err e;
-};
-
-static void must(struct fix *f, bool ok)
-{
-	if (!ok)
-		ck_abort_msg("%s", f->e.msg);
-}
-
-/* n numbers of N(mean, sd), as dt. */
-static void send(struct fix *f, void *to, int64_t n, double mean, double sd, enum dtype dt, uint64_t stream)
-{
-	float *x = xcalloc((size_t)n, sizeof(*x));
-	void *y = xcalloc((size_t)n, sizeof(*x));
-
-	for (int64_t i = 0; i < n; i++)
-		x[i] = (float)(mean + sd * rng_normal(5, stream, (uint64_t)i));
-	from_f32(dt, x, y, (size_t)n);
-	device_upload(&f->dev, to, y, (uint64_t)n * dtype_bytes(dt));
-	free(x);
-	free(y);
-}
-
-static void send_group(struct fix *f, const struct wgroup *w, uint64_t stream)
-{
-	for (int64_t i = 0; i < w->out; i++)
-		send(f, act_at(&f->dev, w->dense, i * w->ld), w->in, 0, 0.1, f->dev.act, stream * 1000 + (uint64_t)i);
-}
-
-static void fill(struct fix *f)
-{
-	const struct weights *w = &f->g.w;
-
-	send(f, w->embed.data, model.vocab * model.hidden, 0, 1, w->dtype, 1);
-	send(f, w->head.data, model.vocab * model.hidden, 0, 0.1, w->dtype, 2);
-	send(f, w->norm, model.hidden, 1, 0.1, DT_F32, 3);
-	for (int64_t i = 0; i < model.layers; i++) {
-		send(f, w->layers[i].norm1, model.hidden, 1, 0.1, DT_F32, 10 + (uint64_t)i);
-		send(f, w->layers[i].norm2, model.hidden, 1, 0.1, DT_F32, 20 + (uint64_t)i);
-		for (int k = 0; k < GRP_N; k++)
-			send_group(f, &w->layers[i].grp[k], (uint64_t)(100 + i * GRP_N + k));
-	}
-	weights_to_fp8(&f->g.w, &f->dev, f->g.dense);
-	/* B not zero, so that every path of the adapters carries something */
-	send(f, f->lora.params, f->lora.n_params, 0, 0.05, DT_F32, 4);
-}
-
-static void add_row(struct fix *f, int64_t row)
-{
-	int32_t ids[SEQ];
-	uint8_t mask[SEQ];
-	int64_t start[2] = { 0, SEQ };
-
-	for (int i = 0; i < SEQ; i++)
-		ids[i] = (int32_t)(rng_u64(6, (uint64_t)row, (uint64_t)i) % (uint64_t)model.vocab);
-	memset(mask, 1, sizeof(mask));
-	dataset_add_row(&f->data, ids, mask, start, &row, 1);
-}
-
-static void setup(struct fix *f, bool fp8, double dropout, uint64_t budget)
-{
-	const char *spec = getenv("LP_DEVICE") ? getenv("LP_DEVICE") : "cpu";
-	struct engine_shape s = { .max_tokens = ROWS * SEQ, .max_seq = SEQ, .train = true, .fp8 = fp8, .budget = budget };
-
-	memset(f, 0, sizeof(*f));
-	must(f, device_open(&f->dev, spec, NULL, 2, &f->e) == 0);
-	f->lora = (struct lora){ .rank = 4, .alpha = 8, .dropout = dropout };
-	must(f, lora_targets("all", f->lora.targets, &f->e) == 0);
-	lora_init(&f->lora, &model);
-	must(f, engine_plan(&f->g, &f->dev, &model, f->dev.act, false, &f->lora, &s, &f->e) == 0);
-	must(f, engine_alloc(&f->g, &f->e) == 0);
-	fill(f);
-	for (int64_t i = 0; i < ROWS; i++)
-		add_row(f, i);
-	microbatch_init(&f->b, ROWS * SEQ);
-	microbatch_clear(&f->b);
-	for (int64_t i = 0; i < ROWS; i++)
-		microbatch_add(&f->b, &f->data, i);
-}
-
-static void teardown(struct fix *f)
-{
-	microbatch_release(&f->b);
-	dataset_release(&f->data);
-	engine_release(&f->g);
-	lora_release(&f->lora);
-	device_close(&f->dev);
-}
+enum { LAYERS = 3 };
 
 /* The loss of a token, and the adapter's gradients. */
 static double run(struct fix *f, float *grads)
@@ -147,12 +46,12 @@ START_TEST(test_against_16_bits)
 	float *ga, *gb;
 	double la, lb, d;
 
-	setup(&a, false, dropouts[_i], 0);
+	setup(&a, &(struct conf){ .layers = LAYERS, .host_rate = 1e10, .fp8 = false, .dropout = dropouts[_i], .budget = 0 });
 	if (!a.dev.fp8) {
 		teardown(&a);
 		return;
 	}
-	setup(&b, true, dropouts[_i], 0);
+	setup(&b, &(struct conf){ .layers = LAYERS, .host_rate = 1e10, .fp8 = true, .dropout = dropouts[_i], .budget = 0 });
 	ga = xcalloc((size_t)a.lora.n_params, sizeof(*ga));
 	gb = xcalloc((size_t)a.lora.n_params, sizeof(*gb));
 	la = run(&a, ga);
@@ -181,7 +80,7 @@ static uint64_t least_of(struct fix *f, uint64_t most)
 		struct engine_shape s = { .max_tokens = ROWS * SEQ, .max_seq = SEQ, .train = true, .fp8 = true, .budget = n };
 		struct lora l = f->lora;
 		struct engine g;
-		bool fits = engine_plan(&g, &f->dev, &model, f->dev.act, false, &l, &s, &f->e) == 0;
+		bool fits = engine_plan(&g, &f->dev, &f->model, f->dev.act, false, &l, &s, &f->e) == 0;
 
 		engine_release(&g);
 		if (fits)
@@ -196,13 +95,13 @@ START_TEST(test_plans)
 	struct fix a, b;
 	float *ga, *gb;
 
-	setup(&a, true, 0, 0);
+	setup(&a, &(struct conf){ .layers = LAYERS, .host_rate = 1e10, .fp8 = true, .dropout = 0, .budget = 0 });
 	if (!a.dev.fp8) {
 		teardown(&a);
 		return;
 	}
-	setup(&b, true, 0, least_of(&a, engine_bytes(&a.g)));
-	ck_assert_int_lt(b.g.full + b.g.lean, model.layers);
+	setup(&b, &(struct conf){ .layers = LAYERS, .host_rate = 1e10, .fp8 = true, .dropout = 0, .budget = least_of(&a, engine_bytes(&a.g)) });
+	ck_assert_int_lt(b.g.full + b.g.lean, LAYERS);
 	ga = xcalloc((size_t)a.lora.n_params, sizeof(*ga));
 	gb = xcalloc((size_t)a.lora.n_params, sizeof(*gb));
 	ck_assert(run(&a, ga) == run(&b, gb));

@@ -146,7 +146,8 @@ static void replay(const char *name)
 		for (int i = 0; i < 8; i++)
 			batch[i] = rows[s * 8 + i];
 		r.step = s;
-		must(run_step(&r, batch, 8, lr[s], &res, &e) == 0, &e);
+		run_queue(&r, batch, 8, lr[s]);
+		must(run_result(&r, &res, &e) == 0, &e);
 		if (s < 20) {
 			ck_assert_double_eq_tol(res.loss / loss[s], 1, 1e-4);
 			ck_assert_double_eq_tol(res.grad_norm / norm[s], 1, 1e-3);

@@ -1,0 +1,151 @@
+/* Optimiser states in host memory come to the device that LP_DEVICE names (cpu) in pieces, and go back: the bits of
+ * parameters and states are those of states that stay there. */
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/rng.h"
+#include "base/xalloc.h"
+#include "train/optim.h"
+
+#define STEPS 3
+
+static struct device dev;
+static const struct model_desc model = { .layers = 4, .hidden = 1024, .heads = 16, .kv_heads = 4, .head_dim = 64, .ffn = 3072, .vocab = 64 };
+
+static void open_device(void)
+{
+	struct err e = ERR_INIT;
+	const char *spec = getenv("LP_DEVICE") ? getenv("LP_DEVICE") : "cpu";
+
+	if (!dev.k.alloc)
+		ck_assert_msg(device_open(&dev, spec, getenv("LP_COMPUTE"), 2, &e) == 0, "%s", e.msg);
+}
+
+struct setting {
+	struct lora lora;
+	struct optim optim;
+	struct layout on_device, on_host;
+	void *device_memory, *host_memory, *ring;
+};
+
+static void layout(struct setting *s, bool away)
+{
+	lora_layout(&s->lora, &s->on_device, true);
+	optim_layout(&s->optim, &s->lora, &s->on_device, away ? &s->on_host : NULL);
+}
+
+static void fill(float *to, int64_t n, uint64_t stream)
+{
+	static float some[65521];
+	float *x = xcalloc((size_t)n, sizeof(*x));
+
+	for (int64_t j = 0; j < 65521; j++)
+		some[j] = (float)rng_unit(3, stream, (uint64_t)j) - 0.5f;
+	for (int64_t j = 0; j < n; j++)
+		x[j] = some[j % 65521];
+	device_upload(&dev, to, x, (uint64_t)n * sizeof(*x));
+	free(x);
+}
+
+static void start(struct setting *s, enum optim_kind kind, bool away)
+{
+	struct err e = ERR_INIT;
+
+	memset(s, 0, sizeof(*s));
+	s->lora = (struct lora){ .rank = 64, .alpha = 64 };
+	ck_assert(lora_targets("all", s->lora.targets, &e) == 0);
+	lora_init(&s->lora, &model);
+	s->optim = (struct optim){ .kind = kind, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01 };
+	layout(s, away);
+	s->device_memory = device_alloc(&dev, s->on_device.used, "a test", &e);
+	ck_assert(s->device_memory != NULL);
+	layout_place(&s->on_device, s->device_memory);
+	if (away) {
+		s->ring = device_alloc(&dev, OPTIM_RING * optim_ring_bytes(&s->optim, &s->lora), "a test", &e);
+		s->host_memory = dev.k.host_alloc(&dev, s->on_host.used, "a test", &e);
+		ck_assert(s->ring != NULL && s->host_memory != NULL);
+		memset(s->host_memory, 0x55, s->on_host.used);
+		layout_place(&s->on_host, s->host_memory);
+	}
+	layout(s, away);
+	s->optim.ring = s->ring;
+	optim_start(&s->optim, &s->lora, &dev);
+	fill(s->lora.params, s->lora.n_params, STEPS);
+}
+
+static void step(struct setting *s, int i)
+{
+	fill(s->lora.grads, s->lora.n_params, (uint64_t)i);
+	optim_step(&s->optim, &s->lora, &dev, 1e-3, 1, NULL, 0);
+}
+
+static void same(const void *a, const void *b, uint64_t bytes)
+{
+	struct err e = ERR_INIT;
+	char *x = xmalloc(bytes + 1), *y = xmalloc(bytes + 1);
+
+	device_download(&dev, x, a, bytes);
+	device_download(&dev, y, b, bytes);
+	ck_assert_msg(device_sync(&dev, &e) == 0, "%s", e.msg);
+	ck_assert_mem_eq(x, y, bytes);
+	free(x);
+	free(y);
+}
+
+static void finish(struct setting *s)
+{
+	optim_release(&s->optim);
+	lora_release(&s->lora);
+	device_free(&dev, s->device_memory);
+	if (s->ring)
+		device_free(&dev, s->ring);
+	if (s->host_memory)
+		dev.k.host_free(&dev, s->host_memory);
+}
+
+START_TEST(test_away)
+{
+	struct setting here, away;
+	struct err e = ERR_INIT;
+	int64_t n32, n8, nb;
+
+	open_device();
+	start(&here, _i ? OPTIM_ADAMW8 : OPTIM_ADAMW, false);
+	start(&away, _i ? OPTIM_ADAMW8 : OPTIM_ADAMW, true);
+	ck_assert_int_eq(here.optim.n_pieces, 1);
+	ck_assert_int_gt(away.optim.n_pieces, OPTIM_RING); /* each buffer is used again */
+	ck_assert_uint_lt(away.on_device.used, here.on_device.used);
+	for (int i = 0; i < STEPS; i++) {
+		step(&here, i);
+		step(&away, i);
+	}
+	ck_assert_msg(device_sync(&dev, &e) == 0, "%s", e.msg); /* before the host looks at what comes there */
+	optim_sizes(&here.optim, &here.lora, &n32, &n8, &nb);
+	same(here.lora.params, away.lora.params, (uint64_t)here.lora.n_params * sizeof(float));
+	same(here.optim.m, away.optim.m, (uint64_t)n32 * sizeof(float));
+	same(here.optim.v, away.optim.v, (uint64_t)n32 * sizeof(float));
+	same(here.optim.m8, away.optim.m8, (uint64_t)n8);
+	same(here.optim.v8, away.optim.v8, (uint64_t)n8);
+	same(here.optim.m_max, away.optim.m_max, (uint64_t)nb * sizeof(float));
+	same(here.optim.v_max, away.optim.v_max, (uint64_t)nb * sizeof(float));
+	finish(&here);
+	finish(&away);
+}
+END_TEST
+
+int main(void)
+{
+	Suite *s = suite_create("optim");
+	TCase *t = tcase_create("optim");
+	SRunner *r = srunner_create(s);
+	int failed;
+
+	tcase_set_timeout(t, 60);
+	tcase_add_loop_test(t, test_away, 0, 2);
+	suite_add_tcase(s, t);
+	srunner_run_all(r, CK_NORMAL);
+	failed = srunner_ntests_failed(r);
+	srunner_free(r);
+	return failed ? 1 : 0;
+}
