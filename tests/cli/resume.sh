@@ -9,7 +9,8 @@ tokens() { head -n "$2" "$1" | chat-template --model "$M" | tokenize --model "$M
 tokens "$D/upper_train.jsonl" 6 >train.lps
 tokens "$D/upper_heldout.jsonl" 2 >held.lps
 tokens "$D/upper_train.jsonl" 5 >other.lps
-COMMON="--model $M --threads 1 --lr 5e-3 --optimizer adamw8bit --rank 8 --dropout 0.1 --eval-every 4 --restore-best --batch 1 --accumulate 1 --save-every 2"
+DEVICE=${LP_DEVICE:-cpu} # cuda, where there is one
+COMMON="--model $M --device $DEVICE --threads 1 --lr 5e-3 --optimizer adamw8bit --rank 8 --dropout 0.1 --eval-every 4 --restore-best --batch 1 --accumulate 1 --save-every 2"
 # shellcheck disable=SC2086
 train() { qlora-train $COMMON --eval held.lps "$@"; }
 long() { train --max-steps 24 "$@"; }
@@ -78,7 +79,7 @@ is "three checkpoints stay" "$(steps term)" "15 20 24 "
 
 # SIGUSR1: a checkpoint, and on
 # shellcheck disable=SC2086
-qlora-train --model "$M" --threads 1 --lr 5e-3 --max-steps 60 -o usr1 --log usr1.log train.lps 2>usr1.err &
+qlora-train --model "$M" --device "$DEVICE" --threads 1 --lr 5e-3 --max-steps 60 -o usr1 --log usr1.log train.lps 2>usr1.err &
 pid=$!
 while ! grep -q '"event":"train"' usr1.log 2>/dev/null && kill -0 $pid; do sleep 0.05; done
 kill -USR1 $pid
@@ -86,7 +87,7 @@ while ! grep -q '"event":"checkpoint"' usr1.log && kill -0 $pid 2>/dev/null; do 
 kill -9 $pid
 wait $pid 2>/dev/null
 is "SIGUSR1 writes one" "$(steps usr1 | wc -w | tr -d ' ')" 1
-ok "goes on from it" qlora-train --model "$M" --threads 1 --lr 5e-3 --max-steps 60 -o usr1 train.lps
+ok "goes on from it" qlora-train --model "$M" --device "$DEVICE" --threads 1 --lr 5e-3 --max-steps 60 -o usr1 train.lps
 is "which goes when the run is done" "$(steps usr1)" ""
 
 # a damaged checkpoint

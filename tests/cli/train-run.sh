@@ -9,7 +9,8 @@ tokens() { head -n "$2" "$1" | chat-template --model "$M" | tokenize --model "$M
 tokens "$D/upper_train.jsonl" 6 >train.lps
 tokens "$D/upper_heldout.jsonl" 2 >held.lps
 tokens "$D/upper_heldout.jsonl" 5 >more.lps
-train() { qlora-train --model "$M" --threads 1 --lr 5e-3 --rank 4 --batch 1 --accumulate 1 --dropout 0.1 "$@"; }
+DEVICE=${LP_DEVICE:-cpu} # cuda, where there is one
+train() { qlora-train --model "$M" --device "$DEVICE" --threads 1 --lr 5e-3 --rank 4 --batch 1 --accumulate 1 --dropout 0.1 "$@"; }
 events() { grep "\"event\":\"$1\"" "$2"; }
 count() { events "$1" "$2" | wc -l | tr -d ' '; }
 
@@ -36,9 +37,10 @@ status 0 "samples" train --max-steps 6 --eval held.lps --eval-every 3 --prompts 
 same "change no bit of the run" sampled/adapter_model.safetensors one/adapter_model.safetensors
 is "of each prompt before, at 2, 4 and 6" "$(count sample samples.log)" 8
 response() { grep -o '"response":"\([^"\\]\|\\.\)*"'; }
-lm-generate --model "$M" --quant nf4 --adapter sampled --max-new 12 prompts.jsonl | response >answers
+lm-generate --model "$M" --device "$DEVICE" --quant nf4 --adapter sampled --max-new 12 prompts.jsonl | response >answers
 events sample samples.log | tail -n 2 | response >logged
-same "are what lm-generate answers" answers logged
+# on a GPU products of one row are others than those of training, and a close call may fall the other way
+if [ "$DEVICE" = cpu ]; then same "are what lm-generate answers" answers logged; else skip "answers of another path on $DEVICE"; fi
 status 0 "answers beyond the rows' length" train --max-steps 6 --eval held.lps --eval-every 3 --prompts prompts.jsonl --sample-tokens 450 --sample-every epoch -o sampled2 train.lps
 same "change no bit either" sampled2/adapter_model.safetensors one/adapter_model.safetensors
 status 2 "samples without prompts" train --sample-every 2 train.lps
