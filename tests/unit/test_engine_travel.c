@@ -95,7 +95,7 @@ struct result {
 	double loss, held_out;
 };
 
-/* Two micro-batches, the second of them shorter, with an evaluation between. */
+/* Two micro-batches, the second of them shorter, with an evaluation between; on a device that records until all three are replayed. */
 static struct result run(struct fix *f)
 {
 	struct result r = { .grads = xcalloc((size_t)f->lora.n_params, sizeof(*r.grads)) };
@@ -105,19 +105,46 @@ static struct result run(struct fix *f)
 	microbatch_init(&less, ROWS * SEQ);
 	microbatch_clear(&less);
 	microbatch_add(&less, &f->data, 1);
-	engine_set_dropout(&f->g, f->lora.dropout > 0, 1, 1);
-	engine_begin(&f->g);
-	engine_run(&f->g, &f->b, true, 1.0 / (double)f->b.n_targets);
-	must(f, engine_sums(&f->g, &r.loss, NULL, &f->e) == 0);
-	engine_run(&f->g, &f->b, false, 1);
-	must(f, engine_sums(&f->g, &both, NULL, &f->e) == 0);
-	r.held_out = both - r.loss;
-	engine_run(&f->g, &less, true, 1.0 / (double)f->b.n_targets);
-	must(f, engine_sums(&f->g, &r.loss, NULL, &f->e) == 0);
+	for (int round = 0; round < (f->dev.kind == DEVICE_CPU ? 1 : 3); round++) {
+		engine_set_dropout(&f->g, f->lora.dropout > 0, 1, 1);
+		engine_begin(&f->g);
+		engine_run(&f->g, &f->b, true, 1.0 / (double)f->b.n_targets);
+		must(f, engine_sums(&f->g, &r.loss, NULL, &f->e) == 0);
+		engine_run(&f->g, &f->b, false, 1);
+		must(f, engine_sums(&f->g, &both, NULL, &f->e) == 0);
+		r.held_out = both - r.loss;
+		engine_run(&f->g, &less, true, 1.0 / (double)f->b.n_targets);
+		must(f, engine_sums(&f->g, &r.loss, NULL, &f->e) == 0);
+	}
+	ck_assert_int_eq(f->g.replayed, f->dev.kind == DEVICE_CPU ? 0 : 6);
 	device_download(&f->dev, r.grads, f->lora.grads, (uint64_t)f->lora.n_params * sizeof(*r.grads));
 	must(f, device_sync(&f->dev, &f->e) == 0);
 	microbatch_release(&less);
 	return r;
+}
+
+/* Four optimiser steps of the two; ahead: each is queued before the sums of the last one are waited for. */
+static void run_steps(struct fix *f, int ahead, double loss[4], float *grads)
+{
+	struct microbatch less;
+
+	microbatch_init(&less, ROWS * SEQ);
+	microbatch_clear(&less);
+	microbatch_add(&less, &f->data, 1);
+	for (int i = 0; i < 4 + ahead; i++) {
+		if (i < 4) {
+			engine_set_dropout(&f->g, f->lora.dropout > 0, 1, i);
+			engine_begin(&f->g);
+			engine_run(&f->g, i % 2 ? &less : &f->b, true, 1e-3 * (i + 1));
+			engine_run(&f->g, i % 2 ? &f->b : &less, true, 1e-3 * (i + 1));
+			engine_squares(&f->g);
+			engine_sums_send(&f->g, i % 2);
+		}
+		if (i >= ahead)
+			must(f, engine_sums_wait(&f->g, (i - ahead) % 2, &loss[i - ahead], NULL, &f->e) == 0);
+	}
+	device_download(&f->dev, grads, f->lora.grads, (uint64_t)f->lora.n_params * sizeof(*grads));
+	microbatch_release(&less);
 }
 
 static void compare(const struct fix *a, const struct result *x, const struct result *y)
@@ -201,6 +228,29 @@ START_TEST(test_no_bit_changes)
 	ck_assert(s.travel > 0);
 	if (!getenv("LP_DEVICE") || strcmp(getenv("LP_DEVICE"), "cpu") == 0)
 		ck_assert(s.sets[2] > 0 && s.sets[3] > 0 && s.sets[4] > 0 && s.beside_again > 0 && s.none_again > 0 && s.offload > 0);
+}
+END_TEST
+
+/* Inputs and sums are copies of the same kind. */
+START_TEST(test_queued_steps)
+{
+	struct fix waits, late;
+	double want[4], got[4];
+	float *grads[2];
+
+	setup(&waits, &(struct conf){ .layers = 5, .dropout = dropouts[_i] });
+	setup(&late, &(struct conf){ .layers = 5, .dropout = dropouts[_i], .watch = watch });
+	for (int i = 0; i < 2; i++)
+		grads[i] = xcalloc((size_t)waits.lora.n_params, sizeof(float));
+	run_steps(&waits, 0, want, grads[0]);
+	run_steps(&late, 1, got, grads[1]);
+	for (int i = 0; i < 4; i++)
+		ck_assert(isfinite(want[i]) && want[i] == got[i]);
+	ck_assert_mem_eq(grads[0], grads[1], (size_t)waits.lora.n_params * sizeof(float));
+	for (int i = 0; i < 2; i++)
+		free(grads[i]);
+	teardown(&waits);
+	teardown(&late);
 }
 END_TEST
 
@@ -329,6 +379,7 @@ int main(void)
 
 	tcase_set_timeout(t, 120);
 	tcase_add_loop_test(t, test_no_bit_changes, 0, 2);
+	tcase_add_loop_test(t, test_queued_steps, 0, 2);
 	tcase_add_test(t, test_spread);
 	tcase_add_loop_test(t, test_published_shapes, 0, sizeof(published) / sizeof(*published));
 	tcase_add_test(t, test_host_memory);
