@@ -419,6 +419,7 @@ int generator_run(struct generator *n, struct gen_seq *s, int64_t count, const s
 	}
 	if (rc == 0) {
 		n->g->decode_rows = n->batch;
+		n->g->backward = false; /* nothing is sent to wait for a backward pass */
 		engine_place_adapters(n->g);
 		n_live = read_prompts(n, s, count, live, o);
 		while (n_live > 0)
