@@ -257,7 +257,7 @@ template <int B> static __device__ __forceinline__ void job_read(struct job_rows
 
 static __device__ __forceinline__ void tell(const struct skinny &a, int64_t at, float v, uint32_t launch)
 {
-	asm volatile("st.volatile.global.v2.u32 [%0], {%1, %2};" ::"l"(a.told + at), "r"(__float_as_uint(v)), "r"(launch) : "memory");
+	asm volatile("st.volatile.global.v2.u32 [%0], {%1, %2};" ::"l"(a.told + at), "r"(__float_as_uint(v)), "r"(launch + 1) : "memory");
 }
 
 /* COLS: tokens that there are room for. */
@@ -317,7 +317,7 @@ template <int B, int COLS, int SUBS> static __device__ __forceinline__ void gath
 #pragma unroll
 			for (int k = 0; k < AT_ONCE; k++)
 				if (p + k < end) {
-					while (v[k].y != launch)
+					while (v[k].y != launch + 1)
 						v[k] = heard(a, (int64_t)(p + k) * items + i);
 					sum += __uint_as_float(v[k].x);
 				}
@@ -332,14 +332,14 @@ template <int B, int COLS, int SUBS> static __device__ __forceinline__ void gath
 
 /* --- tiles' ends --- */
 
-/* Outputs of the teams' tiles [from, from + n), from sums (i, warp, 16 rows, cols). */
+/* Outputs of the teams' tiles [from, from + n), from sums (i, warp, 16 rows, cols). Few outputs are another half of the warps' every turn. */
 template <int TEAM>
-static __device__ __forceinline__ void finish_round(const struct skinny &a, const float *red, const float *inner, int from, int n, int cols, int tiles)
+static __device__ __forceinline__ void finish_round(const struct skinny &a, const float *red, const float *inner, int from, int n, int cols, int tiles, int turn)
 {
 	enum { TEAMS = WARPS / TEAM };
 	int rows = a.f ? 8 : 16, all = n * TEAMS * rows * a.t;
 
-	for (int e = threadIdx.x; e < all; e += THREADS) {
+	for (int e = ((int)threadIdx.x + turn * (THREADS / 2)) % THREADS; e < all; e += THREADS) {
 		int token = e % a.t, r = e / a.t % rows, k = e / a.t / rows, team = k % TEAMS, tile = tile_of<TEAM>(from + k / TEAMS, team), row;
 		const float *sums = red + (k * TEAM * 16 + r) * cols + token;
 		float v = 0, u = 0;
@@ -382,7 +382,7 @@ struct frame {
 	struct half_tile *halves;
 	float *red, *inner;  /* red: two rounds' */
 	uint32_t ring;       /* this warp's, in shared memory */
-	uint32_t launch;     /* number of this one */
+	uint32_t launch;     /* number of the one before; first looked at when it has come */
 	int tiles, mine, round, in_round, parity; /* mine: of every team, the last ones may not be there */
 	bool waited;
 };
@@ -421,10 +421,8 @@ template <int TEAM, int B, int COLS> static __device__ __forceinline__ void begi
 	call_round<TEAM>(a, 0, 2 * f->round, f->tiles);
 	__syncthreads();
 	follow_previous();
-	if (a.jobs) {
+	if (a.jobs)
 		asm volatile("ld.volatile.global.u32 %0, [%1];" : "=r"(f->launch) : "l"(a.count + 2) : "memory");
-		f->launch++;
-	}
 	for (; job < jobs; job += (int)gridDim.x * WARPS) {
 		job_do<B, COLS>(w, a, job, f->launch);
 		if (job + (int)gridDim.x * WARPS < jobs)
@@ -442,7 +440,7 @@ template <int TEAM, int B, int COLS, int SUBS> static __device__ __forceinline__
 		gather_inner<B, COLS, SUBS>(a, f->inner, f->launch);
 	f->waited = true;
 	__syncthreads();
-	finish_round<TEAM>(a, f->red + f->parity * f->round * WARPS * 16 * COLS, f->inner, i + 1 - f->in_round, f->in_round, COLS, f->tiles);
+	finish_round<TEAM>(a, f->red + f->parity * f->round * WARPS * 16 * COLS, f->inner, i + 1 - f->in_round, f->in_round, COLS, f->tiles, f->parity);
 	if (i + 1 < f->mine) {
 		if ((i + 1) % F_ROUND == 0)
 			describe<TEAM>(a, f->halves, i + 1 + 2 * F_ROUND, F_ROUND, f->tiles);
@@ -456,7 +454,7 @@ template <int TEAM, int B, int COLS, int SUBS> static __device__ __forceinline__
 static __device__ __forceinline__ void end(const struct skinny &a, const struct frame &f)
 {
 	if (a.jobs && threadIdx.x == 0 && atomicInc(&a.count[1], gridDim.x - 1) == gridDim.x - 1)
-		asm volatile("st.volatile.global.u32 [%0], %1;" ::"l"(a.count + 2), "r"(f.launch) : "memory");
+		asm volatile("st.volatile.global.u32 [%0], %1;" ::"l"(a.count + 2), "r"(f.launch + 1) : "memory");
 }
 
 /* --- one token --- */
