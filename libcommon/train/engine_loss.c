@@ -123,5 +123,8 @@ void engine_loss(struct engine *g, const struct microbatch *b, bool grad)
 		if (grad)
 			hidden_bwd(g, g->in.tgt_row + i, x.n);
 	}
+	/* d_qkv is there now, and what lies behind its rows' inner values is expected to be 0 */
+	if (grad)
+		device_zero(d, g->d_acc, (uint64_t)(g->loss_rows * c) * sizeof(*g->d_acc));
 	d->k.sum(d, g->nll, b->n_targets, g->sums);
 }

@@ -279,6 +279,11 @@ static double take(struct bench *x, int64_t i)
 	double loss, squares;
 
 	must(engine_sums_wait(&x->g, (int)(i % 2), &loss, &squares, &e) == 0);
+	/* the update would have been refused, and the next steps measured would be of nothing */
+	if (!isfinite(loss) || !isfinite(squares)) {
+		fprintf(stderr, "%s: step %lld: loss %g, squares of gradients %g\n", BENCH, (long long)i, loss, squares);
+		exit(1);
+	}
 	for (int64_t k = 0; k < x->c.accumulate; k++)
 		targets += b[k].n_targets;
 	return loss / (double)targets;

@@ -123,7 +123,7 @@ static void setup(struct fix *f, const struct conf *c)
 
 	memset(f, 0, sizeof(*f));
 	f->model = small_model(c->layers);
-	must(f, device_open(&f->dev, spec, NULL, 1, &f->e) == 0);
+	must(f, device_open(&f->dev, spec, getenv("LP_COMPUTE"), 1, &f->e) == 0);
 	if (c->host_rate > 0)
 		f->dev.host_rate = c->host_rate;
 	if (c->watch)
