@@ -14,16 +14,16 @@
 #include "train/tag.h"
 
 static struct {
-	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *tensorboard, *dump_batch, *tag, *data_version, *task, *method, *update, *quant, *targets, *schedule, *optimizer, *nonfinite, *device, *compute;
-	int64_t rank, batch, accumulate, max_steps, max_len, warmup_steps, schedule_steps, seed, log_every, threads, patience, keep_checkpoints, sample_tokens;
+	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *tensorboard, *dump_batch, *tag, *data_version, *task, *method, *update, *quant, *targets, *schedule, *decay_shape, *optimizer, *nonfinite, *device, *compute;
+	int64_t rank, batch, accumulate, max_steps, max_len, warmup_steps, decay_steps, schedule_steps, seed, log_every, threads, patience, keep_checkpoints, sample_tokens;
 	struct opt_list evals;
-	double alpha, dropout, epochs, lr, warmup_ratio, weight_decay, max_grad_norm, beta1, beta2, eps, min_delta, peak_tflops;
+	double alpha, dropout, epochs, lr, warmup_ratio, decay_ratio, weight_decay, max_grad_norm, beta1, beta2, eps, min_delta, peak_tflops;
 	uint64_t memory, host_memory;
 	bool rslora, restore_best, extend, dry_run, eval_only, advise, smoke, allow_long;
 } o = {
-	.method = "sft", .update = "lora", .quant = "nf4", .targets = "all", .schedule = "cosine", .optimizer = "adamw", .nonfinite = "stop", .eval_every = "0", .save_every = "0", .sample_every = "0", .sample_tokens = 64, .task = "any",
+	.method = "sft", .update = "lora", .quant = "nf4", .targets = "all", .schedule = "cosine", .decay_shape = "cosine", .optimizer = "adamw", .nonfinite = "stop", .eval_every = "0", .save_every = "0", .sample_every = "0", .sample_tokens = 64, .task = "any",
 	.device = "auto", .compute = "auto", .rank = 16, .alpha = 16, .batch = 2, .accumulate = 4, .epochs = 3, .lr = 2e-4, .warmup_steps = -1,
-	.warmup_ratio = 0.05, .weight_decay = 0.01, .max_grad_norm = 1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .seed = 42, .log_every = 1,
+	.decay_steps = -1, .warmup_ratio = 0.05, .decay_ratio = 0.1, .weight_decay = 0.01, .max_grad_norm = 1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .seed = 42, .log_every = 1,
 };
 
 static struct opt options[] = {
@@ -52,10 +52,13 @@ static struct opt options[] = {
 	{ OPT_INT, "seed", 0, &o.seed, "N", "seed of adapter, order and dropout", .min = 0, .max = 9e15 },
 	{ OPT_SECTION, .help = "Optimiser" },
 	{ OPT_F64, "lr", 0, &o.lr, "X", "peak learning rate", .min = 0, .max = 1e3 },
-	{ OPT_CHOICE, "schedule", 0, &o.schedule, "NAME", "of the learning rate after warm-up", "cosine|linear|constant" },
+	{ OPT_CHOICE, "schedule", 0, &o.schedule, "NAME", "of the learning rate after warm-up", "cosine|linear|constant|wsd" },
 	{ OPT_INT, "schedule-steps", 0, &o.schedule_steps, "N", "length of the schedule (0: the run's)", .min = 0, .max = 1e12 },
 	{ OPT_INT, "warmup-steps", 0, &o.warmup_steps, "N", "warm-up steps (-1: by --warmup-ratio)", .min = -1, .max = 1e12 },
 	{ OPT_F64, "warmup-ratio", 0, &o.warmup_ratio, "X", "part of all steps that warm up", .min = 0, .max = 1 },
+	{ OPT_INT, "decay-steps", 0, &o.decay_steps, "N", "wsd: steps at the end in which the rate falls to 0 (-1: by --decay-ratio)", .min = -1, .max = 1e12 },
+	{ OPT_F64, "decay-ratio", 0, &o.decay_ratio, "X", "part of all steps that they are", .min = 0, .max = 1 },
+	{ OPT_CHOICE, "decay-shape", 0, &o.decay_shape, "NAME", "how it falls in them", "cosine|linear|1-sqrt" },
 	{ OPT_CHOICE, "optimizer", 0, &o.optimizer, "NAME", "AdamW with fp32 or 8-bit states", "adamw|adamw8bit" },
 	{ OPT_F64, "weight-decay", 0, &o.weight_decay, "X", "decoupled weight decay", .min = 0, .max = 1e3 },
 	{ OPT_F64, "max-grad-norm", 0, &o.max_grad_norm, "X", "clip the gradient's norm to this (0: do not)", .min = 0, .max = 1e9 },
@@ -139,7 +142,7 @@ static int configure(struct train_config *c, int argc, char **argv, struct err *
 		.out = opt_common.output, .device = o.device, .compute = o.compute, .threads = o.threads, .memory = o.memory, .host_memory = o.host_memory, .nf4 = strcmp(o.quant, "nf4") == 0,
 		.force = opt_common.force, .extend = o.extend, .restore_best = o.restore_best, .eval_only = o.eval_only, .allow_long = o.allow_long, .rank = o.rank, .alpha = o.alpha, .dropout = o.dropout,
 		.rslora = o.rslora, .batch = o.batch, .accumulate = o.accumulate, .max_steps = o.max_steps, .max_len = o.max_len, .epochs = o.epochs,
-		.lr = o.lr, .warmup_ratio = o.warmup_ratio, .max_grad_norm = o.max_grad_norm, .warmup_steps = o.warmup_steps,
+		.lr = o.lr, .warmup_ratio = o.warmup_ratio, .decay_steps = o.decay_steps, .decay_ratio = o.decay_ratio, .max_grad_norm = o.max_grad_norm, .warmup_steps = o.warmup_steps,
 		.optim = { .beta1 = o.beta1, .beta2 = o.beta2, .eps = o.eps, .weight_decay = o.weight_decay }, .seed = (uint64_t)o.seed,
 		.prompts = o.prompts, .tag = o.tag, .data_version = o.data_version, .tensorboard = o.tensorboard, .dump_batch = o.dump_batch, .peak_tflops = o.peak_tflops, .sample_tokens = o.sample_tokens, .log_every = o.log_every, .schedule_steps = o.schedule_steps,
 		.patience = o.patience, .min_delta = o.min_delta, .keep_checkpoints = o.keep_checkpoints, .spec = &spec };
@@ -166,6 +169,7 @@ static int configure(struct train_config *c, int argc, char **argv, struct err *
 	if (from_stdin(&o.evals) + (!c->tokens && !o.eval_only) > 1)
 		return err_set(e, LP_USAGE, "only one token stream can come from standard input");
 	if (lora_targets(o.targets, c->targets, e) < 0 || schedule_parse(o.schedule, &c->schedule, e) < 0 ||
+	    schedule_parse_shape(o.decay_shape, &c->decay_shape, e) < 0 ||
 	    optim_parse(o.optimizer, &c->optim.kind, e) < 0)
 		return -1;
 	return parse_nonfinite(&c->nonfinite_skips, e);

@@ -108,7 +108,7 @@ static void step_rows(const struct run *r, int64_t n, struct sb *out)
 	else
 		row(out, "epochs", epochs, "4-8", epochs >= 4 && epochs <= 8, "under 1,000 examples, while held-out loss falls; 2 or 3 by another guide");
 	row(out, "batch x accum.", (double)batch, "8-16", batch >= 8 && batch <= 16, "rows of a step");
-	row(out, "warm-up", (double)r->warmup, "10-50, or 5 %", r->warmup > 0 && r->warmup * 5 <= r->total_steps, "steps; the rate spikes without");
+	row(out, "warm-up", (double)r->schedule.warmup, "10-50, or 5 %", r->schedule.warmup > 0 && r->schedule.warmup * 5 <= r->total_steps, "steps; the rate spikes without");
 	row(out, "weight-decay", c->optim.weight_decay, "0-0.01", c->optim.weight_decay <= 0.01, "");
 	row(out, "max-grad-norm", c->max_grad_norm, "0.3-1", c->max_grad_norm > 0 && c->max_grad_norm <= 1, "clipping keeps one bad batch from spoiling all");
 }

@@ -62,7 +62,7 @@ static void describe(const struct run *r, struct sb *out)
 		        (long long)r->train.n_tokens, (long long)r->train.n_targets);
 	if (r->total_steps)
 		sb_addf(out, "steps      %lld of %lld x %lld rows, warm-up %lld\n", (long long)r->total_steps, (long long)r->c->batch, (long long)r->c->accumulate,
-		        (long long)r->warmup);
+		        (long long)r->schedule.warmup);
 	sb_addf(out, "plan       micro-batch of %lld tokens; of %lld layers %lld keep activations, %lld most of them, %lld send those to host memory and back, %lld run again; %lld keep dense weights; inputs of %lld wait in host memory\n",
 	        (long long)g->shape.max_tokens, (long long)m->layers, (long long)g->full, (long long)g->lean, (long long)g->travel, (long long)(m->layers - g->full - g->lean - g->travel),
 	        (long long)(g->w.dense ? m->layers : g->w.cached_layers), (long long)g->away);
@@ -118,7 +118,7 @@ static int log_plan(struct run *r, struct err *e)
 	                "\"weights_bytes\":%llu,\"adapter_bytes\":%llu,\"activation_bytes\":%llu,\"scratch_bytes\":%llu,\"cache_bytes\":%llu,"
 	                "\"total_bytes\":%llu,\"kept_layers\":%lld,\"base_id\":\"%s\"",
 	                sb_str(&name), (long long)r->lora.n_params, (long long)total, 100.0 * (double)r->lora.n_params / (double)total, (long long)r->total_steps,
-	                (long long)r->warmup, (long long)r->train.n_rows, (long long)r->train.n_tokens, (unsigned long long)g->plan[ARENA_WEIGHTS].used,
+	                (long long)r->schedule.warmup, (long long)r->train.n_rows, (long long)r->train.n_tokens, (unsigned long long)g->plan[ARENA_WEIGHTS].used,
 	                (unsigned long long)g->plan[ARENA_ADAPTER].used, (unsigned long long)g->plan[ARENA_ACTIVATIONS].used,
 	                (unsigned long long)g->plan[ARENA_SCRATCH].used, (unsigned long long)g->plan[ARENA_CACHE].used,
 	                (unsigned long long)run_bytes(r), (long long)(g->full + g->lean), g->w.identity);
@@ -213,7 +213,7 @@ static void queue_step(struct run *r)
 
 	for (int64_t i = 0; i < n; i++)
 		rows[i] = order_row(&r->order, epoch, at + i);
-	run_queue(r, rows, n, c->lr * schedule_factor(c->schedule, step - r->scaler.overflows, r->warmup, r->schedule_steps));
+	run_queue(r, rows, n, c->lr * schedule_factor(&r->schedule, step - r->scaler.overflows));
 	free(rows);
 }
 

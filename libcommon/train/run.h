@@ -29,9 +29,10 @@ struct train_config {
 	bool rslora;
 	bool targets[LIN_N];
 	int64_t batch, accumulate, max_steps, max_len;
-	double epochs, lr, warmup_ratio, max_grad_norm;
-	int64_t warmup_steps;              /* -1: by ratio */
-	enum schedule schedule;
+	double epochs, lr, warmup_ratio, decay_ratio, max_grad_norm;
+	int64_t warmup_steps, decay_steps; /* -1: by ratio */
+	enum schedule_kind schedule;
+	enum schedule_shape decay_shape;   /* of SCHEDULE_WSD's end */
 	struct optim optim;
 	uint64_t seed;
 	int64_t eval_every, save_every;    /* steps, 0: not, or TRAIN_EPOCH */

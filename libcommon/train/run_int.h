@@ -42,8 +42,8 @@ struct run {
 	int n_queued, turn;
 	int64_t *rows_seen;    /* of the last result */
 	struct scaler next;    /* what the scaler will be if every queued step is finite */
-	int64_t total_steps, steps_per_epoch, warmup;
-	int64_t schedule_steps; /* that the learning rate falls over */
+	int64_t total_steps, steps_per_epoch;
+	struct schedule schedule; /* of the learning rate; may be longer than the run */
 	int64_t eval_every, save_every, sample_every; /* steps, 0: not */
 
 	int64_t step;          /* updates taken or skipped, as far as their sums were seen */

@@ -62,10 +62,11 @@ static int plan_steps(struct run *r, struct err *e)
 
 	r->steps_per_epoch = (r->train.n_rows + per_step - 1) / per_step;
 	r->total_steps = c->max_steps > 0 ? c->max_steps : (int64_t)ceil(c->epochs * (double)r->steps_per_epoch);
-	r->schedule_steps = c->schedule_steps > 0 ? c->schedule_steps : r->total_steps;
-	if (r->schedule_steps < r->total_steps)
-		return err_set(e, LP_USAGE, "--schedule-steps %lld is less than the run's %lld steps", (long long)r->schedule_steps, (long long)r->total_steps);
-	r->warmup = c->warmup_steps >= 0 ? c->warmup_steps : schedule_warmup(c->warmup_ratio, r->schedule_steps);
+	r->schedule = (struct schedule){ .kind = c->schedule, .shape = c->decay_shape, .total = c->schedule_steps > 0 ? c->schedule_steps : r->total_steps };
+	if (r->schedule.total < r->total_steps)
+		return err_set(e, LP_USAGE, "--schedule-steps %lld is less than the run's %lld steps", (long long)r->schedule.total, (long long)r->total_steps);
+	r->schedule.warmup = c->warmup_steps >= 0 ? c->warmup_steps : schedule_part(c->warmup_ratio, r->schedule.total);
+	r->schedule.decay = c->decay_steps >= 0 ? c->decay_steps : schedule_part(c->decay_ratio, r->schedule.total);
 	r->eval_every = c->eval_every == TRAIN_EPOCH ? r->steps_per_epoch : c->eval_every;
 	r->sample_every = c->sample_every == TRAIN_EPOCH ? r->steps_per_epoch : c->sample_every;
 	r->save_every = c->save_every == TRAIN_EPOCH ? r->steps_per_epoch : c->save_every;

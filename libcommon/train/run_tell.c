@@ -139,7 +139,7 @@ int run_tell_step(struct run *r, const struct step_result *s, struct err *e)
 	r->step_seconds += s->seconds;
 	progress("step %lld/%lld  loss %.4f  lr %.3g  %.0f tokens/s  %s left", (long long)r->step, (long long)r->total_steps, s->loss, s->lr,
 	         (double)s->tokens / s->seconds,	         left_text(left, text));
-	if (tell_words(r, words, watch_loss(&r->watch, r->step, r->warmup, r->total_steps, s->loss, words), e) < 0)
+	if (tell_words(r, words, watch_loss(&r->watch, r->step, r->schedule.warmup, r->total_steps, s->loss, words), e) < 0)
 		return -1;
 	if (r->step % r->c->log_every && r->step != r->total_steps && r->step != 1)
 		return 0;

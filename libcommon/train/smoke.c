@@ -25,6 +25,8 @@ static struct train_config shortened(const struct train_config *c, const char *o
 	s.schedule_steps = 0;
 	if (c->warmup_steps > HALF || (c->warmup_steps < 0 && c->warmup_ratio > 0))
 		s.warmup_steps = HALF;
+	if (c->decay_steps > HALF)
+		s.decay_steps = HALF;
 	s.save_every = HALF;
 	s.eval_every = s.n_evals ? HALF : 0;
 	s.sample_every = s.prompts ? HALF : 0;

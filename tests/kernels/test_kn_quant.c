@@ -217,20 +217,20 @@ START_TEST(test_schedules)
 	ck_assert(json_is(cases, JSON_ARR) && cases->n >= 6);
 	for (uint32_t i = 0; i < cases->n; i++) {
 		const struct json *c = &cases->items[i], *rates = json_get(c, "rates");
-		const char *name;
-		enum schedule s;
-		int64_t steps, warmup, resolved;
+		const char *name, *shape;
+		struct schedule s = { 0 };
+		int64_t warmup;
 		double lr, ratio, rate;
 
-		ck_assert(json_get_str(c, "schedule", NULL, &name) && json_get_f64(c, "lr", 0, &lr) && json_get_i64(c, "steps", 0, &steps) &&
-		          json_get_i64(c, "warmup", 0, &resolved) && json_get_f64(c, "warmup_ratio", -1, &ratio) &&
+		ck_assert(json_get_str(c, "schedule", NULL, &name) && json_get_f64(c, "lr", 0, &lr) && json_get_i64(c, "steps", 0, &s.total) &&
+		          json_get_i64(c, "warmup", 0, &s.warmup) && json_get_i64(c, "decay", 0, &s.decay) && json_get_str(c, "shape", "cosine", &shape) && json_get_f64(c, "warmup_ratio", -1, &ratio) &&
 		          json_get_i64(c, "warmup_steps", -1, &warmup));
-		if (schedule_parse(name, &s, &e) < 0)
-			s = SCHEDULE_CONSTANT; /* constant_with_warmup */
-		ck_assert_int_eq(ratio >= 0 && warmup <= 0 ? schedule_warmup(ratio, steps) : warmup < 0 ? 0 : warmup, resolved);
+		must(schedule_parse(name, &s.kind, &e) == 0, &e);
+		must(schedule_parse_shape(shape, &s.shape, &e) == 0, &e);
+		ck_assert_int_eq(ratio >= 0 && warmup <= 0 ? schedule_part(ratio, s.total) : warmup < 0 ? 0 : warmup, s.warmup);
 		for (uint32_t k = 0; k < rates->n; k++) {
 			ck_assert(json_as_f64(&rates->items[k], &rate));
-			ck_assert_double_eq_tol(lr * schedule_factor(s, k, resolved, steps), rate, 1e-9 * lr);
+			ck_assert_double_eq(lr * schedule_factor(&s, k), rate);
 		}
 	}
 	arena_release(&a);

@@ -11,17 +11,19 @@ import json, math, sys, warnings
 import torch
 import transformers
 from transformers.optimization import (get_constant_schedule, get_constant_schedule_with_warmup,
-                                       get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup)
+                                       get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup, get_wsd_schedule)
 
 warnings.simplefilter("ignore")
 
 
-def rates(kind, lr, steps, warmup):
+def rates(kind, lr, steps, warmup, decay=0, shape=None):
     opt = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
     if kind == "cosine":
         s = get_cosine_schedule_with_warmup(opt, warmup, steps)
     elif kind == "linear":
         s = get_linear_schedule_with_warmup(opt, warmup, steps)
+    elif kind == "wsd":
+        s = get_wsd_schedule(opt, warmup, decay, num_training_steps=steps, decay_type=shape)
     elif warmup:
         s = get_constant_schedule_with_warmup(opt, warmup)
     else:
@@ -47,6 +49,11 @@ def main():
             else:
                 c["warmup_ratio"] = ratio
             cases.append(c)
+    # (5e-5, ...): warm-up and end take more than all steps
+    for shape in ("cosine", "linear", "1-sqrt"):
+        for lr, steps, warmup, decay in ((2e-4, 40, 4, 8), (3e-4, 37, 0, 37), (1e-3, 20, 5, 0), (1e-2, 30, 29, 1), (5e-5, 12, 8, 10)):
+            cases.append({"schedule": "wsd", "shape": shape, "lr": lr, "steps": steps, "warmup": warmup, "warmup_steps": warmup,
+                          "decay": decay, "rates": rates("wsd", lr, steps, warmup, decay, shape)})
     with open(sys.argv[1], "w") as f:
         f.write('{"transformers": "%s", "torch": "%s", "cases": [\n' % (transformers.__version__, torch.__version__))
         f.write(",\n".join(json.dumps(c) for c in cases))
