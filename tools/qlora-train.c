@@ -17,13 +17,13 @@ static struct {
 	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *tensorboard, *dump_batch, *tag, *data_version, *task, *method, *update, *quant, *targets, *schedule, *decay_shape, *optimizer, *nonfinite, *device, *compute;
 	int64_t rank, batch, accumulate, max_steps, max_len, warmup_steps, decay_steps, schedule_steps, seed, log_every, threads, patience, keep_checkpoints, sample_tokens;
 	struct opt_list evals;
-	double alpha, dropout, epochs, lr, warmup_ratio, decay_ratio, weight_decay, max_grad_norm, beta1, beta2, eps, min_delta, peak_tflops;
+	double alpha, dropout, epochs, lr, warmup_ratio, decay_ratio, weight_decay, lora_plus_ratio, max_grad_norm, beta1, beta2, eps, min_delta, peak_tflops;
 	uint64_t memory, host_memory;
 	bool rslora, restore_best, extend, dry_run, eval_only, advise, smoke, allow_long;
 } o = {
 	.method = "sft", .update = "lora", .quant = "nf4", .targets = "all", .schedule = "cosine", .decay_shape = "cosine", .optimizer = "adamw", .nonfinite = "stop", .eval_every = "0", .save_every = "0", .sample_every = "0", .sample_tokens = 64, .task = "any",
 	.device = "auto", .compute = "auto", .rank = 16, .alpha = 16, .batch = 2, .accumulate = 4, .epochs = 3, .lr = 2e-4, .warmup_steps = -1,
-	.decay_steps = -1, .warmup_ratio = 0.05, .decay_ratio = 0.1, .weight_decay = 0.01, .max_grad_norm = 1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .seed = 42, .log_every = 1,
+	.decay_steps = -1, .warmup_ratio = 0.05, .decay_ratio = 0.1, .weight_decay = 0.01, .lora_plus_ratio = 1, .max_grad_norm = 1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .seed = 42, .log_every = 1,
 };
 
 static struct opt options[] = {
@@ -52,6 +52,7 @@ static struct opt options[] = {
 	{ OPT_INT, "seed", 0, &o.seed, "N", "seed of adapter, order and dropout", .min = 0, .max = 9e15 },
 	{ OPT_SECTION, .help = "Optimiser" },
 	{ OPT_F64, "lr", 0, &o.lr, "X", "peak learning rate", .min = 0, .max = 1e3 },
+	{ OPT_F64, "lora-plus-ratio", 0, &o.lora_plus_ratio, "X", "LoRA+: the B of an adapter learns at X times that rate", .min = 1e-3, .max = 1e6 },
 	{ OPT_CHOICE, "schedule", 0, &o.schedule, "NAME", "of the learning rate after warm-up", "cosine|linear|constant|wsd" },
 	{ OPT_INT, "schedule-steps", 0, &o.schedule_steps, "N", "length of the schedule (0: the run's)", .min = 0, .max = 1e12 },
 	{ OPT_INT, "warmup-steps", 0, &o.warmup_steps, "N", "warm-up steps (-1: by --warmup-ratio)", .min = -1, .max = 1e12 },
@@ -143,7 +144,7 @@ static int configure(struct train_config *c, int argc, char **argv, struct err *
 		.force = opt_common.force, .extend = o.extend, .restore_best = o.restore_best, .eval_only = o.eval_only, .allow_long = o.allow_long, .rank = o.rank, .alpha = o.alpha, .dropout = o.dropout,
 		.rslora = o.rslora, .batch = o.batch, .accumulate = o.accumulate, .max_steps = o.max_steps, .max_len = o.max_len, .epochs = o.epochs,
 		.lr = o.lr, .warmup_ratio = o.warmup_ratio, .decay_steps = o.decay_steps, .decay_ratio = o.decay_ratio, .max_grad_norm = o.max_grad_norm, .warmup_steps = o.warmup_steps,
-		.optim = { .beta1 = o.beta1, .beta2 = o.beta2, .eps = o.eps, .weight_decay = o.weight_decay }, .seed = (uint64_t)o.seed,
+		.optim = { .beta1 = o.beta1, .beta2 = o.beta2, .eps = o.eps, .weight_decay = o.weight_decay, .b_rate = o.lora_plus_ratio == 1 ? 0 : o.lora_plus_ratio }, .seed = (uint64_t)o.seed,
 		.prompts = o.prompts, .tag = o.tag, .data_version = o.data_version, .tensorboard = o.tensorboard, .dump_batch = o.dump_batch, .peak_tflops = o.peak_tflops, .sample_tokens = o.sample_tokens, .log_every = o.log_every, .schedule_steps = o.schedule_steps,
 		.patience = o.patience, .min_delta = o.min_delta, .keep_checkpoints = o.keep_checkpoints, .spec = &spec };
 	if (!o.model)

@@ -92,6 +92,20 @@ int64_t lora_tail(const struct lora *l, enum linear_group g)
 	return fp8_tail(inner_values(l, g));
 }
 
+static bool is_a(const struct lora_tensor *t)
+{
+	return strstr(t->name, ".lora_A.") != NULL;
+}
+
+static void sort_tensors(struct lora *l)
+{
+	int64_t a = 0, b = l->n_tensors / 2;
+
+	l->by_matrix = xcalloc((size_t)l->n_tensors + 1, sizeof(*l->by_matrix));
+	for (int64_t i = 0; i < l->n_tensors; i++)
+		l->by_matrix[is_a(&l->tensors[i]) ? a++ : b++] = i;
+}
+
 void lora_init(struct lora *l, const struct model_desc *m)
 {
 	size_t n = (size_t)(m->layers * LIN_N);
@@ -104,6 +118,7 @@ void lora_init(struct lora *l, const struct model_desc *m)
 	for (int64_t i = 0; i < m->layers; i++)
 		for (int g = 0; g < GRP_N; g++)
 			init_group(l, m, i, g);
+	sort_tensors(l);
 }
 
 void lora_release(struct lora *l)
@@ -111,20 +126,17 @@ void lora_release(struct lora *l)
 	free(l->mats);
 	free(l->tensors);
 	free(l->groups);
+	free(l->by_matrix);
 	l->mats = NULL;
 	l->groups = NULL;
 	l->tensors = NULL;
+	l->by_matrix = NULL;
 }
 
 void lora_layout(struct lora *l, struct layout *to, bool train)
 {
 	l->params = layout_array(to, "adapter", l->n_params, sizeof(float));
 	l->grads = train ? layout_array(to, "gradients", l->n_params, sizeof(float)) : NULL;
-}
-
-static bool is_a(const struct lora_tensor *t)
-{
-	return strstr(t->name, ".lora_A.") != NULL;
 }
 
 void lora_start(struct lora *l, struct device *d, uint64_t seed)

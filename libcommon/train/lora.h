@@ -34,6 +34,7 @@ struct lora {
 	struct lora_group *groups; /* (layers * GRP_N) */
 	struct lora_tensor *tensors;
 	int64_t n_tensors, n_params;
+	int64_t *by_matrix; /* (n_tensors): numbers of all A's tensors, then of all B's, n_tensors / 2 each */
 	float *params, *grads; /* device, n_params each; grads NULL when only run */
 };
 

@@ -102,14 +102,25 @@ static struct optim_piece with(const struct optim *o, struct optim_piece p, cons
 	return p;
 }
 
+static const struct lora_tensor *tensor_at(const struct optim *o, const struct lora *l, int64_t i)
+{
+	return &l->tensors[o->b_rate > 0 ? l->by_matrix[i] : i];
+}
+
+static bool is_b(const struct optim *o, const struct lora *l, int64_t i)
+{
+	return o->b_rate > 0 && i >= l->n_tensors / 2;
+}
+
 /* The one behind p; n is 0 where p was the last. */
 static struct optim_piece piece_after(const struct optim *o, const struct lora *l, const struct optim_piece *p)
 {
 	struct optim_piece next = { .first = p->first + p->n, .at32 = p->at32 + p->n32, .at8 = p->at8 + p->n8, .at_max = p->at_max + p->n_max };
 	uint64_t most = o->piece ? o->piece : PIECE;
 
-	while (next.first + next.n < l->n_tensors) {
-		struct optim_piece more = with(o, next, &l->tensors[next.first + next.n]);
+	next.b = is_b(o, l, next.first);
+	while (next.first + next.n < l->n_tensors && is_b(o, l, next.first + next.n) == next.b) {
+		struct optim_piece more = with(o, next, tensor_at(o, l, next.first + next.n));
 
 		if (o->away && next.n && bytes_of(&more) > most)
 			break;
@@ -134,7 +145,7 @@ static void start_piece(struct optim *o, const struct lora *l, const struct opti
 	struct optim_piece before = { .first = p->first };
 
 	for (int64_t i = p->first; i < p->first + p->n; i++) {
-		const struct lora_tensor *t = &l->tensors[i];
+		const struct lora_tensor *t = tensor_at(o, l, i);
 		bool eight = is_8bit(o, t);
 
 		o->segs[i] = (struct kn_adam_seg){ t->offset, t->n, eight ? before.n8 : before.n32, before.n_max, before.blocks, eight };
@@ -185,10 +196,11 @@ void optim_release(struct optim *o)
 /* Where piece k's states are on the device. */
 static struct kn_adam_arrays arrays(const struct optim *o, const struct lora *l, int64_t k)
 {
-	struct kn_adam_arrays x = { l->params, l->grads, o->m, o->v, o->m8, o->v8, o->m_max, o->v_max };
+	const struct optim_piece *p = &o->pieces[k];
+	struct kn_adam_arrays x = { l->params, l->grads, o->m + p->at32, o->v + p->at32, o->m8 + p->at8, o->v8 + p->at8, o->m_max + p->at_max, o->v_max + p->at_max };
 
 	if (o->away)
-		place(&o->pieces[k], (char *)o->ring + (uint64_t)(k % OPTIM_RING) * o->ring_bytes, &x);
+		place(p, (char *)o->ring + (uint64_t)(k % OPTIM_RING) * o->ring_bytes, &x);
 	return x;
 }
 
@@ -227,6 +239,7 @@ void optim_step(struct optim *o, struct lora *l, struct device *d, double lr, do
 		const struct optim_piece *p = &o->pieces[k];
 		struct kn_adam_arrays x = arrays(o, l, k);
 
+		a.lr = p->b ? lr * o->b_rate : lr;
 		if (o->away)
 			d->k.await(d, o->slot + (int)(k % OPTIM_RING));
 		d->k.adam(d, o->segs + p->first, o->segs_dev + p->first, p->n, p->blocks, &x, &a);

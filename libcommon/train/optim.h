@@ -11,9 +11,10 @@ enum optim_kind { OPTIM_ADAMW, OPTIM_ADAMW8 };
 
 enum { OPTIM_RING = 2 };
 
-/* Tensors whose states are updated at once: all, or as many as a buffer on the device has room for. */
+/* Tensors whose states are updated at once: all of one rate, or as many of them as a buffer on the device has room for. */
 struct optim_piece {
-	int64_t first, n;                  /* tensors */
+	int64_t first, n;                  /* tensors, in the states' order */
+	bool b;                            /* of the rate of B (b_rate) */
 	int64_t at32, n32, at8, n8;        /* elements of m and v, of m8 and v8 */
 	int64_t at_max, n_max;             /* of m_max and v_max */
 	int64_t blocks;
@@ -21,6 +22,7 @@ struct optim_piece {
 struct optim {
 	enum optim_kind kind;
 	double beta1, beta2, eps, weight_decay;
+	double b_rate;       /* LoRA+: B learns at so many times A's rate, and has its states behind A's; 0: all is of one rate */
 	int64_t step;        /* taken so far */
 	float *m, *v;        /* fp32 states of the tensors that have them */
 	uint8_t *m8, *v8;    /* 8-bit codes of the others */

@@ -1,11 +1,13 @@
 /* Optimiser states in host memory come to the device that LP_DEVICE names (cpu) in pieces, and go back: the bits of
  * parameters and states are those of states that stay there. */
 #include <check.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/rng.h"
 #include "base/xalloc.h"
+#include "fmt/st.h"
 #include "train/optim.h"
 
 #define STEPS 3
@@ -21,6 +23,8 @@ static void open_device(void)
 	if (!dev.k.alloc)
 		ck_assert_msg(device_open(&dev, spec, getenv("LP_COMPUTE"), 2, &e) == 0, "%s", e.msg);
 }
+
+static const struct optim adamw = { .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01 };
 
 struct setting {
 	struct lora lora;
@@ -48,15 +52,15 @@ static void fill(float *to, int64_t n, uint64_t stream)
 	free(x);
 }
 
-static void start(struct setting *s, enum optim_kind kind, bool away)
+static void start(struct setting *s, const struct model_desc *m, int64_t rank, const struct optim *o, bool away)
 {
 	struct err e = ERR_INIT;
 
 	memset(s, 0, sizeof(*s));
-	s->lora = (struct lora){ .rank = 64, .alpha = 64 };
+	s->lora = (struct lora){ .rank = rank, .alpha = 64 };
 	ck_assert(lora_targets("all", s->lora.targets, &e) == 0);
-	lora_init(&s->lora, &model);
-	s->optim = (struct optim){ .kind = kind, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01 };
+	lora_init(&s->lora, m);
+	s->optim = *o;
 	layout(s, away);
 	s->device_memory = device_alloc(&dev, s->on_device.used, "a test", &e);
 	ck_assert(s->device_memory != NULL);
@@ -106,14 +110,17 @@ static void finish(struct setting *s)
 
 START_TEST(test_away)
 {
+	struct optim o = adamw;
 	struct setting here, away;
 	struct err e = ERR_INIT;
 	int64_t n32, n8, nb;
 
 	open_device();
-	start(&here, _i ? OPTIM_ADAMW8 : OPTIM_ADAMW, false);
-	start(&away, _i ? OPTIM_ADAMW8 : OPTIM_ADAMW, true);
-	ck_assert_int_eq(here.optim.n_pieces, 1);
+	o.kind = _i & 1 ? OPTIM_ADAMW8 : OPTIM_ADAMW;
+	o.b_rate = _i & 2 ? 16 : 0;
+	start(&here, &model, 64, &o, false);
+	start(&away, &model, 64, &o, true);
+	ck_assert_int_eq(here.optim.n_pieces, o.b_rate > 0 ? 2 : 1);
 	ck_assert_int_gt(away.optim.n_pieces, OPTIM_RING); /* each buffer is used again */
 	ck_assert_uint_lt(away.on_device.used, here.on_device.used);
 	for (int i = 0; i < STEPS; i++) {
@@ -134,6 +141,59 @@ START_TEST(test_away)
 }
 END_TEST
 
+/* A golden's tensor "NAME.WHAT.T" for each of the adapter's, to the device. */
+static void send(const struct lora *l, const struct st_file *f, char what, int t, float *to)
+{
+	for (int64_t i = 0; i < l->n_tensors; i++) {
+		char name[ARCH_NAME + 16];
+		const struct tensor *x;
+
+		snprintf(name, sizeof(name), "%s.%c.%d", l->tensors[i].name, what, t);
+		x = st_find(&f->blob, name);
+		ck_assert_msg(x && x->bytes == (uint64_t)l->tensors[i].n * sizeof(float), "%s", name);
+		device_upload(&dev, to + l->tensors[i].offset, x->data, x->bytes);
+	}
+}
+
+/* PEFT's groups, PyTorch's AdamW: make_loraplus.py. */
+START_TEST(test_lora_plus)
+{
+	static const struct model_desc small = { .layers = 1, .hidden = 24, .heads = 3, .kv_heads = 1, .head_dim = 8, .ffn = 40, .vocab = 64 };
+	struct optim o = adamw;
+	struct setting s;
+	struct st_file f;
+	struct err e = ERR_INIT;
+	const double *rates;
+	float *want, *got;
+
+	open_device();
+	ck_assert_msg(st_file_open(&f, "tests/conformance/model/loraplus.safetensors", &e) == 0, "%s", e.msg);
+	o.weight_decay = strtod(st_meta(&f.blob, "weight_decay"), NULL);
+	o.b_rate = strtod(st_meta(&f.blob, "ratio"), NULL);
+	o.piece = 2048; /* where they are away */
+	start(&s, &small, 4, &o, _i == 1);
+	rates = st_find(&f.blob, "rates")->data;
+	want = xcalloc((size_t)s.lora.n_params, sizeof(*want));
+	got = xcalloc((size_t)s.lora.n_params, sizeof(*got));
+	send(&s.lora, &f, 'p', 0, s.lora.params);
+	for (int t = 1; t <= 4; t++) {
+		send(&s.lora, &f, 'g', t, s.lora.grads);
+		optim_step(&s.optim, &s.lora, &dev, rates[t - 1], 1, NULL, 0);
+		device_download(&dev, got, s.lora.params, (uint64_t)s.lora.n_params * sizeof(*got));
+		send(&s.lora, &f, 'p', t, s.lora.grads); /* a place for them */
+		device_download(&dev, want, s.lora.grads, (uint64_t)s.lora.n_params * sizeof(*want));
+		ck_assert_msg(device_sync(&dev, &e) == 0, "%s", e.msg);
+		/* values are up to 0.5, an update up to 0.05: a few roundings of either (adamw.h) */
+		for (int64_t i = 0; i < s.lora.n_params; i++)
+			ck_assert_float_eq_tol(got[i], want[i], 2e-7f);
+	}
+	free(want);
+	free(got);
+	finish(&s);
+	st_file_close(&f);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("optim");
@@ -142,7 +202,8 @@ int main(void)
 	int failed;
 
 	tcase_set_timeout(t, 60);
-	tcase_add_loop_test(t, test_away, 0, 2);
+	tcase_add_loop_test(t, test_away, 0, 4);
+	tcase_add_loop_test(t, test_lora_plus, 0, 2);
 	suite_add_tcase(s, t);
 	srunner_run_all(r, CK_NORMAL);
 	failed = srunner_ntests_failed(r);
