@@ -14,7 +14,7 @@
 #include "train/tag.h"
 
 static struct {
-	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *tensorboard, *dump_batch, *tag, *data_version, *task, *method, *update, *quant, *targets, *schedule, *decay_shape, *optimizer, *nonfinite, *device, *compute;
+	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *tensorboard, *dump_batch, *tag, *data_version, *task, *method, *update, *quant, *targets, *layers, *schedule, *decay_shape, *optimizer, *nonfinite, *device, *compute;
 	int64_t rank, batch, accumulate, max_steps, max_len, warmup_steps, decay_steps, schedule_steps, seed, log_every, threads, patience, keep_checkpoints, sample_tokens;
 	struct opt_list evals;
 	double alpha, dropout, epochs, lr, warmup_ratio, decay_ratio, weight_decay, lora_plus_ratio, max_grad_norm, beta1, beta2, eps, min_delta, peak_tflops;
@@ -41,7 +41,8 @@ static struct opt options[] = {
 	{ OPT_F64, "alpha", 0, &o.alpha, "X", "the adapter is scaled by alpha / rank", .min = 1e-6, .max = 1e6 },
 	{ OPT_FLAG, "rslora", 0, &o.rslora, 0, "scale by alpha / sqrt(rank)" },
 	{ OPT_F64, "dropout", 0, &o.dropout, "P", "dropout of the adapter's input", .min = 0, .max = 0.99 },
-	{ OPT_STR, "targets", 0, &o.targets, "LIST", "projections with an adapter: q_proj,k_proj,... or all" },
+	{ OPT_STR, "targets", 0, &o.targets, "WHICH", "projections with an adapter: q_proj,k_proj,..., all, or a regular expression" },
+	{ OPT_STR, "layers", 0, &o.layers, "LIST", "layers that have them, as in 0-3,8 (all)" },
 	{ OPT_SECTION, .help = "Steps" },
 	{ OPT_INT, "batch", 0, &o.batch, "N", "rows of a micro-batch", .min = 1, .max = 1 << 20 },
 	{ OPT_INT, "accumulate", 0, &o.accumulate, "N", "micro-batches of a step", .min = 1, .max = 1 << 20 },
@@ -141,7 +142,7 @@ static int configure(struct train_config *c, int argc, char **argv, struct err *
 
 	*c = (struct train_config){ .model = o.model, .tokens = argc > 1 ? argv[1] : NULL, .evals = o.evals.items, .n_evals = o.evals.n, .adapter = o.adapter,
 		.out = opt_common.output, .device = o.device, .compute = o.compute, .threads = o.threads, .memory = o.memory, .host_memory = o.host_memory, .nf4 = strcmp(o.quant, "nf4") == 0,
-		.force = opt_common.force, .extend = o.extend, .restore_best = o.restore_best, .eval_only = o.eval_only, .allow_long = o.allow_long, .rank = o.rank, .alpha = o.alpha, .dropout = o.dropout,
+		.force = opt_common.force, .extend = o.extend, .restore_best = o.restore_best, .eval_only = o.eval_only, .allow_long = o.allow_long, .rank = o.rank, .alpha = o.alpha, .targets = o.targets, .layers = o.layers, .dropout = o.dropout,
 		.rslora = o.rslora, .batch = o.batch, .accumulate = o.accumulate, .max_steps = o.max_steps, .max_len = o.max_len, .epochs = o.epochs,
 		.lr = o.lr, .warmup_ratio = o.warmup_ratio, .decay_steps = o.decay_steps, .decay_ratio = o.decay_ratio, .max_grad_norm = o.max_grad_norm, .warmup_steps = o.warmup_steps,
 		.optim = { .beta1 = o.beta1, .beta2 = o.beta2, .eps = o.eps, .weight_decay = o.weight_decay, .b_rate = o.lora_plus_ratio == 1 ? 0 : o.lora_plus_ratio }, .seed = (uint64_t)o.seed,
@@ -169,7 +170,7 @@ static int configure(struct train_config *c, int argc, char **argv, struct err *
 		return err_set(e, LP_USAGE, "--save-every and --extend need -o: checkpoints are written beside the output");
 	if (from_stdin(&o.evals) + (!c->tokens && !o.eval_only) > 1)
 		return err_set(e, LP_USAGE, "only one token stream can come from standard input");
-	if (lora_targets(o.targets, c->targets, e) < 0 || schedule_parse(o.schedule, &c->schedule, e) < 0 ||
+	if (schedule_parse(o.schedule, &c->schedule, e) < 0 ||
 	    schedule_parse_shape(o.decay_shape, &c->decay_shape, e) < 0 ||
 	    optim_parse(o.optimizer, &c->optim.kind, e) < 0)
 		return -1;

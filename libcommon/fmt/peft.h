@@ -47,8 +47,10 @@ struct peft_write {
 	int64_t r;
 	double alpha, dropout;
 	bool rslora;
-	const char *const *targets; /* "q_proj", ... */
+	const char *const *targets; /* "q_proj", ..., or whole paths */
 	size_t n_targets;
+	const int64_t *layers;      /* that have them; NULL: all */
+	size_t n_layers;
 	const char *lineage;        /* JSON */
 	const char *about;          /* JSON: tag, version, base and data by name and hash; or NULL */
 	const char *codes;          /* JSON: a 4-bit base's digests, or NULL */

@@ -27,6 +27,14 @@ static void add_string(struct sb *out, const char *s)
 	jw_str(&w, s);
 }
 
+static void add_layers(struct sb *out, const struct peft_write *w)
+{
+	if (!w->layers)
+		sb_adds(out, "null");
+	for (size_t i = 0; i < w->n_layers; i++)
+		sb_addf(out, "%s\n    %lld%s", i ? "," : "[", (long long)w->layers[i], i + 1 < w->n_layers ? "" : "\n  ]");
+}
+
 void peft_config_json(const struct peft_write *w, struct sb *out)
 {
 	char dropout[32];
@@ -38,7 +46,9 @@ void peft_config_json(const struct peft_write *w, struct sb *out)
 	sb_adds(out, ",\n  \"bias\": \"none\",\n  \"corda_config\": null,\n  \"ensure_weight_tying\": false,\n  \"eva_config\": null,\n"
 		     "  \"exclude_modules\": null,\n  \"fan_in_fan_out\": false,\n  \"inference_mode\": true,\n"
 		     "  \"init_lora_weights\": true,\n  \"layer_replication\": null,\n  \"layers_pattern\": null,\n"
-		     "  \"layers_to_transform\": null,\n  \"loftq_config\": {},\n  \"lora_alpha\": ");
+		     "  \"layers_to_transform\": ");
+	add_layers(out, w);
+	sb_adds(out, ",\n  \"loftq_config\": {},\n  \"lora_alpha\": ");
 	add_number(out, w->alpha);
 	sb_addf(out, ",\n  \"lora_bias\": false,\n  \"lora_dropout\": %s,\n  \"megatron_config\": null,\n"
 		     "  \"megatron_core\": \"megatron.core\",\n  \"modules_to_save\": null,\n  \"peft_type\": \"LORA\",\n"

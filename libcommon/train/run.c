@@ -42,7 +42,7 @@ static void describe(const struct run *r, struct sb *out)
 {
 	const struct model_desc *m = &r->desc;
 	const struct engine *g = &r->g;
-	int64_t total = model_params(m) + r->lora.n_params;
+	int64_t total = model_params(m) + r->lora.n_trained;
 	char name[64];
 
 	sb_addf(out, "model      %s, %lld layers, hidden %lld, %lld positions\n", m->family, (long long)m->layers, (long long)m->hidden, (long long)m->max_pos);
@@ -53,10 +53,10 @@ static void describe(const struct run *r, struct sb *out)
 	        m->bnb.on ? ", as the checkpoint has it" : "", g->w.fp8 ? "; products in fp8" : "");
 	sb_addf(out, "adapter    LoRA r %lld, alpha %g, alpha/r %g, dropout %g\n", (long long)r->lora.rank, r->lora.alpha, (double)r->lora.scale, r->lora.dropout);
 	sb_adds(out, "trainable  ");
-	add_grouped(out, r->lora.n_params);
+	add_grouped(out, r->lora.n_trained);
 	sb_adds(out, " of ");
 	add_grouped(out, total);
-	sb_addf(out, " parameters (%.3f %%)\n", 100.0 * (double)r->lora.n_params / (double)total);
+	sb_addf(out, " parameters (%.3f %%)\n", 100.0 * (double)r->lora.n_trained / (double)total);
 	if (r->train.n_rows)
 		sb_addf(out, "data       %lld rows, %lld sequences, %lld tokens, %lld targets\n", (long long)r->train.n_rows, (long long)r->train.n_seqs,
 		        (long long)r->train.n_tokens, (long long)r->train.n_targets);
@@ -107,7 +107,7 @@ int train_dry_run(const struct train_config *c, struct sb *text, struct err *e)
 static int log_plan(struct run *r, struct err *e)
 {
 	const struct engine *g = &r->g;
-	int64_t total = model_params(&r->desc) + r->lora.n_params;
+	int64_t total = model_params(&r->desc) + r->lora.n_trained;
 	struct sb name = SB_INIT;
 	struct jw w = jw_to(&name);
 	int rc;
@@ -117,7 +117,7 @@ static int log_plan(struct run *r, struct err *e)
 	                "\"model\":%s,\"trainable\":%lld,\"total\":%lld,\"percent\":%.4f,\"steps\":%lld,\"warmup\":%lld,\"rows\":%lld,\"tokens\":%lld,"
 	                "\"weights_bytes\":%llu,\"adapter_bytes\":%llu,\"activation_bytes\":%llu,\"scratch_bytes\":%llu,\"cache_bytes\":%llu,"
 	                "\"total_bytes\":%llu,\"kept_layers\":%lld,\"base_id\":\"%s\"",
-	                sb_str(&name), (long long)r->lora.n_params, (long long)total, 100.0 * (double)r->lora.n_params / (double)total, (long long)r->total_steps,
+	                sb_str(&name), (long long)r->lora.n_trained, (long long)total, 100.0 * (double)r->lora.n_trained / (double)total, (long long)r->total_steps,
 	                (long long)r->schedule.warmup, (long long)r->train.n_rows, (long long)r->train.n_tokens, (unsigned long long)g->plan[ARENA_WEIGHTS].used,
 	                (unsigned long long)g->plan[ARENA_ADAPTER].used, (unsigned long long)g->plan[ARENA_ACTIVATIONS].used,
 	                (unsigned long long)g->plan[ARENA_SCRATCH].used, (unsigned long long)g->plan[ARENA_CACHE].used,

@@ -27,7 +27,7 @@ struct train_config {
 	int64_t rank;
 	double alpha, dropout;
 	bool rslora;
-	bool targets[LIN_N];
+	const char *targets, *layers;      /* lora_choose */
 	int64_t batch, accumulate, max_steps, max_len;
 	double epochs, lr, warmup_ratio, decay_ratio, max_grad_norm;
 	int64_t warmup_steps, decay_steps; /* -1: by ratio */

@@ -115,7 +115,7 @@ int run_save(struct run *r, const char *path, bool force, const float *params, s
 /* An adapter in host memory, ready to be written. The run outlives it. */
 struct adapter_host {
 	struct peft_write head;
-	const char *targets[LIN_N];
+	struct lora_where where;
 	struct sb lineage, about, codes;
 	float *params;          /* (n_params) as the device has them flat */
 	int64_t n_params;

@@ -71,15 +71,16 @@ static void fill_about(const struct run *r, struct sb *text)
 void adapter_host_init(struct adapter_host *a, struct run *r)
 {
 	memset(a, 0, sizeof(*a));
-	a->n = (size_t)r->lora.n_tensors;
 	a->n_params = r->lora.n_params;
 	a->params = xcalloc((size_t)a->n_params + 1, sizeof(*a->params));
-	a->tensors = xcalloc(a->n + 1, sizeof(*a->tensors));
+	a->tensors = xcalloc((size_t)r->lora.n_tensors + 1, sizeof(*a->tensors));
 	a->head = (struct peft_write){ .base_name = base_name(r->c->model), .base_id = r->g.w.identity, .r = r->lora.rank, .alpha = r->lora.alpha,
-		                       .dropout = r->lora.dropout, .rslora = r->lora.rslora, .targets = a->targets };
-	for (int s = 0; s < LIN_N; s++)
-		if (r->lora.targets[s])
-			a->targets[a->head.n_targets++] = linear_name(s);
+		                       .dropout = r->lora.dropout, .rslora = r->lora.rslora };
+	lora_where(&r->lora, &r->desc, &a->names, &a->where);
+	a->head.targets = a->where.targets;
+	a->head.n_targets = a->where.n_targets;
+	a->head.layers = a->where.layers;
+	a->head.n_layers = a->where.n_layers;
 	fill_lineage(r, &a->lineage);
 	a->head.lineage = sb_str(&a->lineage);
 	fill_about(r, &a->about);
@@ -88,7 +89,7 @@ void adapter_host_init(struct adapter_host *a, struct run *r)
 		codes_json(r->source, &r->desc, &a->codes);
 		a->head.codes = sb_str(&a->codes);
 	}
-	lora_tensors(&r->lora, &r->dev, a->params, a->tensors, &a->names);
+	a->n = lora_tensors(&r->lora, &r->dev, a->params, a->tensors, &a->names);
 }
 
 void adapter_host_release(struct adapter_host *a)

@@ -40,7 +40,8 @@ static int prepare_adapter(struct run *r, struct err *e)
 
 	if (!c->adapter) {
 		r->lora = (struct lora){ .rank = c->rank, .alpha = c->alpha, .dropout = c->dropout, .rslora = c->rslora };
-		memcpy(r->lora.targets, c->targets, sizeof(c->targets));
+		if (lora_choose(&r->lora, &r->desc, c->targets, c->layers, e) < 0)
+			return -1;
 		lora_init(&r->lora, &r->desc);
 		return 0;
 	}

@@ -112,6 +112,17 @@ def golden_tokens(case):
     return path
 
 
+def chosen_checks(tokens):
+    """Adapters on some projections alone: PEFT finds them, no more and no fewer, and the loss is ours."""
+    for i, how in enumerate((["--layers", "1-2,4", "--rslora"], ["--targets", r"model\.layers\.(0|3)\.self_attn\.(q|k)_proj|.*\.2\.mlp\.up_proj"])):
+        adapter = os.path.join(WORK, f"chosen{i}")
+        run("qlora-train", tokens, "--model", DEMO, "--quant", "none", "--rank", 4, "--max-steps", 10, "--lr", "5e-3", "-o", adapter, *how)
+        tuned = peft.PeftModel.from_pretrained(base_of(DEMO), adapter).eval()
+        here = {n.replace(".default", "") for n, _ in tuned.named_parameters() if "lora_" in n}
+        check(f"stories260K, {how[0]}: tensors that PEFT or the file has alone", len(here ^ set(load_file(os.path.join(adapter, "adapter_model.safetensors")))), 0)
+        check(f"stories260K, {how[0]}: adapter in PEFT, loss against ours", relative(our_loss(DEMO, tokens, adapter), mean_loss(tuned, tokens)), 1e-5)
+
+
 def demo_checks():
     train = os.path.join(ROOT, "data/quickstart/upper_train.jsonl")
     text, tokens = os.path.join(WORK, "text.jsonl"), os.path.join(WORK, "tokens.lps")
@@ -129,6 +140,7 @@ def demo_checks():
         different += tok.encode(fast.apply_chat_template(chat, tokenize=False), add_special_tokens=False).ids != got
     check("stories260K: records whose template or tokens differ from transformers", different, 0)
     adapter, tuned = model_checks("stories260K", DEMO, tokens, 40)
+    chosen_checks(tokens)
     # greedy text, up to the first near tie
     prompts = [json.loads(line)["instruction"] for line in open(os.path.join(ROOT, "data/quickstart/upper_heldout.jsonl"))][:8]
     path = os.path.join(WORK, "prompts.jsonl")

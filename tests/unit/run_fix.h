@@ -52,12 +52,10 @@ static inline void write_tokens(const char *path)
 
 static inline struct train_config config(double loss_scale)
 {
-	struct train_config c = { .model = MODEL, .tokens = at("t.lps"), .device = "cpu", .threads = 1, .loss_scale = loss_scale, .rank = 4, .alpha = 8,
+	struct train_config c = { .targets = "all", .model = MODEL, .tokens = at("t.lps"), .device = "cpu", .threads = 1, .loss_scale = loss_scale, .rank = 4, .alpha = 8,
 		                  .dropout = 0.1, .batch = 1, .accumulate = 1, .max_steps = 12, .lr = 0.25, .max_grad_norm = 1e3, .log_every = 1, .spec = &spec,
 		                  .schedule = SCHEDULE_LINEAR, .optim = { .kind = OPTIM_ADAMW8, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8 } };
 
-	for (int s = 0; s < LIN_N; s++)
-		c.targets[s] = true;
 	write_tokens(c.tokens);
 	return c;
 }

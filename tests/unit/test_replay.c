@@ -118,7 +118,7 @@ static void replay(const char *name)
 	struct st_file f;
 	struct err e = ERR_INIT;
 	struct run r;
-	struct train_config c = { .model = MODEL, .tokens = train, .evals = evals, .n_evals = 1, .device = "cpu", .threads = 1, .rank = 8, .alpha = 16, .batch = 8, .accumulate = 1,
+	struct train_config c = { .model = MODEL, .tokens = train, .evals = evals, .n_evals = 1, .device = "cpu", .threads = 1, .rank = 8, .alpha = 16, .targets = "all", .batch = 8, .accumulate = 1,
 		                  .epochs = 1, .max_grad_norm = 1, .warmup_steps = 0, .optim = { .kind = OPTIM_ADAMW, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8 } };
 	const double *lr, *loss, *norm;
 	const int32_t *rows;
@@ -126,8 +126,6 @@ static void replay(const char *name)
 	snprintf(path, sizeof(path), "tests/conformance/model/%s.safetensors", name);
 	snprintf(train, sizeof(train), "/tmp/lp-replay-%d-train.lps", (int)getpid());
 	snprintf(eval, sizeof(eval), "/tmp/lp-replay-%d-eval.lps", (int)getpid());
-	for (int s = 0; s < LIN_N; s++)
-		c.targets[s] = true;
 	must(st_file_open(&f, path, &e) == 0, &e);
 	write_stream(&f, "train", train);
 	write_stream(&f, "heldout", eval);

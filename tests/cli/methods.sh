@@ -1,0 +1,45 @@
+#!/bin/sh
+# qlora-train's methods: what each changes, that it is written as PEFT has it, and that a run with it goes on as one.
+. "$(dirname "$0")/lib.sh"
+cd "$T" || exit 1
+M=$ROOT/data/stories260K
+tokens() { head -n "$2" "$1" | chat-template --model "$M" | tokenize --model "$M"; }
+tokens "$ROOT/data/quickstart/upper_train.jsonl" 12 >train.lps
+train() { qlora-train --model "$M" --rank 4 --lr 5e-3 --threads 1 --batch 2 --accumulate 1 --schedule-steps 8 "$@"; }
+adapter() { echo "$1/adapter_model.safetensors"; }
+# so many tensors, of a list of layers
+tensors() { grep -ao '"base_model[^"]*lora_[AB].weight"' "$(adapter "$1")" | sort -u; }
+layers() { tensors "$1" | sed 's/.*layers.\([0-9]*\).*/\1/' | sort -u | tr '\n' ' '; }
+# a run of 8 steps, and one of 4 that is gone on with
+parts() { # NAME OPTION...
+	name=$1
+	shift
+	status 0 "$name" train --max-steps 8 --save-every 4 -o "$name" "$@" train.lps
+	status 0 "half of it" train --max-steps 4 --save-every 4 -o "$name.half" "$@" train.lps
+	status 0 "gone on with" train --max-steps 8 --save-every 4 --extend -o "$name.half" "$@" train.lps
+	same "in the same bytes" "$(adapter "$name.half")" "$(adapter "$name")"
+}
+parts plain --dropout 0.1
+
+# which projections
+parts some --layers 1-2,4 --targets q_proj,down_proj --optimizer adamw8bit --dropout 0.1
+is "in these layers" "$(layers some)" "1 2 4 "
+is "two projections of each, A and B" "$(tensors some | wc -l | tr -d ' ')" 12
+ok "as PEFT writes it" sh -c "tr -d ' \\n' <some/adapter_config.json | grep -q '\"layers_to_transform\":\[1,2,4\]'"
+status 0 "counted" train --max-steps 8 --layers 0 --targets q_proj --dry-run train.lps
+prints '^trainable *512 of ' "without the other layers"
+parts regex --targets 'model\.layers\.(0|3)\.self_attn\.(q|k)_proj|.*\.2\.mlp\.up_proj' --rslora
+is "whole paths" "$(tensors regex | wc -l | tr -d ' ')" 10
+ok "in the list of targets" grep -q '"model.layers.2.mlp.up_proj"' regex/adapter_config.json
+ok "scaled by the root of the rank" grep -q '"use_rslora": true' regex/adapter_config.json
+status 0 "started from" train --adapter regex --max-steps 1 -o regex2 train.lps
+is "it has as many" "$(tensors regex2)" "$(tensors regex)"
+ok "and another value" sh -c "! cmp -s $(adapter regex) $(adapter regex2)"
+status 0 "merged" lora-merge -q --model "$M" --adapter regex -o merged
+status 2 "no such layer" train --layers 5 train.lps
+says 'has no layer 5' "is named"
+
+# LoRA+
+parts plus --lora-plus-ratio 16 --optimizer adamw8bit
+ok "another adapter" sh -c "! cmp -s $(adapter plus) $(adapter plain)"
+status 2 "half of it without" train --max-steps 8 --save-every 4 --extend -o plus.half train.lps
