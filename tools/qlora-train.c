@@ -17,7 +17,7 @@ static struct {
 	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *tensorboard, *dump_batch, *tag, *data_version, *task, *method, *update, *quant, *targets, *layers, *schedule, *decay_shape, *optimizer, *nonfinite, *device, *compute;
 	int64_t rank, batch, accumulate, max_steps, max_len, warmup_steps, decay_steps, schedule_steps, seed, log_every, threads, patience, keep_checkpoints, sample_tokens;
 	struct opt_list evals;
-	double alpha, dropout, epochs, lr, warmup_ratio, decay_ratio, weight_decay, lora_plus_ratio, max_grad_norm, beta1, beta2, eps, min_delta, peak_tflops;
+	double alpha, dropout, neftune, epochs, lr, warmup_ratio, decay_ratio, weight_decay, lora_plus_ratio, max_grad_norm, beta1, beta2, eps, min_delta, peak_tflops;
 	uint64_t memory, host_memory;
 	bool rslora, restore_best, extend, dry_run, eval_only, advise, smoke, allow_long;
 } o = {
@@ -41,6 +41,7 @@ static struct opt options[] = {
 	{ OPT_F64, "alpha", 0, &o.alpha, "X", "the adapter is scaled by alpha / rank", .min = 1e-6, .max = 1e6 },
 	{ OPT_FLAG, "rslora", 0, &o.rslora, 0, "scale by alpha / sqrt(rank)" },
 	{ OPT_F64, "dropout", 0, &o.dropout, "P", "dropout of the adapter's input", .min = 0, .max = 0.99 },
+	{ OPT_F64, "neftune", 0, &o.neftune, "X", "NEFTune: noise of X / sqrt(tokens * width) on embeddings, 5 for one (0: none)", .min = 0, .max = 1e6 },
 	{ OPT_STR, "targets", 0, &o.targets, "WHICH", "projections with an adapter: q_proj,k_proj,..., all, or a regular expression" },
 	{ OPT_STR, "layers", 0, &o.layers, "LIST", "layers that have them, as in 0-3,8 (all)" },
 	{ OPT_SECTION, .help = "Steps" },
@@ -50,7 +51,7 @@ static struct opt options[] = {
 	{ OPT_INT, "max-steps", 0, &o.max_steps, "N", "optimiser steps; wins over --epochs (0: by epochs)", .min = 0, .max = 1e12 },
 	{ OPT_INT, "max-len", 0, &o.max_len, "N", "tokens of a row, for --dry-run without data (0: 2048, or what the model allows)", .min = 0, .max = 1 << 24 },
 	{ OPT_FLAG, "allow-long", 0, &o.allow_long, 0, "accept sequences beyond the model's positions" },
-	{ OPT_INT, "seed", 0, &o.seed, "N", "seed of adapter, order and dropout", .min = 0, .max = 9e15 },
+	{ OPT_INT, "seed", 0, &o.seed, "N", "seed of adapter, order, dropout and noise", .min = 0, .max = 9e15 },
 	{ OPT_SECTION, .help = "Optimiser" },
 	{ OPT_F64, "lr", 0, &o.lr, "X", "peak learning rate", .min = 0, .max = 1e3 },
 	{ OPT_F64, "lora-plus-ratio", 0, &o.lora_plus_ratio, "X", "LoRA+: the B of an adapter learns at X times that rate", .min = 1e-3, .max = 1e6 },
@@ -142,7 +143,7 @@ static int configure(struct train_config *c, int argc, char **argv, struct err *
 
 	*c = (struct train_config){ .model = o.model, .tokens = argc > 1 ? argv[1] : NULL, .evals = o.evals.items, .n_evals = o.evals.n, .adapter = o.adapter,
 		.out = opt_common.output, .device = o.device, .compute = o.compute, .threads = o.threads, .memory = o.memory, .host_memory = o.host_memory, .nf4 = strcmp(o.quant, "nf4") == 0,
-		.force = opt_common.force, .extend = o.extend, .restore_best = o.restore_best, .eval_only = o.eval_only, .allow_long = o.allow_long, .rank = o.rank, .alpha = o.alpha, .targets = o.targets, .layers = o.layers, .dropout = o.dropout,
+		.force = opt_common.force, .extend = o.extend, .restore_best = o.restore_best, .eval_only = o.eval_only, .allow_long = o.allow_long, .rank = o.rank, .alpha = o.alpha, .targets = o.targets, .layers = o.layers, .dropout = o.dropout, .neftune = o.neftune,
 		.rslora = o.rslora, .batch = o.batch, .accumulate = o.accumulate, .max_steps = o.max_steps, .max_len = o.max_len, .epochs = o.epochs,
 		.lr = o.lr, .warmup_ratio = o.warmup_ratio, .decay_steps = o.decay_steps, .decay_ratio = o.decay_ratio, .max_grad_norm = o.max_grad_norm, .warmup_steps = o.warmup_steps,
 		.optim = { .beta1 = o.beta1, .beta2 = o.beta2, .eps = o.eps, .weight_decay = o.weight_decay, .b_rate = o.lora_plus_ratio == 1 ? 0 : o.lora_plus_ratio }, .seed = (uint64_t)o.seed,

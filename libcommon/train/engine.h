@@ -59,8 +59,8 @@ struct inputs {
  * slot: 0 on, RING on, and SLOT_SETS on; between are the optimiser's. */
 enum { RING = 3, HEAD_RING = 2, SETS = 4, SLOT_SETS = 8 };
 
-/* The last slots: two for inputs and two for sums, in turn. */
-enum { SLOT_INPUTS = COPY_SLOTS - 4, SLOT_SUMS = COPY_SLOTS - 2 };
+/* One for embeddings with noise. The last slots: two for inputs and two for sums, in turn. */
+enum { SLOT_NOISE = SLOT_SETS - 1, SLOT_INPUTS = COPY_SLOTS - 4, SLOT_SUMS = COPY_SLOTS - 2 };
 
 /* A micro-batch's work by shape: what launches depend on, beside memory that stays where it is. */
 struct work_shape {
@@ -85,6 +85,7 @@ struct engine_shape {
 	bool fp8;           /* the projections' large products in 8 bits */
 	int64_t decode;     /* rows that are decoded at once, 0: none */
 	int64_t beside;     /* sequences that a generator continues between training steps: with the products of training */
+	double noise;       /* NEFTune's alpha: noise on the embeddings (engine_set_noise); 0: none */
 	struct optim *optim; /* its states are part of the plan; NULL: none */
 	uint64_t budget;    /* bytes the whole plan may take; 0: no limit */
 	uint64_t host_budget; /* bytes of page-locked host memory that it may take; 0: the device's host_bytes */
@@ -118,6 +119,8 @@ struct engine {
 	                            buffer; those that travel have RING buffers in turn, and those right above them wait there */
 	void **x1_host;          /* (layers), NULL: stays */
 	void *embed_way;         /* (piece, C) rows of an embedding in host memory, on their way */
+	void *noise_way;         /* (piece, C) embeddings with noise in host memory, on their way; NULL where the device's memory is the host's */
+	void *noise_table;       /* (V, C) the embedding there; NULL: w.embed is */
 	struct acts *acts;       /* (layers): own, or parts of shared ones */
 	struct acts *acts_host;  /* (layers): where those that travel wait */
 	void *d_res;             /* (T, ld_res) gradient of the residual stream, room for adapters behind it */
@@ -152,6 +155,8 @@ struct engine {
 	bool dropout_on;
 	uint64_t seed_step;      /* on its way with the next micro-batch, like scale */
 	float scale;
+	bool noise_on, noise_ready; /* ready: noise_table is filled */
+	uint64_t noise_seed;
 
 	struct work works[WORKS]; /* recordings, and shapes that were seen once */
 	uint64_t wanted;          /* micro-batches so far */
@@ -172,6 +177,10 @@ void engine_release(struct engine *g);
 
 /* Mask of this optimiser step's dropout. */
 void engine_set_dropout(struct engine *g, bool on, uint64_t seed, int64_t step);
+
+/* From here on embeddings have this optimiser step's noise, or none: uniform in +-noise / sqrt(T C) for a sequence of T tokens. A function of seed,
+ * step, record, position and channel. */
+void engine_set_noise(struct engine *g, bool on, uint64_t seed, int64_t step);
 
 /* Starts an optimiser step: gradients and the sum of losses are zero. */
 void engine_begin(struct engine *g);
@@ -262,6 +271,9 @@ void engine_set_back(struct engine *g, int64_t layer, int64_t t);
 
 /* The residual stream's first layer, from the ids. */
 void engine_embed(struct engine *g, const struct microbatch *b);
+/* engine_noise.c: what engine_embed does while noise is on, and its host memory. */
+void engine_embed_noisy(struct engine *g, const struct microbatch *b);
+void engine_layout_noise(struct engine *g, struct layout *host);
 /* All layers, from there up to the last one's output. */
 void engine_layers(struct engine *g, const struct microbatch *b, engine_attn_fn *attn, void *ctx);
 /* Both. */

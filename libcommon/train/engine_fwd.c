@@ -296,6 +296,10 @@ void engine_embed(struct engine *g, const struct microbatch *b)
 	const struct wmat *w = &g->w.embed;
 	int64_t c = g->w.desc.hidden;
 
+	if (g->noise_on) {
+		engine_embed_noisy(g, b);
+		return;
+	}
 	if (!g->w.host_embed) {
 		d->k.embed_fwd(d, g->x1[0], g->in.ids, w->data, w->dtype, b->n_tokens, c);
 		return;

@@ -271,6 +271,7 @@ static void layout_all(struct engine *g)
 {
 	weights_layout(&g->w, g->dev, &g->plan[ARENA_WEIGHTS], &g->plan[ARENA_CACHE], &g->host_plan);
 	g->embed_way = g->w.host_embed ? acts(g, &g->host_plan, "embeddings", piece_rows(g) * g->w.desc.hidden) : NULL;
+	engine_layout_noise(g, &g->host_plan);
 	if (g->lora)
 		lora_layout(g->lora, &g->plan[ARENA_ADAPTER], g->shape.train);
 	g->squares = g->lora && g->shape.train ? layout_array(&g->plan[ARENA_ADAPTER], "gradients", engine_squares_a(g, g->w.desc.layers, 0), sizeof(double)) : NULL;

@@ -26,6 +26,7 @@ struct train_config {
 	bool allow_long;                   /* sequences beyond the model's positions */
 	int64_t rank;
 	double alpha, dropout;
+	double neftune;                    /* alpha of the noise on embeddings, 0: none */
 	bool rslora;
 	const char *targets, *layers;      /* lora_choose */
 	int64_t batch, accumulate, max_steps, max_len;

@@ -109,7 +109,7 @@ static int64_t max_seq(const struct run *r)
 
 static int make_plan(struct run *r, struct err *e)
 {
-	struct engine_shape s = { .max_tokens = max_batch_tokens(r), .max_seq = max_seq(r), .train = true, .optim = &r->optim, .host_budget = r->c->host_memory,
+	struct engine_shape s = { .max_tokens = max_batch_tokens(r), .max_seq = max_seq(r), .train = true, .optim = &r->optim, .noise = r->c->neftune, .host_budget = r->c->host_memory,
 		.fp8 = r->c->compute && strcmp(r->c->compute, "fp8") == 0 };
 	enum dtype base = r->source ? weights_source_dtype(r->source, r->desc.dtype) : r->desc.dtype;
 

@@ -39,11 +39,13 @@ static void give(struct run *r, const struct queued *q)
 	double scale = r->next.scale;
 
 	engine_set_dropout(g, true, r->c->seed, r->step + r->n_queued);
+	engine_set_noise(g, true, r->c->seed, r->step + r->n_queued);
 	engine_begin(g);
 	for (int64_t i = 0; i < q->n;) {
 		i += fill(r, &r->train, q->rows + i, q->n - i);
 		engine_run(g, &r->mb, true, scale / (double)q->targets);
 	}
+	engine_set_noise(g, false, 0, 0); /* nothing but a step sees it */
 	/* the update looks at the sums itself, and leaves everything as it is when they are not finite */
 	engine_squares(g);
 	engine_sums_send(g, q->turn);

@@ -43,3 +43,12 @@ says 'has no layer 5' "is named"
 parts plus --lora-plus-ratio 16 --optimizer adamw8bit
 ok "another adapter" sh -c "! cmp -s $(adapter plus) $(adapter plain)"
 status 2 "half of it without" train --max-steps 8 --save-every 4 --extend -o plus.half train.lps
+
+# noise on embeddings
+parts noise --neftune 5 --dropout 0.1
+ok "another adapter again" sh -c "! cmp -s $(adapter noise) $(adapter plain)"
+train --max-steps 8 --save-every 4 --dropout 0.1 --neftune 5 --eval train.lps --eval-every 2 -o noise.seen train.lps 2>/dev/null
+values() { tail -c 20000 "$(adapter "$1")" | od -An -v -tx4; } # behind a header that names other options
+is "which evaluations between steps do not change" "$(values noise.seen)" "$(values noise)"
+loss() { train --adapter noise --eval train.lps --eval-only "$@" | sed 's/.*"loss":\([0-9.]*\).*/\1/'; }
+is "nor has an evaluation noise" "$(loss --neftune 50)" "$(loss)"

@@ -16,7 +16,7 @@ enum { SEQ = 48, ROWS = 3 };
 struct conf {
 	int64_t layers;
 	bool fp8;
-	double dropout;
+	double dropout, noise;
 	uint64_t budget, host_budget;
 	int64_t piece;                /* 0: the engine's */
 	double host_rate;             /* 0: the device's */
@@ -119,7 +119,7 @@ static void add_row(struct fix *f, int64_t row)
 static void setup(struct fix *f, const struct conf *c)
 {
 	const char *spec = getenv("LP_DEVICE") ? getenv("LP_DEVICE") : "cpu";
-	struct engine_shape s = { .max_tokens = ROWS * SEQ, .max_seq = SEQ, .train = true, .fp8 = c->fp8, .budget = c->budget, .host_budget = c->host_budget, .piece = c->piece };
+	struct engine_shape s = { .max_tokens = ROWS * SEQ, .max_seq = SEQ, .train = true, .fp8 = c->fp8, .budget = c->budget, .host_budget = c->host_budget, .noise = c->noise, .piece = c->piece };
 
 	memset(f, 0, sizeof(*f));
 	f->model = small_model(c->layers);
