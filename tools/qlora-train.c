@@ -14,7 +14,7 @@
 #include "train/tag.h"
 
 static struct {
-	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *tensorboard, *dump_batch, *tag, *data_version, *task, *method, *update, *quant, *targets, *layers, *schedule, *decay_shape, *optimizer, *nonfinite, *device, *compute;
+	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *weights, *tensorboard, *dump_batch, *tag, *data_version, *task, *method, *update, *quant, *targets, *layers, *schedule, *decay_shape, *optimizer, *nonfinite, *device, *compute;
 	int64_t rank, batch, accumulate, max_steps, max_len, warmup_steps, decay_steps, schedule_steps, seed, log_every, threads, patience, keep_checkpoints, sample_tokens;
 	struct opt_list evals;
 	double alpha, dropout, neftune, epochs, lr, warmup_ratio, decay_ratio, weight_decay, lora_plus_ratio, max_grad_norm, beta1, beta2, eps, min_delta, peak_tflops;
@@ -30,6 +30,7 @@ static struct opt options[] = {
 	{ OPT_SECTION, .help = "Model and data" },
 	{ OPT_STR, "model", 0, &o.model, "DIR", "Hugging Face model directory (needed)" },
 	{ OPT_LIST, "eval", 0, &o.evals, "[NAME=]FILE", "held-out token stream; of several the first decides" },
+	{ OPT_STR, "weights", 0, &o.weights, "LIST", "parts of an epoch that the TOKENS have, as in 3,1 (each row once)" },
 	{ OPT_STR, "adapter", 0, &o.adapter, "DIR", "start from this adapter" },
 	{ OPT_STR, "tag", 0, &o.tag, "[NAME@]VERSION", "name and semantic version, which the adapter carries" },
 	{ OPT_STR, "data-version", 0, &o.data_version, "VERSION", "of the training data, which it carries too" },
@@ -101,8 +102,8 @@ static struct opt options[] = {
 static const struct opt_spec spec = {
 	.tool = "qlora-train",
 	.summary = "fine-tune a language model: token stream in, PEFT adapter out",
-	.synopsis = "--model DIR [OPTION]... [TOKENS]",
-	.notes = "TOKENS is what tokenize writes (standard input when absent). Without -o the adapter goes to standard output as a stream for lora-merge.",
+	.synopsis = "--model DIR [OPTION]... [TOKENS]...",
+	.notes = "TOKENS are what tokenize writes (standard input when absent). Without -o the adapter goes to standard output as a stream for lora-merge.",
 	.opts = options,
 };
 
@@ -115,15 +116,17 @@ static int parse_nonfinite(int64_t *skips, struct err *e)
 	return err_set(e, LP_USAGE, "--nonfinite takes stop or skip:N, not '%s'", o.nonfinite);
 }
 
-/* How many of the held-out sets are standard input. */
-static int from_stdin(const struct opt_list *evals)
+/* How many of the token streams, held-out ones too, are standard input by name. */
+static int from_stdin(const struct train_config *c)
 {
 	int n = 0;
 
-	for (size_t i = 0; i < evals->n; i++) {
-		const char *eq = strchr(evals->items[i], '=');
+	for (size_t i = 0; i < c->n_streams; i++)
+		n += strcmp(c->streams[i], "-") == 0;
+	for (size_t i = 0; i < c->n_evals; i++) {
+		const char *eq = strchr(c->evals[i], '=');
 
-		n += strcmp(eq ? eq + 1 : evals->items[i], "-") == 0;
+		n += strcmp(eq ? eq + 1 : c->evals[i], "-") == 0;
 	}
 	return n;
 }
@@ -141,7 +144,7 @@ static int configure(struct train_config *c, int argc, char **argv, struct err *
 {
 	const char *version;
 
-	*c = (struct train_config){ .model = o.model, .tokens = argc > 1 ? argv[1] : NULL, .evals = o.evals.items, .n_evals = o.evals.n, .adapter = o.adapter,
+	*c = (struct train_config){ .model = o.model, .streams = (const char *const *)argv + 1, .n_streams = (size_t)argc - 1, .weights = o.weights, .evals = o.evals.items, .n_evals = o.evals.n, .adapter = o.adapter,
 		.out = opt_common.output, .device = o.device, .compute = o.compute, .threads = o.threads, .memory = o.memory, .host_memory = o.host_memory, .nf4 = strcmp(o.quant, "nf4") == 0,
 		.force = opt_common.force, .extend = o.extend, .restore_best = o.restore_best, .eval_only = o.eval_only, .allow_long = o.allow_long, .rank = o.rank, .alpha = o.alpha, .targets = o.targets, .layers = o.layers, .dropout = o.dropout, .neftune = o.neftune,
 		.rslora = o.rslora, .batch = o.batch, .accumulate = o.accumulate, .max_steps = o.max_steps, .max_len = o.max_len, .epochs = o.epochs,
@@ -155,8 +158,6 @@ static int configure(struct train_config *c, int argc, char **argv, struct err *
 		return err_set(e, LP_USAGE, "--tag takes [NAME@]MAJOR.MINOR.PATCH as in support@1.2.0, not '%s'", o.tag);
 	if (o.data_version && !tag_is_version(o.data_version))
 		return err_set(e, LP_USAGE, "--data-version takes MAJOR.MINOR.PATCH as in 1.2.0, not '%s'", o.data_version);
-	if (argc > 2)
-		return err_set(e, LP_USAGE, "one token stream, not %d; join them with tokenize", argc - 1);
 	if (parse_every("eval-every", o.eval_every, &c->eval_every, e) < 0 || parse_every("save-every", o.save_every, &c->save_every, e) < 0 ||
 	    parse_every("sample-every", o.sample_every, &c->sample_every, e) < 0)
 		return -1;
@@ -169,7 +170,7 @@ static int configure(struct train_config *c, int argc, char **argv, struct err *
 		return err_set(e, LP_USAGE, "--patience counts evaluations; give --eval-every N");
 	if ((c->save_every || o.extend) && !c->out && !o.dry_run)
 		return err_set(e, LP_USAGE, "--save-every and --extend need -o: checkpoints are written beside the output");
-	if (from_stdin(&o.evals) + (!c->tokens && !o.eval_only) > 1)
+	if (from_stdin(c) + (!c->n_streams && !o.eval_only) > 1)
 		return err_set(e, LP_USAGE, "only one token stream can come from standard input");
 	if (schedule_parse(o.schedule, &c->schedule, e) < 0 ||
 	    schedule_parse_shape(o.decay_shape, &c->decay_shape, e) < 0 ||
@@ -231,7 +232,7 @@ static int advise(const struct train_config *c, struct sb *text, struct err *e)
 
 	while (strcmp(tasks[task], o.task) != 0)
 		task++;
-	if (!c->tokens)
+	if (!c->n_streams)
 		return err_set(e, LP_USAGE, "--advise looks at the training data; give the token stream");
 	return train_advise(c, (enum task)task, text, e);
 }

@@ -104,6 +104,23 @@ int dataset_load_take(struct dataset *d, struct in *in, int64_t vocab, int64_t m
 	return rc;
 }
 
+int64_t dataset_append(struct dataset *d, const struct dataset *from)
+{
+	int64_t *record = xcalloc((size_t)from->n_seqs + 1, sizeof(*record)), begin = 0;
+
+	for (int64_t s = 0; s < d->n_seqs; s++)
+		begin = d->seq_record[s] >= begin ? d->seq_record[s] + 1 : begin;
+	for (int64_t s = 0; s < from->n_seqs; s++)
+		record[s] = begin + from->seq_record[s];
+	for (int64_t r = 0; r < from->n_rows; r++) {
+		int64_t at = from->row_start[r], s = from->row_seq[r];
+
+		dataset_add_row(d, from->ids + at, from->mask + at, from->seq_start + s, record + s, from->row_seq[r + 1] - s);
+	}
+	free(record);
+	return begin;
+}
+
 void dataset_release(struct dataset *d)
 {
 	free(d->ids);
@@ -150,16 +167,55 @@ int64_t dataset_max_batch_tokens(const struct dataset *d, int64_t n)
 
 void order_init(struct order *o, uint64_t seed, int64_t n_rows)
 {
-	o->seed = seed;
-	o->n_rows = n_rows;
+	*o = (struct order){ .seed = seed, .n_rows = n_rows };
 	o->epoch = -1;
 	o->perm = xcalloc((size_t)n_rows + 1, sizeof(*o->perm));
 }
 
+void order_mix(struct order *o, const struct order_part *parts, size_t n)
+{
+	o->parts = xcalloc(n, sizeof(*o->parts));
+	o->n_parts = n;
+	memcpy(o->parts, parts, n * sizeof(*parts));
+}
+
+/* Rows of part k in this epoch, to rows: its walk goes on where the epoch before left it. */
+static void walk(const struct order *o, size_t k, int64_t epoch, uint32_t *rows)
+{
+	const struct order_part *p = &o->parts[k];
+	uint32_t *perm = xcalloc((size_t)p->n_rows, sizeof(*perm));
+	int64_t pass = -1;
+
+	for (int64_t j = 0; j < p->take; j++) {
+		int64_t at = epoch * p->take + j;
+
+		if (at / p->n_rows != pass) {
+			pass = at / p->n_rows;
+			rng_permutation(o->seed, rng_u64(rng_stream("part"), k, (uint64_t)pass), (uint32_t)p->n_rows, perm);
+		}
+		rows[j] = (uint32_t)p->first + perm[at % p->n_rows];
+	}
+	free(perm);
+}
+
+static void mix(struct order *o, int64_t epoch)
+{
+	uint32_t *rows = xcalloc((size_t)o->n_rows + 1, sizeof(*rows)), *to = rows;
+
+	for (size_t k = 0; k < o->n_parts; to += o->parts[k++].take)
+		walk(o, k, epoch, to);
+	for (int64_t i = 0; i < o->n_rows; i++)
+		o->perm[i] = rows[o->perm[i]];
+	free(rows);
+}
+
 int64_t order_row(struct order *o, int64_t epoch, int64_t i)
 {
-	if (o->epoch != epoch)
+	if (o->epoch != epoch) {
 		rng_permutation(o->seed, rng_stream("order") + (uint64_t)epoch, (uint32_t)o->n_rows, o->perm);
+		if (o->parts)
+			mix(o, epoch);
+	}
 	o->epoch = epoch;
 	return o->perm[i];
 }
@@ -167,6 +223,7 @@ int64_t order_row(struct order *o, int64_t epoch, int64_t i)
 void order_release(struct order *o)
 {
 	free(o->perm);
+	free(o->parts);
 }
 
 void microbatch_init(struct microbatch *b, int64_t max_tokens)

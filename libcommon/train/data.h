@@ -28,19 +28,29 @@ struct dataset {
 int dataset_load_take(struct dataset *d, struct in *in, int64_t vocab, int64_t max_pos, struct err *e) LP_MUST_USE;
 /* Adds one row by hand (tests, replays). seq_start: n_seqs + 1 offsets from 0. */
 void dataset_add_row(struct dataset *d, const int32_t *ids, const uint8_t *mask, const int64_t *seq_start, const int64_t *record, int64_t n_seqs);
+/* Adds all rows of from; its records are counted on behind those of d. Returns where they begin. */
+int64_t dataset_append(struct dataset *d, const struct dataset *from);
 void dataset_release(struct dataset *d);
 /* Targets of a row: masked tokens other than a sequence's first. */
 int64_t dataset_row_targets(const struct dataset *d, int64_t row);
 /* Tokens of the n longest rows together: the room that micro-batches of n rows need. */
 int64_t dataset_max_batch_tokens(const struct dataset *d, int64_t n);
 
-/* The row at place i of an endless walk through shuffled epochs. */
+/* The row at place i of an endless walk through shuffled epochs. Each has all rows once; or, mixed, so many of each part, which is
+ * walked through in shuffles of its own that go on from epoch to epoch. A function of seed, epoch and i. */
+struct order_part {
+	int64_t first, n_rows; /* rows */
+	int64_t take;          /* in an epoch; all together the order's n_rows */
+};
 struct order {
 	uint64_t seed;
 	int64_t n_rows, epoch; /* epoch that perm holds, -1 none */
 	uint32_t *perm;
+	struct order_part *parts; /* (n_parts), NULL: not mixed */
+	size_t n_parts;
 };
 void order_init(struct order *o, uint64_t seed, int64_t n_rows);
+void order_mix(struct order *o, const struct order_part *parts, size_t n); /* after order_init; copies parts */
 int64_t order_row(struct order *o, int64_t epoch, int64_t i);
 void order_release(struct order *o);
 

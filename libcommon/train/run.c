@@ -60,6 +60,8 @@ static void describe(const struct run *r, struct sb *out)
 	if (r->train.n_rows)
 		sb_addf(out, "data       %lld rows, %lld sequences, %lld tokens, %lld targets\n", (long long)r->train.n_rows, (long long)r->train.n_seqs,
 		        (long long)r->train.n_tokens, (long long)r->train.n_targets);
+	for (size_t i = 0; r->n_streams > 1 && i < r->n_streams; i++)
+		sb_addf(out, "stream     %s, %lld rows, %lld in an epoch\n", r->streams[i].name, (long long)r->streams[i].n_rows, (long long)r->streams[i].take);
 	if (r->total_steps)
 		sb_addf(out, "steps      %lld of %lld x %lld rows, warm-up %lld\n", (long long)r->total_steps, (long long)r->c->batch, (long long)r->c->accumulate,
 		        (long long)r->schedule.warmup);

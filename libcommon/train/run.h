@@ -11,7 +11,10 @@
 enum { TRAIN_EPOCH = -1 }; /* every so many steps: those of an epoch */
 
 struct train_config {
-	const char *model, *tokens;        /* directory; token stream ("-" stdin) */
+	const char *model;                 /* directory */
+	const char *const *streams;        /* token streams ("-" stdin); none: stdin */
+	size_t n_streams;
+	const char *weights;               /* of the streams in an epoch, "3,1"; NULL: each row once */
 	const char *const *evals;          /* held-out token streams, each FILE or NAME=FILE */
 	size_t n_evals;
 	const char *prompts;               /* records that are answered every sample_every steps, or NULL */

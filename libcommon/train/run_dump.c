@@ -9,6 +9,7 @@
 static void add_sequence(const struct run *r, const struct tok *tok, int64_t s, const char *reason, struct sb *out)
 {
 	const struct dataset *d = &r->train;
+	const char *stream;
 	int64_t from = d->seq_start[s], n = d->seq_start[s + 1] - from;
 	struct sb text = SB_INIT;
 	struct err none = ERR_INIT;
@@ -20,7 +21,11 @@ static void add_sequence(const struct run *r, const struct tok *tok, int64_t s, 
 	jw_key(&w, "reason");
 	jw_str(&w, reason);
 	jw_key(&w, "record");
-	jw_i64(&w, d->seq_record[s] + 1);
+	jw_i64(&w, run_record(r, s, &stream));
+	if (stream) {
+		jw_key(&w, "stream");
+		jw_str(&w, stream);
+	}
 	jw_key(&w, "text");
 	if (tok && tok_decode(tok, d->ids + from, (size_t)n, false, &text, &none) == 0)
 		jw_strn(&w, sb_str(&text), text.len);

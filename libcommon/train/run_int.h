@@ -13,6 +13,15 @@ struct heldout {
 	struct dataset d;
 };
 
+/* One of the token streams; their rows stand one behind the other in run.train. */
+struct stream {
+	char name[256], hash[33];
+	char *lineage;         /* or NULL */
+	int64_t first, n_rows;
+	int64_t take;          /* rows of it in an epoch */
+	int64_t records;       /* number of its first record in run.train */
+};
+
 struct step_result;
 
 /* A step that the device was given and whose sums the host has not seen. */
@@ -64,7 +73,8 @@ struct run {
 	double flops;          /* of a token */
 	double save_seconds;   /* that steps have waited for checkpoints */
 	struct sampler *sampler; /* sample.h, or NULL */
-	char tokens_name[256];
+	struct stream *streams; /* (n_streams) */
+	size_t n_streams;
 };
 
 /* Sizes, adapter shape, schedule and plan; no weights read. */
@@ -90,6 +100,13 @@ int run_evaluate(struct run *r, const struct dataset *d, double *loss, struct er
 /* From the state that run_load left, or a checkpoint's, to the saved adapter. *sig as train_run's. */
 int run_all(struct run *r, int *sig, struct err *e) LP_MUST_USE;
 double run_epoch(const struct run *r); /* how many have passed */
+/* Training data (run_data.c): config's streams and their weights; whether an epoch may have a row twice; the order of rows; number
+ * (from 1) and stream (NULL where there is one alone) of a sequence's record. */
+int run_load_streams(struct run *r, struct err *e) LP_MUST_USE;
+void run_release_streams(struct run *r);
+bool run_repeats_rows(const struct run *r);
+void run_start_order(struct run *r);
+int64_t run_record(const struct run *r, int64_t seq, const char **stream);
 int run_load_evals(struct run *r, struct err *e) LP_MUST_USE;
 void run_release_evals(struct run *r);
 /* All sets: records, the best adapter, and how long there was no better one. */

@@ -22,9 +22,10 @@ static void fill_lineage(const struct run *r, struct sb *text)
 
 	lineage_init(&l, r->c->spec);
 	lineage_input(&l, r->c->model, r->g.w.identity, NULL);
-	snprintf(hash, sizeof(hash), "xxh3:%s", r->train.hash);
-	if (r->train.n_rows)
-		lineage_input(&l, r->tokens_name, hash, r->train.lineage);
+	for (size_t i = 0; i < r->n_streams; i++) {
+		snprintf(hash, sizeof(hash), "xxh3:%s", r->streams[i].hash);
+		lineage_input(&l, r->streams[i].name, hash, r->streams[i].lineage);
+	}
 	for (size_t i = 0; i < r->n_evals; i++) {
 		snprintf(hash, sizeof(hash), "xxh3:%s", r->evals[i].d.hash);
 		lineage_input(&l, r->evals[i].file, hash, r->evals[i].d.lineage);
@@ -38,7 +39,7 @@ static void add_named(struct jw *w, const char *key, const char *name, const cha
 	jw_key(w, key);
 	jw_obj(w);
 	jw_key(w, "name");
-	jw_str(w, base_name(name));
+	jw_str(w, name);
 	jw_key(w, "hash");
 	jw_str(w, hash);
 	if (version) {
@@ -52,6 +53,7 @@ static void add_named(struct jw *w, const char *key, const char *name, const cha
 static void fill_about(const struct run *r, struct sb *text)
 {
 	struct jw w = jw_to(text);
+	struct sb names = SB_INIT;
 	const char *version;
 	char hash[48];
 
@@ -62,9 +64,12 @@ static void fill_about(const struct run *r, struct sb *text)
 		jw_key(&w, "version");
 		jw_str(&w, version);
 	}
-	add_named(&w, "base", r->c->model, r->g.w.identity, NULL);
+	add_named(&w, "base", base_name(r->c->model), r->g.w.identity, NULL);
 	snprintf(hash, sizeof(hash), "xxh3:%s", r->train.hash);
-	add_named(&w, "data", r->tokens_name, hash, r->c->data_version);
+	for (size_t i = 0; i < r->n_streams; i++)
+		sb_addf(&names, "%s%s", i ? ", " : "", base_name(r->streams[i].name));
+	add_named(&w, "data", sb_str(&names), hash, r->c->data_version);
+	sb_release(&names);
 	jw_end_obj(&w);
 }
 

@@ -19,17 +19,8 @@ int64_t run_positions(const struct run *r)
 
 static int load_data(struct run *r, bool need_train, struct err *e)
 {
-	const struct train_config *c = r->c;
-	struct in *in;
-
-	if (c->tokens || need_train) {
-		in = in_open(c->tokens, e);
-		if (!in)
-			return -1;
-		snprintf(r->tokens_name, sizeof(r->tokens_name), "%s", in_name(in));
-		if (dataset_load_take(&r->train, in, r->desc.vocab, run_positions(r), e) < 0)
-			return -1;
-	}
+	if ((r->c->n_streams || need_train) && run_load_streams(r, e) < 0)
+		return -1;
 	return run_load_evals(r, e);
 }
 
@@ -87,7 +78,7 @@ static int64_t assumed_len(const struct run *r)
 static int64_t max_batch_tokens(const struct run *r)
 {
 	const struct train_config *c = r->c;
-	int64_t n = dataset_max_batch_tokens(&r->train, c->batch);
+	int64_t n = run_repeats_rows(r) ? c->batch * r->train.longest_row : dataset_max_batch_tokens(&r->train, c->batch);
 
 	for (size_t i = 0; i < r->n_evals; i++) {
 		int64_t m = dataset_max_batch_tokens(&r->evals[i].d, c->batch);
@@ -174,7 +165,7 @@ int run_load(struct run *r, struct err *e)
 	if (engine_alloc(&r->g, e) < 0 || engine_load(&r->g, r->source, e) < 0 || load_adapter(r, e) < 0 || sampler_start(r, e) < 0)
 		return -1;
 	microbatch_init(&r->mb, r->g.shape.max_tokens);
-	order_init(&r->order, r->c->seed, r->train.n_rows);
+	run_start_order(r);
 	return 0;
 }
 
@@ -191,6 +182,7 @@ void run_release(struct run *r)
 	engine_release(&r->g);
 	lora_release(&r->lora);
 	dataset_release(&r->train);
+	run_release_streams(r);
 	run_release_evals(r);
 	model_source_close(r->source);
 	for (int i = 0; i < r->n_queued; i++)

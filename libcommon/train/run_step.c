@@ -19,15 +19,19 @@ static int64_t fill(struct run *r, const struct dataset *d, const int64_t *rows,
 	return i;
 }
 
-/* "records 3, 17, 4": which data the step saw. */
+/* "records 3, 17, 4", or "a.lps:3, b.lps:17": which data the step saw. */
 static void name_records(const struct run *r, const struct queued *q, char *buf, size_t size)
 {
 	size_t used = 0;
 
 	buf[0] = 0;
-	for (int64_t i = 0; i < q->n && used + 32 < size; i++)
-		for (int64_t s = r->train.row_seq[q->rows[i]]; s < r->train.row_seq[q->rows[i] + 1] && used + 32 < size; s++)
-			used += (size_t)snprintf(buf + used, size - used, "%s%lld", used ? ", " : "", (long long)r->train.seq_record[s] + 1);
+	for (int64_t i = 0; i < q->n && used + 96 < size; i++)
+		for (int64_t s = r->train.row_seq[q->rows[i]]; s < r->train.row_seq[q->rows[i] + 1] && used + 96 < size; s++) {
+			const char *stream;
+			int64_t record = run_record(r, s, &stream);
+
+			used += (size_t)snprintf(buf + used, size - used, "%s%.60s%s%lld", used ? ", " : "", stream ? stream : "", stream ? ":" : "", (long long)record);
+		}
 }
 
 /* --- a step: queued, then seen --- */

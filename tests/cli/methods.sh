@@ -52,3 +52,36 @@ values() { tail -c 20000 "$(adapter "$1")" | od -An -v -tx4; } # behind a header
 is "which evaluations between steps do not change" "$(values noise.seen)" "$(values noise)"
 loss() { train --adapter noise --eval train.lps --eval-only "$@" | sed 's/.*"loss":\([0-9.]*\).*/\1/'; }
 is "nor has an evaluation noise" "$(loss --neftune 50)" "$(loss)"
+
+# several streams
+tokens "$ROOT/data/quickstart/upper_train.jsonl" 4 >few.lps
+{ head -n 4 "$ROOT/data/quickstart/upper_train.jsonl"; head -n 12 "$ROOT/data/quickstart/upper_train.jsonl"; } >both.jsonl
+tokens both.jsonl 16 >both.lps
+both() { train --dropout 0.1 --max-steps 8 --save-every 4 "$@"; }
+status 0 "two streams" both -o two few.lps train.lps
+status 0 "and one of both" both -o joined both.lps
+is "are the same" "$(values two)" "$(values joined)"
+mixed() { both --weights 3,1 "$@"; }
+status 0 "three parts to one" mixed --dry-run few.lps train.lps
+prints '^stream *few.lps, 4 rows, 12 in an epoch' "of the smaller one"
+prints '^stream *train.lps, 12 rows, 4 in an epoch' "and of the larger one"
+status 0 "trained on" mixed --schedule-steps 20 --max-steps 20 -o mixed few.lps train.lps
+status 0 "half of it" mixed --schedule-steps 20 --max-steps 12 -o mixed.half few.lps train.lps
+status 0 "gone on with" mixed --schedule-steps 20 --max-steps 20 --extend -o mixed.half few.lps train.lps
+same "in the same bytes" "$(adapter mixed.half)" "$(adapter mixed)"
+status 2 "another order" mixed --schedule-steps 20 --max-steps 24 --extend -o mixed.half train.lps few.lps
+ok "all are named" grep -aq 'data[^}]*few.lps, train.lps' "$(adapter mixed)"
+status 6 "a loss that is not finite" mixed --lr 1000 --max-grad-norm 0 --warmup-steps 0 --schedule constant --dump-batch dump.jsonl --max-steps 20 --schedule-steps 20 -o none few.lps train.lps
+says 'on records [a-z]*.lps:[0-9]*' "its records are named with their streams"
+ok "in the file too" grep -q '"stream":"[a-z]*.lps"' dump.jsonl
+refused() { both -o none "$@"; }
+status 2 "a weight too few" refused --weights 3 few.lps train.lps
+says '1 numbers for 2' "is counted"
+for w in 1,0 1,-1 1,x ,1,1 1,,1 1,1, 1,nan ''; do
+	status 2 "weights '$w'" refused --weights "$w" few.lps train.lps
+done
+status 2 "a stream with nothing" refused --weights 1000,1 few.lps train.lps
+says "'train.lps' has none of an epoch's 16 rows" "is named"
+status 2 "standard input twice" refused - - <few.lps
+status 3 "a second stream that is none" refused few.lps both.jsonl
+status 4 "one that is not there" refused few.lps nowhere.lps

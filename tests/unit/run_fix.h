@@ -52,11 +52,14 @@ static inline void write_tokens(const char *path)
 
 static inline struct train_config config(double loss_scale)
 {
-	struct train_config c = { .targets = "all", .model = MODEL, .tokens = at("t.lps"), .device = "cpu", .threads = 1, .loss_scale = loss_scale, .rank = 4, .alpha = 8,
+	static char path[256];
+	static const char *const tokens[] = { path };
+	struct train_config c = { .targets = "all", .model = MODEL, .streams = tokens, .n_streams = 1, .device = "cpu", .threads = 1, .loss_scale = loss_scale, .rank = 4, .alpha = 8,
 		                  .dropout = 0.1, .batch = 1, .accumulate = 1, .max_steps = 12, .lr = 0.25, .max_grad_norm = 1e3, .log_every = 1, .spec = &spec,
 		                  .schedule = SCHEDULE_LINEAR, .optim = { .kind = OPTIM_ADAMW8, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8 } };
 
-	write_tokens(c.tokens);
+	snprintf(path, sizeof(path), "%s", at("t.lps"));
+	write_tokens(path);
 	return c;
 }
 

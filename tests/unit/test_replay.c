@@ -114,11 +114,11 @@ static void check_heldout(struct run *r, const struct st_file *f, int64_t step, 
 static void replay(const char *name)
 {
 	char path[128], train[64], eval[64];
-	const char *evals[] = { eval };
+	const char *tokens[] = { train }, *evals[] = { eval };
 	struct st_file f;
 	struct err e = ERR_INIT;
 	struct run r;
-	struct train_config c = { .model = MODEL, .tokens = train, .evals = evals, .n_evals = 1, .device = "cpu", .threads = 1, .rank = 8, .alpha = 16, .targets = "all", .batch = 8, .accumulate = 1,
+	struct train_config c = { .model = MODEL, .streams = tokens, .n_streams = 1, .evals = evals, .n_evals = 1, .device = "cpu", .threads = 1, .rank = 8, .alpha = 16, .targets = "all", .batch = 8, .accumulate = 1,
 		                  .epochs = 1, .max_grad_norm = 1, .warmup_steps = 0, .optim = { .kind = OPTIM_ADAMW, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8 } };
 	const double *lr, *loss, *norm;
 	const int32_t *rows;
