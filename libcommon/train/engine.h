@@ -242,8 +242,13 @@ static inline void *engine_v(const struct engine *g, void *qkv)
 {
 	return act_at(g->dev, qkv, (g->w.desc.heads + g->w.desc.kv_heads) * g->w.desc.head_dim);
 }
-/* --- what the plan chooses (engine_cost.c), and activations that travel (engine_travel.c) --- */
 
+/* --- what the plan chooses (engine_choose.c, engine_cost.c), and activations that travel (engine_travel.c) --- */
+
+/* Every buffer's place for the choice that g holds: without memory its bytes are counted. */
+void engine_layout(struct engine *g);
+/* Chooses, and lays that out; refused, the smallest plan is laid out. */
+int engine_choose(struct engine *g, struct err *e) LP_MUST_USE;
 /* keep[] from full, lean, travel and sets. */
 void engine_spread(struct engine *g);
 /* An estimate of a micro-batch's seconds, forward and backward, as the plan stands: only comparisons count. */
