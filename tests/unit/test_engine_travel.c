@@ -158,20 +158,6 @@ static void compare(const struct fix *a, const struct result *x, const struct re
 	ck_assert_mem_eq(x->grads, y->grads, (size_t)a->lora.n_params * sizeof(*x->grads));
 }
 
-static uint64_t least_of(struct fix *f, double host_rate)
-{
-	struct engine_shape s = { .max_tokens = ROWS * SEQ, .max_seq = SEQ, .train = true, .budget = 1, .piece = f->g.shape.piece };
-	struct device d = f->dev;
-	struct engine g;
-	uint64_t n;
-
-	d.host_rate = host_rate;
-	ck_assert_int_eq(engine_plan(&g, &d, &f->model, f->dev.act, false, &f->lora, &s, &f->e), -1);
-	n = engine_bytes(&g);
-	engine_release(&g);
-	return n;
-}
-
 /* What plans there were. */
 struct seen {
 	int64_t travel, sets[SETS + 1], beside_again, none_again, offload;
