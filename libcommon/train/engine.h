@@ -154,6 +154,7 @@ struct engine {
 	float scale;
 
 	struct work works[WORKS]; /* recordings, and shapes that were seen once */
+	int recordings;           /* so many of them at once: one is part of every plan, others take what it leaves of the budget */
 	uint64_t wanted;          /* micro-batches so far */
 	int64_t replayed, avoided; /* micro-batches that were replayed, and their operations */
 };
@@ -164,7 +165,7 @@ struct engine {
  * (lora_init) or NULL. */
 int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m, enum dtype base, bool nf4,
                 struct lora *lora, const struct engine_shape *shape, struct err *e) LP_MUST_USE;
-uint64_t engine_bytes(const struct engine *g); /* of the device; host_plan.used of the host */
+uint64_t engine_bytes(const struct engine *g); /* of the device, a recording among them; host_plan.used of the host */
 int engine_alloc(struct engine *g, struct err *e) LP_MUST_USE;
 /* Fills the weights; what they need on their way is the room that activations will have. */
 int engine_load(struct engine *g, struct model_source *s, struct err *e) LP_MUST_USE;
@@ -253,6 +254,8 @@ int engine_choose(struct engine *g, struct err *e) LP_MUST_USE;
 void engine_spread(struct engine *g);
 /* An estimate of a micro-batch's seconds, forward and backward, as the plan stands: only comparisons count. */
 double engine_seconds(const struct engine *g);
+/* What the device takes for a training micro-batch that is recorded, beside the arenas; 0: it records none. */
+uint64_t engine_recording_bytes(const struct engine *g);
 /* What a lean layer keeps: bytes of a token's row of each array, 0: none, in the order qkv, o, x2, gu, lse, s. */
 enum { LEAN_PARTS = 5 + GRP_N };
 void engine_lean_rows(const struct engine *g, uint64_t row[LEAN_PARTS]);

@@ -232,6 +232,14 @@ static int refuse(struct engine *g, struct choice c, bool host, struct err *e)
 	               (double)g->shape.budget / mib, ceil((double)(engine_bytes(g) - g->shape.budget) / mib));
 }
 
+/* As many as the plan leaves room for. */
+static int recordings(const struct engine *g)
+{
+	uint64_t one = engine_recording_bytes(g), more = one && g->shape.budget ? (g->shape.budget - engine_bytes(g)) / one : WORKS - 1;
+
+	return 1 + (int)(more < WORKS - 1 ? more : WORKS - 1);
+}
+
 /* What waits in host memory, in the order of what it costs. Activations and the residual stream travel under the work, but for nothing
  * that is not worth it. For an embedding there the device waits at each micro-batch while its rows are picked. Of the head and of the
  * optimiser's states only what the loss and the update do themselves hides the copies. */
@@ -263,5 +271,6 @@ int engine_choose(struct engine *g, struct err *e)
 	if (best.seconds == 0)
 		return refuse(g, least, host, e);
 	plan_with(g, best.c);
+	g->recordings = recordings(g);
 	return 0;
 }

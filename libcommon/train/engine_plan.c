@@ -284,7 +284,7 @@ void engine_layout(struct engine *g)
 
 uint64_t engine_bytes(const struct engine *g)
 {
-	uint64_t sum = 0;
+	uint64_t sum = engine_recording_bytes(g);
 
 	for (int i = 0; i < ARENA_N; i++)
 		sum = sum + g->plan[i].used < sum ? UINT64_MAX : sum + g->plan[i].used;

@@ -69,6 +69,8 @@ static void describe(const struct run *r, struct sb *out)
 	for (int i = 0; i < ARENA_N; i++)
 		for (int j = 0; j < g->plan[i].n_items; j++)
 			add_bytes(out, g->plan[i].items[j].name, g->plan[i].items[j].bytes);
+	if (engine_recording_bytes(g))
+		add_bytes(out, "recorded launches", engine_recording_bytes(g));
 	if (r->dev.overhead)
 		add_bytes(out, "context and libraries", r->dev.overhead);
 	if (sampler_bytes(r))
