@@ -55,12 +55,12 @@ struct inputs {
 	int64_t n_tiles;
 };
 
-/* Buffers of what travels: the residual stream, segments of the head, sets of activations that layers share (at most). Each has a copy
- * slot: 0 on, RING on, and SLOT_SETS on; between are the optimiser's. */
-enum { RING = 3, HEAD_RING = 2, SETS = 4, SLOT_SETS = 8 };
+/* Buffers of what travels: the residual stream, segments of the head, sets of activations that layers share (at most). */
+enum { RING = 3, HEAD_RING = 2, SETS = 4 };
 
-/* The last slots: two for inputs and two for sums, in turn. */
-enum { SLOT_INPUTS = COPY_SLOTS - 4, SLOT_SUMS = COPY_SLOTS - 2 };
+/* Each has a copy slot (device.h), the stream's from 0 on; so have the optimiser's pieces, and inputs and sums, two of each in turn. */
+enum { SLOT_HEAD = RING, SLOT_OPTIM = SLOT_HEAD + HEAD_RING, SLOT_SETS = SLOT_OPTIM + OPTIM_RING, SLOT_INPUTS = SLOT_SETS + SETS,
+	SLOT_SUMS = SLOT_INPUTS + 2, SLOTS = SLOT_SUMS + 2 };
 
 /* A micro-batch's work by shape: what launches depend on, beside memory that stays where it is. */
 struct work_shape {

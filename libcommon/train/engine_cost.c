@@ -1,6 +1,6 @@
 /* What a plan costs: which layer does what, about how long a micro-batch takes then, and what a recording of it takes. The estimate follows the
- * device's queue and its two copy queues through the passes, by shapes and the device's three speeds; it is right to some 10 %, which is enough to
- * choose between plans. It decides nothing else. */
+ * device's queue and its two copy queues through the passes, by shapes and the device's three speeds; it is close enough to
+ * choose between plans, and decides nothing else. */
 #include "train/engine.h"
 
 /* --- which layer does what --- */

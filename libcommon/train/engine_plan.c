@@ -169,7 +169,7 @@ static void layout_gradients(struct engine *g, struct layout *l)
 	g->d_h = g->d_o = g->logits = layout_take(l, "gradients of activations, or logits", at_least(act_bytes(g, once), optim_ring(g)));
 	if (g->optim_away) {
 		g->shape.optim->ring = g->logits;
-		g->shape.optim->slot = RING + HEAD_RING;
+		g->shape.optim->slot = SLOT_OPTIM;
 	}
 }
 
@@ -199,10 +199,9 @@ static uint64_t adapter_scratch(const struct engine *g)
 	uint64_t most = 0;
 
 	for (int k = 0; k < GRP_N; k++) {
-		uint64_t n = g->dev->k.adapter_scratch(g->dev, piece_rows(g), g->w.layers[0].grp[k].in, g->w.layers[0].grp[k].out,
-		                                        g->lora->groups[k].n, g->lora->rank);
+		const struct wgroup *w = &g->w.layers[0].grp[k];
 
-		most = n > most ? n : most;
+		most = at_least(most, g->dev->k.adapter_scratch(g->dev, piece_rows(g), w->in, w->out, g->lora->groups[k].n, g->lora->rank));
 	}
 	return most;
 }
