@@ -1,4 +1,5 @@
-/* Few rows by weights that are read once, on tensor cores: the 16 rows of a product are outputs, its 8 columns tokens.
+/* Few rows by weights that are read once, on tensor cores: the 16 rows of a product are outputs, its 8 columns tokens. Dense weights, and
+ * NF4 on GPUs that have not the shared memory for skinny_few.cu.
  *
  * The inner dimension is cut into one segment for each of a block's sixteen warps, and a segment's weights stream through
  * the warp's own ring in shared memory, without a barrier, over all tiles of the block. NF4's codes become pairs of bf16
@@ -286,14 +287,21 @@ static bool two_tiles(const struct skinny *a, int sms)
 	return a->f || (a->t > 2 && two <= one);
 }
 
-static void dense(struct device *d, const struct skinny *a)
+static void segments(struct device *d, const struct skinny *a)
 {
-	bool many = a->t > 8;
+	bool two = two_tiles(a, cuda_of(d)->sms), many = a->t > 8;
 
-	if (two_tiles(a, cuda_of(d)->sms))
-		many ? launch<2, 2, false>(d, a) : launch<2, 1, false>(d, a);
-	else
-		many ? launch<1, 2, false>(d, a) : launch<1, 1, false>(d, a);
+	if (a->dense) {
+		if (two)
+			many ? launch<2, 2, false>(d, a) : launch<2, 1, false>(d, a);
+		else
+			many ? launch<1, 2, false>(d, a) : launch<1, 1, false>(d, a);
+	} else {
+		if (two)
+			many ? launch<2, 2, true>(d, a) : launch<2, 1, true>(d, a);
+		else
+			many ? launch<1, 2, true>(d, a) : launch<1, 1, true>(d, a);
+	}
 }
 
 /* Shapes of the tensor cores' kernel: whole tiles of rows in each part, whole units of columns, pieces of 16 bytes. */
@@ -308,7 +316,7 @@ static bool fits(const struct device *d, const struct skinny *a)
 		return ok && eights(a->dense, a->ldw) && room >= layout_of<2, 2, false>::all;
 	for (int j = 0; j < a->n; j++)
 		ok = ok && a->row[j] % 16 == 0 && (a->end[j] - a->row[j]) % 16 == 0 && aligned16(a->codes[j]) && aligned16(a->qabsmax[j]);
-	return ok && skinny_few_fits(d, a);
+	return ok && room >= layout_of<2, 2, true>::all;
 }
 
 static struct skinny args_of(const struct device *d, const struct kn_skinny *s)
@@ -345,17 +353,17 @@ static struct skinny args_of(const struct device *d, const struct kn_skinny *s)
 void kn_skinny_cuda(struct device *d, const struct kn_skinny *s)
 {
 	struct skinny a = args_of(d, s);
-	bool whole = fits(d, &a), wide = whole && s->planned > MOST && skinny_many_fits(d, &a);
-	int64_t most = wide ? SKINNY_MANY : whole && !a.dense ? SKINNY_FEW : MOST;
+	bool whole = fits(d, &a), wide = whole && s->planned > MOST && skinny_many_fits(d, &a), few = whole && !wide && skinny_few_fits(d, &a);
+	int64_t most = wide ? SKINNY_MANY : few ? SKINNY_FEW : MOST;
 
 	for (int64_t i = 0; i < s->t; i += most) {
 		a.t = (int)(s->t - i < most ? s->t - i : most);
 		if (wide)
 			skinny_many(d, &a);
-		else if (whole && a.dense)
-			dense(d, &a);
-		else if (whole)
+		else if (few)
 			skinny_few(d, &a, s->planned == 1);
+		else if (whole)
+			segments(d, &a);
 		else
 			plain(d, &a);
 		a.x += most * a.ldx;
