@@ -160,11 +160,16 @@ struct engine {
 };
 
 /* Lays everything out for the device's threads (dev) without allocating: fills
- * plan[].used and items, and decides full, lean and cached layers within the
- * budget. LP_DEVICE when even the smallest plan does not fit. lora is initialised
+ * plan[].used and items, and decides within the budget what stays, what runs again
+ * and what waits in host memory. LP_DEVICE when even the smallest plan does not fit. lora is initialised
  * (lora_init) or NULL. */
 int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m, enum dtype base, bool nf4,
                 struct lora *lora, const struct engine_shape *shape, struct err *e) LP_MUST_USE;
+/* Layers whose activations nothing keeps. */
+static inline int64_t engine_again(const struct engine *g)
+{
+	return g->w.desc.layers - g->full - g->lean - g->travel;
+}
 uint64_t engine_bytes(const struct engine *g); /* of the device, a recording among them; host_plan.used of the host */
 int engine_alloc(struct engine *g, struct err *e) LP_MUST_USE;
 /* Fills the weights; what they need on their way is the room that activations will have. */
@@ -180,8 +185,8 @@ void engine_begin(struct engine *g);
 void engine_resume(struct engine *g);
 /* Forward over b: the negative log-likelihood of each target in g->nll (b->n_targets), added to the
  * sum of losses. With grad the gradient of scale * sum(nll) is added to the adapter's gradients. Does
- * not wait. Where the device records, the second micro-batch of a shape is recorded, and the next are replayed: the same
- * launches, so the same bits. */
+ * not wait. Where the device records, the second micro-batch of a shape is recorded if there is room, and the next are replayed: the
+ * same launches, so the same bits. */
 void engine_run(struct engine *g, const struct microbatch *b, bool grad, double scale);
 /* The sum of the gradients' squares, into sums, as the step's last micro-batch left them. */
 void engine_squares(struct engine *g);
@@ -208,7 +213,7 @@ void engine_decode(struct engine *g, int64_t t, const struct kn_kv_cache *c, int
 /* One layer's part of every slot: it begins layer * context * width elements into each. */
 struct kn_kv_cache engine_layer_cache(const struct engine *g, const struct kn_kv_cache *c, int64_t layer, int64_t context);
 
-/* --- pieces shared by the engine's files and by generation --- */
+/* --- shared by the engine's files and by generation --- */
 
 /* The micro-batch goes to the device; rows of targets are b's. */
 void engine_send(struct engine *g, const struct microbatch *b);

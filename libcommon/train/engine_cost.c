@@ -13,7 +13,7 @@ static bool due(int64_t k, int64_t n, int64_t m)
 
 void engine_spread(struct engine *g)
 {
-	int64_t layers = g->w.desc.layers, again = layers - g->full - g->lean - g->travel, below, k, others = 0, turn = 0, full = 0;
+	int64_t layers = g->w.desc.layers, again = engine_again(g), below, k, others = 0, turn = 0, full = 0;
 	bool shared = g->full + g->lean < layers;
 	/* what runs again has a set to itself, where something does */
 	int top = shared && g->lean ? g->sets : 0, sets = again > 0 ? g->sets - 1 : g->sets;

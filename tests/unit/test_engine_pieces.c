@@ -69,7 +69,7 @@ static void look(struct seen *s, const struct engine *g)
 {
 	s->full |= g->full > 0;
 	s->lean |= g->lean > 0;
-	s->again |= g->full + g->lean + g->travel < LAYERS && !g->pieced;
+	s->again |= engine_again(g) > 0 && !g->pieced;
 	s->pieced |= g->pieced;
 	s->travel |= g->travel > 0;
 	s->some |= g->away > 0 && g->away < LAYERS + 1 - RING;
