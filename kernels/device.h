@@ -120,6 +120,7 @@ struct device {
 	uint64_t free_bytes; /* memory that a run may plan with */
 	uint64_t host_bytes; /* host memory that a run may lock in place: half of what is available */
 	uint64_t overhead;   /* bytes of the device that the context and its libraries take, beside any plan */
+	uint64_t launch_bytes; /* of the device, that an operation takes in a recording; 0: it has none */
 	enum dtype act;      /* of activations and of dense weights: DT_F32 (CPU), DT_BF16 or DT_F16 */
 	int64_t row_pad;     /* what is added to a row is a multiple of this many elements */
 	int64_t logits;      /* elements of a chunk of logits that pay */

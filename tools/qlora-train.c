@@ -95,7 +95,7 @@ static struct opt options[] = {
 	{ OPT_CHOICE, "compute", 0, &o.compute, "TYPE", "of weights and activations on a GPU (auto: bf16 where it has that)", "auto|bf16|fp16|fp8" },
 	{ OPT_INT, "threads", 'j', &o.threads, "N", "CPU threads; 0: one for each processor", .min = 0, .max = 1024, .unrecorded = true },
 	{ OPT_SIZE, "memory", 0, &o.memory, "SIZE", "memory that the plan may use (0: what is free)", .unrecorded = true },
-	{ OPT_SIZE, "host-memory", 0, &o.host_memory, "SIZE", "host memory that may wait beside a GPU (0: half of what is free)", .unrecorded = true },
+	{ OPT_SIZE, "host-memory", 0, &o.host_memory, "SIZE", "host memory that may wait beside a GPU (0: half of what is available)", .unrecorded = true },
 	OPT_COMMON,
 };
 

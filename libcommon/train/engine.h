@@ -55,12 +55,12 @@ struct inputs {
 	int64_t n_tiles;
 };
 
-/* Buffers of what travels: the residual stream, segments of the head, sets of activations that layers share (at most). Each has a copy
- * slot: 0 on, RING on, and SLOT_SETS on; between are the optimiser's. */
-enum { RING = 3, HEAD_RING = 2, SETS = 4, SLOT_SETS = 8 };
+/* Buffers of what travels: the residual stream, segments of the head, sets of activations that layers share (at most). */
+enum { RING = 3, HEAD_RING = 2, SETS = 4 };
 
-/* One for embeddings with noise. The last slots: two for inputs and two for sums, in turn. */
-enum { SLOT_NOISE = SLOT_SETS - 1, SLOT_INPUTS = COPY_SLOTS - 4, SLOT_SUMS = COPY_SLOTS - 2 };
+/* Each has a copy slot (device.h), the stream's from 0 on; so have the optimiser's pieces, inputs and sums, two of each in turn, and embeddings with noise. */
+enum { SLOT_HEAD = RING, SLOT_OPTIM = SLOT_HEAD + HEAD_RING, SLOT_SETS = SLOT_OPTIM + OPTIM_RING, SLOT_INPUTS = SLOT_SETS + SETS,
+	SLOT_SUMS = SLOT_INPUTS + 2, SLOT_NOISE = SLOT_SUMS + 2, SLOTS = SLOT_NOISE + 1 };
 
 /* A micro-batch's work by shape: what launches depend on, beside memory that stays where it is. */
 struct work_shape {
@@ -159,17 +159,23 @@ struct engine {
 	uint64_t noise_seed;
 
 	struct work works[WORKS]; /* recordings, and shapes that were seen once */
+	int recordings;           /* so many of them at once: one is part of every plan, others take what it leaves of the budget */
 	uint64_t wanted;          /* micro-batches so far */
 	int64_t replayed, avoided; /* micro-batches that were replayed, and their operations */
 };
 
 /* Lays everything out for the device's threads (dev) without allocating: fills
- * plan[].used and items, and decides full, lean and cached layers within the
- * budget. LP_DEVICE when even the smallest plan does not fit. lora is initialised
+ * plan[].used and items, and decides within the budget what stays, what runs again
+ * and what waits in host memory. LP_DEVICE when even the smallest plan does not fit. lora is initialised
  * (lora_init) or NULL. */
 int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m, enum dtype base, bool nf4,
                 struct lora *lora, const struct engine_shape *shape, struct err *e) LP_MUST_USE;
-uint64_t engine_bytes(const struct engine *g); /* of the device; host_plan.used of the host */
+/* Layers whose activations nothing keeps. */
+static inline int64_t engine_again(const struct engine *g)
+{
+	return g->w.desc.layers - g->full - g->lean - g->travel;
+}
+uint64_t engine_bytes(const struct engine *g); /* of the device, a recording among them; host_plan.used of the host */
 int engine_alloc(struct engine *g, struct err *e) LP_MUST_USE;
 /* Fills the weights; what they need on their way is the room that activations will have. */
 int engine_load(struct engine *g, struct model_source *s, struct err *e) LP_MUST_USE;
@@ -188,8 +194,8 @@ void engine_begin(struct engine *g);
 void engine_resume(struct engine *g);
 /* Forward over b: the negative log-likelihood of each target in g->nll (b->n_targets), added to the
  * sum of losses. With grad the gradient of scale * sum(nll) is added to the adapter's gradients. Does
- * not wait. Where the device records, the second micro-batch of a shape is recorded, and the next are replayed: the same
- * launches, so the same bits. */
+ * not wait. Where the device records, the second micro-batch of a shape is recorded if there is room, and the next are replayed: the
+ * same launches, so the same bits. */
 void engine_run(struct engine *g, const struct microbatch *b, bool grad, double scale);
 /* The sum of the gradients' squares, into sums, as the step's last micro-batch left them. */
 void engine_squares(struct engine *g);
@@ -216,7 +222,7 @@ void engine_decode(struct engine *g, int64_t t, const struct kn_kv_cache *c, int
 /* One layer's part of every slot: it begins layer * context * width elements into each. */
 struct kn_kv_cache engine_layer_cache(const struct engine *g, const struct kn_kv_cache *c, int64_t layer, int64_t context);
 
-/* --- pieces shared by the engine's files and by generation --- */
+/* --- shared by the engine's files and by generation --- */
 
 /* The micro-batch goes to the device; rows of targets are b's. */
 void engine_send(struct engine *g, const struct microbatch *b);
@@ -251,12 +257,19 @@ static inline void *engine_v(const struct engine *g, void *qkv)
 {
 	return act_at(g->dev, qkv, (g->w.desc.heads + g->w.desc.kv_heads) * g->w.desc.head_dim);
 }
-/* --- what the plan chooses (engine_cost.c), and activations that travel (engine_travel.c) --- */
 
+/* --- what the plan chooses (engine_choose.c, engine_cost.c), and activations that travel (engine_travel.c) --- */
+
+/* Every buffer's place for the choice that g holds: without memory its bytes are counted. */
+void engine_layout(struct engine *g);
+/* Chooses, and lays that out; refused, the smallest plan is laid out. */
+int engine_choose(struct engine *g, struct err *e) LP_MUST_USE;
 /* keep[] from full, lean, travel and sets. */
 void engine_spread(struct engine *g);
 /* An estimate of a micro-batch's seconds, forward and backward, as the plan stands: only comparisons count. */
 double engine_seconds(const struct engine *g);
+/* What the device takes for a training micro-batch that is recorded, beside the arenas; 0: it records none. */
+uint64_t engine_recording_bytes(const struct engine *g);
 /* What a lean layer keeps: bytes of a token's row of each array, 0: none, in the order qkv, o, x2, gu, lse, s. */
 enum { LEAN_PARTS = 5 + GRP_N };
 void engine_lean_rows(const struct engine *g, uint64_t row[LEAN_PARTS]);

@@ -1,6 +1,6 @@
-/* What a plan costs: which layer does what, and about how long a micro-batch takes then. The estimate follows the
- * device's queue and its two copy queues through the passes, by shapes and the device's three speeds; it is right to some 10 %, which is enough to
- * choose between plans. It decides nothing else. */
+/* What a plan costs: which layer does what, about how long a micro-batch takes then, and what a recording of it takes. The estimate follows the
+ * device's queue and its two copy queues through the passes, by shapes and the device's three speeds; it is close enough to
+ * choose between plans, and decides nothing else. */
 #include "train/engine.h"
 
 /* --- which layer does what --- */
@@ -13,7 +13,7 @@ static bool due(int64_t k, int64_t n, int64_t m)
 
 void engine_spread(struct engine *g)
 {
-	int64_t layers = g->w.desc.layers, again = layers - g->full - g->lean - g->travel, below, k, others = 0, turn = 0, full = 0;
+	int64_t layers = g->w.desc.layers, again = engine_again(g), below, k, others = 0, turn = 0, full = 0;
 	bool shared = g->full + g->lean < layers;
 	/* what runs again has a set to itself, where something does */
 	int top = shared && g->lean ? g->sets : 0, sets = again > 0 ? g->sets - 1 : g->sets;
@@ -166,4 +166,15 @@ double engine_seconds(const struct engine *g)
 	k.work += c.loss;
 	backward(g, &c, &k);
 	return k.work;
+}
+
+/* --- what the device keeps of it --- */
+
+/* Operations of a layer, forward and backward: 106 were recorded for 8B and for 70B, the copies of what travels and the layer's share
+ * of the loss among them. The same for every plan: one that keeps less never needs more for it. */
+#define LAYER_LAUNCHES 115
+
+uint64_t engine_recording_bytes(const struct engine *g)
+{
+	return g->shape.train ? (uint64_t)(g->w.desc.layers * LAYER_LAUNCHES) * g->dev->launch_bytes : 0;
 }

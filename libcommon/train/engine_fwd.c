@@ -347,7 +347,7 @@ void engine_hidden(struct engine *g, const int32_t *rows, int64_t n)
 void engine_attn_shape(const struct engine *g, int64_t layer, const struct microbatch *b, struct kn_attn_shape *s)
 {
 	const struct model_desc *m = &g->w.desc;
-	int64_t ld = group_out(m, GRP_QKV) + g->w.layers[0].grp[GRP_QKV].pad;
+	int64_t ld = ld_out(g, GRP_QKV);
 
 	*s = (struct kn_attn_shape){ .n_heads = m->heads, .n_kv = m->kv_heads, .head_dim = m->head_dim, .ldq = ld, .ldk = ld, .ldv = ld,
 		.ldo = ld_in(g, GRP_O),

@@ -3,8 +3,6 @@
 
 /* --- the head, of which the last rows may be in host memory: then a segment travels while those before it are used --- */
 
-enum { HEAD_SLOT = RING }; /* copy slots behind those of the residual stream */
-
 static uint64_t row_bytes(const struct engine *g)
 {
 	return (uint64_t)g->w.head.cols * dtype_bytes(g->w.head.dtype);
@@ -21,7 +19,7 @@ static void send_for(struct engine *g, int64_t k)
 	int64_t from = k * g->segment, rows = g->w.head.rows - g->w.head_rows - from;
 
 	if (rows > 0)
-		g->dev->k.back(g->dev, HEAD_SLOT + (int)(k % HEAD_RING), buffer(g, k), (char *)g->w.head_host + (uint64_t)from * row_bytes(g),
+		g->dev->k.back(g->dev, SLOT_HEAD + (int)(k % HEAD_RING), buffer(g, k), (char *)g->w.head_host + (uint64_t)from * row_bytes(g),
 		               (uint64_t)(rows < g->segment ? rows : g->segment) * row_bytes(g));
 }
 
@@ -43,7 +41,7 @@ static const void *head_rows(struct engine *g, int64_t first, int64_t most, int6
 		most = g->segment;
 	*rows = n < most ? n : most;
 	if (away >= 0) {
-		g->dev->k.await(g->dev, HEAD_SLOT + (int)(away / g->segment % HEAD_RING));
+		g->dev->k.await(g->dev, SLOT_HEAD + (int)(away / g->segment % HEAD_RING));
 		src = buffer(g, away / g->segment);
 	}
 	if (!g->head_rows_at)

@@ -1,6 +1,5 @@
-/* The plan: every buffer of a run, by lifetime, from shapes and a budget. */
-#include <math.h>
-#include <stdlib.h>
+/* The plan: every buffer of a run, by lifetime, from shapes and what engine_choose.c tries. The same functions count bytes and, over memory, give
+ * places. */
 #include <string.h>
 
 #include "base/xalloc.h"
@@ -170,7 +169,7 @@ static void layout_gradients(struct engine *g, struct layout *l)
 	g->d_h = g->d_o = g->logits = layout_take(l, "gradients of activations, or logits", at_least(act_bytes(g, once), optim_ring(g)));
 	if (g->optim_away) {
 		g->shape.optim->ring = g->logits;
-		g->shape.optim->slot = RING + HEAD_RING;
+		g->shape.optim->slot = SLOT_OPTIM;
 	}
 }
 
@@ -200,10 +199,9 @@ static uint64_t adapter_scratch(const struct engine *g)
 	uint64_t most = 0;
 
 	for (int k = 0; k < GRP_N; k++) {
-		uint64_t n = g->dev->k.adapter_scratch(g->dev, piece_rows(g), g->w.layers[0].grp[k].in, g->w.layers[0].grp[k].out,
-		                                        g->lora->groups[k].n, g->lora->rank);
+		const struct wgroup *w = &g->w.layers[0].grp[k];
 
-		most = n > most ? n : most;
+		most = at_least(most, g->dev->k.adapter_scratch(g->dev, piece_rows(g), w->in, w->out, g->lora->groups[k].n, g->lora->rank));
 	}
 	return most;
 }
@@ -267,7 +265,7 @@ static void layout_scratch(struct engine *g, struct layout *l)
 	g->sin_tab = floats(l, "rotary tables", g->shape.max_seq * (m->head_dim / 2));
 }
 
-static void layout_all(struct engine *g)
+void engine_layout(struct engine *g)
 {
 	weights_layout(&g->w, g->dev, &g->plan[ARENA_WEIGHTS], &g->plan[ARENA_CACHE], &g->host_plan);
 	g->embed_way = g->w.host_embed ? acts(g, &g->host_plan, "embeddings", piece_rows(g) * g->w.desc.hidden) : NULL;
@@ -284,274 +282,13 @@ static void layout_all(struct engine *g)
 	layout_scratch(g, &g->plan[ARENA_SCRATCH]);
 }
 
-struct choice {
-	int64_t full, lean, travel, cached;
-	int sets;
-	bool pieced, host_embed, optim_away;
-	int64_t away;      /* streams of layers in host memory, the first ones */
-	int64_t head_away; /* segments of the head there, the last ones */
-};
-
-static int64_t segments(const struct engine *g)
-{
-	return (g->w.head.rows + g->segment - 1) / g->segment;
-}
-
-static void plan_with(struct engine *g, struct choice c)
-{
-	static const char *const titles[ARENA_N] = { "weights", "adapter", "activations", "scratch", "cache" };
-
-	memset(g->plan, 0, sizeof(g->plan));
-	for (int i = 0; i < ARENA_N; i++)
-		g->plan[i].title = titles[i];
-	memset(&g->host_plan, 0, sizeof(g->host_plan));
-	g->host_plan.title = "host";
-	g->away = c.away;
-	g->optim_away = c.optim_away;
-	g->w.host_embed = c.host_embed || c.head_away > 0; /* a tied head is the embedding */
-	g->w.head_rows = clamp((segments(g) - c.head_away) * g->segment, 0, g->w.head.rows);
-	g->full = c.full;
-	g->lean = c.lean;
-	g->travel = c.travel;
-	g->sets = c.sets;
-	g->pieced = c.pieced;
-	g->w.cached_layers = c.cached;
-	layout_all(g);
-}
-
 uint64_t engine_bytes(const struct engine *g)
 {
-	uint64_t sum = 0;
+	uint64_t sum = engine_recording_bytes(g);
 
 	for (int i = 0; i < ARENA_N; i++)
 		sum = sum + g->plan[i].used < sum ? UINT64_MAX : sum + g->plan[i].used;
 	return sum;
-}
-
-static bool fits(struct engine *g, struct choice c)
-{
-	plan_with(g, c);
-	if (g->host_plan.used > g->shape.host_budget)
-		return false;
-	return g->shape.budget == 0 ? engine_bytes(g) != UINT64_MAX : engine_bytes(g) <= g->shape.budget;
-}
-
-/* Raises one choice to the most up to max that fits; as it is it does. A layer is lean or full: what becomes full is lean no more. */
-static void raise_to_most(struct engine *g, struct choice *c, int64_t *what, int64_t max)
-{
-	int64_t lo = *what, hi = max, all = c->full + c->lean;
-
-	while (lo < hi) {
-		*what = lo + (hi - lo + 1) / 2;
-		if (what == &c->full)
-			c->lean = all - c->full;
-		if (fits(g, *c))
-			lo = *what;
-		else
-			hi = *what - 1;
-	}
-	*what = lo;
-	if (what == &c->full)
-		c->lean = all - c->full;
-}
-
-/* Whether a dense copy of the weights would be read. */
-static bool wants_dense(const struct engine *g)
-{
-	return !g->w.dense && !engine_decode_rows(g) && !g->w.fp8;
-}
-
-/* The fastest for the device memory that there is, given what goes to the host; false: it does not fit. In the order of what a
- * byte saves: a lean layer saves a forward pass, a third of the step; a dense copy of a layer's weights two dequantisations; a
- * full layer the element-wise steps. All leave every bit unchanged. */
-static bool fill_up(struct engine *g, struct choice *c)
-{
-	int64_t layers = g->w.desc.layers;
-
-	c->lean = c->pieced ? 0 : c->sets; /* the top layers, in the sets that all share */
-	if (!fits(g, *c))
-		return false;
-	if (!c->pieced)
-		raise_to_most(g, c, &c->lean, layers);
-	if (wants_dense(g)) /* decoding reads the codes: a dense copy would be four times as many bytes */
-		raise_to_most(g, c, &c->cached, layers);
-	if (!c->pieced)
-		raise_to_most(g, c, &c->full, c->lean == layers ? layers : c->lean - c->sets);
-	return true;
-}
-
-/* Of the layers that would run again as many travel as make it fastest: with one more the copies would be waited for. */
-static void send_lean(struct engine *g, struct choice *c)
-{
-	int64_t most = g->w.desc.layers - c->full - c->lean, best = 0;
-	double seconds = 0;
-
-	if (c->sets == 1)
-		return;
-	raise_to_most(g, c, &c->travel, most);
-	for (g->travel = 0; g->travel <= c->travel; g->travel++) {
-		double s;
-
-		engine_spread(g);
-		s = engine_seconds(g);
-		if (g->travel == 0 || s < seconds) {
-			seconds = s;
-			best = g->travel;
-		}
-	}
-	c->travel = best;
-}
-
-/* As many streams travel as there are whose buffers are wanted again before backward comes. */
-static int64_t most_streams(const struct engine *g)
-{
-	return g->w.desc.layers + 1 > RING ? g->w.desc.layers + 1 - RING : 0;
-}
-
-/* As many of them as the host has room for. */
-static void send_streams(struct engine *g, struct choice *c)
-{
-	c->away = most_streams(g);
-	for (plan_with(g, *c); c->away > 0 && g->host_plan.used > g->shape.host_budget; plan_with(g, *c))
-		c->away--;
-}
-
-/* What is chosen fits: no more streams travel than it takes. */
-static void lower_streams(struct engine *g, struct choice *c)
-{
-	int64_t lo = 0, hi = c->away;
-
-	while (lo < hi) {
-		c->away = lo + (hi - lo) / 2;
-		if (fits(g, *c))
-			hi = c->away;
-		else
-			lo = c->away + 1;
-	}
-	c->away = hi;
-}
-
-struct best {
-	struct choice c;
-	double seconds; /* 0: nothing fitted so far */
-};
-
-/* Fills up what c leaves open, with streams or without; the result is the best if it is estimated faster than the best so far. */
-static void consider(struct engine *g, struct choice c, bool streams, struct best *best)
-{
-	double s;
-
-	if (streams)
-		send_streams(g, &c);
-	if (!fill_up(g, &c))
-		return;
-	send_lean(g, &c);
-	lower_streams(g, &c);
-	plan_with(g, c);
-	s = engine_seconds(g);
-	if (best->seconds > 0 && s >= best->seconds)
-		return;
-	best->c = c;
-	best->seconds = s;
-}
-
-/* The same with each number of sets up to most, from `from` on, and where micro-batches go through in pieces with a piece's rows. */
-static void consider_sets(struct engine *g, struct choice c, int from, int most, bool streams, struct best *best)
-{
-	for (c.sets = from; c.sets <= most; c.sets++)
-		consider(g, c, streams, best);
-	c.sets = 1;
-	c.pieced = true;
-	if (g->shape.train && g->shape.max_tokens > g->shape.piece)
-		consider(g, c, streams, best);
-}
-
-/* Whether everything stays on the device and is dense: the host has nothing to give. */
-static bool has_all(const struct engine *g, const struct best *b)
-{
-	return b->seconds > 0 && b->c.full + b->c.lean == g->w.desc.layers && (b->c.cached == g->w.desc.layers || !wants_dense(g));
-}
-
-/* Bytes that come to the device in a step, and that no work before them hides. */
-static uint64_t waits_for(const struct engine *g, const struct choice *c)
-{
-	uint64_t segment = (uint64_t)(g->segment * g->w.head.cols) * dtype_bytes(g->w.head.dtype);
-
-	return (uint64_t)c->head_away * segment + (c->optim_away ? optim_bytes(g->shape.optim, g->lora) : 0);
-}
-
-static bool fits_with_streams(struct engine *g, struct choice *c)
-{
-	send_streams(g, c);
-	return fits(g, *c);
-}
-
-/* The optimiser's states, as few segments of the head as do, or both: what the step waits least for. When nothing fits, *c is the
- * smallest plan. */
-static void send_least(struct engine *g, struct choice *c)
-{
-	struct choice try = *c, best = *c;
-	uint64_t least = UINT64_MAX;
-	int kinds = g->lora && g->shape.optim ? 2 : 1;
-
-	for (int k = 0; k < kinds; k++) {
-		try.optim_away = k;
-		for (try.head_away = 0; try.head_away < segments(g) && !fits_with_streams(g, &try);)
-			try.head_away++;
-		if (fits_with_streams(g, &try) && waits_for(g, &try) < least) {
-			least = waits_for(g, &try);
-			best = try;
-		}
-	}
-	*c = least == UINT64_MAX ? try : best;
-}
-
-/* c is the smallest plan. */
-static int refuse(struct engine *g, struct choice c, bool host, struct err *e)
-{
-	double mib = 1 << 20;
-
-	c.away = host ? most_streams(g) : 0;
-	plan_with(g, c);
-	if (g->host_plan.used > g->shape.host_budget && (g->shape.budget == 0 || engine_bytes(g) <= g->shape.budget))
-		return err_set(e, LP_DEVICE, "the plan fits with %.1f MiB of page-locked host memory, and %.1f MiB may be used; raise --host-memory or --memory, or lower --batch or "
-		               "--max-len", (double)g->host_plan.used / mib, (double)g->shape.host_budget / mib);
-	return err_set(e, LP_DEVICE, "the smallest plan needs %.1f MiB and %.1f MiB may be used; raise --memory by %.0f MiB, or lower --batch or --max-len", (double)engine_bytes(g) / mib,
-	               (double)g->shape.budget / mib, ceil((double)(engine_bytes(g) - g->shape.budget) / mib));
-}
-
-/* What waits in host memory, in the order of what it costs. Activations and the residual stream travel under the work, but for nothing
- * that is not worth it. For an embedding there the device waits at each micro-batch while its rows are picked. Of the head and of the
- * optimiser's states only what the loss and the update do themselves hides the copies. */
-static int decide(struct engine *g, struct err *e)
-{
-	struct choice least = { .sets = 1, .pieced = !g->shape.train || g->shape.max_tokens > g->shape.piece };
-	struct best best = { 0 };
-	int64_t layers = g->w.desc.layers;
-	bool host = g->dev->host_rate > 0 && g->shape.train;
-	int sets = (int)(layers - 1 < SETS ? layers - 1 : SETS);
-
-	if (!g->shape.train)
-		consider(g, least, false, &best);
-	else
-		consider_sets(g, (struct choice){ 0 }, 1, 1, false, &best);
-	if (host && !has_all(g, &best)) {
-		consider_sets(g, (struct choice){ 0 }, 2, sets, false, &best);
-		consider_sets(g, (struct choice){ 0 }, 1, sets, true, &best);
-	}
-	if (host && best.seconds == 0)
-		consider_sets(g, (struct choice){ .host_embed = !g->w.desc.tied }, 1, sets, true, &best);
-	if (best.seconds == 0) {
-		least.lean = !least.pieced;
-		least.host_embed = host && !g->w.desc.tied;
-		if (host)
-			send_least(g, &least);
-		consider(g, least, host, &best);
-	}
-	if (best.seconds == 0)
-		return refuse(g, least, host, e);
-	plan_with(g, best.c);
-	return 0;
 }
 
 /* The rows of the head that the loss takes at a time, and how many that predict: of the shape and the device alone. */
@@ -596,104 +333,5 @@ int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m
 	g->acts_host = xcalloc((size_t)m->layers, sizeof(*g->acts_host));
 	g->keep = xcalloc((size_t)m->layers, sizeof(*g->keep));
 	choose_segments(g);
-	return decide(g, e);
-}
-
-static void fill_rotary(struct engine *g)
-{
-	int64_t half = g->w.desc.head_dim / 2, n = g->shape.max_seq * half;
-	float *inv = xcalloc((size_t)half, sizeof(*inv)), *c = xcalloc((size_t)n, sizeof(*c)), *s = xcalloc((size_t)n, sizeof(*s));
-
-	model_inv_freq(&g->w.desc, inv);
-	for (int64_t p = 0; p < g->shape.max_seq; p++)
-		for (int64_t i = 0; i < half; i++) {
-			float angle = (float)p * inv[i];
-
-			c[p * half + i] = (float)cos((double)angle);
-			s[p * half + i] = (float)sin((double)angle);
-		}
-	device_upload(g->dev, g->cos_tab, c, (uint64_t)n * sizeof(*c));
-	device_upload(g->dev, g->sin_tab, s, (uint64_t)n * sizeof(*s));
-	free(inv);
-	free(c);
-	free(s);
-}
-
-/* What travels at every micro-batch and step, in turns. */
-static int alloc_turns(struct engine *g, struct err *e)
-{
-	for (int i = 0; i < 2; i++) {
-		g->in_host[i] = g->dev->k.host_alloc(g->dev, (uint64_t)g->in_count * sizeof(int32_t), "a micro-batch", e);
-		g->sums_host[i] = g->in_host[i] ? g->dev->k.host_alloc(g->dev, 2 * sizeof(double), "sums", e) : NULL;
-		if (!g->sums_host[i])
-			return -1;
-	}
-	return 0;
-}
-
-int engine_alloc(struct engine *g, struct err *e)
-{
-	for (int i = 0; i < ARENA_N; i++) {
-		g->memory[i] = device_alloc(g->dev, g->plan[i].used, g->plan[i].title, e);
-		if (!g->memory[i])
-			return -1;
-		layout_place(&g->plan[i], g->memory[i]);
-	}
-	g->host_memory = g->host_plan.used ? g->dev->k.host_alloc(g->dev, g->host_plan.used, "what waits there", e) : NULL;
-	if (g->host_plan.used && !g->host_memory)
-		return -1;
-	layout_place(&g->host_plan, g->host_memory);
-	layout_all(g);
-	if (alloc_turns(g, e) < 0)
-		return -1;
-	fill_rotary(g);
-	if (g->lora && g->shape.optim)
-		optim_start(g->shape.optim, g->lora, g->dev);
-	return 0;
-}
-
-int engine_load(struct engine *g, struct model_source *s, struct err *e)
-{
-	void *room = g->memory[ARENA_ACTIVATIONS];
-	uint64_t bytes = g->plan[ARENA_ACTIVATIONS].used;
-	int rc = weights_load(&g->w, s, g->dev, room, bytes, e);
-
-	device_zero(g->dev, room, bytes); /* what lies behind rows is expected to be 0 */
-	if (rc == 0)
-		weights_to_fp8(&g->w, g->dev, g->dense);
-	return rc;
-}
-
-void engine_release(struct engine *g)
-{
-	for (int i = 0; i < WORKS; i++)
-		if (g->works[i].recording)
-			g->dev->k.forget(g->dev, g->works[i].recording);
-	for (int i = 0; i < 2; i++) {
-		if (g->in_host[i])
-			g->dev->k.host_free(g->dev, g->in_host[i]);
-		if (g->sums_host[i])
-			g->dev->k.host_free(g->dev, g->sums_host[i]);
-	}
-	for (int i = 0; i < ARENA_N; i++) {
-		if (g->memory[i])
-			device_free(g->dev, g->memory[i]);
-		g->memory[i] = NULL;
-	}
-	if (g->host_memory)
-		g->dev->k.host_free(g->dev, g->host_memory);
-	g->host_memory = NULL;
-	weights_release(&g->w);
-	if (g->shape.optim)
-		optim_release(g->shape.optim);
-	free(g->x1);
-	free(g->x1_host);
-	free(g->acts);
-	free(g->acts_host);
-	free(g->keep);
-	g->x1 = NULL;
-	g->x1_host = NULL;
-	g->acts = NULL;
-	g->acts_host = NULL;
-	g->keep = NULL;
+	return engine_choose(g, e);
 }

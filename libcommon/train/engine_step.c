@@ -54,6 +54,29 @@ static struct work *work_of(struct engine *g, const struct microbatch *b, bool g
 	return w;
 }
 
+/* Whether there is room for one more. What was wanted in the last WORKS micro-batches does not give way, so that shapes that come in turn
+ * are not recorded over and over. */
+static bool make_room(struct engine *g)
+{
+	struct work *oldest = NULL;
+	int n = 0;
+
+	for (int i = 0; i < WORKS; i++) {
+		struct work *w = &g->works[i];
+
+		n += w->recording != NULL;
+		if (w->recording && (!oldest || w->last < oldest->last))
+			oldest = w;
+	}
+	if (n < g->recordings)
+		return true;
+	if (oldest->last + WORKS > g->wanted)
+		return false;
+	g->dev->k.forget(g->dev, oldest->recording);
+	oldest->recording = NULL;
+	return true;
+}
+
 /* All that follows the embedding: nothing of it needs the host. */
 static void do_work(struct engine *g, const struct microbatch *b, bool grad)
 {
@@ -74,9 +97,9 @@ static void do_recorded(struct engine *g, const struct microbatch *b, bool grad)
 	bool again = w->last > 0;
 
 	w->last = ++g->wanted;
-	/* beside the work of several pieces its launches are nothing, and a recording of them all is memory that no plan has */
+	/* beside the work of several pieces its launches are nothing, and a recording of them all takes what no plan has */
 	w->plain |= b->n_tokens > g->shape.piece;
-	if (again && !w->recording && !w->plain) {
+	if (again && !w->recording && !w->plain && make_room(g)) {
 		if (d->k.record(d)) {
 			do_work(g, b, grad);
 			w->recording = d->k.recorded(d, &w->operations);

@@ -3,6 +3,8 @@
  * host is done, and its next layer's activations start to come back when the layer above is through with it. */
 #include "train/engine.h"
 
+_Static_assert((int)SLOTS <= (int)COPY_SLOTS, "each buffer that travels has a copy slot");
+
 static int slot_of(const struct engine *g, int64_t layer)
 {
 	return SLOT_SETS + g->keep[layer].set;
@@ -25,19 +27,26 @@ void engine_set_await(struct engine *g, int64_t layer)
 		g->dev->k.await(g->dev, slot_of(g, layer));
 }
 
-void engine_set_away(struct engine *g, int64_t layer, int64_t t)
+/* A layer's activations to its set, or from there to host memory. */
+static void travel(struct engine *g, int64_t layer, int64_t t, bool home)
 {
-	void *from[LEAN_PARTS], *to[LEAN_PARTS];
+	void *dev[LEAN_PARTS], *host[LEAN_PARTS];
 	uint64_t row[LEAN_PARTS];
 
-	if (g->keep[layer].how != KEEP_HOST || !g->backward)
-		return;
 	engine_lean_rows(g, row);
-	list(&g->acts[layer], from);
-	list(&g->acts_host[layer], to);
+	list(&g->acts[layer], dev);
+	list(&g->acts_host[layer], host);
 	for (int i = 0; i < LEAN_PARTS; i++)
-		if (row[i])
-			g->dev->k.away(g->dev, slot_of(g, layer), to[i], from[i], (uint64_t)t * row[i]);
+		if (row[i] && home)
+			g->dev->k.away(g->dev, slot_of(g, layer), host[i], dev[i], (uint64_t)t * row[i]);
+		else if (row[i])
+			g->dev->k.back(g->dev, slot_of(g, layer), dev[i], host[i], (uint64_t)t * row[i]);
+}
+
+void engine_set_away(struct engine *g, int64_t layer, int64_t t)
+{
+	if (g->keep[layer].how == KEEP_HOST && g->backward)
+		travel(g, layer, t, true);
 }
 
 int64_t engine_set_next(const struct engine *g, int64_t layer)
@@ -54,15 +63,7 @@ int64_t engine_set_next(const struct engine *g, int64_t layer)
 void engine_set_back(struct engine *g, int64_t layer, int64_t t)
 {
 	int64_t next = engine_set_next(g, layer);
-	void *from[LEAN_PARTS], *to[LEAN_PARTS];
-	uint64_t row[LEAN_PARTS];
 
-	if (next < 0)
-		return;
-	engine_lean_rows(g, row);
-	list(&g->acts_host[next], from);
-	list(&g->acts[next], to);
-	for (int i = 0; i < LEAN_PARTS; i++)
-		if (row[i])
-			g->dev->k.back(g->dev, slot_of(g, next), to[i], from[i], (uint64_t)t * row[i]);
+	if (next >= 0)
+		travel(g, next, t, false);
 }

@@ -66,11 +66,13 @@ static void describe(const struct run *r, struct sb *out)
 		sb_addf(out, "steps      %lld of %lld x %lld rows, warm-up %lld\n", (long long)r->total_steps, (long long)r->c->batch, (long long)r->c->accumulate,
 		        (long long)r->schedule.warmup);
 	sb_addf(out, "plan       micro-batch of %lld tokens; of %lld layers %lld keep activations, %lld most of them, %lld send those to host memory and back, %lld run again; %lld keep dense weights; inputs of %lld wait in host memory\n",
-	        (long long)g->shape.max_tokens, (long long)m->layers, (long long)g->full, (long long)g->lean, (long long)g->travel, (long long)(m->layers - g->full - g->lean - g->travel),
+	        (long long)g->shape.max_tokens, (long long)m->layers, (long long)g->full, (long long)g->lean, (long long)g->travel, (long long)engine_again(g),
 	        (long long)(g->w.dense ? m->layers : g->w.cached_layers), (long long)g->away);
 	for (int i = 0; i < ARENA_N; i++)
 		for (int j = 0; j < g->plan[i].n_items; j++)
 			add_bytes(out, g->plan[i].items[j].name, g->plan[i].items[j].bytes);
+	if (engine_recording_bytes(g))
+		add_bytes(out, "recorded launches", engine_recording_bytes(g));
 	if (r->dev.overhead)
 		add_bytes(out, "context and libraries", r->dev.overhead);
 	if (sampler_bytes(r))

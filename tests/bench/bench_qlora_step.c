@@ -317,7 +317,7 @@ static void plan(struct bench *x)
 	       (long long)c->accumulate, c->base, c->fp8 ? ", fp8" : "", c->dropout);
 	printf("plan: %.1f MiB, %.1f MiB of the host; %lld layers full, %lld lean, %lld travel, %d sets, %lld again; %lld dense; %lld streams on the host%s%s, %lld rows of the head there; estimated at %.1f ms\n",
 	       (double)engine_bytes(g) / (1 << 20), (double)g->host_plan.used / (1 << 20), (long long)g->full, (long long)g->lean, (long long)g->travel, g->sets,
-	       (long long)(x->m.layers - g->full - g->lean - g->travel), (long long)g->w.cached_layers, (long long)g->away,
+	       (long long)engine_again(g), (long long)g->w.cached_layers, (long long)g->away,
 	       g->w.host_embed ? ", the embedding" : "", g->optim_away ? ", the optimiser" : "", (long long)(x->m.vocab - g->w.head_rows), 1e3 * engine_seconds(g) * (double)c->accumulate);
 }
 

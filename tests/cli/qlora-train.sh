@@ -47,6 +47,7 @@ is "six rows of the model's width and what a piece takes" "$rows" 1
 # activations that travel
 gpu() { plan --device cuda --rank 16 --batch 4 --max-len 2048 "$@"; }
 status 0 "a GPU with too little memory for all activations" gpu --memory 22G --host-memory 16G
+prints 'recorded launches *[0-9]* bytes *32[.]3 MiB' "a step's launches are on the GPU"
 prints 'of 32 layers .* [1-9][0-9]* send those to host memory' "sends some to the host"
 prints '^  page-locked host memory  *[1-9]' "says how much"
 prints '^  host: activations that travel  *[1-9]' "and what"

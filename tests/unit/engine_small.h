@@ -4,6 +4,7 @@
 #define LP_TESTS_ENGINE_SMALL_H
 
 #include <check.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -149,6 +150,50 @@ static void teardown(struct fix *f)
 	engine_release(&f->g);
 	lora_release(&f->lora);
 	device_close(&f->dev);
+}
+
+/* The least that a plan of the same shape takes, with host memory at this rate. */
+static inline uint64_t least_of(const struct fix *f, double host_rate)
+{
+	struct engine_shape s = f->g.shape;
+	struct device d = f->dev;
+	struct lora l = f->lora;
+	struct err e = ERR_INIT;
+	struct engine g;
+	uint64_t n;
+
+	s.budget = 1;
+	d.host_rate = host_rate;
+	ck_assert_int_eq(engine_plan(&g, &d, &f->model, d.act, false, &l, &s, &e), -1);
+	n = engine_bytes(&g);
+	engine_release(&g);
+	return n;
+}
+
+/* The micro-batch as a step of its own: the loss of a token, and the adapter's gradients. */
+static inline double run_step(struct fix *f, float *grads)
+{
+	double loss;
+
+	engine_set_dropout(&f->g, f->lora.dropout > 0, 1, 1);
+	engine_begin(&f->g);
+	engine_run(&f->g, &f->b, true, 1.0 / (double)f->b.n_targets);
+	must(f, engine_sums(&f->g, &loss, NULL, &f->e) == 0);
+	device_download(&f->dev, grads, f->lora.grads, (uint64_t)f->lora.n_params * sizeof(*grads));
+	must(f, device_sync(&f->dev, &f->e) == 0);
+	return loss / (double)f->b.n_targets;
+}
+
+/* Of b from a, as a part of a's length. */
+static inline double distance(const float *a, const float *b, int64_t n)
+{
+	double d = 0, s = 0;
+
+	for (int64_t i = 0; i < n; i++) {
+		d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+		s += (double)a[i] * a[i];
+	}
+	return sqrt(d / s);
 }
 
 #endif

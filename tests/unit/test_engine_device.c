@@ -206,6 +206,7 @@ START_TEST(test_replayed)
 	bytes = _i % 4 < 2 ? 0 : smallest(&dev, cases[_i / 4], _i % 2);
 	for (int k = 0; k < 2; k++) {
 		setup_dropout(&f[k], k ? &quiet : &dev, cases[_i / 4], _i % 2, bytes ? bytes + (32 << 10) : 0, 0.25); /* room for dropout */
+		f[k].g.recordings = WORKS; /* every shape's, whatever room there is */
 		grads[k] = xcalloc((size_t)f[k].lora.n_params, sizeof(float));
 	}
 	adapter = xcalloc((size_t)f[0].lora.n_params, sizeof(float));
@@ -297,17 +298,24 @@ static void fake_forget(struct device *d, void *recording)
 	forgotten += recording == &tokens[0];
 }
 
+static void open_counting(struct device *d)
+{
+	struct err e = ERR_INIT;
+
+	ck_assert_msg(device_open(d, "cpu", NULL, 1, &e) == 0, "%s", e.msg);
+	d->k.record = fake_record;
+	d->k.recorded = fake_recorded;
+	d->k.replay = fake_replay;
+	d->k.forget = fake_forget;
+	recorded = replayed = forgotten = refuse = 0;
+}
+
 START_TEST(test_recordings_kept)
 {
 	struct device counting;
 	struct fix f;
-	struct err e = ERR_INIT;
 
-	ck_assert_msg(device_open(&counting, "cpu", NULL, 1, &e) == 0, "%s", e.msg);
-	counting.k.record = fake_record;
-	counting.k.recorded = fake_recorded;
-	counting.k.replay = fake_replay;
-	counting.k.forget = fake_forget;
+	open_counting(&counting);
 	setup(&f, &counting, "llama", false, 0);
 	engine_begin(&f.g);
 	for (int round = 0; round < 4; round++) {
@@ -335,6 +343,65 @@ START_TEST(test_recordings_kept)
 }
 END_TEST
 
+/* A recording is part of the plan, and more are made where the budget has room for them. */
+START_TEST(test_recordings_planned)
+{
+	struct device counting;
+	struct fix f;
+	uint64_t one, without;
+
+	open_counting(&counting);
+	setup(&f, &counting, "llama", false, 0);
+	without = engine_bytes(&f.g);
+	ck_assert_int_eq(f.g.recordings, WORKS);
+	teardown(&f);
+	counting.launch_bytes = 1 << 12;
+	setup(&f, &counting, "llama", false, 0);
+	one = engine_recording_bytes(&f.g);
+	ck_assert_uint_gt(one, (uint64_t)f.desc.layers * (100 << 12));
+	ck_assert_uint_eq(engine_bytes(&f.g), without + one);
+	ck_assert_int_eq(f.g.recordings, WORKS);
+	teardown(&f);
+	for (int n = 1; n <= WORKS + 1; n++) {
+		setup(&f, &counting, "llama", false, without + (uint64_t)n * one + one / 2);
+		ck_assert_uint_eq(engine_bytes(&f.g), without + one);
+		ck_assert_int_eq(f.g.recordings, n < WORKS ? n : WORKS);
+		teardown(&f);
+	}
+	device_close(&counting);
+}
+END_TEST
+
+static void run_shape(struct fix *f, int64_t tokens_in_it)
+{
+	batch_of(f, (int64_t[]){ tokens_in_it, 0 }, 1);
+	engine_run(&f->g, &f->b, true, 1);
+}
+
+/* With room for one it stays as long as it is wanted at times. */
+START_TEST(test_recordings_room)
+{
+	struct device counting;
+	struct fix f;
+
+	open_counting(&counting);
+	setup(&f, &counting, "llama", false, 0);
+	f.g.recordings = 1;
+	engine_begin(&f.g);
+	for (int i = 0; i < 20; i++)
+		run_shape(&f, i % 2 ? 30 : 40);
+	ck_assert_int_eq(recorded, 1);
+	ck_assert_int_eq(replayed, 9); /* the one that came a second time first */
+	for (int i = 0; i < 20; i++)
+		run_shape(&f, 30);
+	ck_assert_int_eq(recorded, 2);
+	ck_assert_int_eq(forgotten, 1);
+	ck_assert_int_eq(replayed, 9 + 20 - (WORKS - 2)); /* as it is, until the other has not been wanted for WORKS turns */
+	teardown(&f);
+	device_close(&counting);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("engine_device");
@@ -348,6 +415,8 @@ int main(void)
 	tcase_add_loop_test(t, test_replayed, 0, 16);
 	tcase_add_loop_test(t, test_queued, 0, 4);
 	tcase_add_test(t, test_recordings_kept);
+	tcase_add_test(t, test_recordings_planned);
+	tcase_add_test(t, test_recordings_room);
 	suite_add_tcase(s, t);
 	srunner_run_all(r, CK_NORMAL);
 	failed = srunner_ntests_failed(r);

@@ -7,31 +7,6 @@
 
 enum { LAYERS = 6, EACH = 40 }; /* ends inside a sequence, and the last piece is shorter */
 
-/* The loss of a token, and the adapter's gradients. */
-static double run(struct fix *f, float *grads)
-{
-	double loss;
-
-	engine_set_dropout(&f->g, f->lora.dropout > 0, 1, 1);
-	engine_begin(&f->g);
-	engine_run(&f->g, &f->b, true, 1.0 / (double)f->b.n_targets);
-	must(f, engine_sums(&f->g, &loss, NULL, &f->e) == 0);
-	device_download(&f->dev, grads, f->lora.grads, (uint64_t)f->lora.n_params * sizeof(*grads));
-	must(f, device_sync(&f->dev, &f->e) == 0);
-	return loss / (double)f->b.n_targets;
-}
-
-static double distance(const float *a, const float *b, int64_t n)
-{
-	double d = 0, s = 0;
-
-	for (int64_t i = 0; i < n; i++) {
-		d += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
-		s += (double)a[i] * a[i];
-	}
-	return sqrt(d / s);
-}
-
 static const double dropouts[] = { 0, 0.2 };
 
 /* What pieces change is the order of sums over tokens, and which kernel a product gets: on the CPU rounding of fp32, elsewhere that of
@@ -47,8 +22,8 @@ START_TEST(test_against_whole)
 	most = a.dev.act == DT_F32 ? 1e-5 : 0.03;
 	ga = xcalloc((size_t)a.lora.n_params, sizeof(*ga));
 	gb = xcalloc((size_t)a.lora.n_params, sizeof(*gb));
-	la = run(&a, ga);
-	lb = run(&b, gb);
+	la = run_step(&a, ga);
+	lb = run_step(&b, gb);
 	d = distance(ga, gb, a.lora.n_params);
 	printf("dropout %g: loss %.6f, in pieces %.6f; gradients differ by %.3e\n", dropouts[_i], la, lb, d);
 	ck_assert_double_le(fabs(la - lb), most * la);
@@ -75,7 +50,7 @@ START_TEST(test_one_piece)
 	setup(&b, &(struct conf){ .layers = LAYERS, .piece = ROWS * SEQ + 1 });
 	ga = xcalloc((size_t)a.lora.n_params, sizeof(*ga));
 	gb = xcalloc((size_t)a.lora.n_params, sizeof(*gb));
-	ck_assert(run(&a, ga) == run(&b, gb));
+	ck_assert(run_step(&a, ga) == run_step(&b, gb));
 	ck_assert_mem_eq(ga, gb, (size_t)a.lora.n_params * sizeof(*ga));
 	teardown(&a);
 	teardown(&b);
@@ -94,37 +69,19 @@ static void look(struct seen *s, const struct engine *g)
 {
 	s->full |= g->full > 0;
 	s->lean |= g->lean > 0;
-	s->again |= g->full + g->lean + g->travel < LAYERS && !g->pieced;
+	s->again |= engine_again(g) > 0 && !g->pieced;
 	s->pieced |= g->pieced;
 	s->travel |= g->travel > 0;
 	s->some |= g->away > 0 && g->away < LAYERS + 1 - RING;
 	s->all |= g->away == LAYERS + 1 - RING;
 }
 
-/* With all that may wait in host memory there. */
-static uint64_t least_of(const struct fix *f)
-{
-	struct engine_shape s = f->g.shape;
-	struct device d = f->dev;
-	struct lora l = f->lora;
-	struct err e = ERR_INIT;
-	struct engine g;
-	uint64_t n;
-
-	s.budget = 1;
-	d.host_rate = 1e10;
-	ck_assert_int_eq(engine_plan(&g, &d, &f->model, d.act, false, &l, &s, &e), -1);
-	n = engine_bytes(&g);
-	engine_release(&g);
-	return n;
-}
-
 /* Two micro-batches in one step: the second finds the buffers as the first left them. */
 static double run_twice(struct fix *f, float *grads)
 {
-	double loss = run(f, grads);
+	double loss = run_step(f, grads);
 
-	ck_assert(run(f, grads) == loss);
+	ck_assert(run_step(f, grads) == loss);
 	return loss;
 }
 
@@ -161,7 +118,7 @@ START_TEST(test_plans)
 	ga = xcalloc((size_t)a.lora.n_params, sizeof(*ga));
 	gb = xcalloc((size_t)a.lora.n_params, sizeof(*gb));
 	loss = run_twice(&a, ga);
-	least = least_of(&a);
+	least = least_of(&a, 1e10);
 	most = engine_bytes(&a.g);
 	for (int k = 0; k < 3 * STEPS; k++) {
 		struct conf s = { .layers = LAYERS, .dropout = dropouts[_i], .host_rate = 1e10, .piece = EACH, .budget = least + (most - least) / STEPS * (uint64_t)(k / 3),
