@@ -2,7 +2,7 @@
  * levels is a look-up, and everything else has to keep out of its way.
  *
  * Eight or sixteen warps, a team, share a tile of 16 rows: each has a segment of the inner dimension, which comes in steps of 256
- * columns into its own ring in shared memory, three steps ahead, over all tiles of the team. Codes become pairs of bf16 levels by a
+ * columns into its own ring in shared memory, two steps ahead, over all tiles of the team. Codes become pairs of bf16 levels by a
  * table whose entries are 256 bytes apart, so that one byte permutation makes an address; each has a copy for each lane, and the second
  * level of the scales the same in its other half. x stays in registers. (Loads into registers for later steps share a scoreboard
  * with those that are waited for, and a warp waits for both.) The warps' sums wait in shared memory and are folded, in their
@@ -761,9 +761,12 @@ bool skinny_few_fits(const struct device *d, const struct skinny *a)
 {
 	struct few f = few_of(a, false);
 	bool ok = !a->dense && a->f % 8 == 0;
+	int kept = 0; /* by the system, at the beginning of a block's shared memory */
 
+	cudaDeviceGetAttribute(&kept, cudaDevAttrReservedSharedMemoryPerBlock, d->index);
 	for (int j = 0; j < a->n; j++)
 		ok = ok && aligned16(a->absmax2[j]);
+	ok = ok && kept <= F_AT;
 	ok = ok && (uint64_t)((a->in + 64 * FEW_JOB - 1) / (64 * FEW_JOB) * a->ranks) * f.cols * sizeof(*a->told) <= KN_SKINNY_TOLD;
 	return ok && shared_bytes(a, &f, 1) <= cuda_of((struct device *)(uintptr_t)d)->shared;
 }
