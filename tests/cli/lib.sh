@@ -29,3 +29,7 @@ is() { if [ "$2" = "$3" ]; then pass "$1"; else fail "$1" "got '$2', wanted '$3'
 limited() { (ulimit -f "$1"; shift; export GCOV_PREFIX="$T/.gcov"; "$@"); }
 # quiet NAME: the last command wrote nothing to stderr.
 quiet() { if [ -s "$T/.err" ]; then fail "$1" "$(head -n 3 "$T/.err")"; else pass "$1"; fi; }
+# in_stories: into $T, with the small model as $M and the stories' folder as $D, for the tests of training; $DEVICE is LP_DEVICE or cpu.
+in_stories() { cd "$T" || exit 1; M=$ROOT/data/stories260K D=$ROOT/data/quickstart DEVICE=${LP_DEVICE:-cpu}; }
+# tokens FILE N: the token stream of the file's first N conversations.
+tokens() { head -n "$2" "$1" | chat-template --model "$M" | tokenize --model "$M"; }

@@ -1,10 +1,8 @@
 #!/bin/sh
 # qlora-train's methods: what each changes, that it is written as PEFT has it, and that a run with it goes on as one.
 . "$(dirname "$0")/lib.sh"
-cd "$T" || exit 1
-M=$ROOT/data/stories260K
-tokens() { head -n "$2" "$1" | chat-template --model "$M" | tokenize --model "$M"; }
-tokens "$ROOT/data/quickstart/upper_train.jsonl" 12 >train.lps
+in_stories
+tokens "$D/upper_train.jsonl" 12 >train.lps
 train() { qlora-train --model "$M" --rank 4 --lr 5e-3 --threads 1 --batch 2 --accumulate 1 --schedule-steps 8 "$@"; }
 adapter() { echo "$1/adapter_model.safetensors"; }
 # so many tensors, of a list of layers

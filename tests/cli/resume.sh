@@ -2,14 +2,10 @@
 # Checkpoints of qlora-train: killed at any moment and started again, a run ends
 # in the same bytes; what is damaged, of another run, or does not fit on the disk.
 . "$(dirname "$0")/lib.sh"
-cd "$T" || exit 1
-M=$ROOT/data/stories260K
-D=$ROOT/data/quickstart
-tokens() { head -n "$2" "$1" | chat-template --model "$M" | tokenize --model "$M"; }
+in_stories
 tokens "$D/upper_train.jsonl" 6 >train.lps
 tokens "$D/upper_heldout.jsonl" 2 >held.lps
 tokens "$D/upper_train.jsonl" 5 >other.lps
-DEVICE=${LP_DEVICE:-cpu} # cuda, where there is one
 COMMON="--model $M --device $DEVICE --threads 1 --lr 5e-3 --optimizer adamw8bit --rank 8 --dropout 0.1 --eval-every 4 --restore-best --batch 1 --accumulate 1 --save-every 2"
 # shellcheck disable=SC2086
 train() { qlora-train $COMMON --eval held.lps "$@"; }

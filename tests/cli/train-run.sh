@@ -2,14 +2,10 @@
 # What qlora-train says and does beside its steps: held-out sets, samples, the
 # watch over its curves, metrics.
 . "$(dirname "$0")/lib.sh"
-cd "$T" || exit 1
-M=$ROOT/data/stories260K
-D=$ROOT/data/quickstart
-tokens() { head -n "$2" "$1" | chat-template --model "$M" | tokenize --model "$M"; }
+in_stories
 tokens "$D/upper_train.jsonl" 6 >train.lps
 tokens "$D/upper_heldout.jsonl" 2 >held.lps
 tokens "$D/upper_heldout.jsonl" 5 >more.lps
-DEVICE=${LP_DEVICE:-cpu} # cuda, where there is one
 train() { qlora-train --model "$M" --device "$DEVICE" --threads 1 --lr 5e-3 --rank 4 --batch 1 --accumulate 1 --dropout 0.1 "$@"; }
 events() { grep "\"event\":\"$1\"" "$2"; }
 count() { events "$1" "$2" | wc -l | tr -d ' '; }

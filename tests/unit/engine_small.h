@@ -152,21 +152,31 @@ static void teardown(struct fix *f)
 	device_close(&f->dev);
 }
 
-/* The least that a plan of the same shape takes, with host memory at this rate. */
-static inline uint64_t least_of(const struct fix *f, double host_rate)
+/* Whether there is a plan of the same shape for these budgets, with host memory at this rate; *bytes: what it takes, or the least. */
+static inline bool planned(const struct fix *f, uint64_t budget, uint64_t host_budget, double host_rate, uint64_t *bytes)
 {
 	struct engine_shape s = f->g.shape;
 	struct device d = f->dev;
 	struct lora l = f->lora;
 	struct err e = ERR_INIT;
 	struct engine g;
+	bool fits;
+
+	s.budget = budget;
+	s.host_budget = host_budget;
+	d.host_rate = host_rate;
+	fits = engine_plan(&g, &d, &f->model, d.act, false, &l, &s, &e) == 0;
+	*bytes = engine_bytes(&g);
+	engine_release(&g);
+	return fits;
+}
+
+/* The least that a plan takes. */
+static inline uint64_t least_of(const struct fix *f, double host_rate)
+{
 	uint64_t n;
 
-	s.budget = 1;
-	d.host_rate = host_rate;
-	ck_assert_int_eq(engine_plan(&g, &d, &f->model, d.act, false, &l, &s, &e), -1);
-	n = engine_bytes(&g);
-	engine_release(&g);
+	ck_assert(!planned(f, 1, f->g.shape.host_budget, host_rate, &n));
 	return n;
 }
 

@@ -7,6 +7,7 @@
 
 #include "base/xalloc.h"
 #include "scratch.h"
+#include "stream_fix.h"
 #include "train/run_int.h"
 
 #define MODEL "data/stories260K"
@@ -30,9 +31,6 @@ static inline void write_tokens(const char *path)
 	int64_t start[ROWS + 1], rec[ROWS];
 	struct token_frame t = { .n_rows = ROWS, .n_seqs = ROWS, .n_tokens = ROWS * LEN, .input_ids = ids, .loss_mask = mask, .row_start = start,
 		                 .seq_start = start, .seq_record = rec };
-	struct err e = ERR_INIT;
-	struct st_writer *w;
-	struct out *o;
 
 	for (int i = 0; i < ROWS * LEN; i++)
 		ids[i] = (i * 37 + 11) % 500;
@@ -42,12 +40,7 @@ static inline void write_tokens(const char *path)
 		rec[i] = i;
 		mask[i * LEN + LEN - 1] = 1;
 	}
-	must((o = out_open(path, &e)) != NULL, &e);
-	w = st_writer_new(o, "tokens");
-	must(token_frame_write(w, &t, NULL, 0, &e) == 0, &e);
-	must(st_writer_end(w, &e) == 0, &e);
-	st_writer_free(w);
-	must(out_commit(o, &e) == 0, &e);
+	write_frame(path, &t);
 }
 
 static inline struct train_config config(double loss_scale)

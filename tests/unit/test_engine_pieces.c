@@ -85,29 +85,11 @@ static double run_twice(struct fix *f, float *grads)
 	return loss;
 }
 
-/* With little on the host not every budget has a plan. */
-static bool has_plan(const struct fix *f, const struct conf *c)
-{
-	struct engine_shape s = f->g.shape;
-	struct device d = f->dev;
-	struct lora l = f->lora;
-	struct err e = ERR_INIT;
-	struct engine g;
-	bool has;
-
-	s.budget = c->budget;
-	s.host_budget = c->host_budget;
-	d.host_rate = c->host_rate;
-	has = engine_plan(&g, &d, &f->model, d.act, false, &l, &s, &e) == 0;
-	engine_release(&g);
-	return has;
-}
-
 START_TEST(test_plans)
 {
 	enum { STEPS = 12 };
 	static const int64_t host_streams[] = { 1, 2, 100 };
-	uint64_t stream = ROWS * SEQ * 64 * sizeof(float), least, most;
+	uint64_t stream = ROWS * SEQ * 64 * sizeof(float), least, most, bytes;
 	struct seen seen = { 0 };
 	struct fix a, b;
 	float *ga, *gb;
@@ -124,7 +106,7 @@ START_TEST(test_plans)
 		struct conf s = { .layers = LAYERS, .dropout = dropouts[_i], .host_rate = 1e10, .piece = EACH, .budget = least + (most - least) / STEPS * (uint64_t)(k / 3),
 			.host_budget = (uint64_t)host_streams[k % 3] * (stream + 512) };
 
-		if (!has_plan(&a, &s))
+		if (!planned(&a, s.budget, s.host_budget, s.host_rate, &bytes)) /* with little on the host not every budget has a plan */
 			continue;
 		setup(&b, &s);
 		look(&seen, &b.g);

@@ -14,6 +14,7 @@
 #include <unistd.h>
 
 #include "base/xalloc.h"
+#include "stream_fix.h"
 #include "train/run_int.h"
 
 #define MODEL "data/stories260K"
@@ -38,9 +39,6 @@ static void write_stream(const struct st_file *f, const char *set, const char *p
 	char name[64];
 	const struct tensor *ids, *start, *mask;
 	struct token_frame t = { 0 };
-	struct err e = ERR_INIT;
-	struct out *o;
-	struct st_writer *w;
 	int32_t *i32;
 	uint8_t *m;
 	int64_t *rec;
@@ -68,12 +66,7 @@ static void write_stream(const struct st_file *f, const char *set, const char *p
 	t.loss_mask = m;
 	t.row_start = t.seq_start = start->data;
 	t.seq_record = rec;
-	must((o = out_open(path, &e)) != NULL, &e);
-	w = st_writer_new(o, "tokens");
-	must(token_frame_write(w, &t, NULL, 0, &e) == 0, &e);
-	must(st_writer_end(w, &e) == 0, &e);
-	st_writer_free(w);
-	must(out_commit(o, &e) == 0, &e);
+	write_frame(path, &t);
 	free(i32);
 	free(m);
 	free(rec);
