@@ -124,5 +124,8 @@ void engine_loss(struct engine *g, const struct microbatch *b, bool grad)
 	/* d_qkv is there now, and what lies behind its rows' inner values is expected to be 0 */
 	if (grad)
 		device_zero(d, g->d_acc, (uint64_t)(g->loss_rows * c) * sizeof(*g->d_acc));
-	d->k.sum(d, g->nll, b->n_targets, g->sums);
+	if (g->shape.pref)
+		engine_pref_loss(g, b, grad);
+	else
+		d->k.sum(d, g->nll, b->n_targets, g->sums);
 }

@@ -29,6 +29,8 @@ struct train_config {
 	bool allow_long;                   /* sequences beyond the model's positions */
 	int64_t rank;
 	double alpha, dropout;
+	const struct kn_pref_rule *pref;   /* a preference method; NULL: the targets' likelihood */
+	bool base_reference;               /* its reference is the model without adapter, even where the run starts from one */
 	double neftune;                    /* alpha of the noise on embeddings, 0: none */
 	bool rslora;
 	const char *targets, *layers;      /* lora_choose */

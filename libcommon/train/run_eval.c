@@ -51,6 +51,8 @@ static int load_set(struct run *r, struct heldout *h, const char *arg, struct er
 		return -1;
 	if (r->train.tokenizer_hash && h->d.tokenizer_hash && strcmp(r->train.tokenizer_hash, h->d.tokenizer_hash) != 0)
 		return err_set(e, LP_USAGE, "'%s' was made by another tokenizer than the training tokens", h->file);
+	if (run_pref_rows(r, &h->d, h->file, e) < 0)
+		return -1;
 	for (const struct heldout *o = r->evals; o < h; o++)
 		if (strcmp(o->name, h->name) == 0)
 			return err_set(e, LP_USAGE, "two held-out sets are called '%s'; give --eval NAME=FILE", h->name);
@@ -70,8 +72,10 @@ int run_load_evals(struct run *r, struct err *e)
 
 void run_release_evals(struct run *r)
 {
-	for (size_t i = 0; i < r->n_evals; i++)
+	for (size_t i = 0; i < r->n_evals; i++) {
 		dataset_release(&r->evals[i].d);
+		dataset_release(&r->evals[i].mismatched);
+	}
 	free(r->evals);
 }
 
@@ -108,22 +112,36 @@ int run_eval_sets(struct run *r, struct err *e)
 	for (size_t i = 0; i < r->n_evals; i++) {
 		const struct heldout *h = &r->evals[i];
 		double loss, begin = now_seconds();
-		char best[24] = "";
+		char best[24] = "", fields[512];
+		struct told told;
 
-		if (run_evaluate(r, &h->d, &loss, e) < 0)
+		if (run_evaluate(r, &h->d, &h->mismatched, &loss, &told, e) < 0)
 			return -1;
 		if (i == 0)
 			snprintf(best, sizeof(best), ",\"best\":%s", decide(r, loss) ? "true" : "false");
-		if (log_metric(i == 0 ? "eval" : "eval_set", e, "\"step\":%lld,\"epoch\":%.6f,\"set\":\"%s\",\"loss\":%s,\"tokens\":%lld,\"seconds\":%.3f%s",
-		               (long long)r->step, run_epoch(r), h->name, log_num(loss), (long long)h->d.n_targets, now_seconds() - begin, best) < 0)
+		if (log_metric(i == 0 ? "eval" : "eval_set", e, "\"step\":%lld,\"epoch\":%.6f,\"set\":\"%s\",\"loss\":%s,\"tokens\":%lld,\"seconds\":%.3f%s%s",
+		               (long long)r->step, run_epoch(r), h->name, log_num(loss), (long long)h->d.n_targets, now_seconds() - begin, best,
+		               run_told_fields(r, &told, fields)) < 0)
 			return -1;
-		if (run_tell_eval(r, h, loss, e) < 0)
+		if (run_tell_eval(r, h, loss, &told, e) < 0)
 			return -1;
 	}
 	return 0;
 }
 
-static void describe_loss(const struct run *r, const struct heldout *h, double loss, struct sb *json)
+static void describe_told(const struct run *r, const struct told *told, struct jw *w)
+{
+	const char *names[TOLD_MEANS];
+	double means[TOLD_MEANS];
+	int n = run_told_means(r, told, names, means);
+
+	for (int i = 0; i < n; i++) {
+		jw_key(w, names[i]);
+		jw_f64(w, means[i]);
+	}
+}
+
+static void describe_loss(const struct run *r, const struct heldout *h, double loss, const struct told *told, struct sb *json)
 {
 	struct jw w = jw_to(json);
 
@@ -132,10 +150,16 @@ static void describe_loss(const struct run *r, const struct heldout *h, double l
 	jw_str(&w, h->path == r->c->evals[h - r->evals] ? h->file : h->name);
 	jw_key(&w, "loss");
 	jw_f64(&w, loss);
-	jw_key(&w, "nll");
-	jw_f64(&w, loss * (double)h->d.n_targets);
-	jw_key(&w, "perplexity");
-	jw_f64(&w, exp(loss));
+	if (r->c->pref) {
+		describe_told(r, told, &w);
+		jw_key(&w, "rows");
+		jw_i64(&w, h->d.n_rows);
+	} else {
+		jw_key(&w, "nll");
+		jw_f64(&w, loss * (double)h->d.n_targets);
+		jw_key(&w, "perplexity");
+		jw_f64(&w, exp(loss));
+	}
 	jw_key(&w, "tokens");
 	jw_i64(&w, h->d.n_targets);
 	jw_key(&w, "sequences");
@@ -150,6 +174,7 @@ int train_eval_only(const struct train_config *c, struct sb *json, struct err *e
 {
 	struct run r;
 	double loss;
+	struct told told;
 	int rc = run_prepare(&r, c, true, e);
 
 	if (rc == 0)
@@ -157,9 +182,9 @@ int train_eval_only(const struct train_config *c, struct sb *json, struct err *e
 	if (rc == 0 && !c->adapter)
 		r.g.lora = NULL;
 	for (size_t i = 0; i < r.n_evals && rc == 0; i++) {
-		rc = run_evaluate(&r, &r.evals[i].d, &loss, e);
+		rc = run_evaluate(&r, &r.evals[i].d, &r.evals[i].mismatched, &loss, &told, e);
 		if (rc == 0)
-			describe_loss(&r, &r.evals[i], loss, json);
+			describe_loss(&r, &r.evals[i], loss, &told, json);
 	}
 	run_release(&r);
 	return rc;

@@ -21,7 +21,7 @@ static int load_data(struct run *r, bool need_train, struct err *e)
 {
 	if ((r->c->n_streams || need_train) && run_load_streams(r, e) < 0)
 		return -1;
-	return run_load_evals(r, e);
+	return run_load_evals(r, e) < 0 ? -1 : run_pref_mismatch(r, e);
 }
 
 static int prepare_adapter(struct run *r, struct err *e)
@@ -73,6 +73,11 @@ static int64_t assumed_len(const struct run *r)
 	return r->desc.max_pos < 2048 ? r->desc.max_pos : 2048;
 }
 
+static int64_t greater(int64_t a, int64_t b)
+{
+	return a > b ? a : b;
+}
+
 /* Rows of the largest micro-batch: true ones when the data is there, else as
  * many tokens as the options allow. */
 static int64_t max_batch_tokens(const struct run *r)
@@ -80,12 +85,12 @@ static int64_t max_batch_tokens(const struct run *r)
 	const struct train_config *c = r->c;
 	int64_t n = run_repeats_rows(r) ? c->batch * r->train.longest_row : dataset_max_batch_tokens(&r->train, c->batch);
 
+	n = greater(n, dataset_max_batch_tokens(&r->mismatched, run_repeats_rows(r) ? r->mismatched.n_rows : c->batch));
 	for (size_t i = 0; i < r->n_evals; i++) {
-		int64_t m = dataset_max_batch_tokens(&r->evals[i].d, c->batch);
-
-		n = m > n ? m : n;
+		n = greater(n, dataset_max_batch_tokens(&r->evals[i].d, c->batch));
+		n = greater(n, dataset_max_batch_tokens(&r->evals[i].mismatched, c->batch));
 	}
-	return n ? n : c->batch * assumed_len(r);
+	return n ? n : c->batch * assumed_len(r) * (c->pref && c->pref->method != KN_PREF_KTO ? 2 : 1);
 }
 
 static int64_t max_seq(const struct run *r)
@@ -100,7 +105,7 @@ static int64_t max_seq(const struct run *r)
 
 static int make_plan(struct run *r, struct err *e)
 {
-	struct engine_shape s = { .max_tokens = max_batch_tokens(r), .max_seq = max_seq(r), .train = true, .optim = &r->optim, .noise = r->c->neftune, .host_budget = r->c->host_memory,
+	struct engine_shape s = { .max_tokens = max_batch_tokens(r), .max_seq = max_seq(r), .train = true, .optim = &r->optim, .pref = r->c->pref, .noise = r->c->neftune, .host_budget = r->c->host_memory,
 		.fp8 = r->c->compute && strcmp(r->c->compute, "fp8") == 0 };
 	enum dtype base = r->source ? weights_source_dtype(r->source, r->desc.dtype) : r->desc.dtype;
 
@@ -165,8 +170,9 @@ int run_load(struct run *r, struct err *e)
 	if (engine_alloc(&r->g, e) < 0 || engine_load(&r->g, r->source, e) < 0 || load_adapter(r, e) < 0 || sampler_start(r, e) < 0)
 		return -1;
 	microbatch_init(&r->mb, r->g.shape.max_tokens);
+	r->mb.ends = r->c->pref && r->c->pref->method == KN_PREF_REWARD;
 	run_start_order(r);
-	return 0;
+	return run_reference(r, e);
 }
 
 void run_release(struct run *r)
@@ -182,6 +188,7 @@ void run_release(struct run *r)
 	engine_release(&r->g);
 	lora_release(&r->lora);
 	dataset_release(&r->train);
+	dataset_release(&r->mismatched);
 	run_release_streams(r);
 	run_release_evals(r);
 	model_source_close(r->source);
