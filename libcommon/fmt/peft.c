@@ -31,10 +31,21 @@ static bool is_set(const struct json *v)
 	return v->type == JSON_BOOL ? v->b : v->type == JSON_ARR || v->type == JSON_OBJ || v->type == JSON_STR ? v->n > 0 : true;
 }
 
+/* PEFT names both heads that a model of this task may have. */
+static bool saves_score_alone(const struct json *c)
+{
+	const struct json *m = json_get(c, "modules_to_save"), *task = json_get(c, "task_type");
+
+	for (uint32_t i = 0; json_is(m, JSON_ARR) && i < m->n; i++)
+		if (!json_str_is(&m->items[i], "score") && !json_str_is(&m->items[i], "classifier"))
+			return false;
+	return !is_set(m) || (json_is(m, JSON_ARR) && json_is(task, JSON_STR) && json_str_is(task, "SEQ_CLS"));
+}
+
 /* Settings that make the adapter something else than W + scale * B A. */
 static int check_unsupported(const struct json *c, const char *path, struct err *e)
 {
-	static const char *const keys[] = { "use_dora",         "modules_to_save",         "fan_in_fan_out",        "lora_bias",
+	static const char *const keys[] = { "use_dora",         "fan_in_fan_out",        "lora_bias",
 					    "layer_replication", "target_parameters",       "trainable_token_indices", "alora_invocation_tokens",
 					    "use_qalora",       "use_bdlora",              "kasa_config",           "velora_config",
 					    "monteclora_config", "arrow_config" };
@@ -42,6 +53,8 @@ static int check_unsupported(const struct json *c, const char *path, struct err 
 	const struct json *init = json_get(c, "init_lora_weights");
 	const char *bias;
 
+	if (!saves_score_alone(c))
+		return refuse(e, path, "modules_to_save", "which is not supported but for a reward model's score: merge it with PEFT, or train without it");
 	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
 		if (is_set(json_get(c, keys[i])))
 			return refuse(e, path, keys[i], "which is not supported: merge it with PEFT, or train without it");
@@ -170,6 +183,14 @@ const struct tensor *peft_base_copy(const struct peft *p, const char *weight_nam
 	return NULL;
 }
 
+static int take_score(struct peft *p, const struct tensor *t, const char *path, struct err *e)
+{
+	if ((t->dtype != DT_F32 && t->dtype != DT_F16 && t->dtype != DT_BF16) || t->n_dims != 2 || t->shape[0] != 1)
+		return err_off(e, LP_DATA, path, -1, "score.weight is not one row of F32, F16 or BF16: only reward models, which give one number, are supported");
+	p->score = t;
+	return 0;
+}
+
 static int take_tensor(struct peft *p, const struct tensor *t, const char *path, struct err *e)
 {
 	struct peft_module *m;
@@ -179,6 +200,8 @@ static int take_tensor(struct peft *p, const struct tensor *t, const char *path,
 		p->copies[p->n_copies++] = t;
 		return 0;
 	}
+	if (strcmp(t->name, PREFIX "score.weight") == 0)
+		return take_score(p, t, path, e);
 	m = &p->modules[p->n_modules];
 	m->path = module_path(&p->arena, t->name, &side);
 	if (!m->path)

@@ -20,6 +20,7 @@ struct peft {
 	size_t n_modules;
 	const struct tensor **copies; /* PATH.base_layer.weight: the base's own head, which PEFT saves along */
 	size_t n_copies;
+	const struct tensor *score; /* (1, hidden): a reward model's head (task_type SEQ_CLS, modules_to_save score), or NULL */
 	int64_t r;
 	double alpha;
 	bool rslora, dora;
@@ -47,6 +48,7 @@ struct peft_write {
 	int64_t r;
 	double alpha, dropout;
 	bool rslora;
+	bool score;                 /* a reward model: one of the tensors is its head, base_model.model.score.weight */
 	const char *const *targets; /* "q_proj", ..., or whole paths */
 	size_t n_targets;
 	const int64_t *layers;      /* that have them; NULL: all */

@@ -51,15 +51,15 @@ void peft_config_json(const struct peft_write *w, struct sb *out)
 	sb_adds(out, ",\n  \"loftq_config\": {},\n  \"lora_alpha\": ");
 	add_number(out, w->alpha);
 	sb_addf(out, ",\n  \"lora_bias\": false,\n  \"lora_dropout\": %s,\n  \"megatron_config\": null,\n"
-		     "  \"megatron_core\": \"megatron.core\",\n  \"modules_to_save\": null,\n  \"peft_type\": \"LORA\",\n"
+		     "  \"megatron_core\": \"megatron.core\",\n  \"modules_to_save\": %s,\n  \"peft_type\": \"LORA\",\n"
 		     "  \"qalora_group_size\": 16,\n  \"r\": %lld,\n  \"rank_pattern\": {},\n  \"revision\": null,\n  \"target_modules\": [",
-		dropout, (long long)w->r);
+		dropout, w->score ? "[\n    \"classifier\",\n    \"score\"\n  ]" : "null", (long long)w->r);
 	for (size_t i = 0; i < w->n_targets; i++) {
 		sb_adds(out, i ? ",\n    " : "\n    ");
 		add_string(out, w->targets[i]);
 	}
-	sb_addf(out, "\n  ],\n  \"target_parameters\": null,\n  \"task_type\": \"CAUSAL_LM\",\n  \"trainable_token_indices\": null,\n"
-		     "  \"use_dora\": false,\n  \"use_qalora\": false,\n  \"use_rslora\": %s\n}\n", w->rslora ? "true" : "false");
+	sb_addf(out, "\n  ],\n  \"target_parameters\": null,\n  \"task_type\": \"%s\",\n  \"trainable_token_indices\": null,\n"
+		     "  \"use_dora\": false,\n  \"use_qalora\": false,\n  \"use_rslora\": %s\n}\n", w->score ? "SEQ_CLS" : "CAUSAL_LM", w->rslora ? "true" : "false");
 }
 
 static void add_raw(struct jw *j, const char *key, const char *json)

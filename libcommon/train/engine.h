@@ -149,6 +149,7 @@ struct engine {
 	double *nll;             /* (max_tokens) on the device */
 	double *sums;            /* (ENGINE_SUMS) on the device: losses since engine_begin; squares of the gradients; what a preference method tells */
 	double *value, *factor;  /* (max_tokens) of each sequence on the device, with a preference method */
+	double *score_squares;   /* (1) of the gradient of a reward model's score */
 	double *squares;         /* (layers of them) parts of the gradients' squares, as the last micro-batch left them (kernels/adapter.h) */
 	int32_t *refused;        /* on the device: a step was not finite, and those behind it are refused (optim_sums) */
 	double *sums_host[2];    /* (ENGINE_SUMS) each, in turn */
@@ -332,6 +333,10 @@ void engine_backward(struct engine *g, const struct microbatch *b);
 void engine_head(struct engine *g, const void *hid, void *logits, int64_t n);
 /* engine_pref.c: a preference method's, once the losses of targets are there and d_res has their gradients. */
 void engine_pref_loss(struct engine *g, const struct microbatch *b, bool grad);
+/* In engine_loss's place where the method looks at scores. */
+void engine_score_loss(struct engine *g, const struct microbatch *b, bool grad);
+/* From d_hid, of n rows that engine_hidden made, to the rows of d_res; hid is done with, and lends its room. */
+void engine_hidden_bwd(struct engine *g, const int32_t *rows, int64_t n);
 /* Losses of the targets, added up, and with grad the gradient of the last layer's output in d_res: times in.scale. */
 void engine_loss(struct engine *g, const struct microbatch *b, bool grad);
 /* The group's dense form with its adapters in place, which are at *at. */

@@ -93,8 +93,7 @@ static void loss_rows(struct engine *g, const struct kn_xent *x, double *nll)
 	d->k.xent_end(d, x, nll, g->in.scale);
 }
 
-/* From d_hid to the rows of d_res; hid is done with, and lends its room. */
-static void hidden_bwd(struct engine *g, const int32_t *rows, int64_t n)
+void engine_hidden_bwd(struct engine *g, const int32_t *rows, int64_t n)
 {
 	struct device *d = g->dev;
 	int64_t c = g->w.desc.hidden;
@@ -110,6 +109,10 @@ void engine_loss(struct engine *g, const struct microbatch *b, bool grad)
 	int64_t c = g->w.desc.hidden, chunks = (b->n_targets + g->loss_rows - 1) / g->loss_rows;
 	int64_t each = chunks ? (b->n_targets + chunks - 1) / chunks : 0; /* no small rest at the end */
 
+	if (g->shape.pref && g->shape.pref->method == KN_PREF_REWARD) {
+		engine_score_loss(g, b, grad);
+		return;
+	}
 	if (grad)
 		device_zero(d, g->d_res, (uint64_t)(b->n_tokens * g->ld_res) * dtype_bytes(d->act));
 	for (int64_t i = 0; i < b->n_targets; i += each) {
@@ -119,7 +122,7 @@ void engine_loss(struct engine *g, const struct microbatch *b, bool grad)
 		engine_hidden(g, g->in.tgt_row + i, x.n);
 		loss_rows(g, &x, g->nll + i);
 		if (grad)
-			hidden_bwd(g, g->in.tgt_row + i, x.n);
+			engine_hidden_bwd(g, g->in.tgt_row + i, x.n);
 	}
 	/* d_qkv is there now, and what lies behind its rows' inner values is expected to be 0 */
 	if (grad)

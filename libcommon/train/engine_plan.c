@@ -260,6 +260,7 @@ static void layout_scratch(struct engine *g, struct layout *l)
 		g->logits = layout_take(l, "logits of one chunk", at_least(act_bytes(g, g->chunk * m->vocab), act_bytes(g, g->loss_rows * g->segment)));
 	g->nll = layout_array(l, "loss", t, sizeof(double));
 	g->sums = layout_array(l, "loss", ENGINE_SUMS, sizeof(double));
+	g->score_squares = layout_array(l, "loss", 1, sizeof(double));
 	g->value = g->shape.pref ? layout_array(l, "loss", t, sizeof(double)) : NULL;
 	g->factor = g->shape.pref ? layout_array(l, "loss", t, sizeof(double)) : NULL;
 	g->refused = layout_array(l, "loss", 1, sizeof(*g->refused));

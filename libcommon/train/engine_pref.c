@@ -15,11 +15,17 @@ int engine_values(struct engine *g, double *host, int64_t n_seqs, struct err *e)
 	return device_sync(g->dev, e);
 }
 
+static struct kn_pref pref_of(const struct engine *g, const struct microbatch *b)
+{
+	return (struct kn_pref){ .rule = *g->shape.pref, .n_seqs = b->n_seqs, .n_targets = b->n_targets, .tgt_start = g->in.tgt_start, .mate = g->in.mate,
+		                 .good = g->in.good, .ref = g->in.ref, .drift_of = g->in.drift_of, .value = g->value, .factor = g->factor,
+		                 .loss = g->sums + SUM_LOSS, .sums = g->sums + SUM_TOLD };
+}
+
 void engine_pref_loss(struct engine *g, const struct microbatch *b, bool grad)
 {
 	struct device *d = g->dev;
-	struct kn_pref p = { .rule = *g->shape.pref, .n_seqs = b->n_seqs, .n_targets = b->n_targets, .tgt_start = g->in.tgt_start, .mate = g->in.mate, .good = g->in.good,
-		.ref = g->in.ref, .drift_of = g->in.drift_of, .value = g->value, .factor = g->factor, .loss = g->sums + SUM_LOSS, .sums = g->sums + SUM_TOLD };
+	struct kn_pref p = pref_of(g, b);
 
 	d->k.pref_values(d, &p, g->nll);
 	if (g->drift) {
@@ -29,4 +35,32 @@ void engine_pref_loss(struct engine *g, const struct microbatch *b, bool grad)
 	d->k.pref_loss(d, &p);
 	if (grad)
 		d->k.pref_rows(d, &p, g->d_res, g->ld_res, g->in.tgt_row, g->w.desc.hidden);
+}
+
+/* The head is a vector, and the rows that it reads, one of each sequence, are few: they are normed again where they have not stayed. */
+void engine_score_loss(struct engine *g, const struct microbatch *b, bool grad)
+{
+	struct device *d = g->dev;
+	struct kn_pref p = pref_of(g, b);
+	const float *w = g->lora->params + g->lora->score;
+	int64_t c = g->w.desc.hidden, most = g->loss_rows;
+
+	for (int64_t i = 0; i < b->n_targets; i += most) {
+		int64_t n = b->n_targets - i < most ? b->n_targets - i : most;
+
+		engine_hidden(g, g->in.tgt_row + i, n);
+		d->k.score_fwd(d, g->value + i, g->hid, w, n, c);
+	}
+	d->k.pref_loss(d, &p);
+	if (!grad)
+		return;
+	device_zero(d, g->d_res, (uint64_t)(b->n_tokens * g->ld_res) * dtype_bytes(d->act));
+	for (int64_t i = 0; i < b->n_targets; i += most) {
+		int64_t n = b->n_targets - i < most ? b->n_targets - i : most;
+
+		if (b->n_targets > most)
+			engine_hidden(g, g->in.tgt_row + i, n);
+		d->k.score_bwd(d, g->d_hid, g->lora->grads + g->lora->score, g->factor + i, g->hid, w, g->in.scale, n, c);
+		engine_hidden_bwd(g, g->in.tgt_row + i, n);
+	}
 }

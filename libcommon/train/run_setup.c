@@ -27,13 +27,18 @@ static int load_data(struct run *r, bool need_train, struct err *e)
 static int prepare_adapter(struct run *r, struct err *e)
 {
 	const struct train_config *c = r->c;
+	bool score = c->pref && c->pref->method == KN_PREF_REWARD, scored;
 	struct peft p;
 
+	if (!c->adapter && c->eval_only && score)
+		return err_set(e, LP_USAGE, "a reward model is an adapter and its score; name it with --adapter");
 	if (!c->adapter) {
 		r->lora = (struct lora){ .rank = c->rank, .alpha = c->alpha, .dropout = c->dropout, .rslora = c->rslora };
 		if (lora_choose(&r->lora, &r->desc, c->targets, c->layers, e) < 0)
 			return -1;
 		lora_init(&r->lora, &r->desc);
+		if (score)
+			lora_add_score(&r->lora, &r->desc);
 		return 0;
 	}
 	if (peft_open(&p, c->adapter, e) < 0)
@@ -43,7 +48,14 @@ static int prepare_adapter(struct run *r, struct err *e)
 		return err_where(e, c->adapter, 0);
 	}
 	r->lora.dropout = c->dropout;
+	scored = p.score != NULL;
 	peft_release(&p);
+	if (scored && !score)
+		return err_off(e, LP_USAGE, c->adapter, -1, "the adapter is a reward model; use it with --method reward");
+	if (!scored && score && c->eval_only)
+		return err_off(e, LP_USAGE, c->adapter, -1, "the adapter is no reward model: it has no score.weight");
+	if (score)
+		lora_add_score(&r->lora, &r->desc);
 	return 0;
 }
 
@@ -161,6 +173,8 @@ static int load_adapter(struct run *r, struct err *e)
 	rc = codes_check_base(&p, r->c->adapter, r->source, r->g.w.identity, e);
 	if (rc == 0)
 		lora_load(&r->lora, &r->dev, &p);
+	if (rc == 0 && r->lora.has_score && !p.score)
+		lora_start_score(&r->lora, &r->dev, r->c->seed);
 	peft_release(&p);
 	return rc;
 }

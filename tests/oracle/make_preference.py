@@ -8,7 +8,9 @@ The formulas are the papers' as TRL has them, of a pair (or, KTO, of an answer) 
 installed its own functions are called with the same log-probabilities first, and must agree; its version is in the file then.
 Two things are ours on purpose, since a loss must not depend on how a step is cut into batches: ORPO's likelihood term is the mean over
 pairs of the mean over the chosen answer's tokens (the paper's; TRL's is the batch's mean over prompt and answer), and KTO's z0 is that
-of the whole optimiser step, each prompt with the answer of the record behind it (TRL's is the batch's)."""
+of the whole optimiser step, each prompt with the answer of the record behind it (TRL's is the batch's).
+"point" is one step over all records with B away from 0: there PyTorch in 16 bits (weights, adapter and activations; losses in fp32 as
+trainers take them) says how far a 16-bit device may be from the truth."""
 import os, sys, types
 from collections import defaultdict
 
@@ -20,9 +22,12 @@ from safetensors.torch import save_file
 
 from make_model import VERSIONS, lift_to_fp64, lora_params, lower_to_fp32, sequences, token_nll
 
-STEPS, BATCH = 10, 2
+LOSS_TYPE = {torch.bfloat16: torch.float32, torch.float16: torch.float32}
+STEPS, BATCH, GRAD_STEP = 10, 2, 1  # at step 0 the gradients of all A are 0
 TARGETS = r"model\.layers\.(1|3)\.self_attn\.(q|v)_proj|model\.layers\.4\.mlp\.down_proj"
 RANK, ALPHA, LR, DECAY, CLIP = 2, 4, 5e-3, 0.05, 1.0
+EPS = 1e-5  # at 1e-8 a few elements whose gradient comes near 0 go apart by luck, in fp32 too
+SCALE = {torch.bfloat16: 1, torch.float16: 4096}  # of the loss, for its gradient
 # of each pair the tokens of the prompt, of the chosen answer, of the rejected one
 PAIRS = ((6, 9, 5), (4, 7, 12), (11, 3, 4), (2, 16, 8), (7, 5, 5))
 CASES = {
@@ -61,6 +66,9 @@ def mismatched(seqs):
 
 
 def logp(model, seq):
+    if model.dtype in SCALE:
+        logits = model(input_ids=seq[0][None], use_cache=False).logits[0].float()
+        return -(F.cross_entropy(logits[:-1], seq[0][1:], reduction="none") * seq[1][1:]).sum()
     return -(token_nll(model, seq[0])[1] * seq[1]).sum()
 
 
@@ -177,7 +185,7 @@ def build(model_dir, c, init, dtype):
 
 def step_loss(m, c, seqs, refs, kl, kl_refs, rows):
     """The step's loss, and its metrics."""
-    value = (lambda s: m(input_ids=s[0][None], use_cache=False).logits[0, 0]) if c["method"] == "reward" else (lambda s: logp(m, s))
+    value = (lambda s: m(input_ids=s[0][None], use_cache=False).logits[0, 0].to(LOSS_TYPE.get(m.dtype, m.dtype))) if c["method"] == "reward" else (lambda s: logp(m, s))
     losses, got, z0 = [], defaultdict(list), 0.0
     if c["method"] == "kto":
         with torch.no_grad():
@@ -198,7 +206,7 @@ def step_loss(m, c, seqs, refs, kl, kl_refs, rows):
             for k, v in (("rewards/chosen", a), ("rewards/rejected", b), ("logps/chosen", w), ("logps/rejected", l), ("rewards/margins", a - b), ("rewards/accuracies", a > b)):
                 got[k].append(float(v))
     mean = lambda v: sum(v) / len(v) if v else float("nan")
-    return sum(losses) / len(losses), {k: mean(got[k]) for k in ("rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected", "rewards/margins", "rewards/accuracies", "kl")}
+    return sum(losses) / len(losses), torch.stack(losses).detach().reshape(-1), {k: mean(got[k]) for k in ("rewards/chosen", "rewards/rejected", "logps/chosen", "logps/rejected", "rewards/margins", "rewards/accuracies", "kl")}
 
 
 def run(model_dir, c, t, init, dtype):
@@ -208,14 +216,14 @@ def run(model_dir, c, t, init, dtype):
     if c["method"] in ("dpo", "ipo", "kto"):
         with torch.no_grad(), m.disable_adapter():
             refs, kl_refs = [logp(m, s) for s in seqs], [logp(m, s) for s in kl]
-    opt = torch.optim.AdamW([p for _, p in params], lr=LR, betas=(0.9, 0.999), eps=1e-8, weight_decay=DECAY, foreach=False, fused=False)
+    opt = torch.optim.AdamW([p for _, p in params], lr=LR, betas=(0.9, 0.999), eps=EPS, weight_decay=DECAY, foreach=False, fused=False)
     n_rows, out, told = len(PAIRS) * (2 if c["method"] == "kto" else 1), {}, defaultdict(list)
     for s in range(STEPS):
         opt.zero_grad()
-        loss, metrics = step_loss(m, c, seqs, refs, kl, kl_refs, [(s * BATCH + i) % n_rows for i in range(BATCH)])
+        loss, _, metrics = step_loss(m, c, seqs, refs, kl, kl_refs, [(s * BATCH + i) % n_rows for i in range(BATCH)])
         loss.backward()
         for n, p in params:
-            if s in (1, STEPS - 1):
+            if s == GRAD_STEP:
                 out[f"grad.{s}.{n}"] = p.grad.clone()
         told["loss"].append(loss.item())
         told["grad_norm"].append(torch.nn.utils.clip_grad_norm_([p for _, p in params], CLIP, foreach=False).item())
@@ -225,6 +233,28 @@ def run(model_dir, c, t, init, dtype):
     for n, p in params:
         out["final." + n] = p.detach().clone()
     return dict(out, **{k: torch.tensor(v, dtype=torch.float64) for k, v in told.items()})
+
+
+def run_point(model_dir, c, t, init, dtype):
+    """One step's loss and gradients where the model is not its reference."""
+    m, params = build(model_dir, c, init, dtype)
+    for n, p in params:
+        if "lora_B" in n:
+            p.data.copy_(init.setdefault("point." + n, torch.randn(p.shape, generator=init["g"]) * 0.05))
+    seqs = [(ids, mask) for ids, mask in sequences(t)]
+    kl, kl_refs, refs = mismatched(seqs), None, [torch.zeros(())] * len(seqs)
+    if c["method"] in ("dpo", "ipo", "kto"):
+        with torch.no_grad(), m.disable_adapter():
+            refs, kl_refs = [logp(m, s) for s in seqs], [logp(m, s) for s in kl]
+    loss, losses, _ = step_loss(m, c, seqs, refs, kl, kl_refs, range(len(seqs) if c["method"] == "kto" else len(PAIRS)))
+    (loss * SCALE.get(dtype, 1)).backward()
+    return dict({"point.grad." + n: p.grad / SCALE.get(dtype, 1) for n, p in params}, **{"point.loss": loss.detach().reshape(1), "point.each": losses})
+
+
+def off(a, b, kind):
+    """Of all tensors of the kind together."""
+    d = sum((a[k].double() - v).pow(2).sum().item() for k, v in b.items() if k.startswith(kind))
+    return (d / sum(v.pow(2).sum().item() for k, v in b.items() if k.startswith(kind))) ** 0.5
 
 
 def away(a, b):
@@ -237,16 +267,23 @@ def main():
     g = torch.Generator().manual_seed(11)
     t = tokens(g)
     init, out = {"g": g}, {}
-    meta = dict(targets=TARGETS, rank=RANK, alpha=ALPHA, lr=LR, weight_decay=DECAY, clip=CLIP, batch=BATCH, cases=",".join(CASES))
+    meta = dict(targets=TARGETS, rank=RANK, alpha=ALPHA, lr=LR, weight_decay=DECAY, clip=CLIP, eps=EPS, batch=BATCH, cases=",".join(CASES))
     for name, c in CASES.items():
         truth, f32 = (run(model_dir, c, t, init, d) for d in (torch.float64, torch.float32))
         out.update({f"{name}.{k}": v for k, v in truth.items()})
         for kind in ("loss", "grad_norm", "grad.", "final."):
             meta[f"{name}.fp32_{kind}"] = f"{max(away(f32[k], v) for k, v in truth.items() if k.startswith(kind)):.3e}"
         meta.update({f"{name}.{k}": v for k, v in c.items()})
+        point = run_point(model_dir, c, t, init, torch.float64)
+        out.update({f"{name}.{k}": v for k, v in point.items()})
+        for kind, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
+            got = run_point(model_dir, c, t, init, dtype)
+            for what in ("each", "grad."):
+                meta[f"{name}.{kind}_point_{what}"] = f"{off(got, point, 'point.' + what):.3e}"
+        print({k: v for k, v in meta.items() if k.startswith(name) and "point" in k})
         print(name, [round(x, 6) for x in truth["loss"].tolist()], {k: v for k, v in meta.items() if k.startswith(name + ".fp32")})
     init.pop("g")
-    out.update({"init." + n: v for n, v in init.items()})
+    out.update({n if n.startswith("point.") else "init." + n: v for n, v in init.items()})
     save_file({k: v.contiguous() for k, v in out.items()}, os.path.join(dest, "preference.safetensors"), metadata={k: str(v) for k, v in {**versions, **meta}.items()})
     save_file(t, os.path.join(dest, "preference.tokens.safetensors"), metadata={"vocab_size": "512", "packing": "none", "max_len": "40"})
 
