@@ -15,7 +15,7 @@
 #include "train/tag.h"
 
 static struct {
-	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *weights, *tensorboard, *dump_batch, *tag, *data_version, *task, *method, *reference, *update, *quant, *targets, *layers, *schedule, *decay_shape, *optimizer, *nonfinite, *device, *compute;
+	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *weights, *tensorboard, *dump_batch, *tag, *data_version, *task, *method, *reference, *scores, *update, *quant, *targets, *layers, *schedule, *decay_shape, *optimizer, *nonfinite, *device, *compute;
 	int64_t rank, batch, accumulate, max_steps, max_len, warmup_steps, decay_steps, schedule_steps, seed, log_every, threads, patience, keep_checkpoints, sample_tokens;
 	struct opt_list evals;
 	double beta, smoothing, margin, desirable, undesirable, alpha, dropout, neftune, epochs, lr, warmup_ratio, decay_ratio, weight_decay, lora_plus_ratio, max_grad_norm, beta1, beta2, eps, min_delta, peak_tflops;
@@ -97,6 +97,7 @@ static struct opt options[] = {
 	{ OPT_CHOICE, "task", 0, &o.task, "NAME", "for --advise: what the examples teach", "any|style|qa|code|reasoning", .unrecorded = true },
 	{ OPT_FLAG, "smoke", 0, &o.smoke, 0, "prove the settings by ten steps with everything switched on, and stop", .unrecorded = true },
 	{ OPT_FLAG, "eval-only", 0, &o.eval_only, 0, "print the loss of model and adapter on --eval as JSON, and stop" },
+	{ OPT_STR, "scores", 0, &o.scores, "FILE", "with it and a preference method: what each answer gets, as JSONL (-: standard output)", .unrecorded = true },
 	{ OPT_SECTION, .help = "Machine" },
 	{ OPT_STR, "device", 0, &o.device, "NAME", "auto, cpu, cuda or cuda:N" },
 	{ OPT_CHOICE, "compute", 0, &o.compute, "TYPE", "of weights and activations on a GPU (auto: bf16 where it has that)", "auto|bf16|fp16|fp8" },
@@ -157,6 +158,9 @@ static int configure_method(struct train_config *c, struct err *e)
 	if (pref_parse(o.method, &given, &rule, &on, e) < 0)
 		return -1;
 	c->pref = on ? &rule : NULL;
+	c->scores = o.scores;
+	if (o.scores && !(on && o.eval_only))
+		return err_set(e, LP_USAGE, "--scores goes with --eval-only and a preference method, as in --eval-only --method reward");
 	c->base_reference = o.reference && strcmp(o.reference, "base") == 0;
 	return 0;
 }

@@ -58,3 +58,21 @@ int pref_parse(const char *method, const struct pref_options *o, struct kn_pref_
 		return err_set(e, LP_USAGE, "--reference is no option of --method %s, which looks at no other model; leave it out", method);
 	return 0;
 }
+
+void pref_describe(const struct kn_pref_rule *r, bool started, struct sb *out)
+{
+	const int i = of(r->method);
+
+	sb_addf(out, "method     %s", methods[i].name);
+	if (methods[i].beta > 0)
+		sb_addf(out, ", beta %g", r->beta);
+	if (r->smoothing > 0)
+		sb_addf(out, ", label smoothing %g", r->smoothing);
+	if (methods[i].gamma > 0)
+		sb_addf(out, ", margin %g", r->gamma);
+	if (methods[i].weight > 0)
+		sb_addf(out, ", weights %g and %g", r->desirable, r->undesirable);
+	if (methods[i].reference)
+		sb_addf(out, "; the reference is the model %s", started ? "with the adapter that the run starts from" : "without adapter");
+	sb_addc(out, '\n');
+}

@@ -30,6 +30,7 @@ struct train_config {
 	int64_t rank;
 	double alpha, dropout;
 	const struct kn_pref_rule *pref;   /* a preference method; NULL: the targets' likelihood */
+	const char *scores;                /* eval_only: file for what each answer gets in JSONL, or NULL */
 	bool base_reference;               /* its reference is the model without adapter, even where the run starts from one */
 	double neftune;                    /* alpha of the noise on embeddings, 0: none */
 	bool rslora;

@@ -26,11 +26,15 @@ static int name_set(struct heldout *h, const char *arg, struct err *e)
 		memcpy(h->name, arg, n);
 		return 0;
 	}
+	if (strcmp(arg, "-") == 0) {
+		snprintf(h->name, sizeof(h->name), "stdin");
+		return 0;
+	}
 	slash = strrchr(arg, '/');
 	slash = slash ? slash + 1 : arg;
 	dot = strrchr(slash, '.');
 	n = dot && strcmp(dot, ".lps") == 0 && dot > slash ? (size_t)(dot - slash) : strlen(slash);
-	snprintf(h->name, sizeof(h->name), "%.*s", n < sizeof(h->name) ? (int)n : (int)sizeof(h->name) - 1, strcmp(arg, "-") == 0 ? "stdin" : slash);
+	snprintf(h->name, sizeof(h->name), "%.*s", n < sizeof(h->name) ? (int)n : (int)sizeof(h->name) - 1, slash);
 	for (char *c = h->name; *c; c++)
 		if (!strchr(NAME_CHARS, *c))
 			*c = '_';
@@ -170,6 +174,21 @@ static void describe_loss(const struct run *r, const struct heldout *h, double l
 	sb_addc(json, '\n');
 }
 
+static int write_scores(struct run *r, struct err *e)
+{
+	struct sb text = SB_INIT;
+	struct out *o;
+	int rc = 0;
+
+	for (size_t i = 0; i < r->n_evals && rc == 0; i++)
+		rc = run_scores(r, &r->evals[i], &text, e);
+	o = rc == 0 ? out_open(strcmp(r->c->scores, "-") ? r->c->scores : NULL, e) : NULL;
+	if (o)
+		rc = out_write(o, sb_str(&text), text.len, e) < 0 ? -1 : out_commit(o, e);
+	sb_release(&text);
+	return o ? rc : -1;
+}
+
 int train_eval_only(const struct train_config *c, struct sb *json, struct err *e)
 {
 	struct run r;
@@ -181,7 +200,11 @@ int train_eval_only(const struct train_config *c, struct sb *json, struct err *e
 		rc = run_load(&r, e);
 	if (rc == 0 && !c->adapter)
 		r.g.lora = NULL;
+	if (rc == 0 && c->scores)
+		rc = write_scores(&r, e);
 	for (size_t i = 0; i < r.n_evals && rc == 0; i++) {
+		if (c->pref && r.evals[i].d.kind == DATA_PLAIN)
+			continue; /* scored alone */
 		rc = run_evaluate(&r, &r.evals[i].d, &r.evals[i].mismatched, &loss, &told, e);
 		if (rc == 0)
 			describe_loss(&r, &r.evals[i], loss, &told, json);

@@ -111,6 +111,8 @@ int run_pref_rows(const struct run *r, struct dataset *d, const char *name, stru
 int run_pref_mismatch(struct run *r, struct err *e) LP_MUST_USE;
 /* What the loss is the mean over. */
 int64_t run_units(const struct dataset *d);
+/* Appends a line of JSON for each sequence of the set: its value, and what the reference gives it. */
+int run_scores(struct run *r, const struct heldout *h, struct sb *out, struct err *e) LP_MUST_USE;
 /* Before the first step: what the reference gives every answer that the run looks at. */
 int run_reference(struct run *r, struct err *e) LP_MUST_USE;
 /* The means that are told, in the order of their names; returns how many. */

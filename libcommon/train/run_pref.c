@@ -22,7 +22,7 @@ int run_pref_rows(const struct run *r, struct dataset *d, const char *name, stru
 
 	if (!p && d->kind != DATA_PLAIN)
 		return err_set(e, LP_USAGE, "'%s' holds preferences, and --method sft learns from examples; say --method dpo (or another of its kind), or tokenise the good answers alone", name);
-	if (p && d->kind == DATA_PLAIN)
+	if (p && d->kind == DATA_PLAIN && !(r->c->scores && p->method == KN_PREF_REWARD)) /* which needs no pair to give a score */
 		return err_set(e, LP_USAGE, "'%s' holds no preferences, which --method %s learns from: records with prompt, chosen and rejected, through chat-template and tokenize", name,
 		               pref_name(p->method));
 	if (p && p->method != KN_PREF_KTO && d->kind == DATA_LABELS)
@@ -67,11 +67,10 @@ static bool any(const bool *wanted, int64_t from, int64_t to)
 	return from < to;
 }
 
-/* The values of d's answers, in micro-batches of rows as they stand: so they do not depend on the order of steps, nor on where a run was
- * resumed. */
-static int refer(struct run *r, struct dataset *d, const bool *wanted, struct err *e)
+/* What the model gives d's sequences, in micro-batches of rows as they stand: so it does not depend on the order of steps, nor on where a
+ * run was resumed. */
+static int values(struct run *r, const struct dataset *d, const bool *wanted, double *value, struct err *e)
 {
-	d->ref = xcalloc((size_t)d->n_seqs + 1, sizeof(*d->ref));
 	for (int64_t row = 0, to; row < d->n_rows; row = to) {
 		int64_t first = d->row_seq[row];
 
@@ -82,11 +81,17 @@ static int refer(struct run *r, struct dataset *d, const bool *wanted, struct er
 		for (int64_t i = row; i < to; i++)
 			microbatch_add(&r->mb, d, i);
 		engine_run(&r->g, &r->mb, false, 1);
-		if (engine_values(&r->g, d->ref + first, d->row_seq[to] - first, e) < 0)
+		if (engine_values(&r->g, value + first, d->row_seq[to] - first, e) < 0)
 			return -1;
-		progress("reference: row %lld of %lld", (long long)to, (long long)d->n_rows);
+		progress("row %lld of %lld", (long long)to, (long long)d->n_rows);
 	}
 	return 0;
+}
+
+static int refer(struct run *r, struct dataset *d, const bool *wanted, struct err *e)
+{
+	d->ref = xcalloc((size_t)d->n_seqs + 1, sizeof(*d->ref));
+	return values(r, d, wanted, d->ref, e);
 }
 
 static int refer_all(struct run *r, struct err *e)
@@ -113,8 +118,9 @@ int run_reference(struct run *r, struct err *e)
 
 	if (!r->c->pref || !pref_has_reference(r->c->pref->method))
 		return 0;
-	/* a new adapter changes nothing yet; one that the run starts from is part of the reference, unless the base is asked for */
-	if (!r->c->adapter || r->c->base_reference || r->c->eval_only)
+	/* one that the run starts from is part of the reference, unless the base is asked for; a new one changes nothing yet, and with it the
+	 * products are those of steps */
+	if (r->c->adapter && (r->c->base_reference || r->c->eval_only))
 		r->g.lora = NULL;
 	engine_set_dropout(&r->g, false, 0, 0);
 	engine_set_drift(&r->g, false, 1);
@@ -123,6 +129,44 @@ int run_reference(struct run *r, struct err *e)
 	r->g.lora = lora;
 	progress_done();
 	return rc < 0 ? -1 : log_metric("reference", e, "\"rows\":%lld,\"seconds\":%.3f", (long long)r->train.n_rows, now_seconds() - begin);
+}
+
+/* --- what each answer gets --- */
+
+static void score_line(const struct run *r, const struct heldout *h, int64_t s, double value, struct sb *out)
+{
+	const struct dataset *d = &h->d;
+	struct jw w = jw_to(out);
+
+	jw_obj(&w);
+	jw_key(&w, "set");
+	jw_str(&w, h->name);
+	jw_key(&w, "record");
+	jw_i64(&w, d->seq_record[s] + 1);
+	if (d->kind != DATA_PLAIN) {
+		jw_key(&w, "side");
+		jw_str(&w, d->good[s] ? "chosen" : "rejected");
+	}
+	jw_key(&w, r->c->pref->method == KN_PREF_REWARD ? "score" : "logp");
+	jw_f64(&w, value);
+	if (d->ref) {
+		jw_key(&w, "reference");
+		jw_f64(&w, d->ref[s]);
+	}
+	jw_end_obj(&w);
+	sb_addc(out, '\n');
+}
+
+int run_scores(struct run *r, const struct heldout *h, struct sb *out, struct err *e)
+{
+	const struct dataset *d = &h->d;
+	double *value = xcalloc((size_t)d->n_seqs + 1, sizeof(*value));
+	int rc = values(r, d, NULL, value, e);
+
+	for (int64_t s = 0; s < d->n_seqs && rc == 0; s++)
+		score_line(r, h, s, value[s], out);
+	free(value);
+	return rc;
 }
 
 /* --- what is told --- */
