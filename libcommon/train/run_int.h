@@ -103,7 +103,7 @@ struct told {
 	double sums[KN_PREF_SUMS];
 	int64_t chosen, rejected; /* answers */
 };
-/* Mean loss over a set, with the adapter and without dropout; rows of mismatched are d's. */
+/* Mean loss over a set, with the adapter and without dropout; mismatched: its answers row by row (KTO), or NULL. */
 int run_evaluate(struct run *r, const struct dataset *d, const struct dataset *mismatched, double *loss, struct told *told, struct err *e) LP_MUST_USE;
 /* Preference methods (run_pref.c). After a set is read: its rows as the method wants them; LP_USAGE when they are of another kind. */
 int run_pref_rows(const struct run *r, struct dataset *d, const char *name, struct err *e) LP_MUST_USE;

@@ -90,17 +90,23 @@ static int64_t greater(int64_t a, int64_t b)
 	return a > b ? a : b;
 }
 
+/* Tokens of any micro-batch of so many rows at most; repeats: one row may be in it twice. */
+static int64_t batch_tokens(const struct dataset *d, int64_t batch, bool repeats)
+{
+	return repeats ? batch * d->longest_row : dataset_max_batch_tokens(d, batch);
+}
+
 /* Rows of the largest micro-batch: true ones when the data is there, else as
  * many tokens as the options allow. */
 static int64_t max_batch_tokens(const struct run *r)
 {
 	const struct train_config *c = r->c;
-	int64_t n = run_repeats_rows(r) ? c->batch * r->train.longest_row : dataset_max_batch_tokens(&r->train, c->batch);
+	bool repeats = run_repeats_rows(r);
+	int64_t n = greater(batch_tokens(&r->train, c->batch, repeats), batch_tokens(&r->mismatched, c->batch, repeats));
 
-	n = greater(n, dataset_max_batch_tokens(&r->mismatched, run_repeats_rows(r) ? r->mismatched.n_rows : c->batch));
 	for (size_t i = 0; i < r->n_evals; i++) {
-		n = greater(n, dataset_max_batch_tokens(&r->evals[i].d, c->batch));
-		n = greater(n, dataset_max_batch_tokens(&r->evals[i].mismatched, c->batch));
+		n = greater(n, batch_tokens(&r->evals[i].d, c->batch, false));
+		n = greater(n, batch_tokens(&r->evals[i].mismatched, c->batch, false));
 	}
 	return n ? n : c->batch * assumed_len(r) * (c->pref && c->pref->method != KN_PREF_KTO ? 2 : 1);
 }

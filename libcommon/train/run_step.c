@@ -39,7 +39,7 @@ static void name_records(const struct run *r, const struct queued *q, char *buf,
 /* KTO: how far the model has gone from its reference, before the answers that look at it. */
 static void give_drift(struct run *r, const struct dataset *mismatched, const int64_t *rows, int64_t n)
 {
-	if (!mismatched->n_rows)
+	if (!mismatched || !mismatched->n_rows)
 		return;
 	engine_set_dropout(&r->g, false, 0, 0);
 	engine_set_drift(&r->g, true, n);
