@@ -126,6 +126,8 @@ says '\--beta is no option of --method reward' "is named"
 status 2 "smoothing" train --method ipo --label-smoothing 0.1 train.lps
 status 2 "a margin" train --method dpo --margin 1 train.lps
 status 2 "a reference" train --method orpo --reference base train.lps
+status 2 "advice" train --method dpo --advise train.lps
+says 'of preferences they say a rate of 5e-6 to 5e-5' "which is short"
 status 2 "scores of a run" train --method reward --scores x train.lps
 head -n 1 train.jsonl | chat-template --model "$M" | tokenize --model "$M" >one.lps
 status 3 "kto of one record" train --method kto one.lps
