@@ -334,10 +334,10 @@ static __device__ __forceinline__ char *aligned_room(unsigned char *raw)
 /* Whether the driver can describe tensors to the copy engine. */
 bool sm90_can_map(void);
 /* A tensor of the activation type, `rank` sizes and box sizes from the inner one on, strides in bytes from the second on; the swizzle is as
- * wide as the box's rows, which have 16, 32 or 64 elements. */
-bool sm90_map(CUtensorMap *m, const void *p, int rank, const uint64_t *size, const uint64_t *stride, const uint32_t *box);
+ * wide as the box's rows, which have 16, 32 or 64 elements. line: bytes that the second-level cache brings at once, 128 or 256. */
+bool sm90_map(CUtensorMap *m, const void *p, int rank, const uint64_t *size, const uint64_t *stride, const uint32_t *box, int line = 256);
 /* (rows, cols) of a matrix, in boxes of `box` rows and `width` columns. */
-bool sm90_map_rows(CUtensorMap *m, const void *p, int64_t ld, int64_t cols, int64_t rows, int width, int box);
+bool sm90_map_rows(CUtensorMap *m, const void *p, int64_t ld, int64_t cols, int64_t rows, int width, int box, int line = 256);
 /* Whether GPU `index` is Hopper. */
 bool sm90_is(int index);
 /* Whether code for it is in the binary: kernels of other targets are empty, and take few registers. */
