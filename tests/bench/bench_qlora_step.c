@@ -33,7 +33,7 @@ static struct kn_ops real;
 static double spent[16];
 static int64_t waits;
 static const char *const part_names[] = { "gemm, large", "adapters, down", "attention", "dequantisation", "norms", "rotary", "activation", "loss",
-	                                  "optimiser", "rows and copies", "adapters, inner gradients", "adapters, outer gradients", "rows to 8 bits", "adapters through masks" };
+	                                  "optimiser", "rows and copies", "adapters, inner gradients", "adapters, outer gradients", "rows to 8 bits", "adapters through masks", "gemm with activation" };
 
 static double begin(void)
 {
@@ -125,6 +125,14 @@ static void t_act_bwd(struct device *d, void *gu, int64_t ldg, const void *dh, v
 {
 	TIMED(6, real.swiglu_bwd(d, gu, ldg, dh, h, ldh, t, f));
 }
+static void t_gated_fwd(struct device *d, const struct kn_gated *a)
+{
+	TIMED(14, real.gated_fwd(d, a));
+}
+static void t_gated_bwd(struct device *d, const struct kn_gated *a)
+{
+	TIMED(14, real.gated_bwd(d, a));
+}
 static void t_xent_segment(struct device *d, const struct kn_xent *x, void *z, int64_t ldz, const void *w, int64_t first, int64_t count)
 {
 	TIMED(7, real.xent_segment(d, x, z, ldz, w, first, count));
@@ -192,6 +200,8 @@ static void watch_parts(struct device *d)
 	d->k.rope = t_rope;
 	d->k.swiglu_fwd = t_act_fwd;
 	d->k.swiglu_bwd = t_act_bwd;
+	d->k.gated_fwd = t_gated_fwd;
+	d->k.gated_bwd = t_gated_bwd;
 	d->k.xent_segment = t_xent_segment;
 	d->k.xent_end = t_xent_end;
 	d->k.adam = t_adam;
