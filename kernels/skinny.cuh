@@ -183,7 +183,7 @@ static __device__ __forceinline__ void call_a(const struct skinny &a, int job, i
 		int r = row + i / (KN_SKINNY_PIECE / 32), k = first + i % (KN_SKINNY_PIECE / 32) * 32;
 
 		if (r < a.ranks && k < a.in)
-			asm volatile("prefetch.global.L2 [%0];" ::"l"(a.a + (int64_t)r * a.in + k));
+			call_near(a.a + (int64_t)r * a.in + k);
 	}
 }
 
@@ -260,7 +260,7 @@ static __device__ __forceinline__ void call_b(const struct skinny &a, int i)
 	const float *b = i < a.out ? row_of_b(a, i, &j) : NULL;
 
 	for (int r = 0; b && r < a.rank; r += 32)
-		asm volatile("prefetch.global.L2 [%0];" ::"l"(b + r));
+		call_near(b + r);
 }
 
 static __device__ __forceinline__ float gated(float g, float u)

@@ -15,6 +15,8 @@
 #include "kernels/skinny.cuh"
 #include "kernels/attn_sm90.cuh"
 
+#include <limits.h>
+
 #define TEAMS 4
 #define OUTS (64 * TEAMS)
 #define THREADS_MANY (128 * TEAMS)
@@ -43,6 +45,12 @@ static_assert(8 * 16 * SKINNY_MANY * 4 <= SLOTS * SLOT, "a job's sums take x's p
 static_assert(TEAMS == SLOTS, "a team a slot");
 static_assert(STEPS / 2 * SLOT <= TABLE, "inner values take the table's place");
 
+/* How the work is cut. */
+struct cut {
+	int tiles;  /* of 16 rows in a block: its first warps have them, the others only help with x */
+	int blocks; /* of a cluster, which share the inner dimension */
+};
+
 void skinny_many_open(struct device *d)
 {
 	int major = 0;
@@ -62,10 +70,10 @@ static __device__ __forceinline__ int half_row(const struct skinny &a, int tile,
 	return a.f ? half * a.f + tile * 8 : tile * 16 + half * 8;
 }
 
-/* This warp's 16 rows; behind the last ones, these again, which nobody reads. */
-static __device__ __forceinline__ int my_tile(const struct skinny &a, int group, int warp)
+/* A warp's 16 rows; behind the last ones, these again, which nobody reads. */
+static __device__ __forceinline__ int tile_of(const struct skinny &a, const struct cut &c, int group, int warp)
 {
-	return min(group * (OUTS / 16) + warp, a.out / 16 - 1);
+	return min(group * c.tiles + warp, a.out / 16 - 1);
 }
 
 struct places {
@@ -302,11 +310,17 @@ template <bool PLAIN> static __device__ __forceinline__ void send_codes(struct c
 	commit();
 }
 
-/* Entry i: a byte's two levels for each lane, then the second level's value of the same byte. Two threads to an entry. */
-static __device__ __forceinline__ void fill_table(unsigned char *table)
+/* Entry i: a byte's two levels for each lane, then the second level's value of the same byte. Two threads to an entry, of which each has read one. */
+static __device__ __forceinline__ uint32_t read_entry(void)
+{
+	int i = threadIdx.x / 2;
+
+	return threadIdx.x % 2 ? __float_as_uint(map[i]) : level_pair[i];
+}
+
+static __device__ __forceinline__ void fill_table(unsigned char *table, uint32_t v)
 {
 	int i = threadIdx.x / 2, half = threadIdx.x % 2;
-	uint32_t v = half ? __float_as_uint(map[i]) : level_pair[i];
 
 #pragma unroll
 	for (int k = 0; k < 8; k++) /* threads side by side write to different banks */
@@ -382,7 +396,7 @@ static __device__ __forceinline__ void levels_of(uint32_t f[4][4], uint32_t stag
 }
 
 /* v: this thread's first block of x; x: where that came from. */
-template <bool PLAIN> static __device__ __forceinline__ void multiply(float (&acc)[32], const struct skinny &a, const struct places &p, const bf16 *x, uint4 v[4], int per)
+template <bool PLAIN> static __device__ __forceinline__ void multiply(float (&acc)[32], const struct skinny &a, const struct places &p, const bf16 *x, uint4 v[4], int per, int send)
 {
 	uint32_t mine = p.at + threadIdx.x % 32 * 4;
 	int slot = 0, team = threadIdx.x / 128;
@@ -397,7 +411,7 @@ template <bool PLAIN> static __device__ __forceinline__ void multiply(float (&ac
 
 		await_codes<STAGES - 2>();
 		__syncwarp();
-		if (st + STAGES - 1 < per) {
+		if (st + STAGES - 1 < send) {
 			struct codes_from s = kept_source(p);
 			int ahead = slot ? slot - 1 : STAGES - 1;
 
@@ -495,10 +509,10 @@ struct inner {
 	int from, to, steps, first, end; /* steps: of 16 ranks in a part */
 };
 
-static __device__ __forceinline__ struct inner inner_seen(const struct skinny &a, int group, int rank, int blocks)
+static __device__ __forceinline__ struct inner inner_seen(const struct skinny &a, const struct cut &c, int group, int rank)
 {
-	struct inner s = { a.n_ad, 0, (a.rank + 15) / 16, a.pieces * rank / blocks, a.pieces * (rank + 1) / blocks };
-	int first = group * OUTS, end = first + OUTS;
+	struct inner s = { a.n_ad, 0, (a.rank + 15) / 16, a.pieces * rank / c.blocks, a.pieces * (rank + 1) / c.blocks };
+	int first = group * c.tiles * 16, end = first + c.tiles * 16;
 
 	for (int j = 0; j < a.n_ad; j++)
 		if (a.f || (a.ad_row[j] < end && a.ad_end[j] > first)) {
@@ -632,11 +646,11 @@ static __device__ __forceinline__ void gather4(float v[4], const float *red, int
 }
 
 /* This block's share of the outputs: four of a token at a time. */
-static __device__ __forceinline__ void finish(const struct skinny &a, const float *red, int group, int rank, int blocks)
+static __device__ __forceinline__ void finish(const struct skinny &a, const struct cut &s, const float *red, int group, int rank)
 {
-	int outs = a.f ? OUTS / 2 : OUTS, all = a.f ? a.f : a.out;
+	int outs = s.tiles * (a.f ? 8 : 16), all = a.f ? a.f : a.out;
 
-	for (int i = rank * THREADS_MANY + (int)threadIdx.x; i < outs / 4 * a.t; i += blocks * THREADS_MANY) {
+	for (int i = rank * THREADS_MANY + (int)threadIdx.x; i < outs / 4 * a.t; i += s.blocks * THREADS_MANY) {
 		int n = i / (outs / 4), c = i % (outs / 4) * 4, col = group * outs + c;
 		const float *from = red + n * SUM_LD + (a.f ? c / 8 * 16 + c % 8 : c);
 		int64_t at = n * a.ldy + col;
@@ -644,9 +658,9 @@ static __device__ __forceinline__ void finish(const struct skinny &a, const floa
 
 		if (col >= all)
 			continue;
-		gather4(v, from, blocks);
+		gather4(v, from, s.blocks);
 		if (a.f) {
-			gather4(u, from + 8, blocks);
+			gather4(u, from + 8, s.blocks);
 #pragma unroll
 			for (int k = 0; k < 4; k++)
 				v[k] = gated(v[k], u[k]);
@@ -668,41 +682,42 @@ static __device__ __forceinline__ void finish(const struct skinny &a, const floa
 /* --- the whole --- */
 
 /* What does not depend on the kernels ahead. */
-template <bool PLAIN> static __device__ __forceinline__ void begin(const struct skinny &a, const struct places &p, int group, int tile, int first_k, int per)
+template <bool PLAIN> static __device__ __forceinline__ void begin(const struct skinny &a, const struct cut &c, const struct places &p, int group, int first_k, int send)
 {
-	struct codes_from s = source_of(a, p, tile, first_k);
+	uint32_t entry = read_entry();
+	struct codes_from s = source_of(a, p, tile_of(a, c, group, threadIdx.x / 32), first_k);
 
 #pragma unroll
 	for (int i = 0; i < STAGES - 1; i++)
-		if (i < per)
+		if (i < send)
 			send_codes<PLAIN>(&s, a.in, p.codes + i * STAGE, p.scales + i * SCALES);
 		else
 			commit();
 	keep_source(p, s);
-	fill_table(p.table);
+	fill_table(p.table, entry);
 	if (threadIdx.x < SLOTS) {
 		bar_init(p.full + threadIdx.x * 8, 4);
 		bar_init(p.empty + threadIdx.x * 8, THREADS_MANY / 32);
 	}
-	if (a.jobs && threadIdx.x < OUTS)
-		call_b(a, half_row(a, my_tile(a, group, threadIdx.x / 16), threadIdx.x / 8 % 2) + threadIdx.x % 8);
+	if (a.jobs && threadIdx.x < c.tiles * 16)
+		call_b(a, half_row(a, tile_of(a, c, group, threadIdx.x / 16), threadIdx.x / 8 % 2) + threadIdx.x % 8);
 	if ((int)blockIdx.x < min(a.jobs, WORKERS))
 		call_a(a, blockIdx.x, THREADS_MANY);
 }
 
 
-template <bool PLAIN> static __global__ void __launch_bounds__(THREADS_MANY, 1) many_kernel(const __grid_constant__ struct skinny a, int blocks)
+template <bool PLAIN> static __global__ void __launch_bounds__(THREADS_MANY, 1) many_kernel(const __grid_constant__ struct skinny a, struct cut c)
 {
 	extern __shared__ __align__(128) unsigned char smem[];
-	int rank = blockIdx.x % blocks, group = blockIdx.x / blocks, units = a.in / ROUND, from = units * rank / blocks, per = units * (rank + 1) / blocks - from;
+	int rank = blockIdx.x % c.blocks, group = blockIdx.x / c.blocks, units = a.in / ROUND, from = units * rank / c.blocks, per = units * (rank + 1) / c.blocks - from;
+	int send = threadIdx.x / 32 < c.tiles ? per : 0; /* stages of codes */
 	struct places p = places_of(smem);
-	int tile = my_tile(a, group, threadIdx.x / 32);
 	float acc[32] = { 0 }, *red = (float *)(p.table + TABLE);
 	const bf16 *x = my_x(a, from * ROUND);
 	uint4 v[4];
 
 	let_next();
-	begin<PLAIN>(a, p, group, tile, from * ROUND, per);
+	begin<PLAIN>(a, c, p, group, from * ROUND, send);
 	__syncthreads();
 	follow_previous();
 	read_x(v, x);
@@ -710,10 +725,10 @@ template <bool PLAIN> static __global__ void __launch_bounds__(THREADS_MANY, 1) 
 	if (blockIdx.x < WORKERS)
 		for (int i = blockIdx.x; i < a.jobs; i += min((int)gridDim.x, WORKERS))
 			inner_of(a, i, (float *)(p.table - BEFORE));
-	multiply<PLAIN>(acc, a, p, x, v, per);
+	multiply<PLAIN>(acc, a, p, x, v, per, send);
 	if (a.jobs) {
-		struct rows_of_b b = rows_of_b(a, tile);
-		struct inner in = inner_seen(a, group, rank, blocks);
+		struct rows_of_b b = rows_of_b(a, tile_of(a, c, group, threadIdx.x / 32));
+		struct inner in = inner_seen(a, c, group, rank);
 		float2 u[4];
 
 		read_b(u, a, b, 0);
@@ -728,7 +743,7 @@ template <bool PLAIN> static __global__ void __launch_bounds__(THREADS_MANY, 1) 
 	}
 	leave_sums(red, acc);
 	cluster_meets();
-	finish(a, red, group, rank, blocks);
+	finish(a, c, red, group, rank);
 	cluster_meets(); /* a neighbour may still read here */
 	if (a.jobs && threadIdx.x == 0 && atomicInc(&a.count[1], gridDim.x - 1) == gridDim.x - 1)
 		atomicExch(&a.count[0], 0u);
@@ -736,7 +751,7 @@ template <bool PLAIN> static __global__ void __launch_bounds__(THREADS_MANY, 1) 
 
 #else
 
-template <bool PLAIN> static __global__ void many_kernel(const __grid_constant__ struct skinny a, int blocks)
+template <bool PLAIN> static __global__ void many_kernel(const __grid_constant__ struct skinny a, struct cut c)
 {
 }
 
@@ -767,34 +782,45 @@ bool skinny_many_fits(const struct device *d, const struct skinny *a)
 	return ok && major == 9 && minor == 0 && kept + BEFORE <= TABLE && BYTES(kept) <= cuda_of((struct device *)(uintptr_t)d)->shared && built();
 }
 
-/* Blocks that share the inner dimension: as many as leave every block a multiprocessor. */
-static int cluster_of(const struct skinny *a, int groups, int sms)
+/* The cut that should be done first. All in hundreds of cycles or so: for each stage four warpgroups read x, whatever they have of rows, and each
+ * tile's codes are looked up; a block begins and ends. */
+static struct cut cut_of(const struct skinny *a, int sms)
 {
-	int n = 1;
+	enum { X = 10, TILE = 1, ENDS = 64 };
+	int units = a->in / ROUND, all = a->out / 16, least = INT_MAX;
+	struct cut best = { OUTS / 16, 1 };
 
-	while (n < 8 && groups * n * 2 <= sms && a->in / ROUND >= n * 2)
-		n *= 2;
-	return n;
+	for (int tiles = OUTS / 16; tiles > 0; tiles--)
+		for (int blocks = 1; blocks <= 8 && blocks <= units; blocks *= 2) {
+			int n = (all + tiles - 1) / tiles * blocks, rounds = (n + sms - 1) / sms, cost = rounds * ((units + blocks - 1) / blocks * (X + TILE * tiles) + ENDS);
+
+			if (cost < least) {
+				least = cost;
+				best = (struct cut){ tiles, blocks };
+			}
+		}
+	return best;
 }
 
 void skinny_many(struct device *d, const struct skinny *a)
 {
-	int groups = (a->out + OUTS - 1) / OUTS, blocks = cluster_of(a, groups, cuda_of(d)->sms), kept = 0;
-	void (*kernel)(struct skinny, int) = a->plain ? many_kernel<true> : many_kernel<false>;
+	struct cut cut = cut_of(a, cuda_of(d)->sms);
+	int groups = (a->out / 16 + cut.tiles - 1) / cut.tiles, kept = 0;
+	void (*kernel)(struct skinny, struct cut) = a->plain ? many_kernel<true> : many_kernel<false>;
 	cudaLaunchConfig_t c = {};
 	cudaLaunchAttribute at[2] = {};
 
 	cudaDeviceGetAttribute(&kept, cudaDevAttrReservedSharedMemoryPerBlock, d->index);
-	c.gridDim = dim3((unsigned)(groups * blocks));
+	c.gridDim = dim3((unsigned)(groups * cut.blocks));
 	c.blockDim = dim3(THREADS_MANY);
 	c.dynamicSmemBytes = (size_t)BYTES(kept);
 	c.stream = cuda_of(d)->stream;
 	at[0].id = cudaLaunchAttributeClusterDimension;
-	at[0].val.clusterDim = { (unsigned)blocks, 1, 1 };
+	at[0].val.clusterDim = { (unsigned)cut.blocks, 1, 1 };
 	at[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
 	at[1].val.programmaticStreamSerializationAllowed = 1;
 	c.attrs = at;
 	c.numAttrs = 2;
 	cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)c.dynamicSmemBytes);
-	cudaLaunchKernelEx(&c, kernel, *a, blocks);
+	cudaLaunchKernelEx(&c, kernel, *a, cut);
 }
