@@ -13,7 +13,7 @@
  * x A^T is the first blocks' first work, in pieces of columns. The pieces are shared out over a cluster too, as its sums are added up anyway. By B it is
  * multiplied as two bf16 numbers each, which together are nearly fp32. */
 #include "kernels/skinny.cuh"
-#include "kernels/attn_sm90.cuh"
+#include "kernels/sm90.cuh"
 
 #include <limits.h>
 
@@ -60,7 +60,7 @@ void skinny_many_open(struct device *d)
 		open_tables(d);
 }
 
-#ifdef ATTN_SM90_CODE
+#ifdef SM90_CODE
 
 /* --- where things are --- */
 
@@ -78,7 +78,8 @@ static __device__ __forceinline__ int tile_of(const struct skinny &a, const stru
 
 struct places {
 	unsigned char *table; /* generic, then shared addresses */
-	uint32_t at, x, codes, scales, full, empty, offsets, blocks, sources;
+	uint64_t *full, *empty; /* barriers of x's ring */
+	uint32_t at, x, codes, scales, offsets, blocks, sources;
 };
 
 static __device__ __forceinline__ struct places places_of(unsigned char *smem)
@@ -92,8 +93,8 @@ static __device__ __forceinline__ struct places places_of(unsigned char *smem)
 	p.x = p.at - BEFORE;
 	p.codes = p.at + TABLE + warp * STAGES * STAGE;
 	p.scales = p.at - AT_SCALES + warp * STAGES * SCALES;
-	p.full = p.at - AT_BARS;
-	p.empty = p.full + SLOTS * 8;
+	p.full = (uint64_t *)(p.table - AT_BARS);
+	p.empty = p.full + SLOTS;
 	p.offsets = p.at - AT_OFFSETS + warp * 8;
 	p.blocks = p.at - AT_BLOCKS + threadIdx.x * 4;
 	p.sources = p.at - AT_SOURCES + threadIdx.x * 8;
@@ -152,31 +153,7 @@ static __device__ __forceinline__ float4 get128_of(int c, uint32_t from)
 	return v;
 }
 
-/* --- barriers by their addresses --- */
-
-static __device__ __forceinline__ void bar_init(uint32_t b, int count)
-{
-	asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(b), "r"(count) : "memory");
-}
-
-static __device__ __forceinline__ void bar_arrive(uint32_t b)
-{
-	asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(b) : "memory");
-}
-
-static __device__ __forceinline__ void bar_wait(uint32_t b, int parity)
-{
-	asm volatile("{\n"
-	             ".reg .pred p;\n"
-	             "again:\n"
-	             "mbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n"
-	             "@p bra done;\n"
-	             "bra again;\n"
-	             "done:\n"
-	             "}" ::"r"(b),
-	             "r"(parity)
-	             : "memory");
-}
+/* --- what orders them --- */
 
 static __device__ __forceinline__ void cluster_meets(void)
 {
@@ -222,7 +199,7 @@ static __device__ __forceinline__ void write_x(const struct places &p, const uin
 	show_products();
 	__syncwarp();
 	if (threadIdx.x % 32 == 0)
-		bar_arrive(p.full + slot * 8);
+		bar_arrive(p.full + slot);
 }
 
 /* --- the codes' way --- */
@@ -356,27 +333,6 @@ template <bool PLAIN> static __device__ __forceinline__ void scales_here(float s
 
 /* --- products --- */
 
-/* d (64 x 64) = a b, + d when add; a in registers, b with its columns inner. */
-static __device__ __forceinline__ void product(float (&d)[32], const uint32_t a[4], uint64_t b, int add)
-{
-	asm volatile("{\n"
-	             ".reg .pred p;\n"
-	             "setp.ne.b32 p, %37, 0;\n"
-	             "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-	             "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-	             "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-	             "{%32, %33, %34, %35}, %36, p, 1, 1, 0;\n"
-	             "}"
-	             : ATTN_D32(d, 0)
-	             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
-}
-
-/* attn_sm90.cuh's, of an address. */
-static __device__ __forceinline__ uint64_t operand_at(uint32_t p)
-{
-	return (uint64_t)(p >> 4 & 0x3fff) | (uint64_t)1 << 16 | (uint64_t)(1024 >> 4) << 32 | (uint64_t)1 << 62;
-}
-
 /* Four products' worth of levels: block b of a stage. */
 static __device__ __forceinline__ void levels_of(uint32_t f[4][4], uint32_t stage, int b, uint32_t mine)
 {
@@ -427,11 +383,11 @@ template <bool PLAIN> static __device__ __forceinline__ void multiply(float (&ac
 			float part[32], by[2];
 
 			levels_of(f, p.codes + slot * STAGE, b, mine);
-			bar_wait(p.full + b * 8, st & 1);
+			bar_wait(p.full + b, st & 1);
 			mma_fence();
 #pragma unroll
 			for (int s = 0; s < 4; s++)
-				product(part, f[s], operand_at(p.x + b * SLOT + s * 32), s > 0);
+				mma_rs<0>(part, f[s], operand((const char *)p.table - BEFORE + b * SLOT + s * 32, 16), s > 0);
 			mma_commit();
 #pragma unroll
 			for (int h = 0; h < 2; h++)
@@ -439,7 +395,7 @@ template <bool PLAIN> static __device__ __forceinline__ void multiply(float (&ac
 			mma_wait<0>();
 			pin(part);
 			if (threadIdx.x % 32 == 0)
-				bar_arrive(p.empty + b * 8);
+				bar_arrive(p.empty + b);
 #pragma unroll
 			for (int i = 0; i < 32; i++)
 				acc[i] += by[i / 2 % 2] * part[i];
@@ -449,7 +405,7 @@ template <bool PLAIN> static __device__ __forceinline__ void multiply(float (&ac
 
 				if (next < per) {
 					if (next > 0)
-						bar_wait(p.empty + team * 8, (next & 1) ^ 1);
+						bar_wait(p.empty + team, (next & 1) ^ 1);
 					write_x(p, v);
 					if (next + 1 < per)
 						read_x(v, x ? x + (next + 1) * ROUND : NULL);
@@ -538,7 +494,7 @@ static __device__ __forceinline__ uint32_t quarter_at(int u)
 }
 
 /* The pieces' sum times the adapters' factor becomes operands. */
-static __device__ __forceinline__ void fold_inner(const struct skinny &a, const struct inner &s, unsigned char *to)
+static __device__ __forceinline__ void inner_operands(const struct skinny &a, const struct inner &s, unsigned char *to)
 {
 	for (int i = threadIdx.x; i < (s.to - s.from) * s.steps * 8 * SKINNY_MANY; i += THREADS_MANY) {
 		int n = i % SKINNY_MANY, pair = i / SKINNY_MANY, step = pair / 8, r = step % s.steps * 16 + pair % 8 * 2;
@@ -587,7 +543,7 @@ static __device__ __forceinline__ void read_b(float2 v[4], const struct skinny &
 	}
 }
 
-static __device__ __forceinline__ void add_adapters(float (&acc)[32], const struct skinny &a, const struct inner &s, const struct rows_of_b &b, float2 v[4], uint32_t at)
+static __device__ __forceinline__ void add_adapters(float (&acc)[32], const struct skinny &a, const struct inner &s, const struct rows_of_b &b, float2 v[4], const char *at)
 {
 	for (int step = 0; step < s.steps; step++) {
 		uint32_t hi[4], lo[4];
@@ -608,9 +564,9 @@ static __device__ __forceinline__ void add_adapters(float (&acc)[32], const stru
 			}
 			pin(acc);
 			mma_fence();
-			product(acc, h, operand_at(at + quarter_at(u)), 1);
-			product(acc, h, operand_at(at + quarter_at(u + 1)), 1);
-			product(acc, l, operand_at(at + quarter_at(u)), 1);
+			mma_rs<0>(acc, h, operand(at + quarter_at(u), 16), 1);
+			mma_rs<0>(acc, h, operand(at + quarter_at(u + 1), 16), 1);
+			mma_rs<0>(acc, l, operand(at + quarter_at(u), 16), 1);
 			mma_commit();
 			mma_wait<0>();
 			pin(acc);
@@ -696,8 +652,8 @@ template <bool PLAIN> static __device__ __forceinline__ void begin(const struct 
 	keep_source(p, s);
 	fill_table(p.table, entry);
 	if (threadIdx.x < SLOTS) {
-		bar_init(p.full + threadIdx.x * 8, 4);
-		bar_init(p.empty + threadIdx.x * 8, THREADS_MANY / 32);
+		bar_init(p.full + threadIdx.x, 4);
+		bar_init(p.empty + threadIdx.x, THREADS_MANY / 32);
 	}
 	if (a.jobs && threadIdx.x < c.tiles * 16)
 		call_b(a, half_row(a, tile_of(a, c, group, threadIdx.x / 16), threadIdx.x / 8 % 2) + threadIdx.x % 8);
@@ -735,9 +691,9 @@ template <bool PLAIN> static __global__ void __launch_bounds__(THREADS_MANY, 1) 
 		if (threadIdx.x == 0)
 			await_inner(a);
 		__syncthreads();
-		fold_inner(a, in, p.table);
+		inner_operands(a, in, p.table);
 		__syncthreads();
-		add_adapters(acc, a, in, b, u, p.at);
+		add_adapters(acc, a, in, b, u, (const char *)p.table);
 	} else {
 		__syncthreads(); /* all codes have been read */
 	}
