@@ -292,8 +292,8 @@ SM90_MMA_SS(128, SM90_R0 ", " SM90_R1 ", " SM90_R2 ", " SM90_R3 ", " SM90_R4 ", 
 SM90_MMA_SS(192, SM90_R0 ", " SM90_R1 ", " SM90_R2 ", " SM90_R3 ", " SM90_R4 ", " SM90_R5 ", " SM90_R6 ", " SM90_R7 ", " SM90_R8 ", " SM90_R9 ", " SM90_R10 ", " SM90_R11, SM90_D96, "96", "97", "98", "99", "100")
 SM90_MMA_SS(256, SM90_R0 ", " SM90_R1 ", " SM90_R2 ", " SM90_R3 ", " SM90_R4 ", " SM90_R5 ", " SM90_R6 ", " SM90_R7 ", " SM90_R8 ", " SM90_R9 ", " SM90_R10 ", " SM90_R11 ", " SM90_R12 ", " SM90_R13 ", " SM90_R14 ", " SM90_R15, SM90_D128, "128", "129", "130", "131", "132")
 
-/* The same with a in registers, and the rows of b inner. */
-static __device__ __forceinline__ void mma_rs(float (&d)[32], const uint32_t *a, uint64_t b, int add)
+/* The same with a in registers, and the rows of b inner, or its columns with TB 0. */
+template <int TB = 1> static __device__ __forceinline__ void mma_rs(float (&d)[32], const uint32_t *a, uint64_t b, int add)
 {
 	asm volatile("{\n"
 	             ".reg .pred p;\n"
@@ -301,10 +301,10 @@ static __device__ __forceinline__ void mma_rs(float (&d)[32], const uint32_t *a,
 	             "wgmma.mma_async.sync.aligned.m64n64k16.f32." ACT_PTX "." ACT_PTX " {"
 	             "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
 	             "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-	             "{%32, %33, %34, %35}, %36, p, 1, 1, 1;\n"
+	             "{%32, %33, %34, %35}, %36, p, 1, 1, %38;\n"
 	             "}"
 	             : SM90_D32(d, 0)
-	             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
+	             : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(TB));
 }
 
 static __device__ __forceinline__ void mma_rs(float (&d)[64], const uint32_t *a, uint64_t b, int add)
