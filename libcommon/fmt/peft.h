@@ -1,5 +1,6 @@
 /* PEFT LoRA adapters: adapter_config.json and adapter_model.safetensors
- * (base_model.model.PATH.lora_A.weight (r, in), lora_B.weight (out, r)). */
+ * (base_model.model.PATH.lora_A.weight (r, in), lora_B.weight (out, r), of DoRA
+ * lora_magnitude_vector (out)). */
 #ifndef LP_FMT_PEFT_H
 #define LP_FMT_PEFT_H
 
@@ -9,6 +10,7 @@ struct peft_module {
 	const char *path;       /* "model.layers.0.self_attn.q_proj" */
 	const struct tensor *a; /* (r, in) */
 	const struct tensor *b; /* (out, r) */
+	const struct tensor *m; /* (out) with use_dora, else NULL */
 	double scale;           /* alpha / r, or alpha / sqrt(r) */
 	int64_t r;
 };
@@ -46,7 +48,7 @@ struct peft_write {
 	const char *base_name, *base_id; /* base_id may be NULL */
 	int64_t r;
 	double alpha, dropout;
-	bool rslora;
+	bool rslora, dora;
 	const char *const *targets; /* "q_proj", ..., or whole paths */
 	size_t n_targets;
 	const int64_t *layers;      /* that have them; NULL: all */

@@ -78,8 +78,12 @@ static struct costs costs_of(const struct engine *g)
 
 	for (int k = 0; k < GRP_N; k++)
 		all += group_elements(g, k);
-	again = all - group_elements(g, GRP_DOWN);
+	again = all - (engine_dora_keeps(g, GRP_DOWN) ? 0 : group_elements(g, GRP_DOWN));
 	moved(m, &fwd, &bwd, &down, &lean);
+	if (g->lora && g->lora->dora) { /* the columns' factors */
+		fwd += 6 * (double)m->hidden;
+		bwd += 6 * (double)m->hidden + 5 * (double)group_out(m, GRP_QKV);
+	}
 	engine_lean_rows(g, row);
 	for (int i = 0; i < LEAN_PARTS; i++)
 		bytes += row[i];
@@ -173,8 +177,14 @@ double engine_seconds(const struct engine *g)
 /* Operations of a layer, forward and backward: 106 were recorded for 8B and for 70B, the copies of what travels and the layer's share
  * of the loss among them. The same for every plan: one that keeps less never needs more for it. */
 #define LAYER_LAUNCHES 115
+/* What DoRA adds: factors, sums and their folds; and with dropout the products of each projection. */
+#define DORA_LAUNCHES 16
+#define DORA_MASKED_LAUNCHES 72
 
 uint64_t engine_recording_bytes(const struct engine *g)
 {
-	return g->shape.train ? (uint64_t)(g->w.desc.layers * LAYER_LAUNCHES) * g->dev->launch_bytes : 0;
+	bool dora = g->lora && g->lora->dora;
+	int64_t launches = LAYER_LAUNCHES + (dora ? DORA_LAUNCHES : 0) + (dora && g->lora->dropout > 0 ? DORA_MASKED_LAUNCHES : 0);
+
+	return g->shape.train ? (uint64_t)(g->w.desc.layers * launches) * g->dev->launch_bytes : 0;
 }

@@ -3,7 +3,7 @@
 
 int64_t engine_decode_rows(const struct engine *g)
 {
-	int64_t rows = g->shape.decode;
+	int64_t rows = g->lora && g->lora->dora ? 0 : g->shape.decode; /* its products know no magnitudes */
 
 	return rows <= g->dev->few && rows <= g->chunk ? rows : 0;
 }

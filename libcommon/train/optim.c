@@ -109,7 +109,7 @@ static const struct lora_tensor *tensor_at(const struct optim *o, const struct l
 
 static bool is_b(const struct optim *o, const struct lora *l, int64_t i)
 {
-	return o->b_rate > 0 && i >= l->n_tensors / 2;
+	return o->b_rate > 0 && i >= l->n_a;
 }
 
 /* The one behind p; n is 0 where p was the last. */

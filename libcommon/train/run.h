@@ -30,7 +30,7 @@ struct train_config {
 	int64_t rank;
 	double alpha, dropout;
 	double neftune;                    /* alpha of the noise on embeddings, 0: none */
-	bool rslora;
+	bool rslora, dora;
 	const char *targets, *layers;      /* lora_choose */
 	int64_t batch, accumulate, max_steps, max_len;
 	double epochs, lr, warmup_ratio, decay_ratio, max_grad_norm;

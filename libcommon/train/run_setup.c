@@ -30,7 +30,7 @@ static int prepare_adapter(struct run *r, struct err *e)
 	struct peft p;
 
 	if (!c->adapter) {
-		r->lora = (struct lora){ .rank = c->rank, .alpha = c->alpha, .dropout = c->dropout, .rslora = c->rslora };
+		r->lora = (struct lora){ .rank = c->rank, .alpha = c->alpha, .dropout = c->dropout, .rslora = c->rslora, .dora = c->dora };
 		if (lora_choose(&r->lora, &r->desc, c->targets, c->layers, e) < 0)
 			return -1;
 		lora_init(&r->lora, &r->desc);
@@ -44,6 +44,8 @@ static int prepare_adapter(struct run *r, struct err *e)
 	}
 	r->lora.dropout = c->dropout;
 	peft_release(&p);
+	if (c->dora && !r->lora.dora)
+		return err_set(e, LP_USAGE, "'%s' is a LoRA adapter without magnitudes; leave --dora out, or start anew", c->adapter);
 	return 0;
 }
 
@@ -149,6 +151,8 @@ static int load_adapter(struct run *r, struct err *e)
 
 	if (!r->c->adapter) {
 		lora_start(&r->lora, &r->dev, r->c->seed);
+		if (r->lora.dora)
+			engine_start_magnitudes(&r->g);
 		return 0;
 	}
 	if (peft_open(&p, r->c->adapter, e) < 0)
