@@ -10,9 +10,9 @@ struct peft_module {
 	const char *path;       /* "model.layers.0.self_attn.q_proj" */
 	const struct tensor *a; /* (r, in) */
 	const struct tensor *b; /* (out, r) */
-	const struct tensor *m; /* (out) with use_dora, else NULL */
 	double scale;           /* alpha / r, or alpha / sqrt(r) */
 	int64_t r;
+	const struct tensor *m; /* magnitudes (out) with use_dora, else NULL */
 };
 struct peft {
 	struct st_file file;

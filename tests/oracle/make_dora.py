@@ -142,6 +142,36 @@ def run(tree, c, t, init, g, dtype):
     return out
 
 
+def first_step(tree, c, t, init, g, dtype, scale):
+    """Losses of the first step's tokens and the gradient of their mean, all of it in dtype but the losses."""
+    m = build(tree, c, dtype)
+    start(m, init, g)
+    nll = []
+    for r in range(BATCH):
+        Keyed.now.update(record=int(t["seq_record"][r]), seed=seed_of_step(0))
+        case = rows_of(t, [r])
+        ids = case["input_ids"].long()
+        logits = m(input_ids=ids[None], use_cache=False).logits[0]
+        each = torch.nn.functional.cross_entropy(logits[:-1].to(torch.float64), ids[1:], reduction="none")
+        nll.append(each[case["loss_mask"][1:].bool()])
+    nll = torch.cat(nll)
+    (nll.mean() * scale).backward()
+    return nll.detach(), {n: p.grad.double() / scale for n, p in lora_params(m)}
+
+
+def sixteen(tree, c, t, init, g, meta, case):
+    """How far PyTorch in 16 bits lies from the truth in the first step, as make_16bit.py has it."""
+    nll, grads = first_step(tree, c, t, init, g, torch.float64, 1)
+    for kind, dtype, scale in (("bf16", torch.bfloat16, 1), ("fp16", torch.float16, 4096)):
+        nll16, grads16 = first_step(tree, c, t, init, g, dtype, scale)
+        d = {n: (grads16[n] - x).pow(2).sum().item() for n, x in grads.items()}
+        size = {n: x.pow(2).sum().item() for n, x in grads.items()}
+        meta[f"{case}.{kind}_nll"] = f"{(nll16 - nll).abs().max().item():.3e}"
+        meta[f"{case}.{kind}_loss"] = f"{abs((nll16.mean() - nll.mean()).item()):.3e}"
+        meta[f"{case}.{kind}_grad"] = f"{(sum(d.values()) / sum(size.values())) ** 0.5:.3e}"
+        meta[f"{case}.{kind}_grad_worst"] = f"{max((d[n] / size[n]) ** 0.5 for n in d):.3e}"
+
+
 def tokens(g):
     n = sum(LENS)
     start = torch.tensor([0, *np.cumsum(LENS)], dtype=torch.int64)
@@ -169,7 +199,8 @@ def main():
             meta[f"{case}.{k}"] = int(v) if isinstance(v, bool) else v
         for k, v in {**truth, **{"init." + n: v for n, v in init.items()}}.items():
             out[f"{case}.{short(k)}"] = v.contiguous()
-        print(case, {k: v for k, v in meta.items() if k.startswith(case + ".fp32")}, truth["loss"].tolist(), truth["grad_norm"].tolist(), flush=True)
+        sixteen(tree, c, t, init, g, meta, case)
+        print(case, {k: v for k, v in meta.items() if k.startswith((case + ".fp32", case + ".bf16", case + ".fp16"))}, truth["loss"].tolist(), truth["grad_norm"].tolist(), flush=True)
     save_file(out, os.path.join(dest, "dora.safetensors"), metadata={k: str(v) for k, v in meta.items()})
     save_file(t, os.path.join(dest, "dora.tokens.safetensors"), metadata={"vocab_size": "71", "packing": "none", "max_len": "40"})
 

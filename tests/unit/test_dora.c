@@ -1,6 +1,7 @@
 /* Ten steps of DoRA against PyTorch + PEFT in fp64 (make_dora.py): several families, with biases, grouped queries, an NF4 base, dropout,
  * LoRA+, some projections alone. Loss, gradients, their norm and where the adapter ends differ from that truth by no more than twice what
- * PyTorch in fp32 does. And that neither the plan nor the number of threads changes a bit. */
+ * PyTorch in fp32 does; on a device of 16 bits (LP_DEVICE) the first step by no more than twice what PyTorch in that type does. And that neither
+ * the plan nor the number of threads changes a bit. */
 #include <check.h>
 #include <math.h>
 #include <stdio.h>
@@ -66,11 +67,16 @@ static const void *data(int i, const char *what, const char *name)
 	return t->data;
 }
 
+static const char *device(void)
+{
+	return getenv("LP_DEVICE") ? getenv("LP_DEVICE") : "cpu";
+}
+
 static struct train_config config(int i)
 {
 	static const char *const streams[] = { DIR "dora.tokens.safetensors" };
 	static char model[CASES][64];
-	struct train_config c = { .model = model[i], .streams = streams, .n_streams = 1, .device = "cpu", .threads = 1, .dora = true, .accumulate = 1, .batch = 2,
+	struct train_config c = { .model = model[i], .streams = streams, .n_streams = 1, .device = device(), .compute = getenv("LP_COMPUTE"), .threads = 1, .dora = true, .accumulate = 1, .batch = 2,
 		                  .max_steps = STEPS, .schedule = SCHEDULE_WSD, .decay_shape = SHAPE_SQRT,
 		                  .optim = { .kind = OPTIM_ADAMW, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8 } };
 
@@ -101,7 +107,7 @@ static void start(struct run *r, const struct train_config *c, int i)
 		const struct lora_tensor *t = &r->lora.tensors[k];
 
 		if (t->on)
-			memcpy(r->lora.params + t->offset, data(i, "init.", t->name), (size_t)t->n * sizeof(float));
+			device_upload(&r->dev, r->lora.params + t->offset, data(i, "init.", t->name), (uint64_t)t->n * sizeof(float));
 	}
 }
 
@@ -151,7 +157,7 @@ START_TEST(test_ten_steps)
 	struct run r;
 
 	start(&r, &c, _i);
-	for (int64_t s = 0; s < STEPS; s++) {
+	for (int64_t s = 0; s < STEPS && r.dev.act == DT_F32; s++) {
 		char what[16];
 
 		step(&r, &c, s, &res);
@@ -161,9 +167,67 @@ START_TEST(test_ten_steps)
 		if (s == 0 || s == STEPS - 1)
 			check_values(_i, &r.lora, r.lora.grads, what, 2 * number(_i, "fp32_grad."));
 	}
+	if (r.dev.act != DT_F32) {
+		run_release(&r);
+		return;
+	}
 	ck_assert_double_le(away(loss, data(_i, "loss", ""), STEPS), 2 * number(_i, "fp32_loss"));
 	ck_assert_double_le(away(norm, data(_i, "grad_norm", ""), STEPS), 2 * number(_i, "fp32_grad_norm"));
 	check_values(_i, &r.lora, r.lora.params, "final.", 2 * number(_i, "fp32_final."));
+	run_release(&r);
+}
+END_TEST
+
+static double of_type(const struct run *r, int i, const char *what)
+{
+	char name[32];
+
+	snprintf(name, sizeof(name), "%s_%s", r->dev.act == DT_F16 ? "fp16" : "bf16", what);
+	return number(i, name);
+}
+
+static void check_first(const struct run *r, int i, double loss, const float *grads, double scale)
+{
+	double off = 0, size = 0, worst = 0, mean = fabs(loss - ((const double *)data(i, "loss", ""))[0]);
+	double at_most = fmax(of_type(r, i, "loss"), of_type(r, i, "nll") / sqrt((double)(r->targets_seen ? r->targets_seen : 1)));
+
+	for (int64_t k = 0; k < r->lora.n_tensors; k++) {
+		const struct lora_tensor *t = &r->lora.tensors[k];
+		const double *want = t->on ? data(i, "grad.0.", t->name) : NULL;
+		double d = 0, n = 0;
+
+		for (int64_t j = 0; t->on && j < t->n; j++) {
+			double x = (double)grads[t->offset + j] / scale - want[j];
+
+			d += x * x;
+			n += want[j] * want[j];
+		}
+		off += d;
+		size += n;
+		worst = t->on ? fmax(worst, sqrt(d / n)) : worst;
+	}
+	printf("%s: loss off by %.2e (PyTorch %.2e), gradients by %.2e (%.2e), worst tensor %.2e (%.2e)\n", cases[i].name, mean, of_type(r, i, "loss"), sqrt(off / size),
+	       of_type(r, i, "grad"), worst, of_type(r, i, "grad_worst"));
+	ck_assert_double_le(mean, 2 * at_most);
+	ck_assert_double_le(sqrt(off / size), 2 * of_type(r, i, "grad"));
+	ck_assert_double_le(worst, 2 * of_type(r, i, "grad_worst"));
+}
+
+START_TEST(test_first_step)
+{
+	struct train_config c = config(_i);
+	struct step_result res;
+	struct run r;
+	float *grads;
+
+	c.loss_scale = getenv("LP_COMPUTE") && strcmp(getenv("LP_COMPUTE"), "fp16") == 0 ? 4096 : 0;
+	start(&r, &c, _i);
+	step(&r, &c, 0, &res);
+	r.targets_seen = res.targets;
+	grads = xcalloc((size_t)r.lora.n_params, sizeof(*grads));
+	device_download(&r.dev, grads, r.lora.grads, (uint64_t)r.lora.n_params * sizeof(*grads));
+	check_first(&r, _i, res.loss, grads, c.loss_scale > 0 ? c.loss_scale : 1);
+	free(grads);
 	run_release(&r);
 }
 END_TEST
@@ -180,8 +244,8 @@ static float *two_steps(const struct train_config *c, int i, int64_t *n)
 	step(&r, c, 1, &res);
 	*n = 2 * r.lora.n_params;
 	x = xcalloc((size_t)*n, sizeof(*x));
-	memcpy(x, r.lora.grads, (size_t)r.lora.n_params * sizeof(*x));
-	memcpy(x + r.lora.n_params, r.lora.params, (size_t)r.lora.n_params * sizeof(*x));
+	device_download(&r.dev, x, r.lora.grads, (uint64_t)r.lora.n_params * sizeof(*x));
+	device_download(&r.dev, x + r.lora.n_params, r.lora.params, (uint64_t)r.lora.n_params * sizeof(*x));
 	run_release(&r);
 	return x;
 }
@@ -196,7 +260,7 @@ static uint64_t plan_bytes(struct train_config c, uint64_t budget)
 	c.memory = budget;
 	if (run_prepare(&r, &c, true, &e) < 0)
 		ck_assert_int_eq(e.code, LP_DEVICE);
-	n = engine_bytes(&r.g);
+	n = engine_bytes(&r.g) + r.dev.overhead;
 	run_release(&r);
 	return n;
 }
@@ -236,7 +300,7 @@ START_TEST(test_start)
 	must(run_prepare(&r, &c, true, &e) == 0 && run_load(&r, &e) == 0, &e);
 	must(run_prepare(&b, &base, true, &e) == 0 && run_load(&b, &e) == 0, &e);
 	must(run_evaluate(&r, &r.train, &loss, &e) == 0 && run_evaluate(&b, &b.train, &want, &e) == 0, &e);
-	ck_assert_double_eq_tol(loss, want, 1e-6 * want);
+	ck_assert_double_eq_tol(loss, want, (r.dev.act == DT_F32 ? 1e-6 : 2e-2) * want); /* a type of 16 bits rounds the products before their factors */
 	run_release(&r);
 	run_release(&b);
 }
@@ -252,6 +316,7 @@ int main(void)
 	tcase_set_timeout(t, 120);
 	tcase_add_checked_fixture(t, open_gold, close_gold);
 	tcase_add_loop_test(t, test_ten_steps, 0, CASES);
+	tcase_add_loop_test(t, test_first_step, 0, CASES);
 	tcase_add_loop_test(t, test_plan_changes_no_bit, 0, CASES);
 	tcase_add_loop_test(t, test_start, 0, CASES);
 	suite_add_tcase(s, t);
