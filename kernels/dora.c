@@ -41,13 +41,13 @@ static double length_squared(const struct kn_dora_factors *a, int64_t i, int j)
 
 void kn_dora_factors_cpu(struct device *d, const struct kn_dora_factors *a)
 {
-	(void)d;
 	for (int64_t i = 0; i < a->out; i++) {
 		a->factor[i] = 1;
 		a->per[i] = 0;
 	}
 	for (int j = 0; j < a->n; j++)
-		for (int64_t i = 0; a->m[j] && i < a->rows[j]; i++) {
+#pragma omp parallel for num_threads(d->threads) if (a->rows[j] * a->rank * a->rank > 4096)
+		for (int64_t i = 0; i < (a->m[j] ? a->rows[j] : 0); i++) {
 			double s = length_squared(a, a->row[j] + i, j), n = s > 0 ? 1 / sqrt(s) : 0;
 
 			a->factor[a->row[j] + i] = (float)((double)a->m[j][i] * n);
