@@ -166,6 +166,12 @@ static __device__ __forceinline__ void finish_many(const struct skinny &a, const
 			y = load8(a.add + n * a.ldy + row);
 		}
 #pragma unroll
+		for (int k = 0; k < 8 && a.factor; k++) {
+			v[k] = scaled(a, row + k, v[k]);
+			if (a.f)
+				u[k] = scaled(a, row + a.f + k, u[k]);
+		}
+#pragma unroll
 		for (int k = 0; k < 8; k++)
 			y.v[k] = a.f ? gated(v[k], u[k]) : v[k] + (a.bias ? a.bias[row + k] : 0) + (a.add ? y.v[k] : 0);
 		store8(a.y + n * a.ldy + row, y);
