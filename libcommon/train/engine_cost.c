@@ -73,6 +73,7 @@ static struct costs costs_of(const struct engine *g)
 	const struct device *d = g->dev;
 	double t = (double)g->shape.max_tokens, act = (double)dtype_bytes(d->act), flops = d->flops * (g->w.fp8 ? 1.7 : 1), all = 0, again, fwd, bwd, down, lean, attn;
 	double make = (double)(g->w.nf4 ? 0.53 : dtype_bytes(g->w.dtype)) + act; /* read and written for an element of dense weights */
+	double products = g->lora && g->lora->dora && g->lora->dropout > 0 ? 4 : 2; /* DoRA's masked inputs have products of their own */
 	uint64_t row[LEAN_PARTS], bytes = 0;
 	struct costs c;
 
@@ -88,9 +89,9 @@ static struct costs costs_of(const struct engine *g)
 	for (int i = 0; i < LEAN_PARTS; i++)
 		bytes += row[i];
 	attn = 2 * t * (double)(g->shape.max_seq * m->heads * m->head_dim) / d->flops;
-	c.fwd = 2 * t * all / flops + attn / ATTN_FWD + t * act * fwd / d->memory_rate;
-	c.again = 2 * t * again / flops + attn / ATTN_FWD + t * act * fwd / d->memory_rate;
-	c.bwd = 2 * t * all / flops + 2.5 * attn / ATTN_BWD + t * act * bwd / d->memory_rate;
+	c.fwd = products * t * all / flops + attn / ATTN_FWD + t * act * fwd / d->memory_rate;
+	c.again = products * t * again / flops + attn / ATTN_FWD + t * act * fwd / d->memory_rate;
+	c.bwd = products * t * all / flops + 2.5 * attn / ATTN_BWD + t * act * bwd / d->memory_rate;
 	c.lean = t * act * lean / d->memory_rate;
 	c.dense = g->w.dense || g->w.fp8 ? 0 : make * all / d->memory_rate;
 	c.dense_again = g->w.dense || g->w.fp8 ? 0 : make * again / d->memory_rate;
@@ -179,7 +180,7 @@ double engine_seconds(const struct engine *g)
 #define LAYER_LAUNCHES 115
 /* What DoRA adds: factors, sums and their folds; and with dropout the products of each projection. */
 #define DORA_LAUNCHES 16
-#define DORA_MASKED_LAUNCHES 72
+#define DORA_MASKED_LAUNCHES 110
 
 uint64_t engine_recording_bytes(const struct engine *g)
 {

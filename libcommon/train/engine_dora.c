@@ -83,8 +83,8 @@ static void group_factors(struct engine *g, int64_t layer, enum linear_group grp
 	struct edges at;
 	const void *dense = engine_dense(g, layer, grp, &at);
 
-	d->k.gemm(d, false, true, w->out, inner, w->in, 1, dense, w->ld, at.lower, at.ld_lower, 0, NULL, wa, inner, true);
-	d->k.gemm(d, false, true, inner, inner, w->in, 1, at.lower, at.ld_lower, at.lower, at.ld_lower, 0, NULL, aa, inner, true);
+	/* A lies below W: one product is both */
+	d->k.gemm(d, false, true, w->out + inner, inner, w->in, 1, dense, w->ld, at.lower, at.ld_lower, 0, NULL, wa, inner, true);
 	a.b = at.right;
 	a.ldb = at.ld_right;
 	for (int j = 0; j < p.n; j++) {
