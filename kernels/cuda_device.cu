@@ -336,6 +336,7 @@ static const struct kn_ops cuda_ops(void)
 	k.gemm = kn_gemm_cuda;
 	k.embed_fwd = kn_embed_fwd_cuda;
 	k.embed_host = kn_embed_host_cuda;
+	k.embed_bwd = kn_embed_bwd_cuda;
 	k.rmsnorm_fwd = kn_rmsnorm_fwd_cuda;
 	k.rmsnorm_bwd = kn_rmsnorm_bwd_cuda;
 	k.rope = kn_rope_cuda;
@@ -347,6 +348,7 @@ static const struct kn_ops cuda_ops(void)
 	k.swiglu_bwd = kn_swiglu_bwd_cuda;
 	k.xent_segment = kn_xent_segment_cuda;
 	k.xent_end = kn_xent_end_cuda;
+	k.xent_whole = kn_xent_whole_cuda;
 	k.dropout = kn_dropout_cuda;
 	k.bias_add = kn_bias_add_cuda;
 	k.gather_rows = kn_gather_rows_cuda;
@@ -355,6 +357,8 @@ static const struct kn_ops cuda_ops(void)
 	k.to_host = kn_to_host_cuda;
 	k.sum_squares = kn_sum_squares_cuda;
 	k.sum = kn_sum_cuda;
+	k.add_squares = kn_add_squares_cuda;
+	k.col_sums = kn_col_sums_cuda;
 	k.adam = kn_adam_cuda;
 	k.nf4_quant = kn_nf4_quant_cuda;
 	k.nf4_dequant = kn_nf4_dequant_cuda;

@@ -71,6 +71,7 @@ struct kn_ops {
 	kn_gemm_fn *gemm;
 	kn_embed_fwd_fn *embed_fwd;
 	kn_embed_host_fn *embed_host;
+	kn_embed_bwd_fn *embed_bwd;
 	kn_rmsnorm_fwd_fn *rmsnorm_fwd;
 	kn_rmsnorm_bwd_fn *rmsnorm_bwd;
 	kn_rope_fn *rope;
@@ -84,6 +85,7 @@ struct kn_ops {
 	kn_swiglu_bwd_fn *swiglu_bwd;
 	kn_xent_segment_fn *xent_segment;
 	kn_xent_end_fn *xent_end;
+	kn_xent_whole_fn *xent_whole;
 	kn_dropout_fn *dropout;
 	kn_bias_add_fn *bias_add;
 	kn_gather_rows_fn *gather_rows;
@@ -92,6 +94,8 @@ struct kn_ops {
 	kn_to_host_fn *to_host;
 	kn_sum_squares_fn *sum_squares;
 	kn_sum_fn *sum;
+	kn_add_squares_fn *add_squares;
+	kn_col_sums_fn *col_sums;
 	kn_adam_fn *adam;
 	kn_nf4_quant_fn *nf4_quant;
 	kn_nf4_dequant_fn *nf4_dequant;

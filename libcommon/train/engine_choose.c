@@ -198,6 +198,12 @@ static bool fits_with_streams(struct engine *g, struct choice *c)
 	return fits(g, *c);
 }
 
+/* Whether embedding and head may wait in host memory: not where they are trained. */
+static bool tables_travel(const struct engine *g)
+{
+	return !engine_trains(g, TRAIN_EMBED | TRAIN_HEAD);
+}
+
 /* The optimiser's states, as few segments of the head as do, or both: what the step waits least for. When nothing fits, *c is the
  * smallest plan. */
 static void send_least(struct engine *g, struct choice *c)
@@ -205,10 +211,11 @@ static void send_least(struct engine *g, struct choice *c)
 	struct choice try = *c, best = *c;
 	uint64_t least = UINT64_MAX;
 	int kinds = g->lora && g->shape.optim ? 2 : 1;
+	int64_t most = tables_travel(g) ? segments(g) : 0;
 
 	for (int k = 0; k < kinds; k++) {
 		try.optim_away = k;
-		for (try.head_away = 0; try.head_away < segments(g) && !fits_with_streams(g, &try);)
+		for (try.head_away = 0; try.head_away < most && !fits_with_streams(g, &try);)
 			try.head_away++;
 		if (fits_with_streams(g, &try) && waits_for(g, &try) < least) {
 			least = waits_for(g, &try);
@@ -259,11 +266,11 @@ int engine_choose(struct engine *g, struct err *e)
 		consider_sets(g, (struct choice){ 0 }, 2, sets, false, &best);
 		consider_sets(g, (struct choice){ 0 }, 1, sets, true, &best);
 	}
-	if (host && best.seconds == 0)
+	if (host && best.seconds == 0 && tables_travel(g))
 		consider_sets(g, (struct choice){ .host_embed = !g->w.desc.tied }, 1, sets, true, &best);
 	if (best.seconds == 0) {
 		least.lean = !least.pieced;
-		least.host_embed = host && !g->w.desc.tied;
+		least.host_embed = host && !g->w.desc.tied && tables_travel(g);
 		if (host)
 			send_least(g, &least);
 		consider(g, least, host, &best);

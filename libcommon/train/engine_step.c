@@ -11,6 +11,8 @@ void engine_begin(struct engine *g)
 	device_zero(g->dev, g->sums, 2 * sizeof(*g->sums));
 	if (g->lora && g->lora->grads)
 		device_zero(g->dev, g->lora->grads, (uint64_t)g->lora->n_params * sizeof(float));
+	if (g->shape.base)
+		device_zero(g->dev, g->shape.base->grads, (uint64_t)g->shape.base->n_grads * sizeof(float));
 }
 
 void engine_resume(struct engine *g)
@@ -150,7 +152,13 @@ int64_t engine_squares_b(const struct engine *g, int64_t layer, enum linear_grou
 
 void engine_squares(struct engine *g)
 {
+	const struct trained *t = g->shape.base;
+
 	g->dev->k.sum(g->dev, g->squares, engine_squares_a(g, g->w.desc.layers, 0), g->sums + 1);
+	if (!t)
+		return;
+	g->dev->k.add_squares(g->dev, t->grads_once, g->dev->act, t->n_once, g->sums + 1);
+	g->dev->k.add_squares(g->dev, t->grads, DT_F32, t->n_grads, g->sums + 1);
 }
 
 void engine_sums_send(struct engine *g, int turn)

@@ -16,29 +16,79 @@ int optim_parse(const char *name, enum optim_kind *k, struct err *e)
 	return 0;
 }
 
-static bool is_8bit(const struct optim *o, const struct lora_tensor *t)
-{
-	return o->kind == OPTIM_ADAMW8 && t->n >= ADAM8_MIN;
-}
-
 static int64_t blocks(int64_t n)
 {
 	return (n + ADAM8_BLOCK - 1) / ADAM8_BLOCK;
 }
 
+/* --- what is updated: the adapter's tensors, then the base's --- */
+
+struct part {
+	int64_t n;
+	enum optim_rule rule;
+	bool eight, halves, g_act;
+	char *p;       /* where it is, and its gradient; not known while planning */
+	const char *g;
+};
+
+static int64_t base_tensors(const struct optim *o)
+{
+	return o->base ? o->base->n_tensors : 0;
+}
+
+static struct part adapter_part(const struct optim *o, const struct lora *l, int64_t i)
+{
+	const struct lora_tensor *t = &l->tensors[o->b_rate > 0 ? l->by_matrix[i] : i];
+	struct part p = { .n = t->n, .rule = o->b_rate > 0 && i >= l->n_tensors / 2 ? RULE_B : RULE_A };
+
+	if (l->params && l->grads) {
+		p.p = (char *)(l->params + t->offset);
+		p.g = (const char *)(l->grads + t->offset);
+	}
+	return p;
+}
+
+static struct part base_part(const struct trained *b, int64_t i)
+{
+	const struct trained_tensor *t = &b->tensors[i];
+	struct part p = { .n = t->n, .rule = i >= b->vectors ? RULE_VECTOR : RULE_A, .halves = t->halves, .g_act = t->g_once && b->act != DT_F32, .p = t->p };
+
+	p.g = t->p ? trained_grad(b, i) : NULL;
+	return p;
+}
+
+static struct part part_at(const struct optim *o, const struct lora *l, int64_t i)
+{
+	struct part p = i < l->n_tensors ? adapter_part(o, l, i) : base_part(o->base, i - l->n_tensors);
+
+	p.eight = o->kind == OPTIM_ADAMW8 && p.n >= ADAM8_MIN;
+	return p;
+}
+
+static int64_t parts(const struct optim *o, const struct lora *l)
+{
+	return l->n_tensors + base_tensors(o);
+}
+
 void optim_sizes(const struct optim *o, const struct lora *l, int64_t *n32, int64_t *n8, int64_t *n_blocks)
 {
 	*n32 = *n8 = *n_blocks = 0;
-	for (int64_t i = 0; i < l->n_tensors; i++) {
-		const struct lora_tensor *t = &l->tensors[i];
+	for (int64_t i = 0; i < parts(o, l); i++) {
+		struct part p = part_at(o, l, i);
 
-		if (is_8bit(o, t)) {
-			*n8 += t->n;
-			*n_blocks += blocks(t->n);
-		} else {
-			*n32 += t->n;
-		}
+		*n8 += p.eight ? p.n : 0;
+		*n_blocks += p.eight ? blocks(p.n) : 0;
+		*n32 += p.eight ? 0 : p.n;
 	}
+}
+
+int64_t optim_rests(const struct optim *o)
+{
+	int64_t n = 0;
+
+	for (int64_t i = 0; i < base_tensors(o); i++)
+		n += o->base->tensors[i].halves ? o->base->tensors[i].n : 0;
+	return n;
 }
 
 uint64_t optim_bytes(const struct optim *o, const struct lora *l)
@@ -46,7 +96,32 @@ uint64_t optim_bytes(const struct optim *o, const struct lora *l)
 	int64_t n32, n8, nb;
 
 	optim_sizes(o, l, &n32, &n8, &nb);
-	return (uint64_t)(n32 + nb) * 2 * sizeof(float) + (uint64_t)n8 * 2;
+	return (uint64_t)(n32 + nb) * 2 * sizeof(float) + (uint64_t)n8 * 2 + (uint64_t)optim_rests(o) * sizeof(int16_t);
+}
+
+/* --- segments, and pieces of them --- */
+
+#define PIECE (4 << 20) /* bytes: 80 us on the way, and a buffer that other work has room for */
+#define CUT (1 << 18)   /* elements of a segment at most, where states are away; whole blocks */
+
+/* What is left of a tensor from an element on, or as much of it as a segment has. */
+static int64_t cut(const struct optim *o, const struct part *p, int64_t from)
+{
+	int64_t most = o->piece && o->piece < PIECE ? 4 * ADAM8_BLOCK : CUT;
+
+	return o->away && p->n - from > most ? most : p->n - from;
+}
+
+static int64_t count_segments(const struct optim *o, const struct lora *l)
+{
+	int64_t n = 0;
+
+	for (int64_t i = 0; i < parts(o, l); i++) {
+		struct part p = part_at(o, l, i);
+
+		n += (p.n + cut(o, &p, 0) - 1) / cut(o, &p, 0);
+	}
+	return n;
 }
 
 void optim_layout(struct optim *o, const struct lora *l, struct layout *to, struct layout *host)
@@ -62,12 +137,10 @@ void optim_layout(struct optim *o, const struct lora *l, struct layout *to, stru
 	o->v8 = layout_array(states, "optimiser", n8, 1);
 	o->m_max = layout_array(states, "optimiser", nb, sizeof(float));
 	o->v_max = layout_array(states, "optimiser", nb, sizeof(float));
-	o->segs_dev = layout_array(to, "optimiser", l->n_tensors, sizeof(*o->segs_dev));
+	o->rest = layout_array(states, "optimiser", optim_rests(o), sizeof(*o->rest));
+	o->n_segs = count_segments(o, l);
+	o->segs_dev = layout_array(to, "optimiser", o->n_segs, sizeof(*o->segs_dev));
 }
-
-/* --- pieces --- */
-
-#define PIECE (4 << 20) /* bytes: 80 us on the way, and a buffer that other work has room for */
 
 /* A piece's arrays at base; returns what they take. */
 static uint64_t place(const struct optim_piece *p, char *base, struct kn_adam_arrays *x)
@@ -80,6 +153,7 @@ static uint64_t place(const struct optim_piece *p, char *base, struct kn_adam_ar
 	x->v8 = layout_array(&l, "v8", p->n8, 1);
 	x->m_max = layout_array(&l, "m_max", p->n_max, sizeof(float));
 	x->v_max = layout_array(&l, "v_max", p->n_max, sizeof(float));
+	x->rest = layout_array(&l, "rest", p->n_rest, sizeof(*x->rest));
 	return l.used;
 }
 
@@ -90,41 +164,52 @@ static uint64_t bytes_of(const struct optim_piece *p)
 	return place(p, NULL, &none);
 }
 
-static struct optim_piece with(const struct optim *o, struct optim_piece p, const struct lora_tensor *t)
+/* The segment behind a piece; false: there is none. */
+static bool segment(const struct optim *o, const struct lora *l, const struct optim_piece *p, struct part *t, int64_t *n)
 {
-	bool eight = is_8bit(o, t);
+	if (p->next >= parts(o, l))
+		return false;
+	*t = part_at(o, l, p->next);
+	*n = cut(o, t, p->next_from);
+	return true;
+}
 
+static struct optim_piece with(struct optim_piece p, const struct part *t, int64_t n)
+{
 	p.n++;
-	p.n32 += eight ? 0 : t->n;
-	p.n8 += eight ? t->n : 0;
-	p.n_max += eight ? blocks(t->n) : 0;
-	p.blocks += blocks(t->n);
+	p.n32 += t->eight ? 0 : n;
+	p.n8 += t->eight ? n : 0;
+	p.n_max += t->eight ? blocks(n) : 0;
+	p.n_rest += t->halves ? n : 0;
+	p.blocks += blocks(n);
+	p.next_from += n;
+	if (p.next_from == t->n) {
+		p.next++;
+		p.next_from = 0;
+	}
 	return p;
 }
 
-static const struct lora_tensor *tensor_at(const struct optim *o, const struct lora *l, int64_t i)
+static struct optim_piece none_behind(const struct optim_piece *p)
 {
-	return &l->tensors[o->b_rate > 0 ? l->by_matrix[i] : i];
-}
-
-static bool is_b(const struct optim *o, const struct lora *l, int64_t i)
-{
-	return o->b_rate > 0 && i >= l->n_tensors / 2;
+	return (struct optim_piece){ .first = p->first + p->n, .at32 = p->at32 + p->n32, .at8 = p->at8 + p->n8, .at_max = p->at_max + p->n_max,
+		                     .at_rest = p->at_rest + p->n_rest, .next = p->next, .next_from = p->next_from };
 }
 
 /* The one behind p; n is 0 where p was the last. */
 static struct optim_piece piece_after(const struct optim *o, const struct lora *l, const struct optim_piece *p)
 {
-	struct optim_piece next = { .first = p->first + p->n, .at32 = p->at32 + p->n32, .at8 = p->at8 + p->n8, .at_max = p->at_max + p->n_max };
+	struct optim_piece next = none_behind(p), more;
 	uint64_t most = o->piece ? o->piece : PIECE;
+	struct part t;
+	int64_t n;
 
-	next.b = is_b(o, l, next.first);
-	while (next.first + next.n < l->n_tensors && is_b(o, l, next.first + next.n) == next.b) {
-		struct optim_piece more = with(o, next, tensor_at(o, l, next.first + next.n));
-
-		if (o->away && next.n && bytes_of(&more) > most)
+	for (; segment(o, l, &next, &t, &n); next = more) {
+		if (next.n == 0)
+			next.rule = t.rule;
+		more = with(next, &t, n);
+		if (t.rule != next.rule || (o->away && next.n && bytes_of(&more) > most))
 			break;
-		next = more;
 	}
 	return next;
 }
@@ -139,17 +224,20 @@ uint64_t optim_ring_bytes(const struct optim *o, const struct lora *l)
 	return most;
 }
 
-/* The segments of a piece's tensors, whose states begin with the piece. */
-static void start_piece(struct optim *o, const struct lora *l, const struct optim_piece *p)
+/* The segments of a piece, which came behind `before`; their states begin with the piece. */
+static void start_piece(struct optim *o, const struct lora *l, const struct optim_piece *before, const struct optim_piece *p)
 {
-	struct optim_piece before = { .first = p->first };
+	struct optim_piece at = none_behind(before);
+	struct part t;
+	int64_t n;
 
-	for (int64_t i = p->first; i < p->first + p->n; i++) {
-		const struct lora_tensor *t = tensor_at(o, l, i);
-		bool eight = is_8bit(o, t);
+	for (int64_t i = p->first; i < p->first + p->n && segment(o, l, &at, &t, &n); i++) {
+		int64_t from = at.next_from;
 
-		o->segs[i] = (struct kn_adam_seg){ t->offset, t->n, eight ? before.n8 : before.n32, before.n_max, before.blocks, eight };
-		before = with(o, before, t);
+		o->segs[i] = (struct kn_adam_seg){ .p = t.p + from * (int64_t)(t.halves ? sizeof(uint16_t) : sizeof(float)),
+			.g = t.g + from * (int64_t)(t.g_act ? sizeof(uint16_t) : sizeof(float)), .n = n, .state = t.eight ? at.n8 : at.n32, .scale = at.n_max,
+			.rest = t.halves ? at.n_rest : -1, .block = at.blocks, .eight = t.eight, .g_act = t.g_act };
+		at = with(at, &t, n);
 	}
 }
 
@@ -164,18 +252,18 @@ static void clear_states(struct optim *o, const struct lora *l)
 	memset(o->v8, 0, (size_t)n8);
 	memset(o->m_max, 0, (size_t)nb * sizeof(*o->m_max));
 	memset(o->v_max, 0, (size_t)nb * sizeof(*o->v_max));
+	memset(o->rest, 0, (size_t)optim_rests(o) * sizeof(*o->rest));
 }
 
 void optim_start(struct optim *o, const struct lora *l, struct device *d)
 {
 	struct optim_piece none = { 0 }, p = piece_after(o, l, &none);
 
-	o->segs = xcalloc((size_t)l->n_tensors, sizeof(*o->segs));
-	o->pieces = xcalloc((size_t)l->n_tensors, sizeof(*o->pieces));
-	o->n_segs = l->n_tensors;
+	o->segs = xcalloc((size_t)o->n_segs + 1, sizeof(*o->segs));
+	o->pieces = xcalloc((size_t)o->n_segs + 1, sizeof(*o->pieces));
 	o->ring_bytes = o->away ? optim_ring_bytes(o, l) : 0;
 	for (o->n_pieces = 0; p.n; p = piece_after(o, l, &p)) {
-		start_piece(o, l, &p);
+		start_piece(o, l, o->n_pieces ? &o->pieces[o->n_pieces - 1] : &none, &p);
 		o->pieces[o->n_pieces++] = p;
 	}
 	device_upload(d, o->segs_dev, o->segs, (uint64_t)o->n_segs * sizeof(*o->segs));
@@ -191,13 +279,91 @@ void optim_release(struct optim *o)
 	o->pieces = NULL;
 }
 
+/* --- the base's weights as fp32 has them --- */
+
+enum { AT_ONCE = 1 << 22 }; /* elements: what the host holds of halves on their way */
+
+static void get_halves(struct device *d, const uint16_t *w, const int16_t *rest, int64_t n, float *host)
+{
+	uint16_t *a = xmalloc(AT_ONCE * sizeof(*a));
+	int16_t *b = xmalloc(AT_ONCE * sizeof(*b));
+
+	for (int64_t i = 0; i < n; i += AT_ONCE) {
+		int64_t k = n - i < AT_ONCE ? n - i : AT_ONCE;
+
+		device_download(d, a, w + i, (uint64_t)k * sizeof(*a));
+		device_download(d, b, rest + i, (uint64_t)k * sizeof(*b));
+#pragma omp parallel for
+		for (int64_t j = 0; j < k; j++)
+			host[i + j] = kn_join(a[j], b[j]);
+	}
+	free(a);
+	free(b);
+}
+
+static void put_halves(struct device *d, uint16_t *w, int16_t *rest, int64_t n, const float *host)
+{
+	uint16_t *a = xmalloc(AT_ONCE * sizeof(*a));
+	int16_t *b = xmalloc(AT_ONCE * sizeof(*b));
+
+	for (int64_t i = 0; i < n; i += AT_ONCE) {
+		int64_t k = n - i < AT_ONCE ? n - i : AT_ONCE;
+
+#pragma omp parallel for
+		for (int64_t j = 0; j < k; j++)
+			a[j] = kn_halve(host[i + j], &b[j]);
+		device_upload(d, w + i, a, (uint64_t)k * sizeof(*a));
+		device_upload(d, rest + i, b, (uint64_t)k * sizeof(*b));
+	}
+	free(a);
+	free(b);
+}
+
+/* Where a tensor's rest begins. */
+static int16_t *rest_of(const struct optim *o, int64_t tensor)
+{
+	int64_t at = 0;
+
+	for (int64_t i = 0; i < tensor; i++)
+		at += o->base->tensors[i].halves ? o->base->tensors[i].n : 0;
+	return o->rest + at;
+}
+
+void optim_get_base(const struct optim *o, struct device *d, float *host)
+{
+	for (int64_t i = 0; i < base_tensors(o); i++) {
+		const struct trained_tensor *t = &o->base->tensors[i];
+
+		if (t->halves)
+			get_halves(d, t->p, rest_of(o, i), t->n, host + t->at);
+		else
+			device_download(d, host + t->at, t->p, (uint64_t)t->n * sizeof(*host));
+	}
+}
+
+void optim_put_tensor(const struct optim *o, struct device *d, int64_t tensor, const float *host)
+{
+	const struct trained_tensor *t = &o->base->tensors[tensor];
+
+	if (t->halves)
+		put_halves(d, t->p, rest_of(o, tensor), t->n, host);
+	else
+		device_upload(d, t->p, host, (uint64_t)t->n * sizeof(*host));
+}
+
+void optim_put_base(const struct optim *o, struct device *d, const float *host)
+{
+	for (int64_t i = 0; i < base_tensors(o); i++)
+		optim_put_tensor(o, d, i, host + o->base->tensors[i].at);
+}
+
 /* --- a step --- */
 
 /* Where piece k's states are on the device. */
-static struct kn_adam_arrays arrays(const struct optim *o, const struct lora *l, int64_t k)
+static struct kn_adam_arrays arrays(const struct optim *o, int64_t k)
 {
 	const struct optim_piece *p = &o->pieces[k];
-	struct kn_adam_arrays x = { l->params, l->grads, o->m + p->at32, o->v + p->at32, o->m8 + p->at8, o->v8 + p->at8, o->m_max + p->at_max, o->v_max + p->at_max };
+	struct kn_adam_arrays x = { o->m + p->at32, o->v + p->at32, o->m8 + p->at8, o->v8 + p->at8, o->m_max + p->at_max, o->v_max + p->at_max, o->rest + p->at_rest };
 
 	if (o->away)
 		place(p, (char *)o->ring + (uint64_t)(k % OPTIM_RING) * o->ring_bytes, &x);
@@ -205,26 +371,27 @@ static struct kn_adam_arrays arrays(const struct optim *o, const struct lora *l,
 }
 
 /* Piece k's states to the device, or back to the host when it is updated. */
-static void travel(const struct optim *o, const struct lora *l, struct device *d, int64_t k, bool home)
+static void travel(const struct optim *o, struct device *d, int64_t k, bool home)
 {
 	const struct optim_piece *p = &o->pieces[k];
-	struct kn_adam_arrays x = arrays(o, l, k);
+	struct kn_adam_arrays x = arrays(o, k);
 	const struct {
 		void *dev, *host;
 		uint64_t bytes;
 	} part[] = { { x.m, o->m + p->at32, (uint64_t)p->n32 * sizeof(float) }, { x.v, o->v + p->at32, (uint64_t)p->n32 * sizeof(float) },
 		     { x.m8, o->m8 + p->at8, (uint64_t)p->n8 }, { x.v8, o->v8 + p->at8, (uint64_t)p->n8 },
-		     { x.m_max, o->m_max + p->at_max, (uint64_t)p->n_max * sizeof(float) }, { x.v_max, o->v_max + p->at_max, (uint64_t)p->n_max * sizeof(float) } };
+		     { x.m_max, o->m_max + p->at_max, (uint64_t)p->n_max * sizeof(float) }, { x.v_max, o->v_max + p->at_max, (uint64_t)p->n_max * sizeof(float) },
+		     { x.rest, o->rest + p->at_rest, (uint64_t)p->n_rest * sizeof(*o->rest) } };
 	int slot = o->slot + (int)(k % OPTIM_RING);
 
-	for (int i = 0; i < 6; i++)
+	for (int i = 0; i < 7; i++)
 		if (part[i].bytes && home)
 			d->k.away(d, slot, part[i].host, part[i].dev, part[i].bytes);
 		else if (part[i].bytes)
 			d->k.back(d, slot, part[i].dev, part[i].host, part[i].bytes);
 }
 
-void optim_step(struct optim *o, struct lora *l, struct device *d, double lr, double loss_scale, const struct optim_sums *sums, double max_norm)
+void optim_step(struct optim *o, struct device *d, double lr, double loss_scale, const struct optim_sums *sums, double max_norm)
 {
 	struct kn_adam a = { lr, o->beta1, o->beta2, o->eps, o->weight_decay, ++o->step, (float)(1 / loss_scale), NULL, max_norm, NULL, NULL };
 
@@ -234,19 +401,20 @@ void optim_step(struct optim *o, struct lora *l, struct device *d, double lr, do
 		a.refused = sums->refused;
 	}
 	for (int64_t k = 0; o->away && k < OPTIM_RING && k < o->n_pieces; k++)
-		travel(o, l, d, k, false);
+		travel(o, d, k, false);
 	for (int64_t k = 0; k < o->n_pieces; k++) {
 		const struct optim_piece *p = &o->pieces[k];
-		struct kn_adam_arrays x = arrays(o, l, k);
+		struct kn_adam_arrays x = arrays(o, k);
 
-		a.lr = p->b ? lr * o->b_rate : lr;
+		a.lr = p->rule == RULE_B ? lr * o->b_rate : lr;
+		a.weight_decay = p->rule == RULE_VECTOR ? 0 : o->weight_decay;
 		if (o->away)
 			d->k.await(d, o->slot + (int)(k % OPTIM_RING));
 		d->k.adam(d, o->segs + p->first, o->segs_dev + p->first, p->n, p->blocks, &x, &a);
 		if (o->away)
-			travel(o, l, d, k, true);
+			travel(o, d, k, true);
 		if (o->away && k + OPTIM_RING < o->n_pieces)
-			travel(o, l, d, k + OPTIM_RING, false);
+			travel(o, d, k + OPTIM_RING, false);
 	}
 	/* the buffers are other work's again */
 	for (int i = 0; o->away && i < OPTIM_RING; i++)

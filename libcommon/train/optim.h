@@ -1,23 +1,31 @@
-/* The optimiser's states over an adapter's flat parameters: AdamW in fp32, or
- * with 8-bit states where bitsandbytes keeps them so (kernels/adam8.h). */
+/* The optimiser's states over an adapter's flat parameters, and behind them those of weights of the
+ * base that are trained: AdamW in fp32, or with 8-bit states where bitsandbytes keeps them so
+ * (kernels/adam8.h). What fp32 has beyond 16 bits of a weight is a state too (kernels/adam.h). */
 #ifndef LP_TRAIN_OPTIM_H
 #define LP_TRAIN_OPTIM_H
 
 #include "base/layout.h"
 #include "kernels/device.h"
 #include "train/lora.h"
+#include "train/trained.h"
 
 enum optim_kind { OPTIM_ADAMW, OPTIM_ADAMW8 };
 
 enum { OPTIM_RING = 2 };
 
-/* Tensors whose states are updated at once: all of one rate, or as many of them as a buffer on the device has room for. */
+/* How tensors are updated: with A's rate; with B's (b_rate); with A's and without decay, the base's norms and biases, as transformers has it. */
+enum optim_rule { RULE_A, RULE_B, RULE_VECTOR };
+
+/* Segments whose states are updated at once: all tensors of one rule, or, where states are away, as much of them as a buffer on the device has
+ * room for; a tensor may be cut then. */
 struct optim_piece {
-	int64_t first, n;                  /* tensors, in the states' order */
-	bool b;                            /* of the rate of B (b_rate) */
+	int64_t first, n;                  /* segments, in the states' order */
+	enum optim_rule rule;
 	int64_t at32, n32, at8, n8;        /* elements of m and v, of m8 and v8 */
 	int64_t at_max, n_max;             /* of m_max and v_max */
+	int64_t at_rest, n_rest;
 	int64_t blocks;
+	int64_t next, next_from;           /* the tensor behind it, and its element */
 };
 struct optim {
 	enum optim_kind kind;
@@ -27,10 +35,12 @@ struct optim {
 	float *m, *v;        /* fp32 states of the tensors that have them */
 	uint8_t *m8, *v8;    /* 8-bit codes of the others */
 	float *m_max, *v_max; /* their blocks' scales */
-	struct kn_adam_seg *segs, *segs_dev; /* (n_segs), host and device: the adapter's tensors, counted from their piece's begin */
+	int16_t *rest;       /* of weights in 16 bits */
+	struct trained *base; /* weights of the base that are trained, or NULL */
+	struct kn_adam_seg *segs, *segs_dev; /* (n_segs), host and device: tensors or parts of them, their states counted from their piece's begin */
 	int64_t n_segs;
 	bool away;           /* the states are in page-locked host memory, and come to the device in pieces */
-	uint64_t piece;      /* bytes of a piece where they are, unless one tensor has more; 0: what pays */
+	uint64_t piece;      /* bytes of a piece where they are, unless one segment has more; 0: what pays */
 	void *ring;          /* OPTIM_RING x ring_bytes of device memory, free to use in optim_step; NULL: not away */
 	uint64_t ring_bytes;
 	int slot;            /* the first of OPTIM_RING copy slots (device.h) */
@@ -41,6 +51,12 @@ struct optim {
 int optim_parse(const char *name, enum optim_kind *k, struct err *e) LP_MUST_USE;
 /* Elements of m and v, of m8 and v8, of m_max and v_max. */
 void optim_sizes(const struct optim *o, const struct lora *l, int64_t *n32, int64_t *n8, int64_t *n_blocks);
+int64_t optim_rests(const struct optim *o); /* elements of rest */
+/* The base's trained weights, as fp32 has them: base->n values, in the order of its tensors, from the device or to it. */
+void optim_get_base(const struct optim *o, struct device *d, float *host);
+void optim_put_base(const struct optim *o, struct device *d, const float *host);
+/* Of one tensor. */
+void optim_put_tensor(const struct optim *o, struct device *d, int64_t tensor, const float *host);
 /* host: where states that are away lie; NULL: they stay on the device. */
 void optim_layout(struct optim *o, const struct lora *l, struct layout *to, struct layout *host);
 /* Bytes of all states. */
@@ -58,6 +74,6 @@ struct optim_sums {
 };
 /* One step with gradients that are loss_scale times too large (1: not). Divided by it they are scaled down to a norm of max_norm
  * (0: never), and when a sum is not finite nothing changes but the step's number. sums NULL: no clipping, and no such look. */
-void optim_step(struct optim *o, struct lora *l, struct device *d, double lr, double loss_scale, const struct optim_sums *sums, double max_norm);
+void optim_step(struct optim *o, struct device *d, double lr, double loss_scale, const struct optim_sums *sums, double max_norm);
 
 #endif

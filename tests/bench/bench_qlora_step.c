@@ -268,7 +268,7 @@ static void give(struct bench *x, int64_t i)
 		engine_run(&x->g, &b[k], true, 1.0 / (double)targets);
 	engine_squares(&x->g);
 	engine_sums_send(&x->g, (int)(i % 2));
-	optim_step(&x->optim, &x->lora, &x->dev, 2e-4, 1, &(struct optim_sums){ x->g.sums, x->g.sums + 1, x->g.refused }, 0.3);
+	optim_step(&x->optim, &x->dev, 2e-4, 1, &(struct optim_sums){ x->g.sums, x->g.sums + 1, x->g.refused }, 0.3);
 }
 
 /* Its loss, when it is there. */

@@ -81,7 +81,7 @@ static void start(struct setting *s, const struct model_desc *m, int64_t rank, c
 static void step(struct setting *s, int i)
 {
 	fill(s->lora.grads, s->lora.n_params, (uint64_t)i);
-	optim_step(&s->optim, &s->lora, &dev, 1e-3, 1, NULL, 0);
+	optim_step(&s->optim, &dev, 1e-3, 1, NULL, 0);
 }
 
 static void same(const void *a, const void *b, uint64_t bytes)
@@ -178,7 +178,7 @@ START_TEST(test_lora_plus)
 	send(&s.lora, &f, 'p', 0, s.lora.params);
 	for (int t = 1; t <= 4; t++) {
 		send(&s.lora, &f, 'g', t, s.lora.grads);
-		optim_step(&s.optim, &s.lora, &dev, rates[t - 1], 1, NULL, 0);
+		optim_step(&s.optim, &dev, rates[t - 1], 1, NULL, 0);
 		device_download(&dev, got, s.lora.params, (uint64_t)s.lora.n_params * sizeof(*got));
 		send(&s.lora, &f, 'p', t, s.lora.grads); /* a place for them */
 		device_download(&dev, want, s.lora.grads, (uint64_t)s.lora.n_params * sizeof(*want));
