@@ -1,4 +1,4 @@
-/* qlora-train: token stream in, PEFT adapter out. Options and wiring; the run
+/* qlora-train: token stream in, PEFT adapter or trained model out. Options and wiring; the run
  * is in libcommon/train. */
 #include <signal.h>
 #include <stdio.h>
@@ -14,14 +14,14 @@
 #include "train/tag.h"
 
 static struct {
-	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *weights, *tensorboard, *dump_batch, *tag, *data_version, *task, *method, *update, *quant, *targets, *layers, *schedule, *decay_shape, *optimizer, *nonfinite, *device, *compute;
+	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *weights, *tensorboard, *dump_batch, *tag, *data_version, *task, *method, *update, *train_embeddings, *train_head, *quant, *targets, *layers, *schedule, *decay_shape, *optimizer, *nonfinite, *device, *compute;
 	int64_t rank, batch, accumulate, max_steps, max_len, warmup_steps, decay_steps, schedule_steps, seed, log_every, threads, patience, keep_checkpoints, sample_tokens;
 	struct opt_list evals;
 	double alpha, dropout, neftune, epochs, lr, warmup_ratio, decay_ratio, weight_decay, lora_plus_ratio, max_grad_norm, beta1, beta2, eps, min_delta, peak_tflops;
 	uint64_t memory, host_memory;
 	bool rslora, restore_best, extend, dry_run, eval_only, advise, smoke, allow_long;
 } o = {
-	.method = "sft", .update = "lora", .quant = "nf4", .targets = "all", .schedule = "cosine", .decay_shape = "cosine", .optimizer = "adamw", .nonfinite = "stop", .eval_every = "0", .save_every = "0", .sample_every = "0", .sample_tokens = 64, .task = "any",
+	.method = "sft", .update = "lora", .train_embeddings = "auto", .train_head = "auto", .quant = "nf4", .targets = "all", .schedule = "cosine", .decay_shape = "cosine", .optimizer = "adamw", .nonfinite = "stop", .eval_every = "0", .save_every = "0", .sample_every = "0", .sample_tokens = 64, .task = "any",
 	.device = "auto", .compute = "auto", .rank = 16, .alpha = 16, .batch = 2, .accumulate = 4, .epochs = 3, .lr = 2e-4, .warmup_steps = -1,
 	.decay_steps = -1, .warmup_ratio = 0.05, .decay_ratio = 0.1, .weight_decay = 0.01, .lora_plus_ratio = 1, .max_grad_norm = 1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .seed = 42, .log_every = 1,
 };
@@ -36,8 +36,10 @@ static struct opt options[] = {
 	{ OPT_STR, "data-version", 0, &o.data_version, "VERSION", "of the training data, which it carries too" },
 	{ OPT_SECTION, .help = "Method" },
 	{ OPT_CHOICE, "method", 0, &o.method, "NAME", "what is optimised", "sft" },
-	{ OPT_CHOICE, "update", 0, &o.update, "NAME", "what is trained", "lora" },
-	{ OPT_CHOICE, "quant", 0, &o.quant, "KIND", "the frozen base: nf4 (double quantisation), or as it is", "nf4|none" },
+	{ OPT_CHOICE, "update", 0, &o.update, "NAME", "what is trained: an adapter, or all weights (full)", "lora|full" },
+	{ OPT_CHOICE, "train-embeddings", 0, &o.train_embeddings, "WHEN", "full: the embedding too (auto: yes)", "auto|yes|no" },
+	{ OPT_CHOICE, "train-head", 0, &o.train_head, "WHEN", "full: the head too (auto: yes)", "auto|yes|no" },
+	{ OPT_CHOICE, "quant", 0, &o.quant, "KIND", "the frozen base: nf4 (double quantisation), or as it is; full: none", "nf4|none" },
 	{ OPT_INT, "rank", 0, &o.rank, "N", "rank of the adapter", .min = 1, .max = 4096 },
 	{ OPT_F64, "alpha", 0, &o.alpha, "X", "the adapter is scaled by alpha / rank", .min = 1e-6, .max = 1e6 },
 	{ OPT_FLAG, "rslora", 0, &o.rslora, 0, "scale by alpha / sqrt(rank)" },
@@ -54,7 +56,7 @@ static struct opt options[] = {
 	{ OPT_FLAG, "allow-long", 0, &o.allow_long, 0, "accept sequences beyond the model's positions" },
 	{ OPT_INT, "seed", 0, &o.seed, "N", "seed of adapter, order, dropout and noise", .min = 0, .max = 9e15 },
 	{ OPT_SECTION, .help = "Optimiser" },
-	{ OPT_F64, "lr", 0, &o.lr, "X", "peak learning rate", .min = 0, .max = 1e3 },
+	{ OPT_F64, "lr", 0, &o.lr, "X", "peak learning rate; 2e-5 when not given with full", .min = 0, .max = 1e3 },
 	{ OPT_F64, "lora-plus-ratio", 0, &o.lora_plus_ratio, "X", "LoRA+: the B of an adapter learns at X times that rate", .min = 1e-3, .max = 1e6 },
 	{ OPT_CHOICE, "schedule", 0, &o.schedule, "NAME", "of the learning rate after warm-up", "cosine|linear|constant|wsd" },
 	{ OPT_INT, "schedule-steps", 0, &o.schedule_steps, "N", "length of the schedule (0: the run's)", .min = 0, .max = 1e12 },
@@ -101,7 +103,7 @@ static struct opt options[] = {
 
 static const struct opt_spec spec = {
 	.tool = "qlora-train",
-	.summary = "fine-tune a language model: token stream in, PEFT adapter out",
+	.summary = "fine-tune a language model: token stream in, PEFT adapter or model out",
 	.synopsis = "--model DIR [OPTION]... [TOKENS]...",
 	.notes = "TOKENS are what tokenize writes (standard input when absent). Without -o the adapter goes to standard output as a stream for lora-merge.",
 	.opts = options,
@@ -140,6 +142,26 @@ static int parse_every(const char *option, const char *text, int64_t *every, str
 	return err_set(e, LP_USAGE, "--%s takes a number of steps, or epoch, not '%s'", option, text);
 }
 
+/* Weights of the base that are trained, and what full fine-tuning has no use for. */
+static int configure_update(struct train_config *c, struct err *e)
+{
+	static const char *const adapters[] = { "rank", "alpha", "rslora", "dropout", "targets", "layers", "lora-plus-ratio" };
+	bool full = strcmp(o.update, "full") == 0;
+
+	if (!full && (opt_given(&spec, "train-embeddings") || opt_given(&spec, "train-head")))
+		return err_set(e, LP_USAGE, "--train-embeddings and --train-head go with --update full; an adapter leaves both as they are");
+	for (size_t i = 0; full && i < sizeof(adapters) / sizeof(*adapters); i++)
+		if (opt_given(&spec, adapters[i]))
+			return err_set(e, LP_USAGE, "--%s is an adapter's, and --update full trains the weights themselves; leave one of them out", adapters[i]);
+	if (!full)
+		return 0;
+	c->trained = TRAIN_LAYERS;
+	c->trained |= strcmp(o.train_embeddings, "no") ? TRAIN_EMBED : 0;
+	c->trained |= strcmp(o.train_head, "no") ? TRAIN_HEAD : 0;
+	c->nf4 = c->nf4 && opt_given(&spec, "quant");
+	return 0;
+}
+
 static int configure(struct train_config *c, int argc, char **argv, struct err *e)
 {
 	const char *version;
@@ -154,6 +176,8 @@ static int configure(struct train_config *c, int argc, char **argv, struct err *
 		.patience = o.patience, .min_delta = o.min_delta, .keep_checkpoints = o.keep_checkpoints, .spec = &spec };
 	if (!o.model)
 		return err_set(e, LP_USAGE, "which model? give --model DIR");
+	if (configure_update(c, e) < 0)
+		return -1;
 	if (o.tag && !tag_parse(o.tag, &version))
 		return err_set(e, LP_USAGE, "--tag takes [NAME@]MAJOR.MINOR.PATCH as in support@1.2.0, not '%s'", o.tag);
 	if (o.data_version && !tag_is_version(o.data_version))
@@ -246,6 +270,8 @@ int main(int argc, char **argv)
 	tool_init(&spec, &argc, &argv);
 	if (!opt_given(&spec, "alpha"))
 		o.alpha = (double)o.rank;
+	if (!opt_given(&spec, "lr") && strcmp(o.update, "full") == 0)
+		o.lr = 2e-5;
 	rc = configure(&c, argc, argv, &e);
 	if (rc == 0 && o.advise)
 		rc = say(&c, NULL, advise, &e);

@@ -61,7 +61,8 @@ static struct part part_at(const struct optim *o, const struct lora *l, int64_t 
 {
 	struct part p = i < l->n_tensors ? adapter_part(o, l, i) : base_part(o->base, i - l->n_tensors);
 
-	p.eight = o->kind == OPTIM_ADAMW8 && p.n >= ADAM8_MIN;
+	/* the embedding's states stay in fp32, as transformers sets bitsandbytes up */
+	p.eight = o->kind == OPTIM_ADAMW8 && p.n >= ADAM8_MIN && !(i >= l->n_tensors && i - l->n_tensors == o->base->embed);
 	return p;
 }
 

@@ -1,4 +1,4 @@
-/* The adapter as it leaves the run: its tensors, and what it says of itself. */
+/* The adapter, or the model, as it leaves the run: its tensors, and what it says of itself. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,7 +76,7 @@ static void fill_about(const struct run *r, struct sb *text)
 void adapter_host_init(struct adapter_host *a, struct run *r)
 {
 	memset(a, 0, sizeof(*a));
-	a->n_params = r->lora.n_params;
+	a->n_params = run_params(r);
 	a->params = xcalloc((size_t)a->n_params + 1, sizeof(*a->params));
 	a->tensors = xcalloc((size_t)r->lora.n_tensors + 1, sizeof(*a->tensors));
 	a->head = (struct peft_write){ .base_name = base_name(r->c->model), .base_id = r->g.w.identity, .r = r->lora.rank, .alpha = r->lora.alpha,
@@ -95,6 +95,8 @@ void adapter_host_init(struct adapter_host *a, struct run *r)
 		a->head.codes = sb_str(&a->codes);
 	}
 	a->n = lora_tensors(&r->lora, &r->dev, a->params, a->tensors, &a->names);
+	if (r->base.n)
+		optim_get_base(&r->optim, &r->dev, a->params + r->lora.n_params);
 }
 
 void adapter_host_release(struct adapter_host *a)
@@ -133,6 +135,24 @@ static int save_stdout(const struct adapter_host *a, struct err *e)
 	return out_commit(o, e);
 }
 
+static int save_model(struct run *r, const char *path, bool force, const struct adapter_host *a, struct err *e)
+{
+	struct out *o = path ? NULL : out_open(NULL, e);
+	struct model_sink *k = NULL;
+
+	if (path)
+		k = model_sink_dir(path, force, (uint64_t)RUN_SHARD_GIB << 30, e);
+	else if (o)
+		k = model_sink_stream(o, e);
+	if (!k)
+		return -1;
+	if (run_write_model(r, k, a, e) < 0) {
+		model_sink_abort(k);
+		return -1;
+	}
+	return model_sink_commit(k, e);
+}
+
 int run_save(struct run *r, const char *path, bool force, const float *params, struct err *e)
 {
 	struct adapter_host a;
@@ -140,9 +160,11 @@ int run_save(struct run *r, const char *path, bool force, const float *params, s
 
 	adapter_host_init(&a, r);
 	if (params)
-		memcpy(a.params, params, (size_t)r->lora.n_params * sizeof(*params));
+		memcpy(a.params, params, (size_t)a.n_params * sizeof(*params));
 	rc = device_sync(&r->dev, e);
-	if (rc == 0)
+	if (rc == 0 && run_makes_model(r))
+		rc = save_model(r, path, force, &a, e);
+	else if (rc == 0)
 		rc = path ? save_dir(path, force, &a, e) : save_stdout(&a, e);
 	adapter_host_release(&a);
 	return rc;

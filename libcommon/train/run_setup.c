@@ -24,10 +24,38 @@ static int load_data(struct run *r, bool need_train, struct err *e)
 	return run_load_evals(r, e);
 }
 
+/* What a trained base cannot be. */
+static int check_base(const struct run *r, struct err *e)
+{
+	const struct train_config *c = r->c;
+
+	if (r->desc.bnb.on)
+		return err_set(e, LP_USAGE, "the base is a checkpoint in 4 bits, whose weights cannot be trained; give the 16-bit model that it was made from, or train an adapter");
+	if (c->nf4)
+		return err_set(e, LP_USAGE, "weights in NF4 cannot be trained; leave --quant nf4 out, or train an adapter");
+	if (c->adapter && c->trained & TRAIN_LAYERS)
+		return err_set(e, LP_USAGE, "--adapter is of a frozen base; fold it in with lora-merge, and train the result");
+	if (c->compute && strcmp(c->compute, "fp8") == 0)
+		return err_set(e, LP_USAGE, "--compute fp8 is for a frozen base; compute in bf16");
+	if (c->neftune > 0 && c->trained & TRAIN_EMBED)
+		return err_set(e, LP_USAGE, "--neftune needs embeddings that are not trained; leave it out, or give --train-embeddings no");
+	if (r->desc.tied && !(c->trained & TRAIN_EMBED) != !(c->trained & TRAIN_HEAD))
+		return err_set(e, LP_USAGE, "the model's head is its embedding: train both, or neither");
+	return 0;
+}
+
 static int prepare_adapter(struct run *r, struct err *e)
 {
 	const struct train_config *c = r->c;
 	struct peft p;
+
+	if (c->trained && check_base(r, e) < 0)
+		return -1;
+	if (c->trained & TRAIN_LAYERS) { /* an adapter of no projection */
+		r->lora = (struct lora){ .rank = 1, .alpha = 1 };
+		lora_init(&r->lora, &r->desc);
+		return 0;
+	}
 
 	if (!c->adapter) {
 		r->lora = (struct lora){ .rank = c->rank, .alpha = c->alpha, .dropout = c->dropout, .rslora = c->rslora };
@@ -111,6 +139,10 @@ static int make_plan(struct run *r, struct err *e)
 		s.beside = sampler_batch(r);
 		s.max_seq = sampler_context(r) > s.max_seq ? sampler_context(r) : s.max_seq;
 	}
+	if (r->c->trained && !r->c->eval_only) {
+		trained_init(&r->base, &r->desc, &r->dev, r->c->trained, r->c->accumulate > 1 || s.max_tokens > ENGINE_PIECE);
+		s.base = r->optim.base = &r->base;
+	}
 	s.budget = r->c->memory ? r->c->memory - (r->c->memory > r->dev.overhead ? r->dev.overhead : 0) : r->dev.free_bytes / 10 * 9;
 	if (sampler_bytes(r) >= s.budget)
 		return err_set(e, LP_DEVICE, "the key-value cache of samples does not fit; give fewer --prompts or --sample-tokens");
@@ -130,6 +162,8 @@ int run_prepare(struct run *r, const struct train_config *c, bool need_data, str
 		return err_set(e, LP_USAGE, "--max-len %lld is more than the model's %lld positions; --allow-long goes past them", (long long)c->max_len, (long long)r->desc.max_pos);
 	if (prepare_adapter(r, e) < 0 || (need_data ? device_open : device_open_plan)(&r->dev, c->device, c->compute, (int)c->threads, e) < 0)
 		return -1;
+	if (c->trained && r->dev.act == DT_F16)
+		return err_set(e, LP_USAGE, "weights are trained in bf16 or fp32, and this GPU computes in fp16; it takes one of compute capability 8.0 or later, or --device cpu");
 	scaler_init(&r->scaler, c->loss_scale > 0 ? c->loss_scale : r->dev.act == DT_F16 ? SCALER_START : 0);
 	if (need_data) {
 		r->source = model_source_open(c->model, e);
@@ -162,7 +196,7 @@ static int load_adapter(struct run *r, struct err *e)
 
 int run_load(struct run *r, struct err *e)
 {
-	if (engine_alloc(&r->g, e) < 0 || engine_load(&r->g, r->source, e) < 0 || load_adapter(r, e) < 0 || sampler_start(r, e) < 0)
+	if (engine_alloc(&r->g, e) < 0 || engine_load(&r->g, r->source, e) < 0 || run_load_base(r, e) < 0 || load_adapter(r, e) < 0 || sampler_start(r, e) < 0)
 		return -1;
 	microbatch_init(&r->mb, r->g.shape.max_tokens);
 	run_start_order(r);
@@ -181,6 +215,7 @@ void run_release(struct run *r)
 	order_release(&r->order);
 	engine_release(&r->g);
 	lora_release(&r->lora);
+	trained_release(&r->base);
 	dataset_release(&r->train);
 	run_release_streams(r);
 	run_release_evals(r);

@@ -1,0 +1,125 @@
+#!/usr/bin/env python3
+"""Makes full.safetensors and full.CASE.tokens.safetensors: ten steps of full fine-tuning by PyTorch + transformers in fp64.
+
+usage: make_full.py MODEL_GOLDENS_DIR STORIES_DIR   (tests/conformance/model, data/stories260K; writes into the first)
+
+Every parameter is trained, by AdamW in transformers' two groups (norms and biases do not decay), with transformers' cosine schedule and clipping. The
+same run in fp32 says how far PyTorch itself is from that truth. Cases: llama (untied), qwen2 (tied, biases), and stories260K with
+bitsandbytes' AdamW8bit as transformers' Trainer sets it up (embeddings keep fp32 states); there the truth is the same optimiser written out in
+fp64 (make_adam8.py), the other run bitsandbytes' own, and tensors of one layer, the embedding and the last norm are kept."""
+import os, sys
+
+import bitsandbytes as bnb
+import numpy as np
+import torch
+import transformers
+from safetensors.torch import save_file
+from transformers.trainer_pt_utils import get_parameter_names
+
+from make_adam8 import deq, quant
+from make_methods import away, rows_of
+from make_model import VERSIONS, lift_to_fp64, loss_and_grads, lower_to_fp32
+
+STEPS, BATCH, LENS = 10, 2, (13, 40, 25, 9, 31)
+LR, WARMUP, DECAY, CLIP, BETAS, EPS = 2e-3, 2, 0.05, 0.5, (0.9, 0.999), 1e-8
+CASES = {"llama": 71, "qwen2": 73, "stories": 512}
+KEPT = ("model.layers.2.", "model.embed_tokens.", "model.norm.")
+
+
+def tokens(vocab):
+    g = torch.Generator().manual_seed(vocab)
+    ids, mask, start = [], [], [0]
+    for n in LENS:
+        ids.append(torch.randint(3, vocab, (n,), generator=g, dtype=torch.int32))
+        m = (torch.rand(n, generator=g) < 0.7).to(torch.uint8)
+        m[0] = 0
+        mask.append(m)
+        start.append(start[-1] + n)
+    start = torch.tensor(start, dtype=torch.int64)
+    return {"input_ids": torch.cat(ids), "loss_mask": torch.cat(mask), "row_start": start, "seq_start": start.clone(),
+            "seq_record": torch.arange(len(LENS), dtype=torch.int64)}
+
+
+class Adam8:
+    """AdamW8bit in fp64: its codes, scales and order are bitsandbytes', all between them is exact."""
+    def __init__(self, groups, wide):
+        self.param_groups, self.wide, self.state, self.t = groups, wide, {}, 0
+
+    def step(self):
+        self.t += 1
+        c1, c2 = 1 - BETAS[0]**self.t, 1 - BETAS[1]**self.t
+        for g in self.param_groups:
+            for p in g["params"]:
+                grad = p.grad.numpy().ravel()
+                eight = p.numel() >= 4096 and p not in self.wide
+                m, v = self.state.get(p, (np.zeros(p.numel()),) * 2) if not eight or p not in self.state else \
+                    [deq(*s, signed).astype(np.float64) for s, signed in zip(self.state[p], (True, False))]
+                m, v = BETAS[0] * m + (1 - BETAS[0]) * grad, BETAS[1] * v + (1 - BETAS[1]) * grad * grad
+                new = p.data.numpy().ravel() * (1 - g["lr"] * g["weight_decay"]) - g["lr"] / c1 * m / (np.sqrt(v) / np.sqrt(c2) + EPS)
+                p.data.copy_(torch.from_numpy(new.reshape(p.shape)))
+                self.state[p] = (quant(m.astype(np.float32), True), quant(v.astype(np.float32), False)) if eight else (m, v)
+
+
+def optimizer(m, groups, eight, dtype):
+    tables = {p for x in m.modules() if isinstance(x, torch.nn.Embedding) for p in x.parameters()}
+    if not eight:
+        return torch.optim.AdamW(groups, lr=LR, betas=BETAS, eps=EPS, foreach=False, fused=False)
+    if dtype == torch.float64:
+        return Adam8([dict(g, lr=LR) for g in groups], tables)
+    manager = bnb.optim.GlobalOptimManager.get_instance()
+    for x in m.modules():
+        if isinstance(x, torch.nn.Embedding):
+            manager.register_module_override(x, "weight", {"optim_bits": 32})
+    return bnb.optim.AdamW8bit(groups, lr=LR, betas=BETAS, eps=EPS)
+
+
+def run(model_dir, t, dtype, eight):
+    config = transformers.AutoConfig.from_pretrained(model_dir)
+    (lift_to_fp64 if dtype == torch.float64 else lower_to_fp32)(config.model_type)
+    m = transformers.AutoModelForCausalLM.from_pretrained(model_dir, attn_implementation="eager", dtype=dtype).eval()
+    params, out = list(m.named_parameters()), {}
+    # transformers.Trainer.get_decay_parameter_names
+    decay = set(get_parameter_names(m, [torch.nn.LayerNorm], [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]))
+    assert all((n in decay) == (p.ndim == 2) for n, p in params)
+    groups = [{"params": [p for n, p in params if n in decay], "weight_decay": DECAY}, {"params": [p for n, p in params if n not in decay], "weight_decay": 0.0}]
+    opt = optimizer(m, groups, eight, dtype)
+    # the rates are transformers' own, of an optimiser without parameters to speak of
+    clock = torch.optim.SGD([torch.zeros(1)], lr=LR)
+    rates = transformers.get_cosine_schedule_with_warmup(clock, WARMUP, STEPS)
+    losses, norms = [], []
+    for s in range(STEPS):
+        case = rows_of(t, [(s * BATCH + i) % len(LENS) for i in range(BATCH)])
+        losses.append(loss_and_grads(m, case, int(case["loss_mask"].sum())))
+        for n, p in params:
+            if s == STEPS - 1:
+                out[f"grad.{n}"] = p.grad.clone()
+        norms.append(torch.nn.utils.clip_grad_norm_([p for _, p in params], CLIP, foreach=False).item())
+        for g in opt.param_groups:
+            g["lr"] = rates.get_last_lr()[0]
+        opt.step()
+        clock.step()
+        rates.step()
+    out["loss"], out["grad_norm"] = torch.tensor(losses, dtype=torch.float64), torch.tensor(norms, dtype=torch.float64)
+    for n, p in params:
+        out["final." + n] = p.detach().clone()
+    return out
+
+
+def main():
+    dest, stories = sys.argv[1:3]
+    out, meta = {}, dict(VERSIONS, lr=LR, warmup=WARMUP, weight_decay=DECAY, clip=CLIP)
+    for name, vocab in CASES.items():
+        t = tokens(vocab)
+        truth, f32 = (run(stories if name == "stories" else os.path.join(dest, name), t, d, name == "stories") for d in (torch.float64, torch.float32))
+        for kind in ("loss", "grad_norm", "grad.", "final."):
+            meta[f"{name}.fp32_{kind}"] = f"{max(away(f32[k], v) for k, v in truth.items() if k.startswith(kind)):.3e}"
+        for k, v in truth.items():
+            if name != "stories" or k in ("loss", "grad_norm") or k.split(".", 1)[1].startswith(KEPT):
+                out[f"{name}.{k}"] = (v if v.ndim == 1 and "." not in k else v.float()).contiguous()
+        save_file(t, os.path.join(dest, f"full.{name}.tokens.safetensors"), metadata={"vocab_size": str(vocab), "packing": "none", "max_len": "40"})
+    save_file(out, os.path.join(dest, "full.safetensors"), metadata={k: str(v) for k, v in meta.items()})
+    print(meta)
+
+
+if __name__ == "__main__":
+    main()
