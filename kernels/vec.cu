@@ -196,7 +196,6 @@ static __global__ void __launch_bounds__(THREADS) squares_kernel(const S *x, int
 		parts[blockIdx.x] = s;
 }
 
-/* In eights: a part is of whole ones, and each is summed in fp32 before it is widened. */
 static __global__ void __launch_bounds__(THREADS) squares_eights(const act_t *x, int64_t n8, double *parts)
 {
 	__shared__ double shared[33];
@@ -205,12 +204,10 @@ static __global__ void __launch_bounds__(THREADS) squares_eights(const act_t *x,
 
 	for (int64_t i = from + threadIdx.x; i < to; i += THREADS) {
 		f8 v = load8(x + 8 * i);
-		float e = 0;
 
 #pragma unroll
 		for (int l = 0; l < 8; l++)
-			e += v.v[l] * v.v[l];
-		s += (double)e;
+			s += (double)v.v[l] * (double)v.v[l];
 	}
 	s = block_sum(s, shared);
 	if (threadIdx.x == 0)

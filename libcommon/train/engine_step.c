@@ -135,7 +135,8 @@ static int64_t parts_before(const struct engine *g, enum linear_group grp)
 	for (int k = 0; k < (int)grp; k++) {
 		const struct wgroup *w = &g->w.layers[0].grp[k];
 
-		n += kn_adapter_squares(g->lora->groups[k].n * g->lora->rank * w->in) + kn_adapter_squares(w->out * g->lora->rank);
+		if (g->lora->groups[k].n)
+			n += kn_adapter_squares(g->lora->groups[k].n * g->lora->rank * w->in) + kn_adapter_squares(w->out * g->lora->rank);
 	}
 	return n;
 }

@@ -30,7 +30,8 @@ static void add_grouped(struct sb *out, int64_t v)
 
 static void add_bytes(struct sb *out, const char *name, uint64_t bytes)
 {
-	sb_addf(out, "  %-34s %16llu bytes %12.1f MiB\n", name, (unsigned long long)bytes, (double)bytes / (1 << 20));
+	if (bytes)
+		sb_addf(out, "  %-34s %16llu bytes %12.1f MiB\n", name, (unsigned long long)bytes, (double)bytes / (1 << 20));
 }
 
 uint64_t run_bytes(const struct run *r)
