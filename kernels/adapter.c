@@ -68,7 +68,7 @@ uint64_t kn_adapter_scratch_cuda(const struct device *d, int64_t t, int64_t in, 
 	int64_t inner = (blocks * out + blocks * KN_ADAPTER_ROWS * (KN_ADAPTER_PIECES + KN_PARTS)) * rank, outer = KN_ADAPTER_RUNS * n * rank * in;
 
 	(void)d;
-	if (rank != 16 && rank != 32)
+	if (rank != 16 && rank != 32 && rank != 64)
 		inner = 0;
 	return (uint64_t)(inner > outer ? inner : outer) * sizeof(float);
 }

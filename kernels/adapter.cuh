@@ -21,4 +21,24 @@ static __device__ __forceinline__ void leave_squares(float4 g, double *squares, 
 		squares[gridDim.x + threadIdx.x] = 0;
 }
 
+/* The one pass over dy: its partial sums (adapter_inner.cu). */
+struct grad_piece { /* of the grid's second dimension */
+	int part, first, chunks; /* columns from row[part] + first * the kernel's chunk */
+};
+struct grad_args {
+	int64_t t, ldy, ldg, ld_s, out;
+	int64_t blocks, rows; /* of tokens: partial sums of dB; rows of each piece's of dS */
+	const act_t *dy, *b, *s;
+	float *db_part, *ds_part; /* (blocks, out, rank); (pieces, rows, rank) behind it */
+	int n_pieces;
+	int row[KN_PARTS];
+	struct grad_piece piece[KN_ADAPTER_PIECES];
+};
+
+/* adapter_sm90.cu: false where the device or the shapes are not for it. The partial sums of outer are `runs` of (nr, in) in scratch; grad
+ * fills in what follows from its own cut. */
+bool adapter_down_sm90(struct device *d, const struct kn_adapter_outer *a);
+bool adapter_outer_sm90(struct device *d, const struct kn_adapter_outer *a, int *runs);
+bool adapter_grad_sm90(struct device *d, const struct kn_adapter_grad *a, struct grad_args *g);
+
 #endif

@@ -15,18 +15,6 @@
 #define SUBS (BLOCK_ROWS / TILE_ROWS)
 #define GRAD_THREADS 256
 
-struct grad_piece { /* of the grid's second dimension */
-	int part, first, chunks; /* columns from row[part] + first * 64 */
-};
-struct grad_args {
-	int64_t t, ldy, ldg, ld_s, out;
-	const act_t *dy, *b, *s;
-	float *db_part, *ds_part;
-	int n_pieces;
-	int row[KN_PARTS];
-	struct grad_piece piece[KN_ADAPTER_PIECES];
-};
-
 /* STAGES: tiles on their way, as many as shared memory has room for; they change no bits. */
 template <int R, int STAGES> struct grad_shared { /* bytes */
 	static const int stages = STAGES;
@@ -176,7 +164,7 @@ template <int R, int STAGES> static __global__ void __launch_bounds__(GRAD_THREA
 			for (int h = 0; h < 2; h++) {
 				int64_t row = row0 + sub * TILE_ROWS + warp * 16 + lane / 4 + h * 8;
 
-				*(float2 *)(a.ds_part + ((int64_t)blockIdx.y * gridDim.x * BLOCK_ROWS + row) * R + c * 8 + lane % 4 * 2) =
+				*(float2 *)(a.ds_part + ((int64_t)blockIdx.y * a.rows + row) * R + c * 8 + lane % 4 * 2) =
 					make_float2(ds[sub][c][2 * h], ds[sub][c][2 * h + 1]);
 			}
 }
@@ -209,7 +197,7 @@ static bool cut(struct grad_args *g, const struct kn_adapter_grad *a, int64_t bl
 
 /* ds: a thread an inner value. db: a thread four of them. */
 template <int R>
-static __global__ void __launch_bounds__(THREADS) fold_ds(const __grid_constant__ struct grad_args g, act_t *ds, int64_t ldy, int n, int64_t rows)
+static __global__ void __launch_bounds__(THREADS) fold_ds(const __grid_constant__ struct grad_args g, act_t *ds, int64_t ldy, int n)
 {
 	int64_t i = (int64_t)blockIdx.x * THREADS + threadIdx.x, t = i / (n * R);
 	int c = (int)(i % (n * R)), part = c / R;
@@ -219,7 +207,7 @@ static __global__ void __launch_bounds__(THREADS) fold_ds(const __grid_constant_
 		return;
 	for (int p = 0; p < g.n_pieces; p++)
 		if (g.piece[p].part == part)
-			sum += g.ds_part[((int64_t)p * rows + t) * R + c % R];
+			sum += g.ds_part[((int64_t)p * g.rows + t) * R + c % R];
 	ds[t * ldy + c] = act_down(sum);
 }
 
@@ -254,10 +242,10 @@ static __global__ void __launch_bounds__(THREADS) fold_db(const float *parts, in
 	leave_squares(is, squares, out * R);
 }
 
-template <int R, int STAGES> static void grad(struct device *d, const struct kn_adapter_grad *a, struct grad_args *g)
+/* The partial sums, in order. */
+template <int R> static void fold(struct device *d, const struct kn_adapter_grad *a, const struct grad_args *g)
 {
 	cudaStream_t st = cuda_of(d)->stream;
-	int64_t blocks = (a->t + BLOCK_ROWS - 1) / BLOCK_ROWS, rows = blocks * BLOCK_ROWS;
 	struct db_out o;
 
 	memset(&o, 0, sizeof(o));
@@ -268,11 +256,34 @@ template <int R, int STAGES> static void grad(struct device *d, const struct kn_
 		o.row[j] = (int)a->row[j];
 		o.rows[j] = (int)a->rows[j];
 	}
-	cudaFuncSetAttribute(grad_kernel<R, STAGES>, cudaFuncAttributeMaxDynamicSharedMemorySize, grad_shared<R, STAGES>::all);
-	grad_kernel<R, STAGES><<<dim3((unsigned)blocks, (unsigned)g->n_pieces), GRAD_THREADS, grad_shared<R, STAGES>::all, st>>>(*g);
-	fold_ds<R><<<(unsigned)((a->t * a->n * R + THREADS - 1) / THREADS), THREADS, 0, st>>>(*g, (act_t *)a->dy + a->out, a->ldy, a->n, rows);
-	fold_db<R><<<(unsigned)((a->out * R / 4 + THREADS - 1) / THREADS), THREADS, 0, st>>>(g->db_part, blocks, a->out, o, a->squares);
+	fold_ds<R><<<(unsigned)((a->t * a->n * R + THREADS - 1) / THREADS), THREADS, 0, st>>>(*g, (act_t *)a->dy + a->out, a->ldy, a->n);
+	fold_db<R><<<(unsigned)((a->out * R / 4 + THREADS - 1) / THREADS), THREADS, 0, st>>>(g->db_part, g->blocks, a->out, o, a->squares);
 	cuda_launched(d, "adapter_grad");
+}
+
+template <int R, int STAGES> static bool grad(struct device *d, const struct kn_adapter_grad *a, struct grad_args *g)
+{
+	g->blocks = (a->t + BLOCK_ROWS - 1) / BLOCK_ROWS;
+	g->rows = g->blocks * BLOCK_ROWS;
+	if (!cut(g, a, g->blocks, cuda_of(d)->sms))
+		return false;
+	g->ds_part = g->db_part + g->blocks * a->out * R;
+	cudaFuncSetAttribute(grad_kernel<R, STAGES>, cudaFuncAttributeMaxDynamicSharedMemorySize, grad_shared<R, STAGES>::all);
+	grad_kernel<R, STAGES><<<dim3((unsigned)g->blocks, (unsigned)g->n_pieces), GRAD_THREADS, grad_shared<R, STAGES>::all, cuda_of(d)->stream>>>(*g);
+	cuda_launched(d, "adapter_grad");
+	return true;
+}
+
+/* For any GPU whose multiprocessors have room for it. With four stages of rank 16 two thread blocks share one of the larger GPUs'. */
+static bool grad_plain(struct device *d, const struct kn_adapter_grad *a, struct grad_args *g)
+{
+	int room = cuda_of(d)->shared;
+
+	if (a->rank == 16 && grad_shared<16, 1>::all <= room)
+		return grad_shared<16, 4>::all <= room ? grad<16, 4>(d, a, g) : grad<16, 1>(d, a, g);
+	if (a->rank == 32 && grad_shared<32, 2>::all <= room)
+		return grad_shared<32, 4>::all <= room ? grad<32, 4>(d, a, g) : grad<32, 2>(d, a, g);
+	return false;
 }
 
 static void grad_by_products(struct device *d, const struct kn_adapter_grad *a)
@@ -292,25 +303,21 @@ static void grad_by_products(struct device *d, const struct kn_adapter_grad *a)
 
 void kn_adapter_grad_cuda(struct device *d, const struct kn_adapter_grad *a)
 {
-	int64_t blocks = (a->t + BLOCK_ROWS - 1) / BLOCK_ROWS;
 	struct grad_args g;
-	int room = cuda_of(d)->shared, least = a->rank == 16 ? grad_shared<16, 1>::all : grad_shared<32, 2>::all;
-	bool fits = (a->rank == 16 || a->rank == 32) && least <= room && eights(a->dy, a->ldy) && eights(a->b, a->ldg) && eights(a->s, a->ld_s);
+	bool fits = (a->rank == 16 || a->rank == 32 || a->rank == 64) && eights(a->dy, a->ldy) && eights(a->b, a->ldg) && eights(a->s, a->ld_s);
 
 	memset(&g, 0, sizeof(g));
 	for (int j = 0; j < a->n; j++)
 		g.row[j] = (int)a->row[j], fits = fits && a->row[j] % 8 == 0 && ((uintptr_t)a->db[j] & 15) == 0;
-	if (!fits || !cut(&g, a, blocks, cuda_of(d)->sms)) {
-		grad_by_products(d, a);
-		return;
-	}
 	g.t = a->t, g.ldy = a->ldy, g.ldg = a->ldg, g.ld_s = a->ld_s, g.out = a->out;
 	g.dy = (const act_t *)a->dy, g.b = (const act_t *)a->b, g.s = (const act_t *)a->s;
 	g.db_part = (float *)a->scratch;
-	g.ds_part = g.db_part + blocks * a->out * a->rank;
-	/* with four stages of rank 16 two thread blocks share a multiprocessor of the larger GPUs */
-	if (a->rank == 16)
-		grad_shared<16, 4>::all <= room ? grad<16, 4>(d, a, &g) : grad<16, 1>(d, a, &g);
+	if (!fits || !(adapter_grad_sm90(d, a, &g) || grad_plain(d, a, &g)))
+		grad_by_products(d, a);
+	else if (a->rank == 16)
+		fold<16>(d, a, &g);
+	else if (a->rank == 32)
+		fold<32>(d, a, &g);
 	else
-		grad_shared<32, 4>::all <= room ? grad<32, 4>(d, a, &g) : grad<32, 2>(d, a, &g);
+		fold<64>(d, a, &g);
 }

@@ -383,6 +383,13 @@ template <int NT, bool DROP> static void down(struct device *d, const struct kn_
 	down_bytes(NT * 16, MANY_STAGES) <= cuda_of(d)->shared ? down_by<NT, MANY_STAGES, DROP>(d, a) : down_by<NT, FEW_STAGES, DROP>(d, a);
 }
 
+/* da += the partial sums of all runs, in order. */
+static void fold_runs(struct device *d, const struct kn_adapter_outer *a, int runs)
+{
+	fold_outer<<<(unsigned)((a->nr * a->in / 4 + THREADS - 1) / THREADS), THREADS, 0, cuda_of(d)->stream>>>(a->da, (const float *)a->scratch, a->nr * a->in, runs, a->squares);
+	cuda_launched(d, "adapter_outer");
+}
+
 template <int NT, int STAGES, bool DROP> static void outer_by(struct device *d, const struct kn_adapter_outer *a)
 {
 	cudaStream_t st = cuda_of(d)->stream;
@@ -396,8 +403,7 @@ template <int NT, int STAGES, bool DROP> static void outer_by(struct device *d, 
 	cudaFuncSetAttribute(outer_kernel<NT, STAGES, DROP>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
 	outer_kernel<NT, STAGES, DROP><<<dim3((unsigned)blocks, (unsigned)runs), OUTER_THREADS, bytes, st>>>(
 		(float *)a->scratch, (const act_t *)a->ds, a->ld_ds, (const act_t *)a->x, a->ldx, a->t, a->in, run, masks_of(a));
-	fold_outer<<<(unsigned)((a->nr * a->in / 4 + THREADS - 1) / THREADS), THREADS, 0, st>>>(a->da, (const float *)a->scratch, a->nr * a->in, (int)runs, a->squares);
-	cuda_launched(d, "adapter_outer");
+	fold_runs(d, a, (int)runs);
 }
 
 template <int NT, bool DROP> static void outer(struct device *d, const struct kn_adapter_outer *a)
@@ -425,6 +431,8 @@ template <int NT, bool DROP> static void through(struct device *d, const struct 
 
 void kn_adapter_down_cuda(struct device *d, const struct kn_adapter_outer *a)
 {
+	if (adapter_down_sm90(d, a))
+		return;
 	if (!outer_fits(a) || !eights(a->a, a->lda))
 		any_down(d, a);
 	else if (a->masks)
@@ -435,7 +443,11 @@ void kn_adapter_down_cuda(struct device *d, const struct kn_adapter_outer *a)
 
 void kn_adapter_outer_cuda(struct device *d, const struct kn_adapter_outer *a)
 {
-	if (!outer_fits(a) || !eights(a->ds, a->ld_ds))
+	int runs;
+
+	if (adapter_outer_sm90(d, a, &runs))
+		fold_runs(d, a, runs);
+	else if (!outer_fits(a) || !eights(a->ds, a->ld_ds))
 		any_outer(d, a);
 	else if (a->masks)
 		BY_SIZE(outer, true)

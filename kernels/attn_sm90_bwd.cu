@@ -22,7 +22,7 @@ struct bwd_maps {
 	CUtensorMap q, k, v, g, o;
 };
 
-#ifdef ATTN_SM90_CODE
+#ifdef SM90_CODE
 
 /* Scores become probabilities and dP becomes dS, where visible. */
 template <bool CAP>
@@ -46,7 +46,7 @@ template <int DP> struct dq_smem {
 	uint64_t q_full, q_empty, o_full, o_empty, full[QSTAGES], empty[QSTAGES];
 };
 
-#ifdef ATTN_SM90_CODE
+#ifdef SM90_CODE
 static __device__ __forceinline__ bool take_dq(const struct attn_cuda &s, int item, struct pair_work *w)
 {
 	if (!attn_take(s, item / s.n_heads, false, &w->it))
@@ -251,7 +251,7 @@ template <int DP, bool CAP>
 __global__ void __launch_bounds__(THREADS, 1) attn_sm90_dq_kernel(const __grid_constant__ struct bwd_maps maps,
 	const struct attn_cuda s, const struct attn_ptrs p)
 {
-#ifdef ATTN_SM90_CODE
+#ifdef SM90_CODE
 	extern __shared__ char raw[];
 	struct dq_smem<DP> *m = (struct dq_smem<DP> *)(raw + (-shared_at(raw) & 1023));
 
@@ -290,7 +290,7 @@ template <int DP> struct dkv_smem {
 	uint64_t k_full, k_empty, full[KSTAGES], empty[KSTAGES];
 };
 
-#ifdef ATTN_SM90_CODE
+#ifdef SM90_CODE
 static __device__ __forceinline__ bool take_dkv(const struct attn_cuda &s, int item, struct pair_work *w)
 {
 	int most;
@@ -466,7 +466,7 @@ template <int DP, bool CAP>
 __global__ void __launch_bounds__(THREADS, 1) attn_sm90_dkv_kernel(const __grid_constant__ struct bwd_maps maps,
 	const struct attn_cuda s, const struct attn_ptrs p)
 {
-#ifdef ATTN_SM90_CODE
+#ifdef SM90_CODE
 	extern __shared__ char raw[];
 	struct dkv_smem<DP> *m = (struct dkv_smem<DP> *)(raw + (-shared_at(raw) & 1023));
 

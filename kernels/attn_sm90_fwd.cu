@@ -22,7 +22,7 @@ template <int DP> struct fwd_smem {
 	uint64_t q_full[2], q_empty[2], k_full[STAGES], k_empty[STAGES], v_full[STAGES], v_empty[STAGES];
 };
 
-#ifdef ATTN_SM90_CODE
+#ifdef SM90_CODE
 static __device__ __forceinline__ bool take(const struct attn_cuda &s, int item, struct fwd_work *w)
 {
 	struct attn_item it;
@@ -246,7 +246,7 @@ __global__ void __launch_bounds__(THREADS, 1) attn_sm90_fwd_kernel(const __grid_
 	const __grid_constant__ CUtensorMap mk,
 	const __grid_constant__ CUtensorMap mv, const struct attn_cuda s, act_t *o, float *lse)
 {
-#ifdef ATTN_SM90_CODE
+#ifdef SM90_CODE
 	extern __shared__ char raw[];
 	struct fwd_smem<DP> *m = (struct fwd_smem<DP> *)(raw + (-shared_at(raw) & 1023));
 
@@ -277,32 +277,12 @@ __global__ void __launch_bounds__(THREADS, 1) attn_sm90_fwd_kernel(const __grid_
 
 /* --- host --- */
 
-typedef CUresult encode_fn(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *, const cuuint32_t *,
-	const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-
-/* The driver's function, asked for at run time so that nothing links against the driver. */
-static encode_fn *encoder(void)
-{
-	static encode_fn *const fn = [] {
-		void *p = NULL;
-		enum cudaDriverEntryPointQueryResult found;
-
-		if (cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &p, 12000, cudaEnableDefault, &found) != cudaSuccess ||
-		    found != cudaDriverEntryPointSuccess)
-			p = NULL;
-		return (encode_fn *)p;
-	}();
-
-	return fn;
-}
-
 bool attn_sm90_map(CUtensorMap *m, const void *p, int64_t ld, int heads, int d, int rows, int box)
 {
-	cuuint64_t size[3] = { (cuuint64_t)d, (cuuint64_t)heads, (cuuint64_t)rows }, stride[2] = { (cuuint64_t)d * 2, (cuuint64_t)ld * 2 };
-	cuuint32_t boxes[3] = { PANEL, 1, (cuuint32_t)box }, step[3] = { 1, 1, 1 };
+	const uint64_t size[3] = { (uint64_t)d, (uint64_t)heads, (uint64_t)rows }, stride[2] = { (uint64_t)d * 2, (uint64_t)ld * 2 };
+	const uint32_t boxes[3] = { PANEL, 1, (uint32_t)box };
 
-	return encoder()(m, ACT_MAP, 3, (void *)p, size, stride, boxes, step, CU_TENSOR_MAP_INTERLEAVE_NONE,
-	                 CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+	return sm90_map(m, p, 3, size, stride, boxes);
 }
 
 /* Code for sm_90a is in the binary: kernels of other targets are empty. */
@@ -317,7 +297,7 @@ bool attn_sm90_fits(const struct attn_cuda *s, int major, int minor)
 {
 	/* nearly all of its shared memory is used */
 	return major == 9 && minor == 0 && attn_room(s) >= 227 << 10 && s->dtype == ATTN_ACT && s->head_dim % 8 == 0 && s->head_dim <= 128 && s->ldq % 8 == 0 &&
-	       s->ldk % 8 == 0 && s->ldv % 8 == 0 && s->ldo % 8 == 0 && encoder() && built();
+	       s->ldk % 8 == 0 && s->ldv % 8 == 0 && s->ldo % 8 == 0 && sm90_can_map() && built();
 }
 
 template <int DP, bool CAP> static cudaError_t fwd(cudaStream_t st, const struct attn_cuda *s, const struct attn_ptrs *p, act_t *o, float *lse)

@@ -82,11 +82,13 @@ static const struct {
 	int n;
 	int64_t rows[3];
 } grad_shapes[] = { { 1, 16, 1, { 64 } }, { 700, 16, 3, { 256, 64, 64 } }, { 513, 32, 2, { 192, 192 } }, { 130, 8, 2, { 40, 24 } },
-	            { 1100, 16, 1, { 4096 } }, { 300, 16, 2, { 100, 60 } } };
+	            { 1100, 16, 1, { 4096 } }, { 300, 16, 2, { 100, 60 } },
+	            { 1, 16, 2, { 128, 256 } }, { 2500, 16, 3, { 512, 128, 128 } }, { 1023, 32, 2, { 384, 640 } }, { 515, 64, 3, { 256, 128, 128 } },
+	            { 2049, 64, 1, { 2176 } } };
 
 START_TEST(test_adapter_grad)
 {
-	int64_t t = grad_shapes[_i].t, r = grad_shapes[_i].rank, out = 0, pad = 112, ld, ldg = 24, inner;
+	int64_t t = grad_shapes[_i].t, r = grad_shapes[_i].rank, out = 0, pad = 208, ld, ldg = 24, inner;
 	int n = grad_shapes[_i].n;
 	struct kn_adapter_grad a = { .t = t, .n = n, .rank = r, .scale = 0.5f }, b;
 	float *dy, *g, *s, *full, *db0, *db;
@@ -162,8 +164,8 @@ END_TEST
 
 START_TEST(test_adapter_outer)
 {
-	static const int64_t shapes[][3] = { { 1, 64, 16 }, { 130, 128, 48 }, { 700, 320, 32 }, { 1000, 64, 96 }, { 77, 60, 8 }, { 2100, 192, 80 } };
-	int64_t t = shapes[_i][0], in = shapes[_i][1], nr = shapes[_i][2], ldx = in + 112, lda = in + 8, ld_ds = nr + 8;
+	static const int64_t shapes[][3] = { { 1, 64, 16 }, { 130, 128, 48 }, { 700, 320, 32 }, { 1000, 64, 96 }, { 77, 60, 8 }, { 2100, 192, 80 }, { 129, 576, 128 }, { 1500, 4096, 192 } };
+	int64_t t = shapes[_i][0], in = shapes[_i][1], nr = shapes[_i][2], ldx = in + 208, lda = in + 8, ld_ds = nr + 8;
 	float *x = noise(t * in, 1, 1), *m = noise(nr * in, 0.1, 2), *ds = noise(t * nr, 1, 3), *da0 = noise(nr * in, 1, 4), *s, *da;
 	struct kn_adapter_outer k[2];
 
@@ -403,7 +405,7 @@ static void add(TCase *t)
 	tcase_add_test(t, test_adapter_place);
 	tcase_add_loop_test(t, test_adapter_grad, 0, (int)(sizeof(grad_shapes) / sizeof(*grad_shapes)));
 	tcase_add_loop_test(t, test_adapter_masks, 0, sizeof(masked_shapes) / sizeof(*masked_shapes));
-	tcase_add_loop_test(t, test_adapter_outer, 0, 6);
+	tcase_add_loop_test(t, test_adapter_outer, 0, 8);
 	tcase_add_loop_test(t, test_adam, 0, 2);
 }
 
