@@ -96,6 +96,8 @@ kn_add_squares_fn kn_add_squares_cuda;
 kn_col_sums_fn kn_col_sums_cuda;
 kn_convert_fn kn_convert_cuda;
 kn_adam_fn kn_adam_cuda;
+kn_basis_fn kn_basis_cuda;
+kn_add_update_fn kn_add_update_cuda;
 kn_nf4_quant_fn kn_nf4_quant_cuda;
 kn_nf4_dequant_fn kn_nf4_dequant_cuda;
 kn_adapter_place_fn kn_adapter_place_cuda;

@@ -360,6 +360,8 @@ static const struct kn_ops cuda_ops(void)
 	k.add_squares = kn_add_squares_cuda;
 	k.col_sums = kn_col_sums_cuda;
 	k.adam = kn_adam_cuda;
+	k.basis = kn_basis_cuda;
+	k.add_update = kn_add_update_cuda;
 	k.nf4_quant = kn_nf4_quant_cuda;
 	k.nf4_dequant = kn_nf4_dequant_cuda;
 	k.convert = kn_convert_cuda;
@@ -490,6 +492,7 @@ extern "C" __attribute__((visibility("default"))) int device_open_cuda(struct de
 	d->k.attn_scratch = planned.attn_scratch;
 	d->k.decode_scratch = planned.decode_scratch;
 	d->k.adapter_scratch = planned.adapter_scratch;
+	d->k.basis_scratch = planned.basis_scratch;
 	d->k.skinny_scratch = planned.skinny_scratch;
 	cudaMemGetInfo(&avail, &total);
 	d->free_bytes = avail;

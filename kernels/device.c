@@ -187,6 +187,9 @@ static const struct kn_ops cpu_ops = {
 	.add_squares = kn_add_squares_cpu,
 	.col_sums = kn_col_sums_cpu,
 	.adam = kn_adam_cpu,
+	.basis = kn_basis_cpu,
+	.basis_scratch = kn_basis_scratch_cpu,
+	.add_update = kn_add_update_cpu,
 	.nf4_quant = kn_nf4_quant_cpu,
 	.nf4_dequant = kn_nf4_dequant_cpu,
 	.convert = kn_convert_cpu,
@@ -229,6 +232,7 @@ static void describe_cuda(struct device *d, enum dtype act)
 	d->k.attn_scratch = kn_attn_scratch_cuda;
 	d->k.decode_scratch = kn_decode_scratch_cuda;
 	d->k.adapter_scratch = kn_adapter_scratch_cuda;
+	d->k.basis_scratch = kn_basis_scratch_cuda;
 	d->k.skinny_scratch = kn_skinny_scratch_cuda;
 }
 

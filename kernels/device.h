@@ -20,6 +20,7 @@
 #include "kernels/adam.h"
 #include "kernels/adapter.h"
 #include "kernels/attn.h"
+#include "kernels/basis.h"
 #include "kernels/dropout.h"
 #include "kernels/embed.h"
 #include "kernels/fp8.h"
@@ -97,6 +98,9 @@ struct kn_ops {
 	kn_add_squares_fn *add_squares;
 	kn_col_sums_fn *col_sums;
 	kn_adam_fn *adam;
+	kn_basis_fn *basis;
+	kn_basis_scratch_fn *basis_scratch;
+	kn_add_update_fn *add_update;
 	kn_nf4_quant_fn *nf4_quant;
 	kn_nf4_dequant_fn *nf4_dequant;
 	kn_convert_fn *convert;

@@ -15,14 +15,14 @@
 
 static struct {
 	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *weights, *tensorboard, *dump_batch, *tag, *data_version, *task, *method, *update, *train_embeddings, *train_head, *quant, *targets, *layers, *schedule, *decay_shape, *optimizer, *nonfinite, *device, *compute;
-	int64_t rank, batch, accumulate, max_steps, max_len, warmup_steps, decay_steps, schedule_steps, seed, log_every, threads, patience, keep_checkpoints, sample_tokens;
+	int64_t rank, project_every, batch, accumulate, max_steps, max_len, warmup_steps, decay_steps, schedule_steps, seed, log_every, threads, patience, keep_checkpoints, sample_tokens;
 	struct opt_list evals;
-	double alpha, dropout, neftune, epochs, lr, warmup_ratio, decay_ratio, weight_decay, lora_plus_ratio, max_grad_norm, beta1, beta2, eps, min_delta, peak_tflops;
+	double project_scale, alpha, dropout, neftune, epochs, lr, warmup_ratio, decay_ratio, weight_decay, lora_plus_ratio, max_grad_norm, beta1, beta2, eps, min_delta, peak_tflops;
 	uint64_t memory, host_memory;
 	bool rslora, restore_best, extend, dry_run, eval_only, advise, smoke, allow_long;
 } o = {
 	.method = "sft", .update = "lora", .train_embeddings = "auto", .train_head = "auto", .quant = "nf4", .targets = "all", .schedule = "cosine", .decay_shape = "cosine", .optimizer = "adamw", .nonfinite = "stop", .eval_every = "0", .save_every = "0", .sample_every = "0", .sample_tokens = 64, .task = "any",
-	.device = "auto", .compute = "auto", .rank = 16, .alpha = 16, .batch = 2, .accumulate = 4, .epochs = 3, .lr = 2e-4, .warmup_steps = -1,
+	.device = "auto", .compute = "auto", .rank = 16, .project_every = 200, .project_scale = 0.25, .alpha = 16, .batch = 2, .accumulate = 4, .epochs = 3, .lr = 2e-4, .warmup_steps = -1,
 	.decay_steps = -1, .warmup_ratio = 0.05, .decay_ratio = 0.1, .weight_decay = 0.01, .lora_plus_ratio = 1, .max_grad_norm = 1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .seed = 42, .log_every = 1,
 };
 
@@ -36,11 +36,13 @@ static struct opt options[] = {
 	{ OPT_STR, "data-version", 0, &o.data_version, "VERSION", "of the training data, which it carries too" },
 	{ OPT_SECTION, .help = "Method" },
 	{ OPT_CHOICE, "method", 0, &o.method, "NAME", "what is optimised", "sft" },
-	{ OPT_CHOICE, "update", 0, &o.update, "NAME", "what is trained: an adapter, or all weights (full)", "lora|full" },
-	{ OPT_CHOICE, "train-embeddings", 0, &o.train_embeddings, "WHEN", "full: the embedding too (auto: yes)", "auto|yes|no" },
-	{ OPT_CHOICE, "train-head", 0, &o.train_head, "WHEN", "full: the head too (auto: yes)", "auto|yes|no" },
-	{ OPT_CHOICE, "quant", 0, &o.quant, "KIND", "the frozen base: nf4 (double quantisation), or as it is; full: none", "nf4|none" },
-	{ OPT_INT, "rank", 0, &o.rank, "N", "rank of the adapter", .min = 1, .max = 4096 },
+	{ OPT_CHOICE, "update", 0, &o.update, "NAME", "what is trained: an adapter, or all weights, as they are (full) or by projected gradients (galore)", "lora|full|galore" },
+	{ OPT_CHOICE, "train-embeddings", 0, &o.train_embeddings, "WHEN", "full and galore: the embedding too (auto: yes)", "auto|yes|no" },
+	{ OPT_CHOICE, "train-head", 0, &o.train_head, "WHEN", "full and galore: the head too (auto: yes)", "auto|yes|no" },
+	{ OPT_CHOICE, "quant", 0, &o.quant, "KIND", "the frozen base: nf4 (double quantisation), or as it is; full, galore: none", "nf4|none" },
+	{ OPT_INT, "rank", 0, &o.rank, "N", "rank of the adapter; of galore's projections, 128 when not given", .min = 1, .max = 4096 },
+	{ OPT_INT, "project-every", 0, &o.project_every, "N", "galore: steps between choosing directions", .min = 1, .max = 1e9 },
+	{ OPT_F64, "project-scale", 0, &o.project_scale, "X", "galore: what an update is scaled by on its way back", .min = 1e-6, .max = 1e6 },
 	{ OPT_F64, "alpha", 0, &o.alpha, "X", "the adapter is scaled by alpha / rank", .min = 1e-6, .max = 1e6 },
 	{ OPT_FLAG, "rslora", 0, &o.rslora, 0, "scale by alpha / sqrt(rank)" },
 	{ OPT_F64, "dropout", 0, &o.dropout, "P", "dropout of the adapter's input", .min = 0, .max = 0.99 },
@@ -56,7 +58,7 @@ static struct opt options[] = {
 	{ OPT_FLAG, "allow-long", 0, &o.allow_long, 0, "accept sequences beyond the model's positions" },
 	{ OPT_INT, "seed", 0, &o.seed, "N", "seed of adapter, order, dropout and noise", .min = 0, .max = 9e15 },
 	{ OPT_SECTION, .help = "Optimiser" },
-	{ OPT_F64, "lr", 0, &o.lr, "X", "peak learning rate; 2e-5 when not given with full", .min = 0, .max = 1e3 },
+	{ OPT_F64, "lr", 0, &o.lr, "X", "peak learning rate; 2e-5 when not given with full or galore", .min = 0, .max = 1e3 },
 	{ OPT_F64, "lora-plus-ratio", 0, &o.lora_plus_ratio, "X", "LoRA+: the B of an adapter learns at X times that rate", .min = 1e-3, .max = 1e6 },
 	{ OPT_CHOICE, "schedule", 0, &o.schedule, "NAME", "of the learning rate after warm-up", "cosine|linear|constant|wsd" },
 	{ OPT_INT, "schedule-steps", 0, &o.schedule_steps, "N", "length of the schedule (0: the run's)", .min = 0, .max = 1e12 },
@@ -142,22 +144,34 @@ static int parse_every(const char *option, const char *text, int64_t *every, str
 	return err_set(e, LP_USAGE, "--%s takes a number of steps, or epoch, not '%s'", option, text);
 }
 
-/* Weights of the base that are trained, and what full fine-tuning has no use for. */
+static bool trains_base(void)
+{
+	return strcmp(o.update, "lora") != 0;
+}
+
+/* Weights of the base that are trained, and options that go with something else. */
 static int configure_update(struct train_config *c, struct err *e)
 {
-	static const char *const adapters[] = { "rank", "alpha", "rslora", "dropout", "targets", "layers", "lora-plus-ratio" };
-	bool full = strcmp(o.update, "full") == 0;
+	static const char *const adapters[] = { "alpha", "rslora", "dropout", "targets", "layers", "lora-plus-ratio" };
+	bool galore = strcmp(o.update, "galore") == 0;
 
-	if (!full && (opt_given(&spec, "train-embeddings") || opt_given(&spec, "train-head")))
-		return err_set(e, LP_USAGE, "--train-embeddings and --train-head go with --update full; an adapter leaves both as they are");
-	for (size_t i = 0; full && i < sizeof(adapters) / sizeof(*adapters); i++)
-		if (opt_given(&spec, adapters[i]))
-			return err_set(e, LP_USAGE, "--%s is an adapter's, and --update full trains the weights themselves; leave one of them out", adapters[i]);
-	if (!full)
+	if (!galore && (opt_given(&spec, "project-every") || opt_given(&spec, "project-scale")))
+		return err_set(e, LP_USAGE, "--project-every and --project-scale go with --update galore");
+	if (!trains_base() && (opt_given(&spec, "train-embeddings") || opt_given(&spec, "train-head")))
+		return err_set(e, LP_USAGE, "--train-embeddings and --train-head go with --update full or galore; an adapter leaves both as they are");
+	if (!trains_base())
 		return 0;
+	for (size_t i = 0; i < sizeof(adapters) / sizeof(*adapters); i++)
+		if (opt_given(&spec, adapters[i]))
+			return err_set(e, LP_USAGE, "--%s is an adapter's, and --update %s trains the weights themselves; leave one of them out", adapters[i], o.update);
+	if (!galore && opt_given(&spec, "rank"))
+		return err_set(e, LP_USAGE, "--rank is an adapter's, or galore's, and --update full trains the weights as they are; leave one of them out");
 	c->trained = TRAIN_LAYERS;
 	c->trained |= strcmp(o.train_embeddings, "no") ? TRAIN_EMBED : 0;
 	c->trained |= strcmp(o.train_head, "no") ? TRAIN_HEAD : 0;
+	c->galore_rank = !galore ? 0 : opt_given(&spec, "rank") ? o.rank : 128;
+	c->galore_every = o.project_every;
+	c->galore_scale = o.project_scale;
 	c->nf4 = c->nf4 && opt_given(&spec, "quant");
 	return 0;
 }
@@ -270,7 +284,7 @@ int main(int argc, char **argv)
 	tool_init(&spec, &argc, &argv);
 	if (!opt_given(&spec, "alpha"))
 		o.alpha = (double)o.rank;
-	if (!opt_given(&spec, "lr") && strcmp(o.update, "full") == 0)
+	if (!opt_given(&spec, "lr") && trains_base())
 		o.lr = 2e-5;
 	rc = configure(&c, argc, argv, &e);
 	if (rc == 0 && o.advise)

@@ -14,7 +14,7 @@
 #include "base/xalloc.h"
 #include "train/checkpoint_key.h"
 
-enum { N_STATE = 9, N_DEVICE = 6, N_COUNTERS = 9, N_REALS = 2, N_META = KEY_FIELDS + N_COUNTERS + N_REALS + 1, STATE_MAX_META = 64 };
+enum { N_STATE = 10, N_DEVICE = 6, N_COUNTERS = 9, N_REALS = 2, N_META = KEY_FIELDS + N_COUNTERS + N_REALS + 1, STATE_MAX_META = 64 };
 
 /* A copy of the state, and the thread that writes it. */
 struct saver {
@@ -69,7 +69,7 @@ static struct tensor slice(const char *name, enum dtype t, int64_t n, const void
 	return (struct tensor){ name, t, 1, { (uint64_t)n }, (uint64_t)n * dtype_bytes(t), data };
 }
 
-static const char weights_name[] = "weights", best_name[] = "best";
+static const char weights_name[] = "weights", basis_name[] = "basis", best_name[] = "best";
 
 /* The arrays of the state, where the run has them; behind the device's ones what is in host memory. What is trained of the base comes by
  * run_get_params, and the best parameters may be missing; all: they are there. Returns how many. */
@@ -89,9 +89,16 @@ static size_t state_list(const struct run *r, struct tensor t[N_STATE], bool all
 	t[n++] = slice("watch", DT_F64, sizeof(r->watch) / sizeof(double), &r->watch);
 	if (r->base.n)
 		t[n++] = slice(weights_name, DT_F32, r->base.n, NULL);
+	if (o->galore)
+		t[n++] = slice(basis_name, r->dev.act, o->galore->n_basis, o->galore->basis);
 	if (all || r->best)
 		t[n++] = slice(best_name, DT_F32, run_params(r), r->best);
 	return n;
+}
+
+static bool on_device(size_t i, const struct tensor *t)
+{
+	return i < N_DEVICE || t->name == basis_name;
 }
 
 static uint64_t params_bytes(const struct run *r)
@@ -327,10 +334,10 @@ int checkpoint_save(struct run *r, bool finished, struct err *e)
 	for (size_t i = 0; i < s->n_state; i++) {
 		void *to = (void *)(uintptr_t)s->state[i].data;
 
-		if (i >= N_DEVICE && from[i].data)
-			memcpy(to, from[i].data, from[i].bytes);
-		else if (i < N_DEVICE)
+		if (on_device(i, &from[i]))
 			device_download(&r->dev, to, from[i].data, from[i].bytes);
+		else if (from[i].data)
+			memcpy(to, from[i].data, from[i].bytes);
 	}
 	fill_meta(r, s);
 	/* what a lost device gave is not to be written */
@@ -454,6 +461,7 @@ static int read_counters(struct run *r, const struct st_blob *b, struct err *e)
 static void take_tensors(struct run *r, const struct loaded *l)
 {
 	struct tensor to[N_STATE];
+	size_t n;
 	const struct tensor *best = st_find(&l->state.blob, best_name);
 
 	run_put_params(r, l->params);
@@ -461,11 +469,12 @@ static void take_tensors(struct run *r, const struct loaded *l)
 		r->best = xmalloc(params_bytes(r));
 	if (best)
 		memcpy(r->best, best->data, best->bytes);
-	state_list(r, to, false);
-	for (int i = 0; i < N_DEVICE; i++) {
+	n = state_list(r, to, false);
+	for (size_t i = 0; i < n; i++) {
 		const struct tensor *t = st_find(&l->state.blob, to[i].name);
 
-		device_upload(&r->dev, (void *)(uintptr_t)to[i].data, t->data, t->bytes);
+		if (on_device(i, &to[i]))
+			device_upload(&r->dev, (void *)(uintptr_t)to[i].data, t->data, t->bytes);
 	}
 	memcpy(&r->watch, st_find(&l->state.blob, "watch")->data, sizeof(r->watch));
 }

@@ -278,6 +278,8 @@ void engine_layout(struct engine *g)
 	engine_layout_noise(g, &g->host_plan);
 	if (g->shape.base)
 		trained_layout(g->shape.base, &g->w, g->dev, &g->plan[ARENA_ADAPTER]);
+	if (g->shape.optim && g->shape.optim->galore)
+		galore_layout(g->shape.optim->galore, g->dev, &g->plan[ARENA_ADAPTER]);
 	if (g->lora)
 		lora_layout(g->lora, &g->plan[ARENA_ADAPTER], g->shape.train);
 	g->squares = g->lora && g->shape.train ? layout_array(&g->plan[ARENA_ADAPTER], "gradients", engine_squares_a(g, g->w.desc.layers, 0), sizeof(double)) : NULL;

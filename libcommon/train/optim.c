@@ -1,5 +1,6 @@
 #include "train/optim.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -57,12 +58,19 @@ static struct part base_part(const struct trained *b, int64_t i)
 	return p;
 }
 
+/* The small matrix that a projection's gradient becomes; its update is made from 0, and applied to the weight then. */
+static struct part small_part(const struct galore *g, int64_t i)
+{
+	return (struct part){ .n = galore_small(g, i), .rule = RULE_GALORE, .p = (char *)g->step, .g = (const char *)g->small };
+}
+
 static struct part part_at(const struct optim *o, const struct lora *l, int64_t i)
 {
-	struct part p = i < l->n_tensors ? adapter_part(o, l, i) : base_part(o->base, i - l->n_tensors);
+	int64_t b = i - l->n_tensors;
+	struct part p = b < 0 ? adapter_part(o, l, i) : o->galore && galore_projects(o->galore, b) ? small_part(o->galore, b) : base_part(o->base, b);
 
 	/* the embedding's states stay in fp32, as transformers sets bitsandbytes up */
-	p.eight = o->kind == OPTIM_ADAMW8 && p.n >= ADAM8_MIN && !(i >= l->n_tensors && i - l->n_tensors == o->base->embed);
+	p.eight = o->kind == OPTIM_ADAMW8 && p.n >= ADAM8_MIN && !(b >= 0 && b == o->base->embed);
 	return p;
 }
 
@@ -83,12 +91,18 @@ void optim_sizes(const struct optim *o, const struct lora *l, int64_t *n32, int6
 	}
 }
 
+/* Whether the rest of a tensor of the base is a state; that of what is projected stays on the device. */
+static bool has_rest(const struct optim *o, int64_t i)
+{
+	return o->base->tensors[i].halves && !(o->galore && galore_projects(o->galore, i));
+}
+
 int64_t optim_rests(const struct optim *o)
 {
 	int64_t n = 0;
 
 	for (int64_t i = 0; i < base_tensors(o); i++)
-		n += o->base->tensors[i].halves ? o->base->tensors[i].n : 0;
+		n += has_rest(o, i) ? o->base->tensors[i].n : 0;
 	return n;
 }
 
@@ -194,7 +208,7 @@ static struct optim_piece with(struct optim_piece p, const struct part *t, int64
 static struct optim_piece none_behind(const struct optim_piece *p)
 {
 	return (struct optim_piece){ .first = p->first + p->n, .at32 = p->at32 + p->n32, .at8 = p->at8 + p->n8, .at_max = p->at_max + p->n_max,
-		                     .at_rest = p->at_rest + p->n_rest, .next = p->next, .next_from = p->next_from };
+		                     .at_rest = p->at_rest + p->n_rest, .tensor = p->next, .from = p->next_from, .next = p->next, .next_from = p->next_from };
 }
 
 /* The one behind p; n is 0 where p was the last. */
@@ -209,7 +223,7 @@ static struct optim_piece piece_after(const struct optim *o, const struct lora *
 		if (next.n == 0)
 			next.rule = t.rule;
 		more = with(next, &t, n);
-		if (t.rule != next.rule || (o->away && next.n && bytes_of(&more) > most))
+		if (t.rule != next.rule || (t.rule == RULE_GALORE && next.n && next.next_from == 0) || (o->away && next.n && bytes_of(&more) > most))
 			break;
 	}
 	return next;
@@ -262,6 +276,7 @@ void optim_start(struct optim *o, const struct lora *l, struct device *d)
 
 	o->segs = xcalloc((size_t)o->n_segs + 1, sizeof(*o->segs));
 	o->pieces = xcalloc((size_t)o->n_segs + 1, sizeof(*o->pieces));
+	o->n_adapter = l->n_tensors;
 	o->ring_bytes = o->away ? optim_ring_bytes(o, l) : 0;
 	for (o->n_pieces = 0; p.n; p = piece_after(o, l, &p)) {
 		start_piece(o, l, o->n_pieces ? &o->pieces[o->n_pieces - 1] : &none, &p);
@@ -325,8 +340,10 @@ static int16_t *rest_of(const struct optim *o, int64_t tensor)
 {
 	int64_t at = 0;
 
+	if (!has_rest(o, tensor))
+		return o->galore ? galore_rest(o->galore, tensor) : NULL;
 	for (int64_t i = 0; i < tensor; i++)
-		at += o->base->tensors[i].halves ? o->base->tensors[i].n : 0;
+		at += has_rest(o, i) ? o->base->tensors[i].n : 0;
 	return o->rest + at;
 }
 
@@ -392,6 +409,33 @@ static void travel(const struct optim *o, struct device *d, int64_t k, bool home
 			d->k.back(d, slot, part[i].dev, part[i].host, part[i].bytes);
 }
 
+bool optim_turns(const struct optim *o)
+{
+	return o->galore && o->step % o->galore->every == 0;
+}
+
+static void update_piece(struct optim *o, struct device *d, int64_t k, double lr, struct kn_adam a)
+{
+	const struct optim_piece *p = &o->pieces[k];
+	struct kn_adam_arrays x = arrays(o, k);
+	int64_t tensor = p->tensor - (o->base ? o->n_adapter : 0);
+	bool small = p->rule == RULE_GALORE;
+
+	a.lr = p->rule == RULE_B ? lr * o->b_rate : lr;
+	a.weight_decay = p->rule == RULE_VECTOR || small ? 0 : o->weight_decay;
+	if (o->galore) {
+		/* galore-torch adds eps before the correction, and decays what is updated: (p - u) d is p d - u d */
+		a.eps = o->eps / sqrt(1 - pow(o->beta2, (double)a.step));
+		a.lr = lr * (1 - lr * a.weight_decay);
+		a.weight_decay = a.lr > 0 ? lr * a.weight_decay / a.lr : 0;
+	}
+	if (small && p->from == 0)
+		galore_project(o->galore, d, tensor, a.step);
+	d->k.adam(d, o->segs + p->first, o->segs_dev + p->first, p->n, p->blocks, &x, &a);
+	if (small && p->next_from == 0)
+		galore_apply(o->galore, d, tensor, lr * o->weight_decay, &a);
+}
+
 void optim_step(struct optim *o, struct device *d, double lr, double loss_scale, const struct optim_sums *sums, double max_norm)
 {
 	struct kn_adam a = { lr, o->beta1, o->beta2, o->eps, o->weight_decay, ++o->step, (float)(1 / loss_scale), NULL, max_norm, NULL, NULL };
@@ -404,14 +448,9 @@ void optim_step(struct optim *o, struct device *d, double lr, double loss_scale,
 	for (int64_t k = 0; o->away && k < OPTIM_RING && k < o->n_pieces; k++)
 		travel(o, d, k, false);
 	for (int64_t k = 0; k < o->n_pieces; k++) {
-		const struct optim_piece *p = &o->pieces[k];
-		struct kn_adam_arrays x = arrays(o, k);
-
-		a.lr = p->rule == RULE_B ? lr * o->b_rate : lr;
-		a.weight_decay = p->rule == RULE_VECTOR ? 0 : o->weight_decay;
 		if (o->away)
 			d->k.await(d, o->slot + (int)(k % OPTIM_RING));
-		d->k.adam(d, o->segs + p->first, o->segs_dev + p->first, p->n, p->blocks, &x, &a);
+		update_piece(o, d, k, lr, a);
 		if (o->away)
 			travel(o, d, k, true);
 		if (o->away && k + OPTIM_RING < o->n_pieces)

@@ -6,6 +6,7 @@
 
 #include "base/layout.h"
 #include "kernels/device.h"
+#include "train/galore.h"
 #include "train/lora.h"
 #include "train/trained.h"
 
@@ -13,14 +14,16 @@ enum optim_kind { OPTIM_ADAMW, OPTIM_ADAMW8 };
 
 enum { OPTIM_RING = 2 };
 
-/* How tensors are updated: with A's rate; with B's (b_rate); with A's and without decay, the base's norms and biases, as transformers has it. */
-enum optim_rule { RULE_A, RULE_B, RULE_VECTOR };
+/* How tensors are updated: with A's rate; with B's (b_rate); with A's and without decay, the base's norms and biases, as transformers has it;
+ * through GaLore's projections. */
+enum optim_rule { RULE_A, RULE_B, RULE_VECTOR, RULE_GALORE };
 
 /* Segments whose states are updated at once: all tensors of one rule, or, where states are away, as much of them as a buffer on the device has
  * room for; a tensor may be cut then. */
 struct optim_piece {
 	int64_t first, n;                  /* segments, in the states' order */
 	enum optim_rule rule;
+	int64_t tensor, from;              /* where it begins: the tensor, of all, and its element */
 	int64_t at32, n32, at8, n8;        /* elements of m and v, of m8 and v8 */
 	int64_t at_max, n_max;             /* of m_max and v_max */
 	int64_t at_rest, n_rest;
@@ -37,8 +40,9 @@ struct optim {
 	float *m_max, *v_max; /* their blocks' scales */
 	int16_t *rest;       /* of weights in 16 bits */
 	struct trained *base; /* weights of the base that are trained, or NULL */
+	struct galore *galore; /* how their gradients are projected, or NULL */
 	struct kn_adam_seg *segs, *segs_dev; /* (n_segs), host and device: tensors or parts of them, their states counted from their piece's begin */
-	int64_t n_segs;
+	int64_t n_segs, n_adapter; /* tensors of the adapter: those of the base come behind them */
 	bool away;           /* the states are in page-locked host memory, and come to the device in pieces */
 	uint64_t piece;      /* bytes of a piece where they are, unless one segment has more; 0: what pays */
 	void *ring;          /* OPTIM_RING x ring_bytes of device memory, free to use in optim_step; NULL: not away */
@@ -72,6 +76,8 @@ struct optim_sums {
 	const double *loss, *squares;
 	int32_t *refused;
 };
+/* Whether the next step chooses GaLore's directions anew: nothing is to be queued ahead of it whose end is not known. */
+bool optim_turns(const struct optim *o);
 /* One step with gradients that are loss_scale times too large (1: not). Divided by it they are scaled down to a norm of max_norm
  * (0: never), and when a sum is not finite nothing changes but the step's number. sums NULL: no clipping, and no such look. */
 void optim_step(struct optim *o, struct device *d, double lr, double loss_scale, const struct optim_sums *sums, double max_norm);

@@ -44,6 +44,8 @@ static void describe_update(const struct run *r, struct sb *out)
 {
 	const struct trained *t = &r->base;
 
+	if (r->optim.galore)
+		sb_addf(out, "galore     rank %lld, directions every %lld steps, scale %g\n", (long long)r->galore.rank, (long long)r->galore.every, r->galore.scale);
 	if (!run_makes_model(r))
 		sb_addf(out, "adapter    LoRA r %lld, alpha %g, alpha/r %g, dropout %g\n", (long long)r->lora.rank, r->lora.alpha, (double)r->lora.scale, r->lora.dropout);
 	else
@@ -215,10 +217,11 @@ static int not_finite(struct run *r, const struct step_result *res, struct err *
 	return -1;
 }
 
-/* Whether somebody looks at the state after so many steps, or a signal asks for it: none is queued behind them before that. */
+/* Whether somebody looks at the state after so many steps, or a signal asks for it, or the next one builds on what no refused one may have changed: none
+ * is queued behind them before that. */
 static bool looked_at(const struct run *r, int64_t step)
 {
-	return stop_asks() || (r->n_evals && due(r->eval_every, step)) || (r->sampler && due(r->sample_every, step)) || due(r->save_every, step);
+	return stop_asks() || optim_turns(&r->optim) || (r->n_evals && due(r->eval_every, step)) || (r->sampler && due(r->sample_every, step)) || due(r->save_every, step);
 }
 
 /* The step behind those that are queued. */

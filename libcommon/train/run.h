@@ -32,6 +32,8 @@ struct train_config {
 	double neftune;                    /* alpha of the noise on embeddings, 0: none */
 	bool rslora;
 	unsigned trained;                  /* weights of the base that are trained (TRAIN_*); with the layers there is no adapter */
+	int64_t galore_rank, galore_every; /* directions that gradients of trained layers are projected on, 0: they are not; steps between choosing them */
+	double galore_scale;
 	const char *targets, *layers;      /* lora_choose */
 	int64_t batch, accumulate, max_steps, max_len;
 	double epochs, lr, warmup_ratio, decay_ratio, max_grad_norm;

@@ -41,6 +41,7 @@ struct run {
 	struct lora lora;
 	struct optim optim;
 	struct trained base;   /* n 0: all of the base is frozen */
+	struct galore galore;  /* where config's rank says so */
 	struct engine g;
 	struct dataset train;
 	struct heldout *evals; /* the first decides about the best adapter and the end */

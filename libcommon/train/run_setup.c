@@ -142,6 +142,8 @@ static int make_plan(struct run *r, struct err *e)
 	if (r->c->trained && !r->c->eval_only) {
 		trained_init(&r->base, &r->desc, &r->dev, r->c->trained, r->c->accumulate > 1 || s.max_tokens > ENGINE_PIECE);
 		s.base = r->optim.base = &r->base;
+		r->galore = (struct galore){ .rank = r->c->galore_rank, .every = r->c->galore_every, .scale = r->c->galore_scale, .seed = r->c->seed, .base = &r->base };
+		r->optim.galore = r->c->galore_rank > 0 ? &r->galore : NULL;
 	}
 	s.budget = r->c->memory ? r->c->memory - (r->c->memory > r->dev.overhead ? r->dev.overhead : 0) : r->dev.free_bytes / 10 * 9;
 	if (sampler_bytes(r) >= s.budget)

@@ -6,7 +6,8 @@ usage: make_full.py MODEL_GOLDENS_DIR STORIES_DIR   (tests/conformance/model, da
 Every parameter is trained, by AdamW in transformers' two groups (norms and biases do not decay), with transformers' cosine schedule and clipping. The
 same run in fp32 says how far PyTorch itself is from that truth. Cases: llama (untied), qwen2 (tied, biases), and stories260K with
 bitsandbytes' AdamW8bit as transformers' Trainer sets it up (embeddings keep fp32 states); there the truth is the same optimiser written out in
-fp64 (make_adam8.py), the other run bitsandbytes' own, and tensors of one layer, the embedding and the last norm are kept."""
+fp64 (make_adam8.py), the other run bitsandbytes' own, and tensors of one layer, the embedding and the last norm are kept. galore is the same model with
+galore-torch's GaLoreAdamW (type std), on its projections and, as transformers gives them to it, unprojected on the rest."""
 import os, sys
 
 import bitsandbytes as bnb
@@ -16,13 +17,17 @@ import transformers
 from safetensors.torch import save_file
 from transformers.trainer_pt_utils import get_parameter_names
 
+from galore_torch import GaLoreAdamW
+from galore_torch.galore_projector import GaLoreProjector
+
 from make_adam8 import deq, quant
 from make_methods import away, rows_of
 from make_model import VERSIONS, lift_to_fp64, loss_and_grads, lower_to_fp32
 
 STEPS, BATCH, LENS = 10, 2, (13, 40, 25, 9, 31)
 LR, WARMUP, DECAY, CLIP, BETAS, EPS = 2e-3, 2, 0.05, 0.5, (0.9, 0.999), 1e-8
-CASES = {"llama": 71, "qwen2": 73, "stories": 512}
+CASES = {"llama": 71, "qwen2": 73, "stories": 512, "galore": 512}
+GALORE = dict(rank=8, update_proj_gap=4, scale=0.25, proj_type="std")
 KEPT = ("model.layers.2.", "model.embed_tokens.", "model.norm.")
 
 
@@ -60,7 +65,28 @@ class Adam8:
                 self.state[p] = (quant(m.astype(np.float32), True), quant(v.astype(np.float32), False)) if eight else (m, v)
 
 
-def optimizer(m, groups, eight, dtype):
+class Signed(GaLoreProjector):
+    """Its singular vectors come by way of fp32, the truth's are fp64's; and LAPACK's signs, which moments from before meet, are any: the
+    largest component is positive here."""
+    def get_orthogonal_matrix(self, g, rank, type):
+        u, _, v = torch.linalg.svd(g, full_matrices=False)
+        p = v[:rank] if type == "right" else u[:, :rank].T
+        p = p * p.gather(1, p.abs().argmax(1, keepdim=True)).sign()
+        return p if type == "right" else p.T
+
+
+def galore(m, groups):
+    import galore_torch.adamw
+    galore_torch.adamw.GaLoreProjector = Signed
+    projected = [p for n, p in m.named_parameters() if ".self_attn." in n or ".mlp." in n]
+    others = [dict(g, params=[p for p in g["params"] if not any(p is q for q in projected)]) for g in groups]
+    return GaLoreAdamW([*others, {"params": projected, "weight_decay": DECAY, **GALORE}], lr=LR, betas=BETAS, eps=EPS, no_deprecation_warning=True)
+
+
+def optimizer(m, groups, name, dtype):
+    eight = name == "stories"
+    if name == "galore":
+        return galore(m, groups)
     tables = {p for x in m.modules() if isinstance(x, torch.nn.Embedding) for p in x.parameters()}
     if not eight:
         return torch.optim.AdamW(groups, lr=LR, betas=BETAS, eps=EPS, foreach=False, fused=False)
@@ -73,7 +99,7 @@ def optimizer(m, groups, eight, dtype):
     return bnb.optim.AdamW8bit(groups, lr=LR, betas=BETAS, eps=EPS)
 
 
-def run(model_dir, t, dtype, eight):
+def run(model_dir, t, dtype, name):
     config = transformers.AutoConfig.from_pretrained(model_dir)
     (lift_to_fp64 if dtype == torch.float64 else lower_to_fp32)(config.model_type)
     m = transformers.AutoModelForCausalLM.from_pretrained(model_dir, attn_implementation="eager", dtype=dtype).eval()
@@ -82,7 +108,7 @@ def run(model_dir, t, dtype, eight):
     decay = set(get_parameter_names(m, [torch.nn.LayerNorm], [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]))
     assert all((n in decay) == (p.ndim == 2) for n, p in params)
     groups = [{"params": [p for n, p in params if n in decay], "weight_decay": DECAY}, {"params": [p for n, p in params if n not in decay], "weight_decay": 0.0}]
-    opt = optimizer(m, groups, eight, dtype)
+    opt = optimizer(m, groups, name, dtype)
     # the rates are transformers' own, of an optimiser without parameters to speak of
     clock = torch.optim.SGD([torch.zeros(1)], lr=LR)
     rates = transformers.get_cosine_schedule_with_warmup(clock, WARMUP, STEPS)
@@ -110,11 +136,11 @@ def main():
     out, meta = {}, dict(VERSIONS, lr=LR, warmup=WARMUP, weight_decay=DECAY, clip=CLIP)
     for name, vocab in CASES.items():
         t = tokens(vocab)
-        truth, f32 = (run(stories if name == "stories" else os.path.join(dest, name), t, d, name == "stories") for d in (torch.float64, torch.float32))
+        truth, f32 = (run(stories if vocab == 512 else os.path.join(dest, name), t, d, name) for d in (torch.float64, torch.float32))
         for kind in ("loss", "grad_norm", "grad.", "final."):
             meta[f"{name}.fp32_{kind}"] = f"{max(away(f32[k], v) for k, v in truth.items() if k.startswith(kind)):.3e}"
         for k, v in truth.items():
-            if name != "stories" or k in ("loss", "grad_norm") or k.split(".", 1)[1].startswith(KEPT):
+            if vocab != 512 or k in ("loss", "grad_norm") or k.split(".", 1)[1].startswith(KEPT):
                 out[f"{name}.{k}"] = (v if v.ndim == 1 and "." not in k else v.float()).contiguous()
         save_file(t, os.path.join(dest, f"full.{name}.tokens.safetensors"), metadata={"vocab_size": str(vocab), "packing": "none", "max_len": "40"})
     save_file(out, os.path.join(dest, "full.safetensors"), metadata={k: str(v) for k, v in meta.items()})

@@ -15,7 +15,9 @@ enum { STEPS = 10 };
 static const struct {
 	const char *name, *model;
 	enum optim_kind kind;
-} cases[] = { { "llama", DIR_MODEL "llama", OPTIM_ADAMW }, { "qwen2", DIR_MODEL "qwen2", OPTIM_ADAMW }, { "stories", "data/stories260K", OPTIM_ADAMW8 } };
+	int64_t rank; /* GaLore's */
+} cases[] = { { "llama", DIR_MODEL "llama", OPTIM_ADAMW, 0 }, { "qwen2", DIR_MODEL "qwen2", OPTIM_ADAMW, 0 }, { "stories", "data/stories260K", OPTIM_ADAMW8, 0 },
+	      { "galore", "data/stories260K", OPTIM_ADAMW, 8 } };
 
 static struct st_file gold;
 
@@ -82,6 +84,7 @@ static struct train_config config(int i, const char **stream)
 	static char path[128];
 	struct train_config c = { .model = cases[i].model, .streams = stream, .n_streams = 1, .device = "cpu", .threads = 1, .accumulate = 1, .batch = 2, .max_steps = STEPS,
 		                  .trained = TRAIN_LAYERS | TRAIN_EMBED | TRAIN_HEAD, .schedule = SCHEDULE_COSINE, .log_every = 1,
+		                  .galore_rank = cases[i].rank, .galore_every = 4, .galore_scale = 0.25,
 		                  .optim = { .kind = cases[i].kind, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .piece = 2048 } };
 
 	snprintf(path, sizeof(path), DIR_MODEL "full.%s.tokens.safetensors", cases[i].name);
@@ -288,8 +291,8 @@ int main(void)
 	int failed;
 
 	tcase_set_timeout(t, 60);
-	tcase_add_loop_test(t, test_ten_steps, 0, 3);
-	tcase_add_loop_test(t, test_plan_changes_no_bit, 0, 3);
+	tcase_add_loop_test(t, test_ten_steps, 0, 4);
+	tcase_add_loop_test(t, test_plan_changes_no_bit, 0, 4);
 	tcase_add_loop_test(t, test_cut_does_not_matter, 0, 3);
 	tcase_add_loop_test(t, test_frozen_tables, 0, 3);
 	tcase_add_test(t, test_halves);
