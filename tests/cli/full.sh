@@ -41,6 +41,21 @@ same "killed and started again it ends in the same bytes" killed/model.safetenso
 status 0 "8-bit states, accumulated" train --max-steps 4 --optimizer adamw8bit --batch 1 --accumulate 2 -o eight train.lps
 status 0 "as a stream" sh -c "qlora-train --model $M --update full --max-steps 1 --threads 1 --device $DEVICE train.lps | gguf-export -q --type f16 -o stream.gguf"
 
+# projected gradients
+galore() { qlora-train --model "$M" --update galore --device "$DEVICE" --lr 2e-3 --threads 1 --batch 2 --accumulate 1 --schedule-steps 8 --rank 8 --project-every 3 "$@"; }
+status 0 "projected gradients" galore --max-steps 8 --save-every 4 -o projected train.lps
+status 0 "half of it" galore --max-steps 4 --save-every 4 -o projected.half train.lps
+status 0 "gone on with" galore --max-steps 8 --save-every 4 --extend -o projected.half train.lps
+same "ends in the same bytes" projected.half/model.safetensors projected/model.safetensors
+status 0 "8-bit states, frozen tables" galore --max-steps 4 --optimizer adamw8bit --train-embeddings no --train-head no -o projected8 train.lps
+status 0 "its plan" galore --max-steps 8 --dry-run --device cuda --memory 8G train.lps
+prints 'galore     rank 8, directions every 3 steps, scale 0.25' "says so"
+prints 'projections of gradients' "and has them"
+status 2 "another rank does not go on" galore --max-steps 8 --rank 4 --save-every 4 --extend -o projected.half train.lps
+says 'rank was 8 and is now 4' "and it says why"
+status 2 "an option of it elsewhere" train --max-steps 8 --project-every 3 train.lps
+says 'go with --update galore' "is refused"
+
 # embedding and head
 status 2 "one of two that are one" train --max-steps 2 --train-head no train.lps
 says "the model's head is its embedding: train both, or neither" "is refused"

@@ -329,8 +329,128 @@ START_TEST(test_adam_halves)
 }
 END_TEST
 
+/* --- GaLore's directions: orthonormal, and of the squares of G they hold what the best do --- */
+
+static const struct {
+	int64_t rows, cols, r;
+} basis_shapes[] = { { 1, 1, 1 }, { 9, 5, 2 }, { 5, 9, 5 }, { 64, 40, 8 }, { 40, 130, 16 }, { 300, 72, 72 } };
+
+/* Singular values that fall by a tenth each, in directions of no axis. */
+static float *graded(int64_t rows, int64_t cols)
+{
+	int64_t k = rows < cols ? rows : cols;
+	float *g = xcalloc((size_t)(rows * cols), sizeof(*g)), *u = noise(rows * k, 1, 21), *v = noise(k * cols, 1, 22);
+
+	for (int64_t l = 0; l < k; l++)
+		for (int64_t i = 0; i < rows; i++)
+			for (int64_t j = 0; j < cols; j++)
+				g[i * cols + j] += (float)pow(0.9, (double)l) * u[i * k + l] * v[l * cols + j];
+	free(u);
+	free(v);
+	return g;
+}
+
+/* The squares of G's projection on the r rows of p. */
+static double held(const float *g, const float *p, int64_t rows, int64_t cols, int64_t r)
+{
+	bool right = rows >= cols;
+	int64_t k = right ? cols : rows, others = right ? rows : cols;
+	double sum = 0;
+
+	for (int64_t l = 0; l < r; l++)
+		for (int64_t o = 0; o < others; o++) {
+			double x = 0;
+
+			for (int64_t j = 0; j < k; j++)
+				x += (double)p[l * k + j] * (double)(right ? g[o * cols + j] : g[j * cols + o]);
+			sum += x * x;
+		}
+	return sum;
+}
+
+START_TEST(test_basis)
+{
+	int64_t rows = basis_shapes[_i].rows, cols = basis_shapes[_i].cols, r = basis_shapes[_i].r, k = rows < cols ? rows : cols;
+	float *g = graded(rows, cols), *p, *best;
+	struct device *on[2] = { &dev, &again }, cpu;
+	void *pp[3], *scratch;
+	struct err e = ERR_INIT;
+	double ulps = ulp > 0 ? 3 * ulp : 1e-6;
+
+	for (int i = 0; i < 2; i++) {
+		void *pg = up(on[i], g, rows, cols, cols);
+
+		scratch = room(on[i], on[i]->k.basis_scratch(on[i], rows, cols, r));
+		pp[i] = up(on[i], NULL, r, k, k);
+		on[i]->k.basis(on[i], pp[i], pg, rows, cols, r, 7, scratch);
+		must_sync(on[i]);
+		device_free(on[i], pg), device_free(on[i], scratch);
+	}
+	same_bytes(&dev, pp[0], &again, pp[1], act_bytes(r * k));
+	p = down(&dev, pp[0], r, k, k);
+	ck_assert(device_open(&cpu, "cpu", NULL, 1, &e) == 0);
+	scratch = room(&cpu, kn_basis_scratch_cpu(&cpu, rows, cols, r));
+	pp[2] = room(&cpu, (uint64_t)(r * k) * 4);
+	kn_basis_cpu(&cpu, pp[2], g, rows, cols, r, 7, scratch);
+	best = pp[2];
+	for (int64_t i = 0; i < r; i++)
+		for (int64_t j = 0; j <= i; j++) {
+			double dot = 0;
+
+			for (int64_t c = 0; c < k; c++)
+				dot += (double)p[i * k + c] * (double)p[j * k + c];
+			near(dot, i == j, ulps, "product of directions", i * r + j);
+		}
+	ck_assert_msg(held(g, p, rows, cols, r) >= (dev.kind == DEVICE_CPU ? 1 - 1e-6 : 0.99) * held(g, best, rows, cols, r), "%g of %g", held(g, p, rows, cols, r),
+	              held(g, best, rows, cols, r));
+	device_free(&cpu, scratch), device_free(&cpu, pp[2]);
+	device_free(&dev, pp[0]), device_free(&again, pp[1]);
+	device_close(&cpu);
+	free(g), free(p);
+}
+END_TEST
+
+START_TEST(test_add_update)
+{
+	enum { M = 1003 };
+	bool halves = _i & 1, refused = _i & 2;
+	float *p = noise(M, 1, 1), *u = noise(M, 1e-3, 2), *got = xcalloc(M, 4);
+	double squares = refused ? NAN : 1;
+	int32_t none = 0;
+	uint16_t w[M];
+	int16_t rest[M];
+	void *pw, *pr, *pu = up_raw(&dev, u, M * 4), *ps = up_raw(&dev, &squares, sizeof(squares)), *pn = up_raw(&dev, &none, sizeof(none));
+	struct kn_adam a = { .grad_scale = 1, .squares = ps, .refused = pn };
+
+	for (int i = 0; i < M; i++)
+		w[i] = kn_halve(p[i], &rest[i]);
+	pw = halves ? up_raw(&dev, w, sizeof(w)) : up_raw(&dev, p, M * 4);
+	pr = up_raw(&dev, rest, sizeof(rest));
+	dev.k.add_update(&dev, pw, halves ? pr : NULL, pu, M, 0.25f, 0.999f, &a);
+	if (halves) {
+		device_download(&dev, w, pw, sizeof(w));
+		device_download(&dev, rest, pr, sizeof(rest));
+	} else {
+		device_download(&dev, got, pw, M * 4);
+	}
+	must_sync(&dev);
+	for (int i = 0; i < M; i++) {
+		float x = halves ? kn_join(w[i], rest[i]) : got[i];
+
+		if (refused)
+			ck_assert_float_eq(x, p[i]);
+		else
+			near(x, ((double)p[i] + 0.25 * (double)u[i]) * (double)0.999f, 3 * 0x1p-24 * fabs((double)p[i]) + 1e-10, "p", i);
+	}
+	device_free(&dev, pw), device_free(&dev, pr), device_free(&dev, pu), device_free(&dev, ps), device_free(&dev, pn);
+	free(p), free(u), free(got);
+}
+END_TEST
+
 static void add(TCase *t)
 {
+	tcase_add_loop_test(t, test_basis, 0, (int)(sizeof(basis_shapes) / sizeof(*basis_shapes)));
+	tcase_add_loop_test(t, test_add_update, 0, 4);
 	tcase_add_loop_test(t, test_col_sums, 0, 2 * (int)(sizeof(col_shapes) / sizeof(*col_shapes)));
 	tcase_add_loop_test(t, test_embed_bwd, 0, (int)(sizeof(embed_shapes) / sizeof(*embed_shapes)));
 	tcase_add_loop_test(t, test_xent_whole, 0, (int)(sizeof(loss_shapes) / sizeof(*loss_shapes)));

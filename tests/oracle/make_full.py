@@ -4,9 +4,9 @@
 usage: make_full.py MODEL_GOLDENS_DIR STORIES_DIR   (tests/conformance/model, data/stories260K; writes into the first)
 
 Every parameter is trained, by AdamW in transformers' two groups (norms and biases do not decay), with transformers' cosine schedule and clipping. The
-same run in fp32 says how far PyTorch itself is from that truth. Cases: llama (untied), qwen2 (tied, biases), and stories260K with
+same run in fp32 says how far PyTorch itself is from that truth, and one whose weights and activations are bf16 beside fp32 masters what a device of that type may be. Cases: llama (untied), qwen2 (tied, biases), and stories260K with
 bitsandbytes' AdamW8bit as transformers' Trainer sets it up (embeddings keep fp32 states); there the truth is the same optimiser written out in
-fp64 (make_adam8.py), the other run bitsandbytes' own, and tensors of one layer, the embedding and the last norm are kept. galore is the same model with
+fp64 (make_adam8.py), the other run bitsandbytes' own, and where one layer, the embedding and the last norm end is kept. galore is the same model with
 galore-torch's GaLoreAdamW (type std), on its projections and, as transformers gives them to it, unprojected on the rest."""
 import os, sys
 
@@ -22,13 +22,13 @@ from galore_torch.galore_projector import GaLoreProjector
 
 from make_adam8 import deq, quant
 from make_methods import away, rows_of
-from make_model import VERSIONS, lift_to_fp64, loss_and_grads, lower_to_fp32
+from make_model import VERSIONS, lift_to_fp64, loss_and_grads, lower_to_fp32, sequences
 
 STEPS, BATCH, LENS = 10, 2, (13, 40, 25, 9, 31)
 LR, WARMUP, DECAY, CLIP, BETAS, EPS = 2e-3, 2, 0.05, 0.5, (0.9, 0.999), 1e-8
 CASES = {"llama": 71, "qwen2": 73, "stories": 512, "galore": 512}
 GALORE = dict(rank=8, update_proj_gap=4, scale=0.25, proj_type="std")
-KEPT = ("model.layers.2.", "model.embed_tokens.", "model.norm.")
+KEPT = tuple("final.model." + n for n in ("layers.2.", "embed_tokens.", "norm."))
 
 
 def tokens(vocab):
@@ -99,6 +99,33 @@ def optimizer(m, groups, name, dtype):
     return bnb.optim.AdamW8bit(groups, lr=LR, betas=BETAS, eps=EPS)
 
 
+class Masters:
+    """AdamW on fp32 copies of a bf16 model's weights, which follow them."""
+    def __init__(self, groups, name, m):
+        self.pairs = [(p, torch.nn.Parameter(p.detach().float())) for g in groups for p in g["params"]]
+        of = {id(p): q for p, q in self.pairs}
+        self.inner = optimizer(m, [dict(g, params=[of[id(p)] for p in g["params"]]) for g in groups], name, torch.float32)
+        self.param_groups = self.inner.param_groups
+
+    def step(self):
+        for p, q in self.pairs:
+            q.grad = p.grad.float()
+        self.inner.step()
+        for p, q in self.pairs:
+            p.data.copy_(q.data)
+
+
+def bf16_loss_and_grads(m, case, n_targets):
+    m.zero_grad()
+    total = 0.0
+    for ids, mask in sequences(case):
+        nll = torch.nn.functional.cross_entropy(m(ids[None]).logits[0].float()[:-1], ids[1:], reduction="none")
+        loss = nll[mask[1:]].sum() / n_targets
+        loss.backward()
+        total += loss.item()
+    return total
+
+
 def run(model_dir, t, dtype, name):
     config = transformers.AutoConfig.from_pretrained(model_dir)
     (lift_to_fp64 if dtype == torch.float64 else lower_to_fp32)(config.model_type)
@@ -108,14 +135,15 @@ def run(model_dir, t, dtype, name):
     decay = set(get_parameter_names(m, [torch.nn.LayerNorm], [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]))
     assert all((n in decay) == (p.ndim == 2) for n, p in params)
     groups = [{"params": [p for n, p in params if n in decay], "weight_decay": DECAY}, {"params": [p for n, p in params if n not in decay], "weight_decay": 0.0}]
-    opt = optimizer(m, groups, name, dtype)
+    half = dtype == torch.bfloat16
+    opt = Masters(groups, name, m) if half else optimizer(m, groups, name, dtype)
     # the rates are transformers' own, of an optimiser without parameters to speak of
     clock = torch.optim.SGD([torch.zeros(1)], lr=LR)
     rates = transformers.get_cosine_schedule_with_warmup(clock, WARMUP, STEPS)
     losses, norms = [], []
     for s in range(STEPS):
         case = rows_of(t, [(s * BATCH + i) % len(LENS) for i in range(BATCH)])
-        losses.append(loss_and_grads(m, case, int(case["loss_mask"].sum())))
+        losses.append((bf16_loss_and_grads if half else loss_and_grads)(m, case, int(case["loss_mask"].sum())))
         for n, p in params:
             if s == STEPS - 1:
                 out[f"grad.{n}"] = p.grad.clone()
@@ -126,8 +154,9 @@ def run(model_dir, t, dtype, name):
         clock.step()
         rates.step()
     out["loss"], out["grad_norm"] = torch.tensor(losses, dtype=torch.float64), torch.tensor(norms, dtype=torch.float64)
+    masters = {id(p): q for p, q in opt.pairs} if half else {}
     for n, p in params:
-        out["final." + n] = p.detach().clone()
+        out["final." + n] = masters.get(id(p), p).detach().clone()
     return out
 
 
@@ -137,10 +166,12 @@ def main():
     for name, vocab in CASES.items():
         t = tokens(vocab)
         truth, f32 = (run(stories if vocab == 512 else os.path.join(dest, name), t, d, name) for d in (torch.float64, torch.float32))
+        half = run(stories if vocab == 512 else os.path.join(dest, name), t, torch.bfloat16, name) if name != "galore" else {}
         for kind in ("loss", "grad_norm", "grad.", "final."):
+            meta[f"{name}.bf16_{kind}"] = f"{max((away(half[k], v) for k, v in truth.items() if half and k.startswith(kind)), default=0):.3e}"
             meta[f"{name}.fp32_{kind}"] = f"{max(away(f32[k], v) for k, v in truth.items() if k.startswith(kind)):.3e}"
         for k, v in truth.items():
-            if vocab != 512 or k in ("loss", "grad_norm") or k.split(".", 1)[1].startswith(KEPT):
+            if vocab != 512 or k in ("loss", "grad_norm") or k.startswith(KEPT):
                 out[f"{name}.{k}"] = (v if v.ndim == 1 and "." not in k else v.float()).contiguous()
         save_file(t, os.path.join(dest, f"full.{name}.tokens.safetensors"), metadata={"vocab_size": str(vocab), "packing": "none", "max_len": "40"})
     save_file(out, os.path.join(dest, "full.safetensors"), metadata={k: str(v) for k, v in meta.items()})

@@ -1,6 +1,6 @@
 /* Ten steps of full fine-tuning against PyTorch + transformers in fp64 (make_full.py): every weight trained, tied and untied tables, biases, two groups of
- * decay, cosine, clipping; AdamW, and 8-bit states as transformers sets bitsandbytes up. Losses, gradients and where the weights end differ from that
- * truth by no more than twice what PyTorch in fp32 does, which the golden says. And none of it depends on the plan, on threads, or on how a step is cut. */
+ * decay, cosine, clipping; AdamW, 8-bit states as transformers sets bitsandbytes up, and galore-torch. Losses, gradients and where the weights end differ from that
+ * truth by no more than twice what PyTorch in fp32 does, or on a device that LP_DEVICE names in bf16, which the golden says. And none of it depends on the plan, on threads, or on how a step is cut. */
 #include <check.h>
 #include <math.h>
 #include <stdio.h>
@@ -60,29 +60,56 @@ static double away(const float *a, const struct tensor *b)
 	return sqrt(d / s);
 }
 
-/* Of all tensors that the golden has; gradients where they are, weights in the order of host. Returns how many it has. */
-static int check_tensors(const struct run *r, const char *of, const char *what, const float *host, double most)
+/* A gradient as fp32, allocated. */
+static float *gradient(struct run *r, int64_t i)
+{
+	const struct trained_tensor *t = &r->base.tensors[i];
+	float *x = xcalloc((size_t)t->n, sizeof(*x));
+
+	if (t->g_once)
+		r->dev.k.to_host(&r->dev, x, trained_grad(&r->base, i), t->n);
+	else
+		device_download(&r->dev, x, trained_grad(&r->base, i), (uint64_t)t->n * sizeof(*x));
+	return x;
+}
+
+/* Of all tensors that the golden has: weights in the order of host, or gradients. Returns how many it has. */
+static int check_tensors(struct run *r, const char *of, const char *what, const float *host, double most)
 {
 	int n = 0;
 
 	for (int64_t i = 0; i < r->base.n_tensors; i++) {
 		const struct trained_tensor *t = &r->base.tensors[i];
 		const struct tensor *want = golden(of, what, t->name);
+		float *grad;
 		double d;
 
 		if (!want)
 			continue;
-		d = away(host ? host + t->at : trained_grad(&r->base, i), want);
+		grad = host ? NULL : gradient(r, i);
+		d = away(host ? host + t->at : grad, want);
+		free(grad);
 		ck_assert_msg(d <= most, "%s.%s%s: %.2e away, at most %.2e", of, what, t->name, d, most);
 		n++;
 	}
 	return n;
 }
 
+static const char *device_name(void)
+{
+	return getenv("LP_DEVICE") ? getenv("LP_DEVICE") : "cpu";
+}
+
+/* fp16 trains no weights. */
+static bool refused(void)
+{
+	return getenv("LP_COMPUTE") && strcmp(getenv("LP_COMPUTE"), "fp16") == 0;
+}
+
 static struct train_config config(int i, const char **stream)
 {
 	static char path[128];
-	struct train_config c = { .model = cases[i].model, .streams = stream, .n_streams = 1, .device = "cpu", .threads = 1, .accumulate = 1, .batch = 2, .max_steps = STEPS,
+	struct train_config c = { .model = cases[i].model, .streams = stream, .n_streams = 1, .device = device_name(), .threads = 1, .accumulate = 1, .batch = 2, .max_steps = STEPS,
 		                  .trained = TRAIN_LAYERS | TRAIN_EMBED | TRAIN_HEAD, .schedule = SCHEDULE_COSINE, .log_every = 1,
 		                  .galore_rank = cases[i].rank, .galore_every = 4, .galore_scale = 0.25,
 		                  .optim = { .kind = cases[i].kind, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .piece = 2048 } };
@@ -124,10 +151,13 @@ START_TEST(test_ten_steps)
 	struct run r;
 	char prefix[32];
 
+	/* another device's directions are not the singular vectors themselves (kernels/basis.h) */
+	if (refused() || (cases[_i].rank && strcmp(device_name(), "cpu") != 0))
+		return;
 	must(st_file_open(&gold, DIR_MODEL "full.safetensors", &e) == 0, &e);
 	c = config(_i, &stream);
 	start(&r, &c);
-	snprintf(prefix, sizeof(prefix), "%s.fp32_", of);
+	snprintf(prefix, sizeof(prefix), "%s.%s_", of, r.dev.act == DT_F32 ? "fp32" : "bf16");
 	for (int64_t s = 0; s < STEPS; s++) {
 		step(&r, s, &res);
 		loss[s] = (float)res.loss;
@@ -135,7 +165,7 @@ START_TEST(test_ten_steps)
 	}
 	ck_assert_double_le(away(loss, golden(of, "loss", "")), 2 * number(prefix, "loss"));
 	ck_assert_double_le(away(norm, golden(of, "grad_norm", "")), 2 * number(prefix, "grad_norm"));
-	ck_assert_int_ge(check_tensors(&r, of, "grad.", NULL, 2 * number(prefix, "grad.")), 10);
+	ck_assert_int_ge(check_tensors(&r, of, "grad.", NULL, 2 * number(prefix, "grad.")), _i < 2 ? r.base.n_tensors : 0);
 	end = xcalloc((size_t)run_params(&r), sizeof(*end));
 	run_get_params(&r, end);
 	ck_assert_int_ge(check_tensors(&r, of, "final.", end, 2 * number(prefix, "final.")), 10);
@@ -170,13 +200,15 @@ START_TEST(test_plan_changes_no_bit)
 	uint64_t most;
 	int64_t again = 0;
 
+	if (refused())
+		return;
 	must(st_file_open(&gold, DIR_MODEL "full.safetensors", &e) == 0, &e);
 	c = config(_i, &stream);
 	want = three_steps(&c, &all);
 	most = engine_bytes(&all.g);
 	c.threads = 3;
-	for (uint64_t k = 100; k >= 50; k -= 2) {
-		c.memory = most / 100 * k;
+	for (uint64_t k = 100; k >= 40; k -= 4) {
+		c.memory = all.dev.overhead + most / 100 * k;
 		if (run_prepare(&some, &c, true, &e) < 0) {
 			ck_assert_int_eq(e.code, LP_DEVICE);
 			run_release(&some);
@@ -196,6 +228,78 @@ START_TEST(test_plan_changes_no_bit)
 }
 END_TEST
 
+/* The plan once more, for a device whose memory is not the host's, and so much of it; false: it does not fit. */
+static bool plan_apart(struct run *r, uint64_t budget)
+{
+	struct engine_shape s = r->g.shape;
+	struct err e = ERR_INIT;
+
+	engine_release(&r->g);
+	r->dev.host_rate = 1e10;
+	s.budget = budget;
+	return engine_plan(&r->g, &r->dev, &r->desc, r->dev.act, false, &r->lora, &s, &e) == 0;
+}
+
+/* Paged states: they come to the device in pieces, which tensors are cut for, and go back. */
+START_TEST(test_states_away)
+{
+	const char *stream;
+	struct err e = ERR_INIT;
+	struct train_config c;
+	struct run all, some;
+	struct step_result res;
+	float *want, *got;
+	uint64_t most;
+	int away = 0;
+
+	if (refused())
+		return;
+	must(st_file_open(&gold, DIR_MODEL "full.safetensors", &e) == 0, &e);
+	c = config(_i, &stream);
+	want = three_steps(&c, &all);
+	most = engine_bytes(&all.g);
+	for (uint64_t k = 96; k >= 20; k -= 4) {
+		must(run_prepare(&some, &c, true, &e) == 0, &e);
+		if (!plan_apart(&some, most / 100 * k)) {
+			run_release(&some);
+			break;
+		}
+		must(run_load(&some, &e) == 0, &e);
+		for (int64_t s = 0; s < 3; s++)
+			step(&some, s, &res);
+		got = xcalloc((size_t)run_params(&some), sizeof(*got));
+		run_get_params(&some, got);
+		ck_assert_mem_eq(want, got, (size_t)run_params(&all) * sizeof(*want));
+		away += some.g.optim_away && some.optim.n_pieces > OPTIM_RING;
+		free(got);
+		run_release(&some);
+	}
+	ck_assert_int_gt(away, 0);
+	free(want);
+	run_release(&all);
+	st_file_close(&gold);
+}
+END_TEST
+
+/* What two correct runs may be apart: wide where sums are fp32 throughout, else what bf16 does to either. */
+static double off(const struct run *r, int i, const char *what, double wide)
+{
+	char prefix[32];
+
+	snprintf(prefix, sizeof(prefix), "%s.bf16_", cases[i].name);
+	return r->dev.act == DT_F32 ? wide : 4 * number(prefix, what);
+}
+
+static void same_gradient(struct run *a, int64_t i, struct run *b, int64_t j, double most)
+{
+	float *x = gradient(a, i), *y = gradient(b, j);
+	struct tensor want = { .dtype = DT_F32, .n_dims = 1, .shape = { (uint64_t)a->base.tensors[i].n }, .data = x };
+
+	ck_assert_double_le(away(y, &want), most);
+	free(x);
+	free(y);
+}
+
 /* Two micro-batches of a row each, whose gradients are added up, or one of two. */
 START_TEST(test_cut_does_not_matter)
 {
@@ -205,6 +309,8 @@ START_TEST(test_cut_does_not_matter)
 	struct run one, two;
 	struct step_result a, b;
 
+	if (refused())
+		return;
 	must(st_file_open(&gold, DIR_MODEL "full.safetensors", &e) == 0, &e);
 	c = config(_i, &stream);
 	start(&one, &c);
@@ -214,14 +320,10 @@ START_TEST(test_cut_does_not_matter)
 	start(&two, &c);
 	step(&two, 0, &b);
 	ck_assert(two.base.wide && !one.base.wide);
-	ck_assert_double_eq_tol(a.loss / b.loss, 1, 1e-6);
-	ck_assert_double_eq_tol(a.grad_norm / b.grad_norm, 1, 1e-6);
-	for (int64_t i = 0; i < one.base.n_tensors; i++) {
-		const struct trained_tensor *t = &one.base.tensors[i];
-		struct tensor want = { .dtype = DT_F32, .n_dims = 1, .shape = { (uint64_t)t->n }, .data = trained_grad(&one.base, i) };
-
-		ck_assert_double_le(away(trained_grad(&two.base, i), &want), 1e-5);
-	}
+	ck_assert_double_eq_tol(a.loss / b.loss, 1, off(&one, _i, "loss", 1e-6));
+	ck_assert_double_eq_tol(a.grad_norm / b.grad_norm, 1, off(&one, _i, "grad_norm", 1e-6));
+	for (int64_t i = 0; i < one.base.n_tensors; i++)
+		same_gradient(&one, i, &two, i, off(&one, _i, "grad.", 1e-5));
 	run_release(&one);
 	run_release(&two);
 	st_file_close(&gold);
@@ -237,6 +339,8 @@ START_TEST(test_frozen_tables)
 	struct run all, some;
 	struct step_result a, b;
 
+	if (refused())
+		return;
 	must(st_file_open(&gold, DIR_MODEL "full.safetensors", &e) == 0, &e);
 	c = config(0, &stream);
 	start(&all, &c);
@@ -244,17 +348,13 @@ START_TEST(test_frozen_tables)
 	c.trained = TRAIN_LAYERS | (_i == 1 ? TRAIN_EMBED : _i == 2 ? TRAIN_HEAD : 0);
 	start(&some, &c);
 	step(&some, 0, &b);
-	ck_assert_double_eq_tol(a.loss / b.loss, 1, 1e-6);
+	ck_assert_double_eq_tol(a.loss / b.loss, 1, off(&all, 0, "loss", 1e-6));
 	ck_assert(b.grad_norm < a.grad_norm);
 	ck_assert_int_eq(some.base.n_tensors, all.base.n_tensors - 2 + (_i > 0));
 	for (int64_t i = 0; i < some.base.n_tensors; i++)
-		for (int64_t j = 0; j < all.base.n_tensors; j++) {
-			const struct trained_tensor *t = &all.base.tensors[j];
-			struct tensor want = { .dtype = DT_F32, .n_dims = 1, .shape = { (uint64_t)t->n }, .data = trained_grad(&all.base, j) };
-
-			if (strcmp(t->name, some.base.tensors[i].name) == 0)
-				ck_assert_double_le(away(trained_grad(&some.base, i), &want), 1e-5);
-		}
+		for (int64_t j = 0; j < all.base.n_tensors; j++)
+			if (strcmp(all.base.tensors[j].name, some.base.tensors[i].name) == 0)
+				same_gradient(&all, j, &some, i, off(&all, 0, "grad.", 1e-5));
 	run_release(&all);
 	run_release(&some);
 	st_file_close(&gold);
@@ -290,9 +390,10 @@ int main(void)
 	SRunner *r = srunner_create(s);
 	int failed;
 
-	tcase_set_timeout(t, 60);
+	tcase_set_timeout(t, 120);
 	tcase_add_loop_test(t, test_ten_steps, 0, 4);
 	tcase_add_loop_test(t, test_plan_changes_no_bit, 0, 4);
+	tcase_add_loop_test(t, test_states_away, 0, 4);
 	tcase_add_loop_test(t, test_cut_does_not_matter, 0, 3);
 	tcase_add_loop_test(t, test_frozen_tables, 0, 3);
 	tcase_add_test(t, test_halves);
