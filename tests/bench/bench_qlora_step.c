@@ -2,12 +2,12 @@
  * memory forecast and measured, milliseconds by operation, and the hash of the adapter after the steps.
  *
  * usage: bench_qlora_step [name=value]...
- *   device=cuda shape=8b|1b|3b|70b|tiny train=adapter|full optimizer=adamw8bit|adamw rank=16 alpha=16 batch=4 seq=2048 accumulate=1 base=nf4|bf16 memory=0 host=0 (MiB) link=0 (GB/s that
+ *   device=cuda shape=8b|1b|3b|70b|tiny train=adapter|full|galore (rank directions, chosen in the first step of 200) optimizer=adamw8bit|adamw rank=16 alpha=16 batch=4 seq=2048 accumulate=1 base=nf4|bf16 memory=0 host=0 (MiB) link=0 (GB/s that
  *   the plan reckons with, 0: the device's) brief=0 (tokens of the rows of warm-up steps, 0: seq) steps=10 warmup=3 parts=0|1 dropout=0
  *   fp8=0|1 graph=1|0 (micro-batches are replayed) ahead=1|0 (a step is queued before the last one is seen) dry=0|1 (the plan alone, which
  *   needs no GPU)
  * Every position is a target; token ids are random. MFU = tokens/s * (4 * P + 6 * S * C * L) / 798e12, P the parameters of the frozen
- * products and the head: forward and input gradient, causal attention (6 * P with train=full, whose base is bf16); and the same against the vendor's 989e12. */
+ * products and the head: forward and input gradient, causal attention (6 * P where the base is trained, which is bf16 then); and the same against the vendor's 989e12. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -247,6 +247,7 @@ struct bench {
 	struct model_desc m;
 	struct lora lora;
 	struct trained trained;
+	struct galore galore;
 	struct optim optim;
 	struct engine g;
 	struct dataset data;
@@ -277,7 +278,7 @@ static const struct microbatch *of_step(const struct bench *x, int64_t i)
 
 static bool full(const struct conf *c)
 {
-	return strcmp(c->train, "full") == 0;
+	return strcmp(c->train, "adapter") != 0;
 }
 
 /* Step i is given to the device. */
@@ -334,6 +335,8 @@ static void prepare(struct bench *x, struct engine_shape *s)
 		return;
 	trained_init(&x->trained, &x->m, &x->dev, TRAIN_LAYERS | TRAIN_EMBED | TRAIN_HEAD, x->c.accumulate > 1 || s->max_tokens > ENGINE_PIECE);
 	s->base = x->optim.base = &x->trained;
+	x->galore = (struct galore){ .rank = x->c.rank, .every = 200, .scale = 0.25, .seed = 1, .base = &x->trained };
+	x->optim.galore = strcmp(x->c.train, "galore") == 0 ? &x->galore : NULL;
 	x->c.base = "bf16";
 }
 
