@@ -14,7 +14,7 @@
 #include "base/xalloc.h"
 #include "train/checkpoint_key.h"
 
-enum { N_STATE = 10, N_DEVICE = 6, N_COUNTERS = 9, N_REALS = 2, N_META = KEY_FIELDS + N_COUNTERS + N_REALS + 1, STATE_MAX_META = 64 };
+enum { N_STATE = 10, N_COUNTERS = 9, N_REALS = 2, N_META = KEY_FIELDS + N_COUNTERS + N_REALS + 1, STATE_MAX_META = 64 };
 
 /* A copy of the state, and the thread that writes it. */
 struct saver {
@@ -71,21 +71,21 @@ static struct tensor slice(const char *name, enum dtype t, int64_t n, const void
 
 static const char weights_name[] = "weights", basis_name[] = "basis", best_name[] = "best";
 
-/* The arrays of the state, where the run has them; behind the device's ones what is in host memory. What is trained of the base comes by
- * run_get_params, and the best parameters may be missing; all: they are there. Returns how many. */
+/* The arrays of the state: the optimiser's, which optim_read gives; then, where the run has them, what is in host memory, and GaLore's directions. What is
+ * trained of the base comes by run_get_params, and the best parameters may be missing; all: they are there. Returns how many. */
 static size_t state_list(const struct run *r, struct tensor t[N_STATE], bool all)
 {
 	const struct optim *o = &r->optim;
 	int64_t n32, n8, nb;
-	size_t n = N_DEVICE;
+	size_t n = OPTIM_STATES;
 
 	optim_sizes(o, &r->lora, &n32, &n8, &nb);
-	t[0] = slice("m", DT_F32, n32, o->m);
-	t[1] = slice("v", DT_F32, n32, o->v);
-	t[2] = slice("m8", DT_U8, n8, o->m8);
-	t[3] = slice("v8", DT_U8, n8, o->v8);
-	t[4] = slice("m_max", DT_F32, nb, o->m_max);
-	t[5] = slice("v_max", DT_F32, nb, o->v_max);
+	t[0] = slice("m", DT_F32, n32, NULL);
+	t[1] = slice("v", DT_F32, n32, NULL);
+	t[2] = slice("m8", DT_U8, n8, NULL);
+	t[3] = slice("v8", DT_U8, n8, NULL);
+	t[4] = slice("m_max", DT_F32, nb, NULL);
+	t[5] = slice("v_max", DT_F32, nb, NULL);
 	t[n++] = slice("watch", DT_F64, sizeof(r->watch) / sizeof(double), &r->watch);
 	if (r->base.n)
 		t[n++] = slice(weights_name, DT_F32, r->base.n, NULL);
@@ -96,9 +96,10 @@ static size_t state_list(const struct run *r, struct tensor t[N_STATE], bool all
 	return n;
 }
 
-static bool on_device(size_t i, const struct tensor *t)
+/* Beside the optimiser's own states. */
+static bool on_device(const struct tensor *t)
 {
-	return i < N_DEVICE || t->name == basis_name;
+	return t->name == basis_name;
 }
 
 static uint64_t params_bytes(const struct run *r)
@@ -334,7 +335,9 @@ int checkpoint_save(struct run *r, bool finished, struct err *e)
 	for (size_t i = 0; i < s->n_state; i++) {
 		void *to = (void *)(uintptr_t)s->state[i].data;
 
-		if (on_device(i, &from[i]))
+		if (i < OPTIM_STATES)
+			optim_read(&r->optim, &r->lora, &r->dev, (int)i, to);
+		else if (on_device(&from[i]))
 			device_download(&r->dev, to, from[i].data, from[i].bytes);
 		else if (from[i].data)
 			memcpy(to, from[i].data, from[i].bytes);
@@ -473,7 +476,9 @@ static void take_tensors(struct run *r, const struct loaded *l)
 	for (size_t i = 0; i < n; i++) {
 		const struct tensor *t = st_find(&l->state.blob, to[i].name);
 
-		if (on_device(i, &to[i]))
+		if (i < OPTIM_STATES)
+			optim_write(&r->optim, &r->lora, &r->dev, (int)i, t->data);
+		else if (on_device(&to[i]))
 			device_upload(&r->dev, (void *)(uintptr_t)to[i].data, t->data, t->bytes);
 	}
 	memcpy(&r->watch, st_find(&l->state.blob, "watch")->data, sizeof(r->watch));

@@ -107,7 +107,7 @@ struct engine {
 	struct layer_keep *keep; /* (layers) */
 	bool backward;           /* the forward pass is followed by a backward one */
 	int64_t away;            /* layers from the bottom whose residual stream waits for its backward pass in host memory */
-	bool optim_away;         /* the optimiser's states are in host memory */
+	int optim_away;          /* so many sixteenths of the optimiser's states are in host memory (OPTIM_PARTS) */
 	struct layout plan[ARENA_N];
 	void *memory[ARENA_N];
 	struct layout host_plan; /* page-locked host memory */

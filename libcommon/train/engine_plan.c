@@ -284,7 +284,7 @@ void engine_layout(struct engine *g)
 		lora_layout(g->lora, &g->plan[ARENA_ADAPTER], g->shape.train);
 	g->squares = g->lora && g->shape.train ? layout_array(&g->plan[ARENA_ADAPTER], "gradients", engine_squares_a(g, g->w.desc.layers, 0), sizeof(double)) : NULL;
 	if (g->lora && g->shape.optim)
-		optim_layout(g->shape.optim, g->lora, &g->plan[ARENA_ADAPTER], g->optim_away ? &g->host_plan : NULL);
+		optim_layout(g->shape.optim, g->lora, &g->plan[ARENA_ADAPTER], &g->host_plan, g->optim_away);
 	layout_stream(g, &g->plan[ARENA_ACTIVATIONS]);
 	layout_activations(g, &g->plan[ARENA_ACTIVATIONS]);
 	if (g->shape.train)

@@ -127,56 +127,35 @@ static int64_t cut(const struct optim *o, const struct part *p, int64_t from)
 	return o->away && p->n - from > most ? most : p->n - from;
 }
 
-static int64_t count_segments(const struct optim *o, const struct lora *l)
+/* The states of a piece's segments. */
+static void take(const struct optim_piece *p, struct layout *l, struct kn_adam_arrays *x)
 {
-	int64_t n = 0;
-
-	for (int64_t i = 0; i < parts(o, l); i++) {
-		struct part p = part_at(o, l, i);
-
-		n += (p.n + cut(o, &p, 0) - 1) / cut(o, &p, 0);
-	}
-	return n;
+	x->m = layout_array(l, "optimiser", p->n32, sizeof(float));
+	x->v = layout_array(l, "optimiser", p->n32, sizeof(float));
+	x->m8 = layout_array(l, "optimiser", p->n8, 1);
+	x->v8 = layout_array(l, "optimiser", p->n8, 1);
+	x->m_max = layout_array(l, "optimiser", p->n_max, sizeof(float));
+	x->v_max = layout_array(l, "optimiser", p->n_max, sizeof(float));
+	x->rest = layout_array(l, "optimiser", p->n_rest, sizeof(*x->rest));
 }
 
-void optim_layout(struct optim *o, const struct lora *l, struct layout *to, struct layout *host)
-{
-	struct layout *states = host ? host : to;
-	int64_t n32, n8, nb;
-
-	o->away = host != NULL;
-	optim_sizes(o, l, &n32, &n8, &nb);
-	o->m = layout_array(states, "optimiser", n32, sizeof(float));
-	o->v = layout_array(states, "optimiser", n32, sizeof(float));
-	o->m8 = layout_array(states, "optimiser", n8, 1);
-	o->v8 = layout_array(states, "optimiser", n8, 1);
-	o->m_max = layout_array(states, "optimiser", nb, sizeof(float));
-	o->v_max = layout_array(states, "optimiser", nb, sizeof(float));
-	o->rest = layout_array(states, "optimiser", optim_rests(o), sizeof(*o->rest));
-	o->n_segs = count_segments(o, l);
-	o->segs_dev = layout_array(to, "optimiser", o->n_segs, sizeof(*o->segs_dev));
-}
-
-/* A piece's arrays at base; returns what they take. */
-static uint64_t place(const struct optim_piece *p, char *base, struct kn_adam_arrays *x)
+/* A piece's arrays at base. */
+static void place(const struct optim_piece *p, char *base, struct kn_adam_arrays *x)
 {
 	struct layout l = { .base = base };
 
-	x->m = layout_array(&l, "m", p->n32, sizeof(float));
-	x->v = layout_array(&l, "v", p->n32, sizeof(float));
-	x->m8 = layout_array(&l, "m8", p->n8, 1);
-	x->v8 = layout_array(&l, "v8", p->n8, 1);
-	x->m_max = layout_array(&l, "m_max", p->n_max, sizeof(float));
-	x->v_max = layout_array(&l, "v_max", p->n_max, sizeof(float));
-	x->rest = layout_array(&l, "rest", p->n_rest, sizeof(*x->rest));
-	return l.used;
+	take(p, &l, x);
 }
 
+static uint64_t padded(int64_t n, size_t size)
+{
+	return ((uint64_t)n * size + LAYOUT_ALIGN - 1) / LAYOUT_ALIGN * LAYOUT_ALIGN;
+}
+
+/* What place takes. */
 static uint64_t bytes_of(const struct optim_piece *p)
 {
-	struct kn_adam_arrays none;
-
-	return place(p, NULL, &none);
+	return 2 * (padded(p->n32, sizeof(float)) + padded(p->n8, 1) + padded(p->n_max, sizeof(float))) + padded(p->n_rest, sizeof(int16_t));
 }
 
 /* The segment behind a piece; false: there is none. */
@@ -211,6 +190,45 @@ static struct optim_piece none_behind(const struct optim_piece *p)
 		                     .at_rest = p->at_rest + p->n_rest, .tensor = p->next, .from = p->next_from, .next = p->next, .next_from = p->next_from };
 }
 
+/* As many segments from the first on as fill a part of all states' bytes. */
+static struct optim_piece front(const struct optim *o, const struct lora *l, uint64_t bytes)
+{
+	struct optim_piece p = { 0 }, more;
+	struct part t;
+	int64_t n;
+
+	for (; segment(o, l, &p, &t, &n); p = more) {
+		more = with(p, &t, n);
+		if (bytes_of(&more) > bytes)
+			break;
+	}
+	return p;
+}
+
+/* Whether a segment is one of those that stay. */
+static bool stays(const struct optim *o, const struct optim_piece *at)
+{
+	return !o->away || at->next < o->split.next || (at->next == o->split.next && at->next_from < o->split.next_from);
+}
+
+void optim_layout(struct optim *o, const struct lora *l, struct layout *to, struct layout *host, int away)
+{
+	struct optim_piece all, behind = { 0 };
+
+	o->away = away;
+	all = front(o, l, UINT64_MAX);
+	o->split = away ? front(o, l, optim_bytes(o, l) / OPTIM_PARTS * (uint64_t)(OPTIM_PARTS - away)) : all;
+	behind.n32 = all.n32 - o->split.n32;
+	behind.n8 = all.n8 - o->split.n8;
+	behind.n_max = all.n_max - o->split.n_max;
+	behind.n_rest = all.n_rest - o->split.n_rest;
+	take(&o->split, to, &o->here);
+	if (away)
+		take(&behind, host, &o->there);
+	o->n_segs = all.n;
+	o->segs_dev = layout_array(to, "optimiser", o->n_segs, sizeof(*o->segs_dev));
+}
+
 /* The one behind p; n is 0 where p was the last. */
 static struct optim_piece piece_after(const struct optim *o, const struct lora *l, const struct optim_piece *p)
 {
@@ -220,10 +238,12 @@ static struct optim_piece piece_after(const struct optim *o, const struct lora *
 	int64_t n;
 
 	for (; segment(o, l, &next, &t, &n); next = more) {
-		if (next.n == 0)
+		if (next.n == 0) {
 			next.rule = t.rule;
+			next.stays = stays(o, &next);
+		}
 		more = with(next, &t, n);
-		if (t.rule != next.rule || (t.rule == RULE_GALORE && next.n && next.next_from == 0) || (o->away && next.n && bytes_of(&more) > most))
+		if (t.rule != next.rule || stays(o, &next) != next.stays || (t.rule == RULE_GALORE && next.n && next.next_from == 0) || (!next.stays && next.n && bytes_of(&more) > most))
 			break;
 	}
 	return next;
@@ -235,7 +255,7 @@ uint64_t optim_ring_bytes(const struct optim *o, const struct lora *l)
 	uint64_t most = 0;
 
 	for (; p.n; p = piece_after(o, l, &p))
-		most = bytes_of(&p) > most ? bytes_of(&p) : most;
+		most = !p.stays && bytes_of(&p) > most ? bytes_of(&p) : most;
 	return most;
 }
 
@@ -256,18 +276,65 @@ static void start_piece(struct optim *o, const struct lora *l, const struct opti
 	}
 }
 
-static void clear_states(struct optim *o, const struct lora *l)
+/* --- states as flat arrays --- */
+
+/* One of them: elements in front of the split and behind it, of so many bytes. */
+struct flat {
+	char *here, *there;
+	uint64_t n_here, n_there;
+};
+
+static struct flat flat_of(const struct optim *o, const struct lora *l, int state)
 {
-	int64_t n32, n8, nb;
+	const struct optim_piece *p = &o->split;
+	int64_t n32, n8, nb, n_rest = optim_rests(o);
 
 	optim_sizes(o, l, &n32, &n8, &nb);
-	memset(o->m, 0, (size_t)n32 * sizeof(*o->m));
-	memset(o->v, 0, (size_t)n32 * sizeof(*o->v));
-	memset(o->m8, 0, (size_t)n8);
-	memset(o->v8, 0, (size_t)n8);
-	memset(o->m_max, 0, (size_t)nb * sizeof(*o->m_max));
-	memset(o->v_max, 0, (size_t)nb * sizeof(*o->v_max));
-	memset(o->rest, 0, (size_t)optim_rests(o) * sizeof(*o->rest));
+	switch (state) {
+	case 0: return (struct flat){ (char *)o->here.m, (char *)o->there.m, (uint64_t)p->n32 * 4, (uint64_t)(n32 - p->n32) * 4 };
+	case 1: return (struct flat){ (char *)o->here.v, (char *)o->there.v, (uint64_t)p->n32 * 4, (uint64_t)(n32 - p->n32) * 4 };
+	case 2: return (struct flat){ (char *)o->here.m8, (char *)o->there.m8, (uint64_t)p->n8, (uint64_t)(n8 - p->n8) };
+	case 3: return (struct flat){ (char *)o->here.v8, (char *)o->there.v8, (uint64_t)p->n8, (uint64_t)(n8 - p->n8) };
+	case 4: return (struct flat){ (char *)o->here.m_max, (char *)o->there.m_max, (uint64_t)p->n_max * 4, (uint64_t)(nb - p->n_max) * 4 };
+	case 5: return (struct flat){ (char *)o->here.v_max, (char *)o->there.v_max, (uint64_t)p->n_max * 4, (uint64_t)(nb - p->n_max) * 4 };
+	default: return (struct flat){ (char *)o->here.rest, (char *)o->there.rest, (uint64_t)p->n_rest * 2, (uint64_t)(n_rest - p->n_rest) * 2 };
+	}
+}
+
+void optim_read(const struct optim *o, const struct lora *l, struct device *d, int state, void *host)
+{
+	struct flat f = flat_of(o, l, state);
+
+	if (f.n_here)
+		device_download(d, host, f.here, f.n_here);
+	if (f.n_there)
+		device_download(d, (char *)host + f.n_here, f.there, f.n_there);
+}
+
+void optim_write(const struct optim *o, const struct lora *l, struct device *d, int state, const void *host)
+{
+	struct flat f = flat_of(o, l, state);
+
+	if (f.n_here)
+		device_upload(d, f.here, host, f.n_here);
+	if (f.n_there)
+		device_upload(d, f.there, (const char *)host + f.n_here, f.n_there);
+}
+
+/* Elements [at, at + n) of the rests, to the host or from it. */
+static void move_rest(const struct optim *o, struct device *d, int64_t at, int64_t n, int16_t *host, bool home)
+{
+	int64_t here = at < o->split.n_rest ? o->split.n_rest - at : 0, there = at + here - o->split.n_rest;
+
+	here = here < n ? here : n;
+	if (here && home)
+		device_download(d, host, o->here.rest + at, (uint64_t)here * sizeof(*host));
+	else if (here)
+		device_upload(d, o->here.rest + at, host, (uint64_t)here * sizeof(*host));
+	if (n > here && home)
+		device_download(d, host + here, o->there.rest + there, (uint64_t)(n - here) * sizeof(*host));
+	else if (n > here)
+		device_upload(d, o->there.rest + there, host + here, (uint64_t)(n - here) * sizeof(*host));
 }
 
 void optim_start(struct optim *o, const struct lora *l, struct device *d)
@@ -283,8 +350,12 @@ void optim_start(struct optim *o, const struct lora *l, struct device *d)
 		o->pieces[o->n_pieces++] = p;
 	}
 	device_upload(d, o->segs_dev, o->segs, (uint64_t)o->n_segs * sizeof(*o->segs));
-	if (o->away) /* the device's memory is clear, the host's is not */
-		clear_states(o, l);
+	for (int i = 0; o->away && i <= OPTIM_STATES; i++) { /* the device's memory is clear, the host's is not */
+		struct flat f = flat_of(o, l, i);
+
+		if (f.n_there)
+			memset(f.there, 0, f.n_there);
+	}
 }
 
 void optim_release(struct optim *o)
@@ -299,16 +370,32 @@ void optim_release(struct optim *o)
 
 enum { AT_ONCE = 1 << 22 }; /* elements: what the host holds of halves on their way */
 
-static void get_halves(struct device *d, const uint16_t *w, const int16_t *rest, int64_t n, float *host)
+/* A tensor of halves: its rest is the galore's, or at this element of the states'. */
+static int64_t rest_at(const struct optim *o, int64_t tensor)
 {
+	int64_t at = 0;
+
+	for (int64_t i = 0; i < tensor; i++)
+		at += has_rest(o, i) ? o->base->tensors[i].n : 0;
+	return at;
+}
+
+static void get_halves(const struct optim *o, struct device *d, int64_t tensor, float *host)
+{
+	const struct trained_tensor *t = &o->base->tensors[tensor];
+	bool state = has_rest(o, tensor);
+	int64_t at = state ? rest_at(o, tensor) : 0;
 	uint16_t *a = xmalloc(AT_ONCE * sizeof(*a));
 	int16_t *b = xmalloc(AT_ONCE * sizeof(*b));
 
-	for (int64_t i = 0; i < n; i += AT_ONCE) {
-		int64_t k = n - i < AT_ONCE ? n - i : AT_ONCE;
+	for (int64_t i = 0; i < t->n; i += AT_ONCE) {
+		int64_t k = t->n - i < AT_ONCE ? t->n - i : AT_ONCE;
 
-		device_download(d, a, w + i, (uint64_t)k * sizeof(*a));
-		device_download(d, b, rest + i, (uint64_t)k * sizeof(*b));
+		device_download(d, a, (uint16_t *)t->p + i, (uint64_t)k * sizeof(*a));
+		if (state)
+			move_rest(o, d, at + i, k, b, true);
+		else
+			device_download(d, b, galore_rest(o->galore, tensor) + i, (uint64_t)k * sizeof(*b));
 #pragma omp parallel for
 		for (int64_t j = 0; j < k; j++)
 			host[i + j] = kn_join(a[j], b[j]);
@@ -317,34 +404,28 @@ static void get_halves(struct device *d, const uint16_t *w, const int16_t *rest,
 	free(b);
 }
 
-static void put_halves(struct device *d, uint16_t *w, int16_t *rest, int64_t n, const float *host)
+static void put_halves(const struct optim *o, struct device *d, int64_t tensor, const float *host)
 {
+	const struct trained_tensor *t = &o->base->tensors[tensor];
+	bool state = has_rest(o, tensor);
+	int64_t at = state ? rest_at(o, tensor) : 0;
 	uint16_t *a = xmalloc(AT_ONCE * sizeof(*a));
 	int16_t *b = xmalloc(AT_ONCE * sizeof(*b));
 
-	for (int64_t i = 0; i < n; i += AT_ONCE) {
-		int64_t k = n - i < AT_ONCE ? n - i : AT_ONCE;
+	for (int64_t i = 0; i < t->n; i += AT_ONCE) {
+		int64_t k = t->n - i < AT_ONCE ? t->n - i : AT_ONCE;
 
 #pragma omp parallel for
 		for (int64_t j = 0; j < k; j++)
 			a[j] = kn_halve(host[i + j], &b[j]);
-		device_upload(d, w + i, a, (uint64_t)k * sizeof(*a));
-		device_upload(d, rest + i, b, (uint64_t)k * sizeof(*b));
+		device_upload(d, (uint16_t *)t->p + i, a, (uint64_t)k * sizeof(*a));
+		if (state)
+			move_rest(o, d, at + i, k, b, false);
+		else
+			device_upload(d, galore_rest(o->galore, tensor) + i, b, (uint64_t)k * sizeof(*b));
 	}
 	free(a);
 	free(b);
-}
-
-/* Where a tensor's rest begins. */
-static int16_t *rest_of(const struct optim *o, int64_t tensor)
-{
-	int64_t at = 0;
-
-	if (!has_rest(o, tensor))
-		return o->galore ? galore_rest(o->galore, tensor) : NULL;
-	for (int64_t i = 0; i < tensor; i++)
-		at += has_rest(o, i) ? o->base->tensors[i].n : 0;
-	return o->rest + at;
 }
 
 void optim_get_base(const struct optim *o, struct device *d, float *host)
@@ -353,7 +434,7 @@ void optim_get_base(const struct optim *o, struct device *d, float *host)
 		const struct trained_tensor *t = &o->base->tensors[i];
 
 		if (t->halves)
-			get_halves(d, t->p, rest_of(o, i), t->n, host + t->at);
+			get_halves(o, d, i, host + t->at);
 		else
 			device_download(d, host + t->at, t->p, (uint64_t)t->n * sizeof(*host));
 	}
@@ -364,7 +445,7 @@ void optim_put_tensor(const struct optim *o, struct device *d, int64_t tensor, c
 	const struct trained_tensor *t = &o->base->tensors[tensor];
 
 	if (t->halves)
-		put_halves(d, t->p, rest_of(o, tensor), t->n, host);
+		put_halves(o, d, tensor, host);
 	else
 		device_upload(d, t->p, host, (uint64_t)t->n * sizeof(*host));
 }
@@ -377,14 +458,23 @@ void optim_put_base(const struct optim *o, struct device *d, const float *host)
 
 /* --- a step --- */
 
+/* A piece's part of the arrays that it is in. */
+static struct kn_adam_arrays part_of(const struct kn_adam_arrays *x, const struct optim_piece *p, const struct optim_piece *before)
+{
+	int64_t at32 = p->at32 - before->n32, at8 = p->at8 - before->n8, at_max = p->at_max - before->n_max;
+
+	return (struct kn_adam_arrays){ x->m + at32, x->v + at32, x->m8 + at8, x->v8 + at8, x->m_max + at_max, x->v_max + at_max, x->rest + (p->at_rest - before->n_rest) };
+}
+
 /* Where piece k's states are on the device. */
 static struct kn_adam_arrays arrays(const struct optim *o, int64_t k)
 {
-	const struct optim_piece *p = &o->pieces[k];
-	struct kn_adam_arrays x = { o->m + p->at32, o->v + p->at32, o->m8 + p->at8, o->v8 + p->at8, o->m_max + p->at_max, o->v_max + p->at_max, o->rest + p->at_rest };
+	static const struct optim_piece none;
+	struct kn_adam_arrays x;
 
-	if (o->away)
-		place(p, (char *)o->ring + (uint64_t)(k % OPTIM_RING) * o->ring_bytes, &x);
+	if (o->pieces[k].stays)
+		return part_of(&o->here, &o->pieces[k], &none);
+	place(&o->pieces[k], (char *)o->ring + (uint64_t)(k % OPTIM_RING) * o->ring_bytes, &x);
 	return x;
 }
 
@@ -392,14 +482,13 @@ static struct kn_adam_arrays arrays(const struct optim *o, int64_t k)
 static void travel(const struct optim *o, struct device *d, int64_t k, bool home)
 {
 	const struct optim_piece *p = &o->pieces[k];
-	struct kn_adam_arrays x = arrays(o, k);
+	struct kn_adam_arrays x = arrays(o, k), y = part_of(&o->there, p, &o->split);
+	uint64_t wide = (uint64_t)p->n32 * sizeof(float), scales = (uint64_t)p->n_max * sizeof(float);
 	const struct {
 		void *dev, *host;
 		uint64_t bytes;
-	} part[] = { { x.m, o->m + p->at32, (uint64_t)p->n32 * sizeof(float) }, { x.v, o->v + p->at32, (uint64_t)p->n32 * sizeof(float) },
-		     { x.m8, o->m8 + p->at8, (uint64_t)p->n8 }, { x.v8, o->v8 + p->at8, (uint64_t)p->n8 },
-		     { x.m_max, o->m_max + p->at_max, (uint64_t)p->n_max * sizeof(float) }, { x.v_max, o->v_max + p->at_max, (uint64_t)p->n_max * sizeof(float) },
-		     { x.rest, o->rest + p->at_rest, (uint64_t)p->n_rest * sizeof(*o->rest) } };
+	} part[] = { { x.m, y.m, wide }, { x.v, y.v, wide }, { x.m8, y.m8, (uint64_t)p->n8 }, { x.v8, y.v8, (uint64_t)p->n8 }, { x.m_max, y.m_max, scales },
+		     { x.v_max, y.v_max, scales }, { x.rest, y.rest, (uint64_t)p->n_rest * sizeof(*x.rest) } };
 	int slot = o->slot + (int)(k % OPTIM_RING);
 
 	for (int i = 0; i < 7; i++)
@@ -439,21 +528,26 @@ static void update_piece(struct optim *o, struct device *d, int64_t k, double lr
 void optim_step(struct optim *o, struct device *d, double lr, double loss_scale, const struct optim_sums *sums, double max_norm)
 {
 	struct kn_adam a = { lr, o->beta1, o->beta2, o->eps, o->weight_decay, ++o->step, (float)(1 / loss_scale), NULL, max_norm, NULL, NULL };
+	int64_t first = 0; /* of those that travel */
 
 	if (sums) {
 		a.squares = sums->squares;
 		a.loss = sums->loss;
 		a.refused = sums->refused;
 	}
-	for (int64_t k = 0; o->away && k < OPTIM_RING && k < o->n_pieces; k++)
+	while (first < o->n_pieces && o->pieces[first].stays)
+		first++;
+	for (int64_t k = first; k < first + OPTIM_RING && k < o->n_pieces; k++)
 		travel(o, d, k, false);
 	for (int64_t k = 0; k < o->n_pieces; k++) {
-		if (o->away)
+		bool away = !o->pieces[k].stays;
+
+		if (away)
 			d->k.await(d, o->slot + (int)(k % OPTIM_RING));
 		update_piece(o, d, k, lr, a);
-		if (o->away)
+		if (away)
 			travel(o, d, k, true);
-		if (o->away && k + OPTIM_RING < o->n_pieces)
+		if (away && k + OPTIM_RING < o->n_pieces)
 			travel(o, d, k + OPTIM_RING, false);
 	}
 	/* the buffers are other work's again */

@@ -23,6 +23,7 @@ enum optim_rule { RULE_A, RULE_B, RULE_VECTOR, RULE_GALORE };
 struct optim_piece {
 	int64_t first, n;                  /* segments, in the states' order */
 	enum optim_rule rule;
+	bool stays;                        /* on the device */
 	int64_t tensor, from;              /* where it begins: the tensor, of all, and its element */
 	int64_t at32, n32, at8, n8;        /* elements of m and v, of m8 and v8 */
 	int64_t at_max, n_max;             /* of m_max and v_max */
@@ -35,15 +36,15 @@ struct optim {
 	double beta1, beta2, eps, weight_decay;
 	double b_rate;       /* LoRA+: B learns at so many times A's rate, and has its states behind A's; 0: all is of one rate */
 	int64_t step;        /* taken so far */
-	float *m, *v;        /* fp32 states of the tensors that have them */
-	uint8_t *m8, *v8;    /* 8-bit codes of the others */
-	float *m_max, *v_max; /* their blocks' scales */
-	int16_t *rest;       /* of weights in 16 bits */
+	/* The states, flat: fp32 ones of the tensors that have them, 8-bit codes of the others and their blocks' scales, the rest of weights in 16 bits. The first
+	 * segments' are here, on the device; those from split on are there, in page-locked host memory, and come to the device in pieces. */
+	struct kn_adam_arrays here, there;
+	struct optim_piece split; /* what is in front of it, as one piece */
+	int away;            /* so many sixteenths are there, about */
 	struct trained *base; /* weights of the base that are trained, or NULL */
 	struct galore *galore; /* how their gradients are projected, or NULL */
 	struct kn_adam_seg *segs, *segs_dev; /* (n_segs), host and device: tensors or parts of them, their states counted from their piece's begin */
 	int64_t n_segs, n_adapter; /* tensors of the adapter: those of the base come behind them */
-	bool away;           /* the states are in page-locked host memory, and come to the device in pieces */
 	uint64_t piece;      /* bytes of a piece where they are, unless one segment has more; 0: what pays */
 	void *ring;          /* OPTIM_RING x ring_bytes of device memory, free to use in optim_step; NULL: not away */
 	uint64_t ring_bytes;
@@ -61,10 +62,15 @@ void optim_get_base(const struct optim *o, struct device *d, float *host);
 void optim_put_base(const struct optim *o, struct device *d, const float *host);
 /* Of one tensor. */
 void optim_put_tensor(const struct optim *o, struct device *d, int64_t tensor, const float *host);
-/* host: where states that are away lie; NULL: they stay on the device. */
-void optim_layout(struct optim *o, const struct lora *l, struct layout *to, struct layout *host);
+enum { OPTIM_PARTS = 16 };
+/* away: sixteenths of the states that lie in host. */
+void optim_layout(struct optim *o, const struct lora *l, struct layout *to, struct layout *host, int away);
 /* Bytes of all states. */
 uint64_t optim_bytes(const struct optim *o, const struct lora *l);
+/* The states as flat arrays, wherever their parts are: m, v, m8, v8, m_max, v_max, by number. */
+enum { OPTIM_STATES = 6 };
+void optim_read(const struct optim *o, const struct lora *l, struct device *d, int state, void *host);
+void optim_write(const struct optim *o, const struct lora *l, struct device *d, int state, const void *host);
 /* ring_bytes for states that are away. */
 uint64_t optim_ring_bytes(const struct optim *o, const struct lora *l);
 /* After the memory is there: tells the device which tensor is where. */
