@@ -110,7 +110,7 @@ static uint64_t params_bytes(const struct run *r)
 /* Where each tensor lies in the room for copies; the base's weights are in params. */
 static uint64_t place(const struct run *r, struct tensor t[N_STATE], char *host, float *params)
 {
-	size_t n = state_list(r, t, true);
+	size_t n = state_list(r, t, r->c->restore_best);
 	uint64_t used = 0;
 
 	for (size_t i = 0; i < n; i++) {
