@@ -38,6 +38,7 @@ is "an empty stream is refused" $? 3
 is "a closed pipe is silent" "$(cat err)" ""
 
 # a model that was trained itself goes through the chain like an adapter
+unset MAKEFLAGS MAKELEVEL MFLAGS
 ok "sft.mk with all weights trained" make -s -f "$ROOT/pipelines/sft.mk" BIN="$ROOT/$BUILD/bin" MODEL="$M" DATA=raw.jsonl OUT=out \
 	TRAIN_FLAGS="--update full --max-steps 3 --batch 4 --accumulate 1" GENERATE_FLAGS="--max-new 4"
 same "exports the model that left the run" out/train/adapter/model.safetensors out/merge/model/model.safetensors
