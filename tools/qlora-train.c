@@ -37,8 +37,8 @@ static struct opt options[] = {
 	{ OPT_SECTION, .help = "Method" },
 	{ OPT_CHOICE, "method", 0, &o.method, "NAME", "what is optimised", "sft" },
 	{ OPT_CHOICE, "update", 0, &o.update, "NAME", "what is trained: an adapter, or all weights, as they are (full) or by projected gradients (galore)", "lora|full|galore" },
-	{ OPT_CHOICE, "train-embeddings", 0, &o.train_embeddings, "WHEN", "full and galore: the embedding too (auto: yes)", "auto|yes|no" },
-	{ OPT_CHOICE, "train-head", 0, &o.train_head, "WHEN", "full and galore: the head too (auto: yes)", "auto|yes|no" },
+	{ OPT_CHOICE, "train-embeddings", 0, &o.train_embeddings, "WHEN", "train the embedding too (auto: with full and galore)", "auto|yes|no" },
+	{ OPT_CHOICE, "train-head", 0, &o.train_head, "WHEN", "train the head too (auto: with full and galore)", "auto|yes|no" },
 	{ OPT_CHOICE, "quant", 0, &o.quant, "KIND", "the frozen base: nf4 (double quantisation), or as it is; full, galore: none", "nf4|none" },
 	{ OPT_INT, "rank", 0, &o.rank, "N", "rank of the adapter; of galore's projections, 128 when not given", .min = 1, .max = 4096 },
 	{ OPT_INT, "project-every", 0, &o.project_every, "N", "galore: steps between choosing directions", .min = 1, .max = 1e9 },
@@ -157,10 +157,11 @@ static int configure_update(struct train_config *c, struct err *e)
 
 	if (!galore && (opt_given(&spec, "project-every") || opt_given(&spec, "project-scale")))
 		return err_set(e, LP_USAGE, "--project-every and --project-scale go with --update galore");
-	if (!trains_base() && (opt_given(&spec, "train-embeddings") || opt_given(&spec, "train-head")))
-		return err_set(e, LP_USAGE, "--train-embeddings and --train-head go with --update full or galore; an adapter leaves both as they are");
-	if (!trains_base())
+	if (!trains_base()) {
+		c->trained |= strcmp(o.train_embeddings, "yes") ? 0 : TRAIN_EMBED;
+		c->trained |= strcmp(o.train_head, "yes") ? 0 : TRAIN_HEAD;
 		return 0;
+	}
 	for (size_t i = 0; i < sizeof(adapters) / sizeof(*adapters); i++)
 		if (opt_given(&spec, adapters[i]))
 			return err_set(e, LP_USAGE, "--%s is an adapter's, and --update %s trains the weights themselves; leave one of them out", adapters[i], o.update);

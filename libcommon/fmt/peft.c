@@ -34,7 +34,7 @@ static bool is_set(const struct json *v)
 /* Settings that make the adapter something else than W + scale * B A. */
 static int check_unsupported(const struct json *c, const char *path, struct err *e)
 {
-	static const char *const keys[] = { "use_dora",         "modules_to_save",         "fan_in_fan_out",        "lora_bias",
+	static const char *const keys[] = { "use_dora",         "fan_in_fan_out",        "lora_bias",
 					    "layer_replication", "target_parameters",       "trainable_token_indices", "alora_invocation_tokens",
 					    "use_qalora",       "use_bdlora",              "kasa_config",           "velora_config",
 					    "monteclora_config", "arrow_config" };
@@ -57,6 +57,19 @@ static int check_unsupported(const struct json *c, const char *path, struct err 
 	return 0;
 }
 
+/* Of the modules that PEFT may keep whole, the two tables. */
+static int check_saved(const struct json *c, const char *path, struct err *e)
+{
+	const struct json *list = json_get(c, "modules_to_save");
+
+	if (!is_set(list))
+		return 0;
+	for (uint32_t i = 0; json_is(list, JSON_ARR) && i < list->n; i++)
+		if (!json_str_is(&list->items[i], "embed_tokens") && !json_str_is(&list->items[i], "lm_head"))
+			return refuse(e, path, "modules_to_save other than embed_tokens and lm_head", "which is not supported: merge it with PEFT");
+	return json_is(list, JSON_ARR) ? 0 : err_off(e, LP_DATA, path, -1, "modules_to_save is not a list");
+}
+
 static int read_config(struct peft *p, const char *path, struct err *e)
 {
 	const struct json *c = &p->config;
@@ -68,7 +81,7 @@ static int read_config(struct peft *p, const char *path, struct err *e)
 		return err_off(e, LP_DATA, path, -1, "no peft_type: this is not an adapter's configuration");
 	if (strcmp(type, "LORA"))
 		return err_off(e, LP_USAGE, path, -1, "peft_type is '%.40s': only LORA adapters are supported", type);
-	if (check_unsupported(c, path, e))
+	if (check_unsupported(c, path, e) || check_saved(c, path, e))
 		return -1;
 	if (!json_get_i64(c, "r", 8, &p->r) || p->r < 1)
 		return err_off(e, LP_DATA, path, -1, "r is not a positive whole number");
@@ -170,6 +183,26 @@ const struct tensor *peft_base_copy(const struct peft *p, const char *weight_nam
 	return NULL;
 }
 
+/* A table that modules_to_save lists. */
+static bool is_saved(const struct peft *p, const char *name)
+{
+	const struct json *list = json_get(&p->config, "modules_to_save");
+	const char *module = !strcmp(name, PREFIX "model.embed_tokens.weight") ? "embed_tokens" : !strcmp(name, PREFIX "lm_head.weight") ? "lm_head" : NULL;
+
+	for (uint32_t i = 0; module && json_is(list, JSON_ARR) && i < list->n; i++)
+		if (json_str_is(&list->items[i], module))
+			return true;
+	return false;
+}
+
+const struct tensor *peft_saved(const struct peft *p, const char *weight_name)
+{
+	for (size_t i = 0; i < p->n_saved; i++)
+		if (!strcmp(p->saved[i]->name + sizeof(PREFIX) - 1, weight_name))
+			return p->saved[i];
+	return NULL;
+}
+
 static int take_tensor(struct peft *p, const struct tensor *t, const char *path, struct err *e)
 {
 	struct peft_module *m;
@@ -177,6 +210,10 @@ static int take_tensor(struct peft *p, const struct tensor *t, const char *path,
 
 	if (is_copy(t->name)) {
 		p->copies[p->n_copies++] = t;
+		return 0;
+	}
+	if (is_saved(p, t->name)) {
+		p->saved[p->n_saved++] = t;
 		return 0;
 	}
 	m = &p->modules[p->n_modules];
@@ -223,6 +260,7 @@ static int take_all(struct peft *p, const struct tensor *t, size_t n, const char
 {
 	p->modules = arena_calloc(&p->arena, n + 1, sizeof(*p->modules));
 	p->copies = arena_calloc(&p->arena, n + 1, sizeof(*p->copies));
+	p->saved = arena_calloc(&p->arena, n + 1, sizeof(*p->saved));
 	for (size_t i = 0; i < n; i++)
 		if (take_tensor(p, &t[i], path, e))
 			return -1;

@@ -87,7 +87,7 @@ static size_t state_list(const struct run *r, struct tensor t[N_STATE], bool all
 	t[4] = slice("m_max", DT_F32, nb, NULL);
 	t[5] = slice("v_max", DT_F32, nb, NULL);
 	t[n++] = slice("watch", DT_F64, sizeof(r->watch) / sizeof(double), &r->watch);
-	if (r->base.n)
+	if (run_makes_model(r))
 		t[n++] = slice(weights_name, DT_F32, r->base.n, NULL);
 	if (o->galore)
 		t[n++] = slice(basis_name, r->dev.act, o->galore->n_basis, o->galore->basis);
@@ -388,7 +388,7 @@ static int open_both(const struct run *r, struct loaded *l, const char *dir, str
 static int gather_params(const struct run *r, struct loaded *l, struct err *e)
 {
 	const struct adapter_host *a = &r->saver->adapter;
-	const struct tensor *weights = r->base.n ? st_find(&l->state.blob, weights_name) : NULL;
+	const struct tensor *weights = run_makes_model(r) ? st_find(&l->state.blob, weights_name) : NULL;
 
 	l->params = xcalloc((size_t)a->n_params + 1, sizeof(float));
 	for (size_t i = 0; i < a->n; i++) {

@@ -52,6 +52,8 @@ static void describe_update(const struct run *r, struct sb *out)
 		sb_addf(out, "update     the weights themselves, %s%s%s; gradients in %s\n", r->dev.act == DT_F32 ? "in fp32" : "bf16 with the rest of fp32 beside it",
 		        t->embed < 0 ? ", but for the embedding" : "", t->head < 0 ? ", but for the head" : "",
 		        t->wide || r->dev.act == DT_F32 ? "fp32" : "bf16, those of tables, norms and biases in fp32");
+	if (!run_makes_model(r) && t->n)
+		sb_addf(out, "beside it  %s%s%s, in fp32\n", t->embed >= 0 ? "the embedding" : "", t->embed >= 0 && t->head >= 0 ? " and " : "", t->head >= 0 ? "the head" : "");
 }
 
 static void describe(const struct run *r, struct sb *out)

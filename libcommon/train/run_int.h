@@ -140,12 +140,15 @@ void run_get_params(struct run *r, float *host);
 void run_put_params(struct run *r, const float *host);
 /* After the weights are loaded: what 16 bits could not hold of them. */
 int run_load_base(struct run *r, struct err *e) LP_MUST_USE;
+/* The same of tables that an adapter brought. */
+int run_load_saved(struct run *r, const struct peft *p, struct err *e) LP_MUST_USE;
 /* Writes adapter or model (params: host, or NULL for the device's) under path, or to stdout when path is NULL. */
 int run_save(struct run *r, const char *path, bool force, const float *params, struct err *e) LP_MUST_USE;
 /* An adapter, or a trained model, in host memory, ready to be written. The run outlives it. */
 struct adapter_host {
 	struct peft_write head;
 	struct lora_where where;
+	const char *saved[2];
 	struct sb lineage, about, codes;
 	float *params;          /* (n_params) run_params */
 	int64_t n_params;

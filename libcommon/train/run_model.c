@@ -38,22 +38,41 @@ static const struct trained_tensor *find(const struct run *r, const char *name)
 	return NULL;
 }
 
-/* Values that the weights' own type cannot hold as they are come with what it lacks. */
+/* Tensor i takes t's values: what the weights' own type cannot hold of them goes beside it. */
+static int put_wide(struct run *r, int64_t i, const struct tensor *t, struct err *e)
+{
+	float *wide;
+
+	if (!r->base.tensors[i].halves || t->dtype == r->dev.act)
+		return 0;
+	wide = lp_try_alloc((size_t)r->base.tensors[i].n, sizeof(*wide), "a weight", e);
+	if (!wide)
+		return -1;
+	to_f32(t->dtype, t->data, wide, (size_t)r->base.tensors[i].n);
+	optim_put_tensor(&r->optim, &r->dev, i, wide);
+	free(wide);
+	return 0;
+}
+
 int run_load_base(struct run *r, struct err *e)
 {
 	for (size_t i = 0; i < model_source_count(r->source); i++) {
 		const struct tensor *t = model_source_at(r->source, i);
 		const struct trained_tensor *x = find(r, t->name);
-		float *wide;
 
-		if (!x || !x->halves || t->dtype == r->dev.act || strcmp(x->name, t->name) != 0)
-			continue;
-		wide = lp_try_alloc((size_t)x->n, sizeof(*wide), "a weight", e);
-		if (!wide)
+		if (x && strcmp(x->name, t->name) == 0 && put_wide(r, x - r->base.tensors, t, e) < 0)
 			return -1;
-		to_f32(t->dtype, t->data, wide, (size_t)x->n);
-		optim_put_tensor(&r->optim, &r->dev, x - r->base.tensors, wide);
-		free(wide);
+	}
+	return 0;
+}
+
+int run_load_saved(struct run *r, const struct peft *p, struct err *e)
+{
+	for (int64_t i = 0; i < r->base.n_tensors; i++) {
+		const struct tensor *t = peft_saved(p, r->base.tensors[i].name);
+
+		if (t && put_wide(r, i, t, e) < 0)
+			return -1;
 	}
 	return 0;
 }

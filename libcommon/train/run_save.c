@@ -73,12 +73,25 @@ static void fill_about(const struct run *r, struct sb *text)
 	jw_end_obj(&w);
 }
 
+/* A table that is trained beside the adapter, as PEFT's modules_to_save has it. */
+static void add_table(struct adapter_host *a, const struct run *r, int64_t i)
+{
+	const struct trained_tensor *t = &r->base.tensors[i];
+	const char *prefix = "base_model.model.";
+	char *name = arena_alloc(&a->names, strlen(prefix) + ARCH_NAME);
+
+	snprintf(name, strlen(prefix) + ARCH_NAME, "%s%s", prefix, t->name);
+	a->tensors[a->n++] = (struct tensor){ name, DT_F32, 2, { (uint64_t)t->rows, (uint64_t)t->cols }, (uint64_t)t->n * sizeof(float), a->params + r->lora.n_params + t->at };
+	a->saved[a->head.n_saved++] = i == r->base.embed ? "embed_tokens" : "lm_head";
+	a->head.saved = a->saved;
+}
+
 void adapter_host_init(struct adapter_host *a, struct run *r)
 {
 	memset(a, 0, sizeof(*a));
 	a->n_params = run_params(r);
 	a->params = xcalloc((size_t)a->n_params + 1, sizeof(*a->params));
-	a->tensors = xcalloc((size_t)r->lora.n_tensors + 1, sizeof(*a->tensors));
+	a->tensors = xcalloc((size_t)(r->lora.n_tensors + 3), sizeof(*a->tensors));
 	a->head = (struct peft_write){ .base_name = base_name(r->c->model), .base_id = r->g.w.identity, .r = r->lora.rank, .alpha = r->lora.alpha,
 		                       .dropout = r->lora.dropout, .rslora = r->lora.rslora };
 	lora_where(&r->lora, &r->desc, &a->names, &a->where);
@@ -97,6 +110,8 @@ void adapter_host_init(struct adapter_host *a, struct run *r)
 	a->n = lora_tensors(&r->lora, &r->dev, a->params, a->tensors, &a->names);
 	if (r->base.n)
 		optim_get_base(&r->optim, &r->dev, a->params + r->lora.n_params);
+	for (int64_t i = 0; i < r->base.n_tensors && !run_makes_model(r); i++)
+		add_table(a, r, i);
 }
 
 void adapter_host_release(struct adapter_host *a)

@@ -24,14 +24,16 @@ static int load_data(struct run *r, bool need_train, struct err *e)
 	return run_load_evals(r, e);
 }
 
-/* What a trained base cannot be. */
+/* What a base that is trained, or tables of it, cannot be. */
 static int check_base(const struct run *r, struct err *e)
 {
 	const struct train_config *c = r->c;
 
-	if (r->desc.bnb.on)
+	if (!(c->trained & TRAIN_LAYERS) && r->desc.tied)
+		return err_set(e, LP_USAGE, "the model's head is its embedding, which PEFT has no single place for beside an adapter; train all weights with --update full");
+	if (r->desc.bnb.on && c->trained & TRAIN_LAYERS)
 		return err_set(e, LP_USAGE, "the base is a checkpoint in 4 bits, whose weights cannot be trained; give the 16-bit model that it was made from, or train an adapter");
-	if (c->nf4)
+	if (c->nf4 && c->trained & TRAIN_LAYERS)
 		return err_set(e, LP_USAGE, "weights in NF4 cannot be trained; leave --quant nf4 out, or train an adapter");
 	if (c->adapter && c->trained & TRAIN_LAYERS)
 		return err_set(e, LP_USAGE, "--adapter is of a frozen base; fold it in with lora-merge, and train the result");
@@ -71,6 +73,10 @@ static int prepare_adapter(struct run *r, struct err *e)
 		return err_where(e, c->adapter, 0);
 	}
 	r->lora.dropout = c->dropout;
+	if (!c->eval_only && ((peft_saved(&p, arch_embed_name) && !(c->trained & TRAIN_EMBED)) || (peft_saved(&p, arch_head_name) && !(c->trained & TRAIN_HEAD)))) {
+		peft_release(&p);
+		return err_set(e, LP_USAGE, "'%s' has an embedding or head of its own; it goes on with --train-embeddings yes or --train-head yes, as it was made", c->adapter);
+	}
 	peft_release(&p);
 	return 0;
 }
@@ -190,8 +196,10 @@ static int load_adapter(struct run *r, struct err *e)
 	if (peft_open(&p, r->c->adapter, e) < 0)
 		return -1;
 	rc = codes_check_base(&p, r->c->adapter, r->source, r->g.w.identity, e);
-	if (rc == 0)
+	if (rc == 0) {
 		lora_load(&r->lora, &r->dev, &p);
+		rc = weights_take_saved(&r->g.w, &r->dev, &p, e) < 0 ? err_where(e, r->c->adapter, 0) : run_load_saved(r, &p, e);
+	}
 	peft_release(&p);
 	return rc;
 }

@@ -81,5 +81,26 @@ status 2 "8-bit products" train --max-steps 8 --compute fp8 --dry-run --device c
 says "--compute fp8 is for a frozen base" "are refused"
 status 2 "fp16" train --max-steps 8 --compute fp16 --dry-run --device cuda train.lps
 says "trained in bf16 or fp32" "is refused"
-status 2 "a table beside an adapter" qlora-train --model "$M" --train-head yes train.lps
-says "go with --update full" "is refused"
+status 2 "a table beside an adapter where both are one" qlora-train --model "$M" --quant none --train-head yes --train-embeddings yes train.lps
+says "which PEFT has no single place for" "is refused"
+
+# embedding and head beside an adapter
+status 0 "a model with a head of its own" model-init --hidden 64 --layers 2 --heads 4 --ffn 96 --vocab 512 --max-len 512 --dtype float32 --tokenizer "$M" -o apart
+beside() { qlora-train --model apart --device "$DEVICE" --rank 4 --lr 2e-3 --threads 1 --batch 2 --accumulate 1 --schedule-steps 8 "$@"; }
+for quant in none nf4; do
+	status 0 "tables beside an adapter, $quant" beside --quant $quant --max-steps 8 --save-every 4 --train-embeddings yes --train-head yes --eval held.lps --log $quant.log -o tables.$quant train.lps
+	status 0 "half of it" beside --quant $quant --max-steps 4 --save-every 4 --train-embeddings yes --train-head yes --eval held.lps -o tables.half.$quant train.lps
+	status 0 "gone on with" beside --quant $quant --max-steps 8 --save-every 4 --train-embeddings yes --train-head yes --eval held.lps --extend -o tables.half.$quant train.lps
+	same "ends in the same bytes" tables.half.$quant/adapter_model.safetensors tables.$quant/adapter_model.safetensors
+done
+last() { sed -n 's/.*"event":"eval".*"step":8,.*"loss":\([0-9.]*\).*/\1/p' "$1" | cut -c 1-6; }
+ok "PEFT's layout" sh -c "tr -d ' \\n' <tables.none/adapter_config.json | grep -q '\"modules_to_save\":\[\"embed_tokens\",\"lm_head\"\]' && grep -aq '\"base_model.model.lm_head.weight\"' tables.none/adapter_model.safetensors"
+is "read back, the loss is the run's last" "$(qlora-train --eval-only --model apart --adapter tables.none --quant none --device "$DEVICE" --eval held.lps | sed 's/.*"loss":\([0-9.]*\).*/\1/' | cut -c 1-6)" "$(last none.log)"
+status 0 "merged" lora-merge -q --verify full --model apart --adapter tables.none -o tables.merged
+is "it is the same" "$(loss tables.merged | cut -c 1-6)" "$(last none.log)"
+ok "the adapter answers" lm-generate --model apart --adapter tables.none --quant none --max-new 4 "$D/upper_heldout.jsonl"
+status 0 "started from" beside --quant none --adapter tables.none --max-steps 1 --train-embeddings yes --train-head yes -o tables.more train.lps
+status 2 "without its tables" beside --quant none --adapter tables.none --max-steps 1 train.lps
+says "has an embedding or head of its own" "is refused"
+status 2 "two such adapters" lora-merge --model apart --adapter tables.none --adapter tables.more -o never
+says "merge it alone" "are refused"
