@@ -7,14 +7,16 @@ Every parameter is trained, by AdamW in transformers' two groups (norms and bias
 same run in fp32 says how far PyTorch itself is from that truth, and one whose weights and activations are bf16 beside fp32 masters what a device of that type may be. Cases: llama (untied), qwen2 (tied, biases), and stories260K with
 bitsandbytes' AdamW8bit as transformers' Trainer sets it up (embeddings keep fp32 states); there the truth is the same optimiser written out in
 fp64 (make_adam8.py), the other run bitsandbytes' own, and where one layer, the embedding and the last norm end is kept. galore is the same model with
-galore-torch's GaLoreAdamW (type std), on its projections and, as transformers gives them to it, unprojected on the rest."""
+galore-torch's GaLoreAdamW (type std), on its projections and, as transformers gives them to it, unprojected on the rest. tables is
+PEFT on llama: its adapter, and embedding and head in modules_to_save."""
 import os, sys
 
 import bitsandbytes as bnb
 import numpy as np
+import peft
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers.trainer_pt_utils import get_parameter_names
 
 from galore_torch import GaLoreAdamW
@@ -22,11 +24,11 @@ from galore_torch.galore_projector import GaLoreProjector
 
 from make_adam8 import deq, quant
 from make_methods import away, rows_of
-from make_model import VERSIONS, lift_to_fp64, loss_and_grads, lower_to_fp32, sequences
+from make_model import ALPHA, RANK, TARGETS, VERSIONS, lift_to_fp64, loss_and_grads, lower_to_fp32, sequences
 
 STEPS, BATCH, LENS = 10, 2, (13, 40, 25, 9, 31)
 LR, WARMUP, DECAY, CLIP, BETAS, EPS = 2e-3, 2, 0.05, 0.5, (0.9, 0.999), 1e-8
-CASES = {"llama": 71, "qwen2": 73, "stories": 512, "galore": 512}
+CASES = {"llama": 71, "qwen2": 73, "stories": 512, "galore": 512, "tables": 71}
 GALORE = dict(rank=8, update_proj_gap=4, scale=0.25, proj_type="std")
 KEPT = tuple("final.model." + n for n in ("layers.2.", "embed_tokens.", "norm."))
 
@@ -99,6 +101,19 @@ def optimizer(m, groups, name, dtype):
     return bnb.optim.AdamW8bit(groups, lr=LR, betas=BETAS, eps=EPS)
 
 
+def clean(n):
+    return n.removeprefix("base_model.model.").replace(".modules_to_save", "").replace(".default", "")
+
+
+def beside_adapter(m, model_dir):
+    m = peft.get_peft_model(m, peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=TARGETS, modules_to_save=["embed_tokens", "lm_head"], task_type="CAUSAL_LM"))
+    adapter = load_file(os.path.join(model_dir, "adapter", "adapter_model.safetensors"))
+    for n, p in m.named_parameters():
+        if "lora_" in n:
+            p.data.copy_(adapter["base_model.model." + clean(n)])
+    return m.eval()
+
+
 class Masters:
     """AdamW on fp32 copies of a bf16 model's weights, which follow them."""
     def __init__(self, groups, name, m):
@@ -130,9 +145,11 @@ def run(model_dir, t, dtype, name):
     config = transformers.AutoConfig.from_pretrained(model_dir)
     (lift_to_fp64 if dtype == torch.float64 else lower_to_fp32)(config.model_type)
     m = transformers.AutoModelForCausalLM.from_pretrained(model_dir, attn_implementation="eager", dtype=dtype).eval()
-    params, out = list(m.named_parameters()), {}
+    if name == "tables":
+        m = beside_adapter(m, model_dir).to(dtype)
+    params, out = [(clean(n), p) for n, p in m.named_parameters() if p.requires_grad], {}
     # transformers.Trainer.get_decay_parameter_names
-    decay = set(get_parameter_names(m, [torch.nn.LayerNorm], [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]))
+    decay = {clean(n) for n in get_parameter_names(m, [torch.nn.LayerNorm], [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"])}
     assert all((n in decay) == (p.ndim == 2) for n, p in params)
     groups = [{"params": [p for n, p in params if n in decay], "weight_decay": DECAY}, {"params": [p for n, p in params if n not in decay], "weight_decay": 0.0}]
     half = dtype == torch.bfloat16
@@ -164,9 +181,10 @@ def main():
     dest, stories = sys.argv[1:3]
     out, meta = {}, dict(VERSIONS, lr=LR, warmup=WARMUP, weight_decay=DECAY, clip=CLIP)
     for name, vocab in CASES.items():
+        model = stories if vocab == 512 else os.path.join(dest, "llama" if name == "tables" else name)
         t = tokens(vocab)
-        truth, f32 = (run(stories if vocab == 512 else os.path.join(dest, name), t, d, name) for d in (torch.float64, torch.float32))
-        half = run(stories if vocab == 512 else os.path.join(dest, name), t, torch.bfloat16, name) if name != "galore" else {}
+        truth, f32 = (run(model, t, d, name) for d in (torch.float64, torch.float32))
+        half = run(model, t, torch.bfloat16, name) if name != "galore" else {}
         for kind in ("loss", "grad_norm", "grad.", "final."):
             meta[f"{name}.bf16_{kind}"] = f"{max((away(half[k], v) for k, v in truth.items() if half and k.startswith(kind)), default=0):.3e}"
             meta[f"{name}.fp32_{kind}"] = f"{max(away(f32[k], v) for k, v in truth.items() if k.startswith(kind)):.3e}"

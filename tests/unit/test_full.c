@@ -1,5 +1,5 @@
 /* Ten steps of full fine-tuning against PyTorch + transformers in fp64 (make_full.py): every weight trained, tied and untied tables, biases, two groups of
- * decay, cosine, clipping; AdamW, 8-bit states as transformers sets bitsandbytes up, and galore-torch. Losses, gradients and where the weights end differ from that
+ * decay, cosine, clipping; AdamW, 8-bit states as transformers sets bitsandbytes up, and galore-torch; and embedding and head beside PEFT's adapter. Losses, gradients and where the weights end differ from that
  * truth by no more than twice what PyTorch in fp32 does, or on a device that LP_DEVICE names in bf16, which the golden says. And none of it depends on the plan, on threads, or on how a step is cut. */
 #include <check.h>
 #include <math.h>
@@ -16,8 +16,9 @@ static const struct {
 	const char *name, *model;
 	enum optim_kind kind;
 	int64_t rank; /* GaLore's */
+	const char *adapter;
 } cases[] = { { "llama", DIR_MODEL "llama", OPTIM_ADAMW, 0 }, { "qwen2", DIR_MODEL "qwen2", OPTIM_ADAMW, 0 }, { "stories", "data/stories260K", OPTIM_ADAMW8, 0 },
-	      { "galore", "data/stories260K", OPTIM_ADAMW, 8 } };
+	      { "galore", "data/stories260K", OPTIM_ADAMW, 8 }, { "tables", DIR_MODEL "llama", OPTIM_ADAMW, 0, DIR_MODEL "llama/adapter" } };
 
 static struct st_file gold;
 
@@ -95,6 +96,25 @@ static int check_tensors(struct run *r, const char *of, const char *what, const 
 	return n;
 }
 
+/* The adapter's tensors, which begin at x, the parameters or their gradients. */
+static int check_adapter(struct run *r, const char *of, const char *what, const float *x, double most)
+{
+	float *host = xcalloc((size_t)r->lora.n_params + 1, sizeof(*host));
+	int n = 0;
+
+	device_download(&r->dev, host, x, (uint64_t)r->lora.n_params * sizeof(*host));
+	for (int64_t i = 0; i < r->lora.n_tensors; i++) {
+		const struct lora_tensor *t = &r->lora.tensors[i];
+		const struct tensor *want = golden(of, what, t->name);
+
+		ck_assert(want != NULL);
+		ck_assert_msg(away(host + t->offset, want) <= most, "%s.%s%s: %.2e away, at most %.2e", of, what, t->name, away(host + t->offset, want), most);
+		n++;
+	}
+	free(host);
+	return n;
+}
+
 static const char *device_name(void)
 {
 	return getenv("LP_DEVICE") ? getenv("LP_DEVICE") : "cpu";
@@ -116,6 +136,9 @@ static struct train_config config(int i, const char **stream)
 
 	snprintf(path, sizeof(path), DIR_MODEL "full.%s.tokens.safetensors", cases[i].name);
 	*stream = path;
+	c.adapter = cases[i].adapter;
+	if (c.adapter)
+		c.trained = TRAIN_EMBED | TRAIN_HEAD;
 	c.lr = number("", "lr");
 	c.warmup_steps = (int64_t)number("", "warmup");
 	c.max_grad_norm = number("", "clip");
@@ -165,10 +188,11 @@ START_TEST(test_ten_steps)
 	}
 	ck_assert_double_le(away(loss, golden(of, "loss", "")), 2 * number(prefix, "loss"));
 	ck_assert_double_le(away(norm, golden(of, "grad_norm", "")), 2 * number(prefix, "grad_norm"));
-	ck_assert_int_ge(check_tensors(&r, of, "grad.", NULL, 2 * number(prefix, "grad.")), _i < 2 ? r.base.n_tensors : 0);
+	ck_assert_int_ge(check_tensors(&r, of, "grad.", NULL, 2 * number(prefix, "grad.")), _i < 2 || cases[_i].adapter ? r.base.n_tensors : 0);
+	check_adapter(&r, of, "grad.", r.lora.grads, 2 * number(prefix, "grad."));
 	end = xcalloc((size_t)run_params(&r), sizeof(*end));
 	run_get_params(&r, end);
-	ck_assert_int_ge(check_tensors(&r, of, "final.", end, 2 * number(prefix, "final.")), 10);
+	ck_assert_int_ge(check_tensors(&r, of, "final.", end + r.lora.n_params, 2 * number(prefix, "final.")) + check_adapter(&r, of, "final.", r.lora.params, 2 * number(prefix, "final.")), 10);
 	free(end);
 	run_release(&r);
 	st_file_close(&gold);
@@ -391,9 +415,9 @@ int main(void)
 	int failed;
 
 	tcase_set_timeout(t, 120);
-	tcase_add_loop_test(t, test_ten_steps, 0, 4);
-	tcase_add_loop_test(t, test_plan_changes_no_bit, 0, 4);
-	tcase_add_loop_test(t, test_states_away, 0, 4);
+	tcase_add_loop_test(t, test_ten_steps, 0, 5);
+	tcase_add_loop_test(t, test_plan_changes_no_bit, 0, 5);
+	tcase_add_loop_test(t, test_states_away, 0, 5);
 	tcase_add_loop_test(t, test_cut_does_not_matter, 0, 3);
 	tcase_add_loop_test(t, test_frozen_tables, 0, 3);
 	tcase_add_test(t, test_halves);
