@@ -167,7 +167,8 @@ int checkpoint_open(struct run *r, struct err *e)
 	s->host = lp_try_alloc(place(r, s->state, NULL, NULL) + 1, 1, "the copy of the state that checkpoints are written from", e);
 	if (!s->host)
 		return -1;
-	adapter_host_init(&s->adapter, r);
+	if (adapter_host_init(&s->adapter, r, e) < 0)
+		return -1;
 	place(r, s->state, s->host, s->adapter.params);
 	checkpoint_key_init(&s->key, r);
 	return 0;
@@ -390,7 +391,10 @@ static int gather_params(const struct run *r, struct loaded *l, struct err *e)
 	const struct adapter_host *a = &r->saver->adapter;
 	const struct tensor *weights = run_makes_model(r) ? st_find(&l->state.blob, weights_name) : NULL;
 
-	l->params = xcalloc((size_t)a->n_params + 1, sizeof(float));
+	l->params = lp_try_alloc((size_t)a->n_params + 1, sizeof(float), "what was trained", e);
+	if (!l->params)
+		return -1;
+	memset(l->params, 0, (size_t)a->n_params * sizeof(float)); /* adapters that are not there */
 	for (size_t i = 0; i < a->n; i++) {
 		const struct tensor *t = st_find(&l->adapter.blob, a->tensors[i].name);
 

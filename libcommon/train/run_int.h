@@ -156,7 +156,7 @@ struct adapter_host {
 	size_t n;
 	struct arena names;
 };
-void adapter_host_init(struct adapter_host *a, struct run *r);
+int adapter_host_init(struct adapter_host *a, struct run *r, struct err *e) LP_MUST_USE; /* released in any case */
 void adapter_host_release(struct adapter_host *a);
 /* All of a model into a sink that has just been opened; what is frozen comes from the run's source. */
 struct model_sink;

@@ -86,11 +86,13 @@ static void add_table(struct adapter_host *a, const struct run *r, int64_t i)
 	a->head.saved = a->saved;
 }
 
-void adapter_host_init(struct adapter_host *a, struct run *r)
+int adapter_host_init(struct adapter_host *a, struct run *r, struct err *e)
 {
 	memset(a, 0, sizeof(*a));
 	a->n_params = run_params(r);
-	a->params = xcalloc((size_t)a->n_params + 1, sizeof(*a->params));
+	a->params = lp_try_alloc((size_t)a->n_params + 1, sizeof(*a->params), "a copy of what is trained", e);
+	if (!a->params)
+		return -1;
 	a->tensors = xcalloc((size_t)(r->lora.n_tensors + 3), sizeof(*a->tensors));
 	a->head = (struct peft_write){ .base_name = base_name(r->c->model), .base_id = r->g.w.identity, .r = r->lora.rank, .alpha = r->lora.alpha,
 		                       .dropout = r->lora.dropout, .rslora = r->lora.rslora };
@@ -112,6 +114,7 @@ void adapter_host_init(struct adapter_host *a, struct run *r)
 		optim_get_base(&r->optim, &r->dev, a->params + r->lora.n_params);
 	for (int64_t i = 0; i < r->base.n_tensors && !run_makes_model(r); i++)
 		add_table(a, r, i);
+	return 0;
 }
 
 void adapter_host_release(struct adapter_host *a)
@@ -173,7 +176,10 @@ int run_save(struct run *r, const char *path, bool force, const float *params, s
 	struct adapter_host a;
 	int rc;
 
-	adapter_host_init(&a, r);
+	if (adapter_host_init(&a, r, e) < 0) {
+		adapter_host_release(&a);
+		return -1;
+	}
 	if (params)
 		memcpy(a.params, params, (size_t)a.n_params * sizeof(*params));
 	rc = device_sync(&r->dev, e);
