@@ -349,6 +349,12 @@ static const struct kn_ops cuda_ops(void)
 	k.xent_segment = kn_xent_segment_cuda;
 	k.xent_end = kn_xent_end_cuda;
 	k.xent_whole = kn_xent_whole_cuda;
+	k.pref_values = kn_pref_values_cuda;
+	k.pref_loss = kn_pref_loss_cuda;
+	k.pref_rows = kn_pref_rows_cuda;
+	k.pref_drift = kn_pref_drift_cuda;
+	k.score_fwd = kn_score_fwd_cuda;
+	k.score_bwd = kn_score_bwd_cuda;
 	k.dropout = kn_dropout_cuda;
 	k.bias_add = kn_bias_add_cuda;
 	k.gather_rows = kn_gather_rows_cuda;

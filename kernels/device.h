@@ -27,6 +27,7 @@
 #include "kernels/gemm.h"
 #include "kernels/nf4.h"
 #include "kernels/pick.h"
+#include "kernels/pref.h"
 #include "kernels/rmsnorm.h"
 #include "kernels/rope.h"
 #include "kernels/skinny.h"
@@ -87,6 +88,12 @@ struct kn_ops {
 	kn_xent_segment_fn *xent_segment;
 	kn_xent_end_fn *xent_end;
 	kn_xent_whole_fn *xent_whole;
+	kn_pref_values_fn *pref_values;
+	kn_pref_loss_fn *pref_loss;
+	kn_pref_rows_fn *pref_rows;
+	kn_pref_drift_fn *pref_drift;
+	kn_score_fwd_fn *score_fwd;
+	kn_score_bwd_fn *score_bwd;
 	kn_dropout_fn *dropout;
 	kn_bias_add_fn *bias_add;
 	kn_gather_rows_fn *gather_rows;

@@ -87,6 +87,8 @@ static int load_adapter(struct state *s, struct err *e)
 	if (peft_open(&s->peft, o.adapter, e) < 0)
 		return -1;
 	s->has_adapter = true;
+	if (s->peft.score)
+		return err_off(e, LP_USAGE, o.adapter, -1, "the adapter is a reward model, which scores answers and writes none (qlora-train --eval-only --method reward)");
 	if (lora_from_peft(&s->lora, &s->desc, &s->peft, e) < 0)
 		return err_where(e, o.adapter, 0);
 	return 0;

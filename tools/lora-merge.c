@@ -83,6 +83,8 @@ static int load_adapters(struct run *r, struct err *e)
 		if (peft_open(&r->adapters[i], r->names[i], e))
 			return -1;
 		r->m.n_adapters++;
+		if (r->adapters[i].score)
+			return err_off(e, LP_USAGE, r->names[i], -1, "the adapter is a reward model: its score has no place in a language model, so it stays an adapter");
 		if (!strcmp(r->names[i], "-"))
 			r->names[i] = "(stdin)";
 		if (!r->adapters[i].base_id)

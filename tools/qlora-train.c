@@ -9,19 +9,20 @@
 #include "base/tool.h"
 #include "base/xalloc.h"
 #include "train/advise.h"
+#include "train/pref.h"
 #include "train/run.h"
 #include "train/smoke.h"
 #include "train/tag.h"
 
 static struct {
-	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *weights, *tensorboard, *dump_batch, *tag, *data_version, *task, *method, *update, *train_embeddings, *train_head, *quant, *targets, *layers, *schedule, *decay_shape, *optimizer, *nonfinite, *device, *compute;
+	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *weights, *tensorboard, *dump_batch, *tag, *data_version, *task, *method, *reference, *scores, *update, *train_embeddings, *train_head, *quant, *targets, *layers, *schedule, *decay_shape, *optimizer, *nonfinite, *device, *compute;
 	int64_t rank, project_every, batch, accumulate, max_steps, max_len, warmup_steps, decay_steps, schedule_steps, seed, log_every, threads, patience, keep_checkpoints, sample_tokens;
 	struct opt_list evals;
-	double project_scale, alpha, dropout, neftune, epochs, lr, warmup_ratio, decay_ratio, weight_decay, lora_plus_ratio, max_grad_norm, beta1, beta2, eps, min_delta, peak_tflops;
+	double project_scale, beta, smoothing, margin, desirable, undesirable, alpha, dropout, neftune, epochs, lr, warmup_ratio, decay_ratio, weight_decay, lora_plus_ratio, max_grad_norm, beta1, beta2, eps, min_delta, peak_tflops;
 	uint64_t memory, host_memory;
 	bool rslora, restore_best, extend, dry_run, eval_only, advise, smoke, allow_long;
 } o = {
-	.method = "sft", .update = "lora", .train_embeddings = "auto", .train_head = "auto", .quant = "nf4", .targets = "all", .schedule = "cosine", .decay_shape = "cosine", .optimizer = "adamw", .nonfinite = "stop", .eval_every = "0", .save_every = "0", .sample_every = "0", .sample_tokens = 64, .task = "any",
+	.method = "sft", .beta = -1, .smoothing = -1, .margin = -1, .desirable = -1, .undesirable = -1, .update = "lora", .train_embeddings = "auto", .train_head = "auto", .quant = "nf4", .targets = "all", .schedule = "cosine", .decay_shape = "cosine", .optimizer = "adamw", .nonfinite = "stop", .eval_every = "0", .save_every = "0", .sample_every = "0", .sample_tokens = 64, .task = "any",
 	.device = "auto", .compute = "auto", .rank = 16, .project_every = 200, .project_scale = 0.25, .alpha = 16, .batch = 2, .accumulate = 4, .epochs = 3, .lr = 2e-4, .warmup_steps = -1,
 	.decay_steps = -1, .warmup_ratio = 0.05, .decay_ratio = 0.1, .weight_decay = 0.01, .lora_plus_ratio = 1, .max_grad_norm = 1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .seed = 42, .log_every = 1,
 };
@@ -35,7 +36,13 @@ static struct opt options[] = {
 	{ OPT_STR, "tag", 0, &o.tag, "[NAME@]VERSION", "name and semantic version, which the adapter carries" },
 	{ OPT_STR, "data-version", 0, &o.data_version, "VERSION", "of the training data, which it carries too" },
 	{ OPT_SECTION, .help = "Method" },
-	{ OPT_CHOICE, "method", 0, &o.method, "NAME", "what is optimised", "sft" },
+	{ OPT_CHOICE, "method", 0, &o.method, "NAME", "what is learnt: examples, preferences, or a score", PREF_METHODS },
+	{ OPT_F64, "beta", 0, &o.beta, "X", "of preferences: 0.1 for dpo, ipo, kto and orpo, 2 for simpo", .min = 1e-6, .max = 1e3 },
+	{ OPT_F64, "label-smoothing", 0, &o.smoothing, "X", "dpo, simpo: the part of labels that may be wrong (0)", .min = 0, .max = 0.5 },
+	{ OPT_F64, "margin", 0, &o.margin, "X", "simpo: what the rewards should differ by (1)", .min = 0, .max = 1e3 },
+	{ OPT_F64, "desirable-weight", 0, &o.desirable, "X", "kto: of good answers (1)", .min = 1e-6, .max = 1e6 },
+	{ OPT_F64, "undesirable-weight", 0, &o.undesirable, "X", "kto: of the others (1)", .min = 1e-6, .max = 1e6 },
+	{ OPT_CHOICE, "reference", 0, &o.reference, "WHICH", "dpo, ipo, kto: the model as the run starts, or without --adapter (start)", "start|base" },
 	{ OPT_CHOICE, "update", 0, &o.update, "NAME", "what is trained: an adapter, or all weights, as they are (full) or by projected gradients (galore)", "lora|full|galore" },
 	{ OPT_CHOICE, "train-embeddings", 0, &o.train_embeddings, "WHEN", "train the embedding too (auto: with full and galore)", "auto|yes|no" },
 	{ OPT_CHOICE, "train-head", 0, &o.train_head, "WHEN", "train the head too (auto: with full and galore)", "auto|yes|no" },
@@ -94,6 +101,7 @@ static struct opt options[] = {
 	{ OPT_CHOICE, "task", 0, &o.task, "NAME", "for --advise: what the examples teach", "any|style|qa|code|reasoning", .unrecorded = true },
 	{ OPT_FLAG, "smoke", 0, &o.smoke, 0, "prove the settings by ten steps with everything switched on, and stop", .unrecorded = true },
 	{ OPT_FLAG, "eval-only", 0, &o.eval_only, 0, "print the loss of model and adapter on --eval as JSON, and stop" },
+	{ OPT_STR, "scores", 0, &o.scores, "FILE", "with it and a preference method: what each answer gets, as JSONL (-: standard output)", .unrecorded = true },
 	{ OPT_SECTION, .help = "Machine" },
 	{ OPT_STR, "device", 0, &o.device, "NAME", "auto, cpu, cuda or cuda:N" },
 	{ OPT_CHOICE, "compute", 0, &o.compute, "TYPE", "of weights and activations on a GPU (auto: bf16 where it has that)", "auto|bf16|fp16|fp8" },
@@ -177,6 +185,23 @@ static int configure_update(struct train_config *c, struct err *e)
 	return 0;
 }
 
+/* What --method names, and the options that only some methods have. */
+static int configure_method(struct train_config *c, struct err *e)
+{
+	static struct kn_pref_rule rule;
+	const struct pref_options given = { o.beta, o.smoothing, o.margin, o.desirable, o.undesirable, o.reference };
+	bool on;
+
+	if (pref_parse(o.method, &given, &rule, &on, e) < 0)
+		return -1;
+	c->pref = on ? &rule : NULL;
+	c->scores = o.scores;
+	if (o.scores && !(on && o.eval_only))
+		return err_set(e, LP_USAGE, "--scores goes with --eval-only and a preference method, as in --eval-only --method reward");
+	c->base_reference = o.reference && strcmp(o.reference, "base") == 0;
+	return 0;
+}
+
 static int configure(struct train_config *c, int argc, char **argv, struct err *e)
 {
 	const char *version;
@@ -189,6 +214,8 @@ static int configure(struct train_config *c, int argc, char **argv, struct err *
 		.optim = { .beta1 = o.beta1, .beta2 = o.beta2, .eps = o.eps, .weight_decay = o.weight_decay, .b_rate = o.lora_plus_ratio == 1 ? 0 : o.lora_plus_ratio }, .seed = (uint64_t)o.seed,
 		.prompts = o.prompts, .tag = o.tag, .data_version = o.data_version, .tensorboard = o.tensorboard, .dump_batch = o.dump_batch, .peak_tflops = o.peak_tflops, .sample_tokens = o.sample_tokens, .log_every = o.log_every, .schedule_steps = o.schedule_steps,
 		.patience = o.patience, .min_delta = o.min_delta, .keep_checkpoints = o.keep_checkpoints, .spec = &spec };
+	if (configure_method(c, e) < 0)
+		return -1;
 	if (!o.model)
 		return err_set(e, LP_USAGE, "which model? give --model DIR");
 	if (configure_update(c, e) < 0)

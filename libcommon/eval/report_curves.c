@@ -27,6 +27,8 @@ static double field(const struct train_point *p, unsigned what)
 		return p->grad_norm;
 	case CURVE_RATE:
 		return p->tok_s;
+	case CURVE_MARGIN:
+		return p->margin;
 	default:
 		return p->loss;
 	}
@@ -92,8 +94,8 @@ void curves_init(struct curves *c, const struct report *r, unsigned what)
 		const struct run_log *run = &r->runs[i];
 		bool one = r->n_runs == 1;
 
-		for (unsigned k = CURVE_TRAIN; k <= CURVE_RATE; k *= 2) {
-			static const char *const names[] = { [CURVE_TRAIN] = "training", [CURVE_LR] = "rate", [CURVE_GRAD] = "norm", [CURVE_RATE] = "tokens/s" };
+		for (unsigned k = CURVE_TRAIN; k <= CURVE_MARGIN; k *= 2) {
+			static const char *const names[] = { [CURVE_TRAIN] = "training", [CURVE_LR] = "rate", [CURVE_GRAD] = "norm", [CURVE_RATE] = "tokens/s", [CURVE_MARGIN] = "margin" };
 
 			if (!(what & k))
 				continue;

@@ -205,6 +205,7 @@ static void curves(const struct report *r, struct sb *out)
 	draw(r, out, "Learning rate", CURVE_LR, 330, 190, true);
 	draw(r, out, "Gradient norm", CURVE_GRAD, 330, 190, true);
 	draw(r, out, "Throughput, tokens/s", CURVE_RATE, 330, 190, true);
+	draw(r, out, "Margin of rewards", CURVE_MARGIN, 330, 190, false);
 	sb_adds(out, "</div>");
 	eval_table(r, out);
 }

@@ -79,9 +79,9 @@ static void sparks(const struct report *r, int width, bool ascii, struct sb *out
 	static const struct {
 		unsigned what;
 		const char *name;
-	} rows[] = { { CURVE_LR, "rate" }, { CURVE_GRAD, "gradient" }, { CURVE_RATE, "tokens/s" } };
+	} rows[] = { { CURVE_LR, "rate" }, { CURVE_GRAD, "gradient" }, { CURVE_RATE, "tokens/s" }, { CURVE_MARGIN, "margin" } };
 
-	for (size_t i = 0; i < 3; i++) {
+	for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
 		struct curves cv;
 		struct chart c;
 		char lo[32], hi[32];

@@ -31,6 +31,28 @@ static bool is_set(const struct json *v)
 	return v->type == JSON_BOOL ? v->b : v->type == JSON_ARR || v->type == JSON_OBJ || v->type == JSON_STR ? v->n > 0 : true;
 }
 
+/* PEFT names both heads that a model of this task may have. */
+static bool saves_score_alone(const struct json *c)
+{
+	const struct json *m = json_get(c, "modules_to_save"), *task = json_get(c, "task_type");
+
+	for (uint32_t i = 0; json_is(m, JSON_ARR) && i < m->n; i++)
+		if (!json_str_is(&m->items[i], "score") && !json_str_is(&m->items[i], "classifier"))
+			return false;
+	return !is_set(m) || (json_is(m, JSON_ARR) && json_is(task, JSON_STR) && json_str_is(task, "SEQ_CLS"));
+}
+
+/* The two tables, trained beside the adapter. */
+static bool saves_tables_alone(const struct json *c)
+{
+	const struct json *m = json_get(c, "modules_to_save");
+
+	for (uint32_t i = 0; json_is(m, JSON_ARR) && i < m->n; i++)
+		if (!json_str_is(&m->items[i], "embed_tokens") && !json_str_is(&m->items[i], "lm_head"))
+			return false;
+	return json_is(m, JSON_ARR);
+}
+
 /* Settings that make the adapter something else than W + scale * B A. */
 static int check_unsupported(const struct json *c, const char *path, struct err *e)
 {
@@ -42,6 +64,8 @@ static int check_unsupported(const struct json *c, const char *path, struct err 
 	const struct json *init = json_get(c, "init_lora_weights");
 	const char *bias;
 
+	if (!saves_score_alone(c) && !saves_tables_alone(c))
+		return refuse(e, path, "modules_to_save", "which is not supported but for embed_tokens, lm_head and a reward model's score: merge it with PEFT, or train without it");
 	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
 		if (is_set(json_get(c, keys[i])))
 			return refuse(e, path, keys[i], "which is not supported: merge it with PEFT, or train without it");
@@ -57,19 +81,6 @@ static int check_unsupported(const struct json *c, const char *path, struct err 
 	return 0;
 }
 
-/* Of the modules that PEFT may keep whole, the two tables. */
-static int check_saved(const struct json *c, const char *path, struct err *e)
-{
-	const struct json *list = json_get(c, "modules_to_save");
-
-	if (!is_set(list))
-		return 0;
-	for (uint32_t i = 0; json_is(list, JSON_ARR) && i < list->n; i++)
-		if (!json_str_is(&list->items[i], "embed_tokens") && !json_str_is(&list->items[i], "lm_head"))
-			return refuse(e, path, "modules_to_save other than embed_tokens and lm_head", "which is not supported: merge it with PEFT");
-	return json_is(list, JSON_ARR) ? 0 : err_off(e, LP_DATA, path, -1, "modules_to_save is not a list");
-}
-
 static int read_config(struct peft *p, const char *path, struct err *e)
 {
 	const struct json *c = &p->config;
@@ -81,7 +92,7 @@ static int read_config(struct peft *p, const char *path, struct err *e)
 		return err_off(e, LP_DATA, path, -1, "no peft_type: this is not an adapter's configuration");
 	if (strcmp(type, "LORA"))
 		return err_off(e, LP_USAGE, path, -1, "peft_type is '%.40s': only LORA adapters are supported", type);
-	if (check_unsupported(c, path, e) || check_saved(c, path, e))
+	if (check_unsupported(c, path, e))
 		return -1;
 	if (!json_get_i64(c, "r", 8, &p->r) || p->r < 1)
 		return err_off(e, LP_DATA, path, -1, "r is not a positive whole number");
@@ -203,6 +214,14 @@ const struct tensor *peft_saved(const struct peft *p, const char *weight_name)
 	return NULL;
 }
 
+static int take_score(struct peft *p, const struct tensor *t, const char *path, struct err *e)
+{
+	if ((t->dtype != DT_F32 && t->dtype != DT_F16 && t->dtype != DT_BF16) || t->n_dims != 2 || t->shape[0] != 1)
+		return err_off(e, LP_DATA, path, -1, "score.weight is not one row of F32, F16 or BF16: only reward models, which give one number, are supported");
+	p->score = t;
+	return 0;
+}
+
 static int take_tensor(struct peft *p, const struct tensor *t, const char *path, struct err *e)
 {
 	struct peft_module *m;
@@ -216,6 +235,8 @@ static int take_tensor(struct peft *p, const struct tensor *t, const char *path,
 		p->saved[p->n_saved++] = t;
 		return 0;
 	}
+	if (strcmp(t->name, PREFIX "score.weight") == 0)
+		return take_score(p, t, path, e);
 	m = &p->modules[p->n_modules];
 	m->path = module_path(&p->arena, t->name, &side);
 	if (!m->path)

@@ -22,6 +22,7 @@ struct peft {
 	size_t n_copies;
 	const struct tensor **saved; /* PATH.weight: tables that were trained themselves, and take the base's place (modules_to_save) */
 	size_t n_saved;
+	const struct tensor *score; /* (1, hidden): a reward model's head (task_type SEQ_CLS, modules_to_save score), or NULL */
 	int64_t r;
 	double alpha;
 	bool rslora, dora;
@@ -51,6 +52,7 @@ struct peft_write {
 	int64_t r;
 	double alpha, dropout;
 	bool rslora;
+	bool score;                 /* a reward model: one of the tensors is its head, base_model.model.score.weight */
 	const char *const *targets; /* "q_proj", ..., or whole paths */
 	size_t n_targets;
 	const int64_t *layers;      /* that have them; NULL: all */

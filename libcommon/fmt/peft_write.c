@@ -38,7 +38,7 @@ static void add_layers(struct sb *out, const struct peft_write *w)
 static void add_saved(struct sb *out, const struct peft_write *w)
 {
 	if (!w->n_saved)
-		sb_adds(out, "null");
+		sb_adds(out, w->score ? "[\n    \"classifier\",\n    \"score\"\n  ]" : "null");
 	for (size_t i = 0; i < w->n_saved; i++)
 		sb_addf(out, "%s\n    \"%s\"%s", i ? "," : "[", w->saved[i], i + 1 < w->n_saved ? "" : "\n  ]");
 }
@@ -68,8 +68,8 @@ void peft_config_json(const struct peft_write *w, struct sb *out)
 		sb_adds(out, i ? ",\n    " : "\n    ");
 		add_string(out, w->targets[i]);
 	}
-	sb_addf(out, "\n  ],\n  \"target_parameters\": null,\n  \"task_type\": \"CAUSAL_LM\",\n  \"trainable_token_indices\": null,\n"
-		     "  \"use_dora\": false,\n  \"use_qalora\": false,\n  \"use_rslora\": %s\n}\n", w->rslora ? "true" : "false");
+	sb_addf(out, "\n  ],\n  \"target_parameters\": null,\n  \"task_type\": \"%s\",\n  \"trainable_token_indices\": null,\n"
+		     "  \"use_dora\": false,\n  \"use_qalora\": false,\n  \"use_rslora\": %s\n}\n", w->score ? "SEQ_CLS" : "CAUSAL_LM", w->rslora ? "true" : "false");
 }
 
 static void add_raw(struct jw *j, const char *key, const char *json)

@@ -20,6 +20,8 @@ static void reserve(struct dataset *d, int64_t tokens, int64_t rows, int64_t seq
 	d->row_seq = xgrow(d->row_seq, &d->cap_rows, nr, sizeof(*d->row_seq));
 	cap = d->cap_seqs;
 	d->seq_start = xgrow(d->seq_start, &cap, ns, sizeof(*d->seq_start));
+	cap = d->cap_seqs;
+	d->good = xgrow(d->good, &cap, ns, sizeof(*d->good));
 	d->seq_record = xgrow(d->seq_record, &d->cap_seqs, ns, sizeof(*d->seq_record));
 }
 
@@ -36,6 +38,7 @@ void dataset_add_row(struct dataset *d, const int32_t *ids, const uint8_t *mask,
 		int64_t len = seq_start[i + 1] - seq_start[i];
 
 		d->seq_start[d->n_seqs] = d->n_tokens + seq_start[i] - seq_start[0];
+		d->good[d->n_seqs] = 1;
 		d->seq_record[d->n_seqs++] = record[i];
 		d->longest_seq = len > d->longest_seq ? len : d->longest_seq;
 	}
@@ -47,6 +50,49 @@ void dataset_add_row(struct dataset *d, const int32_t *ids, const uint8_t *mask,
 	d->n_targets += dataset_row_targets(d, d->n_rows - 1);
 }
 
+/* Sequences from s on that are of its pair. */
+static int64_t pair_size(const struct token_frame *f, int64_t s)
+{
+	int64_t n = 1;
+
+	while (s + n < f->n_seqs && f->pair_id[s + n] == f->pair_id[s])
+		n++;
+	return n;
+}
+
+static int64_t seq_targets(const struct dataset *d, int64_t s)
+{
+	int64_t n = 0;
+
+	for (int64_t t = d->seq_start[s] + 1; t < d->seq_start[s + 1]; t++)
+		n += d->mask[t] != 0;
+	return n;
+}
+
+/* Pairs, or answers with a verdict: the first frame says which. */
+static int add_answers(struct dataset *d, const struct token_frame *f, const char *path, struct err *e)
+{
+	for (int64_t s = 0, n; s < f->n_seqs; s += n) {
+		enum dataset_kind kind = (n = pair_size(f, s)) == 1 ? DATA_LABELS : DATA_PAIRS;
+		long long record = (long long)f->seq_record[s] + 1;
+
+		if (n > 2 || (n == 2 && f->pair_side[s] == f->pair_side[s + 1]))
+			return err_set(e, LP_DATA, "record %lld of '%s' is no pair: it has %lld answers, %s", record, path, (long long)n, n > 2 ? "not two" : "of one side");
+		if (d->n_rows && d->kind != kind)
+			return err_set(e, LP_DATA, "record %lld of '%s' has %s, and those before it have not; separate pairs from single answers", record, path,
+			               n == 1 ? "one answer alone" : "two answers");
+		d->kind = kind;
+		dataset_add_row(d, f->input_ids + f->seq_start[s], f->loss_mask + f->seq_start[s], f->seq_start + s, f->seq_record + s, n);
+		for (int64_t k = 0; k < n; k++) {
+			d->good[d->n_seqs - n + k] = f->pair_side[s + k];
+			if (seq_targets(d, d->n_seqs - n + k) == 0)
+				return err_set(e, LP_DATA, "record %lld of '%s' has an answer without a token to learn from; tokenize with --over-long drop, or a greater --max-len", record,
+				               path);
+		}
+	}
+	return 0;
+}
+
 static int add_frame(struct dataset *d, const struct token_frame *f, int64_t vocab, const char *path, struct err *e)
 {
 	int64_t s = 0;
@@ -55,6 +101,10 @@ static int add_frame(struct dataset *d, const struct token_frame *f, int64_t voc
 		if (f->input_ids[t] < 0 || f->input_ids[t] >= vocab)
 			return err_set(e, LP_DATA, "'%s' holds token id %d, and the model has %lld; it was tokenised for another model", path,
 			               f->input_ids[t], (long long)vocab);
+	if (d->n_rows && (d->kind != DATA_PLAIN) != (f->pair_id != NULL))
+		return err_set(e, LP_DATA, "'%s' holds preferences and plain rows; separate them", path);
+	if (f->pair_id)
+		return add_answers(d, f, path, e);
 	for (int64_t r = 0; r < f->n_rows; r++) {
 		int64_t first = s;
 
@@ -117,6 +167,9 @@ int64_t dataset_append(struct dataset *d, const struct dataset *from)
 
 		dataset_add_row(d, from->ids + at, from->mask + at, from->seq_start + s, record + s, from->row_seq[r + 1] - s);
 	}
+	memcpy(d->good + d->n_seqs - from->n_seqs, from->good, (size_t)from->n_seqs);
+	if (d->kind != from->kind) /* answers of one kind and of the other, each by itself */
+		d->kind = DATA_LABELS;
 	free(record);
 	return begin;
 }
@@ -129,10 +182,77 @@ void dataset_release(struct dataset *d)
 	free(d->row_seq);
 	free(d->seq_start);
 	free(d->seq_record);
+	free(d->good);
+	free(d->ref);
 	free(d->tokenizer_hash);
 	free(d->template_hash);
 	free(d->lineage);
 	memset(d, 0, sizeof(*d));
+}
+
+void dataset_unpair(struct dataset *d)
+{
+	d->row_start = xgrow(d->row_start, &d->cap_rows, (size_t)d->n_seqs + 1, sizeof(*d->row_start));
+	d->row_seq = xrealloc(d->row_seq, d->cap_rows * sizeof(*d->row_seq));
+	for (int64_t s = 0; s <= d->n_seqs; s++) {
+		d->row_start[s] = d->seq_start[s];
+		d->row_seq[s] = s;
+	}
+	d->n_rows = d->n_seqs;
+	d->longest_row = d->longest_seq;
+}
+
+static int64_t first_target(const struct dataset *d, int64_t s)
+{
+	int64_t t = d->seq_start[s] + 1;
+
+	while (!d->mask[t])
+		t++;
+	return t;
+}
+
+/* The next row, round the end, whose answer may stand in for that of s; -1: there is none. */
+static int64_t stand_in(const struct dataset *d, int64_t s)
+{
+	for (int64_t k = 1; k < d->n_seqs; k++) {
+		int64_t o = (s + k) % d->n_seqs;
+
+		if (d->seq_record[o] != d->seq_record[s] && (d->kind != DATA_PAIRS || d->good[o] == d->good[s]))
+			return o;
+	}
+	return -1;
+}
+
+int dataset_mismatch(const struct dataset *d, struct dataset *to, struct err *e)
+{
+	int32_t *ids = xcalloc((size_t)d->longest_seq, sizeof(*ids));
+	uint8_t *mask = xcalloc((size_t)d->longest_seq, 1);
+	int rc = 0;
+
+	memset(to, 0, sizeof(*to));
+	to->kind = d->kind;
+	for (int64_t s = 0; s < d->n_seqs && rc == 0; s++) {
+		int64_t from = d->seq_start[s], prompt = first_target(d, s) - from, o = stand_in(d, s), answer, n;
+
+		if (o < 0) {
+			rc = err_set(e, LP_DATA, "kto compares answers with those of other records, and there is one record alone");
+			break;
+		}
+		answer = first_target(d, o);
+		n = d->seq_start[o + 1] - answer;
+		n = prompt + n > d->longest_seq ? d->longest_seq - prompt : n;
+		memcpy(ids, d->ids + from, (size_t)prompt * sizeof(*ids));
+		memset(mask, 0, (size_t)prompt);
+		memcpy(ids + prompt, d->ids + answer, (size_t)n * sizeof(*ids));
+		memcpy(mask + prompt, d->mask + answer, (size_t)n);
+		dataset_add_row(to, ids, mask, (int64_t[]){ 0, prompt + n }, d->seq_record + s, 1);
+		to->good[s] = d->good[s];
+	}
+	free(ids);
+	free(mask);
+	if (rc < 0)
+		dataset_release(to);
+	return rc;
 }
 
 int64_t dataset_row_targets(const struct dataset *d, int64_t row)
@@ -140,8 +260,7 @@ int64_t dataset_row_targets(const struct dataset *d, int64_t row)
 	int64_t n = 0;
 
 	for (int64_t s = d->row_seq[row]; s < d->row_seq[row + 1]; s++)
-		for (int64_t t = d->seq_start[s] + 1; t < d->seq_start[s + 1]; t++)
-			n += d->mask[t] != 0;
+		n += seq_targets(d, s);
 	return n;
 }
 
@@ -238,6 +357,10 @@ void microbatch_init(struct microbatch *b, int64_t max_tokens)
 	b->seq_start = xcalloc(n + 1, sizeof(int32_t));
 	b->tgt_row = xcalloc(n, sizeof(int32_t));
 	b->tgt_id = xcalloc(n, sizeof(int32_t));
+	b->tgt_start = xcalloc(n + 1, sizeof(int32_t));
+	b->mate = xcalloc(n, sizeof(int32_t));
+	b->good = xcalloc(n, sizeof(int32_t));
+	b->ref = xcalloc(n, sizeof(double));
 }
 
 void microbatch_release(struct microbatch *b)
@@ -248,28 +371,44 @@ void microbatch_release(struct microbatch *b)
 	free(b->seq_start);
 	free(b->tgt_row);
 	free(b->tgt_id);
+	free(b->tgt_start);
+	free(b->mate);
+	free(b->good);
+	free(b->ref);
 }
 
 void microbatch_clear(struct microbatch *b)
 {
 	b->n_tokens = b->n_seqs = b->n_targets = 0;
-	b->seq_start[0] = 0;
+	b->seq_start[0] = b->tgt_start[0] = 0;
+}
+
+static void add_target(struct microbatch *b, int64_t row, int32_t id)
+{
+	b->tgt_row[b->n_targets] = (int32_t)row;
+	b->tgt_id[b->n_targets++] = id;
 }
 
 void microbatch_add(struct microbatch *b, const struct dataset *d, int64_t row)
 {
-	for (int64_t s = d->row_seq[row]; s < d->row_seq[row + 1]; s++) {
+	int64_t first = d->row_seq[row], n = d->row_seq[row + 1] - first;
+
+	for (int64_t s = first; s < first + n; s++) {
 		for (int64_t t = d->seq_start[s]; t < d->seq_start[s + 1]; t++) {
 			int64_t i = b->n_tokens++, p = t - d->seq_start[s];
 
 			b->ids[i] = d->ids[t];
 			b->pos[i] = (int32_t)p;
 			b->rec[i] = (int32_t)d->seq_record[s];
-			if (p > 0 && d->mask[t]) {
-				b->tgt_row[b->n_targets] = (int32_t)(i - 1);
-				b->tgt_id[b->n_targets++] = d->ids[t];
-			}
+			if (!b->ends && p > 0 && d->mask[t])
+				add_target(b, i - 1, d->ids[t]);
 		}
+		if (b->ends)
+			add_target(b, b->n_tokens - 1, 0);
+		b->mate[b->n_seqs] = (int32_t)(b->n_seqs + (n == 2 ? s == first ? 1 : -1 : 0));
+		b->good[b->n_seqs] = d->good[s];
+		b->ref[b->n_seqs] = d->ref ? d->ref[s] : 0;
 		b->seq_start[++b->n_seqs] = (int32_t)b->n_tokens;
+		b->tgt_start[b->n_seqs] = (int32_t)b->n_targets;
 	}
 }

@@ -9,13 +9,19 @@
 #include "base/arena.h"
 #include "fmt/tokens.h"
 
+/* What rows are: sequences to learn from; pairs of answers to one prompt, two sequences each; or answers with a verdict. */
+enum dataset_kind { DATA_PLAIN, DATA_PAIRS, DATA_LABELS };
+
 struct dataset {
+	enum dataset_kind kind;
 	int32_t *ids;       /* (n_tokens) */
 	uint8_t *mask;      /* (n_tokens) */
 	int64_t *row_start; /* (n_rows + 1) */
 	int64_t *row_seq;   /* (n_rows + 1): first sequence of each row */
 	int64_t *seq_start; /* (n_seqs + 1) */
 	int64_t *seq_record; /* (n_seqs) */
+	uint8_t *good;      /* (n_seqs) 1: chosen; of plain rows all are */
+	double *ref;        /* (n_seqs) what the reference gives each, or NULL: 0 */
 	int64_t n_tokens, n_rows, n_seqs;
 	size_t cap_tokens, cap_rows, cap_seqs;
 	int64_t longest_row, longest_seq;
@@ -23,7 +29,7 @@ struct dataset {
 	char hash[33];      /* of the stream */
 	char *tokenizer_hash, *template_hash, *lineage; /* of the first frame's metadata, NULL when absent */
 };
-/* Reads a whole token stream. An id outside vocab, a sequence over max_pos, or
+/* Reads a whole token stream. Both sides of a preference pair become one row; a pair that lacks one, or an answer without a target, is LP_DATA. An id outside vocab, a sequence over max_pos, or
  * a set without targets is LP_DATA / LP_USAGE. Takes in. */
 int dataset_load_take(struct dataset *d, struct in *in, int64_t vocab, int64_t max_pos, struct err *e) LP_MUST_USE;
 /* Adds one row by hand (tests, replays). seq_start: n_seqs + 1 offsets from 0. */
@@ -31,6 +37,11 @@ void dataset_add_row(struct dataset *d, const int32_t *ids, const uint8_t *mask,
 /* Adds all rows of from; its records are counted on behind those of d. Returns where they begin. */
 int64_t dataset_append(struct dataset *d, const struct dataset *from);
 void dataset_release(struct dataset *d);
+/* Every sequence becomes a row of its own. */
+void dataset_unpair(struct dataset *d);
+/* Of rows of one sequence: each prompt (what comes before the first target) with the answer of the next row of another record, of pairs of
+ * the same side; no sequence is longer than d's longest. Its rows are d's, one for one. LP_DATA when there is one record alone. */
+int dataset_mismatch(const struct dataset *d, struct dataset *to, struct err *e) LP_MUST_USE;
 /* Targets of a row: masked tokens other than a sequence's first. */
 int64_t dataset_row_targets(const struct dataset *d, int64_t row);
 /* Tokens of the n longest rows together: the room that micro-batches of n rows need. */
@@ -60,6 +71,10 @@ struct microbatch {
 	int32_t *ids, *pos, *rec;  /* (T) */
 	int32_t *seq_start;        /* (n_seqs + 1) */
 	int32_t *tgt_row, *tgt_id; /* (n_targets): hidden row that predicts, and the token */
+	int32_t *tgt_start;        /* (n_seqs + 1) first target of each sequence */
+	int32_t *mate, *good;      /* (n_seqs) the other sequence of the row, or itself; dataset's good */
+	double *ref;               /* (n_seqs) dataset's */
+	bool ends;                 /* set by the caller: the last token of each sequence is what predicts, and nothing else */
 	int64_t cap;
 };
 void microbatch_init(struct microbatch *b, int64_t max_tokens);

@@ -54,6 +54,10 @@ struct inputs {
 	int32_t *by_id, *run;      /* (T), (T + 1): trained_sort_ids, where the embedding is trained; or NULL */
 	int32_t *tiles;            /* attn_tiles */
 	int64_t n_tiles;
+	/* preference methods, else NULL (data.h, kernels/pref.h) */
+	float *drift_of;
+	double *ref;
+	int32_t *tgt_start, *mate, *good;
 };
 
 /* Buffers of what travels: the residual stream, segments of the head, sets of activations that layers share (at most). */
@@ -67,7 +71,7 @@ enum { SLOT_HEAD = RING, SLOT_OPTIM = SLOT_HEAD + HEAD_RING, SLOT_SETS = SLOT_OP
 struct work_shape {
 	int64_t n_tokens, n_seqs, n_tiles, n_targets;
 	int64_t longest; /* sequence, where a window makes a difference */
-	bool grad, dropout;
+	bool grad, dropout, drift;
 	const struct lora *lora;
 };
 struct work {
@@ -79,6 +83,8 @@ struct work {
 };
 enum { WORKS = 8 };
 
+enum { SUM_LOSS, SUM_SQUARES, SUM_TOLD, ENGINE_SUMS = SUM_TOLD + KN_PREF_SUMS };
+
 struct engine_shape {
 	int64_t max_tokens; /* of a micro-batch */
 	int64_t max_seq;    /* longest sequence */
@@ -86,6 +92,7 @@ struct engine_shape {
 	bool fp8;           /* the projections' large products in 8 bits */
 	int64_t decode;     /* rows that are decoded at once, 0: none */
 	int64_t beside;     /* sequences that a generator continues between training steps: with the products of training */
+	const struct kn_pref_rule *pref; /* a preference method's loss in the place of the targets' (engine_pref.c); NULL: none */
 	double noise;       /* NEFTune's alpha: noise on the embeddings (engine_set_noise); 0: none */
 	struct optim *optim; /* its states are part of the plan; NULL: none */
 	struct trained *base; /* weights of the base that are trained (trained_init), or NULL; with the layers among them lora has no projection */
@@ -143,10 +150,12 @@ struct engine {
 	void *logits;            /* (loss_rows, segment), or (chunk, V), or, where the head is trained, (loss_rows, ld_logits) */
 	int64_t ld_logits;
 	double *nll;             /* (max_tokens) on the device */
-	double *sums;            /* (2) on the device: losses since engine_begin; squares of the gradients */
+	double *sums;            /* (ENGINE_SUMS) on the device: losses since engine_begin; squares of the gradients; what a preference method tells */
+	double *value, *factor;  /* (max_tokens) of each sequence on the device, with a preference method */
+	double *score_squares;   /* (1) of the gradient of a reward model's score */
 	double *squares;         /* (layers of them) parts of the gradients' squares, as the last micro-batch left them (kernels/adapter.h) */
 	int32_t *refused;        /* on the device: a step was not finite, and those behind it are refused (optim_sums) */
-	double *sums_host[2];    /* (2) each, in turn */
+	double *sums_host[2];    /* (ENGINE_SUMS) each, in turn */
 	void *attn_scratch, *decode_scratch, *skinny_scratch;
 	float *col_scratch;      /* of sums of columns (kernels/vec.h), or NULL */
 	float *cos_tab, *sin_tab; /* (max_seq, D/2) */
@@ -159,6 +168,8 @@ struct engine {
 	bool dropout_on;
 	uint64_t seed_step;      /* on its way with the next micro-batch, like scale */
 	float scale;
+	bool drift;              /* engine_set_drift */
+	double drift_of;
 	bool noise_on, noise_ready; /* ready: noise_table is filled */
 	uint64_t noise_seed;
 
@@ -212,6 +223,16 @@ int64_t engine_squares_b(const struct engine *g, int64_t layer, enum linear_grou
  * sum of losses since engine_begin, and, with squares, that of the gradients' squares. */
 void engine_sums_send(struct engine *g, int turn);
 int engine_sums_wait(struct engine *g, int turn, double *loss, double *squares, struct err *e) LP_MUST_USE;
+/* What a preference method told up to the turn's sums, after engine_sums_wait: (KN_PREF_SUMS) of kernels/pref.h. */
+static inline const double *engine_told(const struct engine *g, int turn)
+{
+	return g->sums_host[turn] + SUM_TOLD;
+}
+/* KTO: while on, engine_run takes answers that are not their prompts', without gradient, and its losses are none: it adds up how far the model
+ * has gone from the reference on them. The step's (or set's) real answers follow, and look at the mean over n. */
+void engine_set_drift(struct engine *g, bool on, int64_t n);
+/* The values of the last engine_run's sequences (kernels/pref.h) in host memory; waits. */
+int engine_values(struct engine *g, double *host, int64_t n_seqs, struct err *e) LP_MUST_USE;
 /* Both at once. */
 int engine_sums(struct engine *g, double *loss, double *squares, struct err *e) LP_MUST_USE;
 /* Forward, then logits (n, V) of the given rows of the micro-batch, n at most g->chunk. */
@@ -316,6 +337,12 @@ void engine_hidden(struct engine *g, const int32_t *rows, int64_t n);
 void engine_backward(struct engine *g, const struct microbatch *b);
 /* logits (n, V) = hid (n, C) head^T. */
 void engine_head(struct engine *g, const void *hid, void *logits, int64_t n);
+/* engine_pref.c: a preference method's, once the losses of targets are there and d_res has their gradients. */
+void engine_pref_loss(struct engine *g, const struct microbatch *b, bool grad);
+/* In engine_loss's place where the method looks at scores. */
+void engine_score_loss(struct engine *g, const struct microbatch *b, bool grad);
+/* From d_hid, of n rows that engine_hidden made, to the rows of d_res; hid is done with, and lends its room. */
+void engine_hidden_bwd(struct engine *g, const int32_t *rows, int64_t n);
 /* Losses of the targets, added up, and with grad the gradient of the last layer's output in d_res: times in.scale. */
 void engine_loss(struct engine *g, const struct microbatch *b, bool grad);
 /* The group's dense form with its adapters in place, which are at *at. */

@@ -37,6 +37,15 @@ void engine_send(struct engine *g, const struct microbatch *b)
 	stage(g, host, in->tgt_id, b->tgt_id, b->n_targets);
 	if (in->by_id)
 		trained_sort_ids(b->ids, b->n_tokens, host + (in->by_id - (int32_t *)(void *)in->seed_step), host + (in->run - (int32_t *)(void *)in->seed_step));
+	if (g->shape.pref) {
+		float n = (float)g->drift_of;
+
+		stage(g, host, (int32_t *)(void *)in->drift_of, &n, 1);
+		stage(g, host, (int32_t *)(void *)in->ref, b->ref, 2 * b->n_seqs);
+		stage(g, host, in->tgt_start, b->tgt_start, b->n_seqs + 1);
+		stage(g, host, in->mate, b->mate, b->n_seqs);
+		stage(g, host, in->good, b->good, b->n_seqs);
+	}
 	in->n_tiles = attn_tiles(b->seq_start, b->n_seqs, host + (in->tiles - (int32_t *)(void *)in->seed_step));
 	d->k.back(d, slot, in->seed_step, host, (uint64_t)g->in_count * sizeof(*host));
 	d->k.await(d, slot);

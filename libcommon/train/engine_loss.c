@@ -106,8 +106,7 @@ static void loss_whole(struct engine *g, const struct kn_xent *x, double *nll)
 	d->k.gemm(d, true, false, vocab, c, x->n, 1, g->logits, ld, g->hid, c, 1, NULL, trained_table_grad(g->shape.base, true), c, true);
 }
 
-/* From d_hid to the rows of d_res; hid is done with, and lends its room. */
-static void hidden_bwd(struct engine *g, const int32_t *rows, int64_t n)
+void engine_hidden_bwd(struct engine *g, const int32_t *rows, int64_t n)
 {
 	struct device *d = g->dev;
 	int64_t c = g->w.desc.hidden;
@@ -125,6 +124,10 @@ void engine_loss(struct engine *g, const struct microbatch *b, bool grad)
 	int64_t c = g->w.desc.hidden, chunks = (b->n_targets + g->loss_rows - 1) / g->loss_rows;
 	int64_t each = chunks ? (b->n_targets + chunks - 1) / chunks : 0; /* no small rest at the end */
 
+	if (g->shape.pref && g->shape.pref->method == KN_PREF_REWARD) {
+		engine_score_loss(g, b, grad);
+		return;
+	}
 	if (grad)
 		device_zero(d, g->d_res, (uint64_t)(b->n_tokens * g->ld_res) * dtype_bytes(d->act));
 	for (int64_t i = 0; i < b->n_targets; i += each) {
@@ -134,10 +137,13 @@ void engine_loss(struct engine *g, const struct microbatch *b, bool grad)
 		engine_hidden(g, g->in.tgt_row + i, x.n);
 		(grad && engine_trains(g, TRAIN_HEAD) ? loss_whole : loss_rows)(g, &x, g->nll + i);
 		if (grad)
-			hidden_bwd(g, g->in.tgt_row + i, x.n);
+			engine_hidden_bwd(g, g->in.tgt_row + i, x.n);
 	}
 	/* d_qkv is there now, and what lies behind its rows' inner values is expected to be 0 */
 	if (grad)
 		device_zero(d, g->d_acc, (uint64_t)(g->loss_rows * c) * sizeof(*g->d_acc));
-	d->k.sum(d, g->nll, b->n_targets, g->sums);
+	if (g->shape.pref)
+		engine_pref_loss(g, b, grad);
+	else
+		d->k.sum(d, g->nll, b->n_targets, g->sums);
 }

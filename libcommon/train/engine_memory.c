@@ -30,7 +30,7 @@ static int alloc_turns(struct engine *g, struct err *e)
 {
 	for (int i = 0; i < 2; i++) {
 		g->in_host[i] = g->dev->k.host_alloc(g->dev, (uint64_t)g->in_count * sizeof(int32_t), "a micro-batch", e);
-		g->sums_host[i] = g->in_host[i] ? g->dev->k.host_alloc(g->dev, 2 * sizeof(double), "sums", e) : NULL;
+		g->sums_host[i] = g->in_host[i] ? g->dev->k.host_alloc(g->dev, ENGINE_SUMS * sizeof(double), "sums", e) : NULL;
 		if (!g->sums_host[i])
 			return -1;
 	}

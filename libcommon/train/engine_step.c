@@ -8,7 +8,7 @@ void engine_begin(struct engine *g)
 	/* the last step's may be on their way */
 	g->dev->k.await(g->dev, SLOT_SUMS);
 	g->dev->k.await(g->dev, SLOT_SUMS + 1);
-	device_zero(g->dev, g->sums, 2 * sizeof(*g->sums));
+	device_zero(g->dev, g->sums, ENGINE_SUMS * sizeof(*g->sums));
 	if (g->lora && g->lora->grads)
 		device_zero(g->dev, g->lora->grads, (uint64_t)g->lora->n_params * sizeof(float));
 	if (g->shape.base)
@@ -35,13 +35,13 @@ static int64_t longest(const struct microbatch *b)
 static bool same(const struct work_shape *a, const struct work_shape *b)
 {
 	return a->n_tokens == b->n_tokens && a->n_seqs == b->n_seqs && a->n_tiles == b->n_tiles && a->n_targets == b->n_targets && a->longest == b->longest &&
-	       a->grad == b->grad && a->dropout == b->dropout && a->lora == b->lora;
+	       a->grad == b->grad && a->dropout == b->dropout && a->drift == b->drift && a->lora == b->lora;
 }
 
 /* The work of this shape; a new one takes the place of what was wanted longest ago. */
 static struct work *work_of(struct engine *g, const struct microbatch *b, bool grad)
 {
-	struct work_shape s = { b->n_tokens, b->n_seqs, g->in.n_tiles, b->n_targets, g->w.desc.window ? longest(b) : 0, grad, g->dropout_on, g->lora };
+	struct work_shape s = { b->n_tokens, b->n_seqs, g->in.n_tiles, b->n_targets, g->w.desc.window ? longest(b) : 0, grad, g->dropout_on, g->drift, g->lora };
 	struct work *w = g->works;
 
 	for (int i = 0; i < WORKS; i++) {
@@ -155,25 +155,29 @@ void engine_squares(struct engine *g)
 {
 	const struct trained *t = g->shape.base;
 
-	g->dev->k.sum(g->dev, g->squares, engine_squares_a(g, g->w.desc.layers, 0), g->sums + 1);
-	if (!t)
+	g->dev->k.sum(g->dev, g->squares, engine_squares_a(g, g->w.desc.layers, 0), g->sums + SUM_SQUARES);
+	if (t) {
+		g->dev->k.add_squares(g->dev, t->grads_once, g->dev->act, t->n_once, g->sums + SUM_SQUARES);
+		g->dev->k.add_squares(g->dev, t->grads, DT_F32, t->n_grads, g->sums + SUM_SQUARES);
+	}
+	if (!g->lora || !g->lora->has_score)
 		return;
-	g->dev->k.add_squares(g->dev, t->grads_once, g->dev->act, t->n_once, g->sums + 1);
-	g->dev->k.add_squares(g->dev, t->grads, DT_F32, t->n_grads, g->sums + 1);
+	g->dev->k.sum_squares(g->dev, g->lora->grads + g->lora->score, g->w.desc.hidden, g->score_squares);
+	g->dev->k.sum(g->dev, g->score_squares, 1, g->sums + SUM_SQUARES);
 }
 
 void engine_sums_send(struct engine *g, int turn)
 {
-	g->dev->k.away(g->dev, SLOT_SUMS + turn, g->sums_host[turn], g->sums, 2 * sizeof(*g->sums));
+	g->dev->k.away(g->dev, SLOT_SUMS + turn, g->sums_host[turn], g->sums, ENGINE_SUMS * sizeof(*g->sums));
 }
 
 int engine_sums_wait(struct engine *g, int turn, double *loss, double *squares, struct err *e)
 {
 	if (g->dev->k.settle(g->dev, SLOT_SUMS + turn, e) < 0)
 		return -1;
-	*loss = g->sums_host[turn][0];
+	*loss = g->sums_host[turn][SUM_LOSS];
 	if (squares)
-		*squares = g->sums_host[turn][1];
+		*squares = g->sums_host[turn][SUM_SQUARES];
 	return 0;
 }
 

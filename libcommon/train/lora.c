@@ -253,15 +253,27 @@ int64_t lora_tail(const struct lora *l, enum linear_group g)
 	return fp8_tail(inner_values(l, g));
 }
 
+#define SCORE "score.weight"
+
+static bool is_score(const struct lora_tensor *t)
+{
+	return strcmp(t->name, SCORE) == 0;
+}
+
 static bool is_a(const struct lora_tensor *t)
 {
-	return strstr(t->name, ".lora_A.") != NULL;
+	return strstr(t->name, ".lora_A.") != NULL || is_score(t);
 }
 
 static void sort_tensors(struct lora *l)
 {
-	int64_t a = 0, b = l->n_tensors / 2;
+	int64_t a = 0, b;
 
+	l->n_a = 0;
+	for (int64_t i = 0; i < l->n_tensors; i++)
+		l->n_a += is_a(&l->tensors[i]);
+	b = l->n_a;
+	free(l->by_matrix);
 	l->by_matrix = xcalloc((size_t)l->n_tensors + 1, sizeof(*l->by_matrix));
 	for (int64_t i = 0; i < l->n_tensors; i++)
 		l->by_matrix[is_a(&l->tensors[i]) ? a++ : b++] = i;
@@ -287,6 +299,20 @@ void lora_init(struct lora *l, const struct model_desc *m)
 	sort_tensors(l);
 }
 
+void lora_add_score(struct lora *l, const struct model_desc *m)
+{
+	struct lora_tensor *t;
+
+	l->tensors = xrealloc(l->tensors, (size_t)(l->n_tensors + 1) * sizeof(*l->tensors));
+	t = &l->tensors[l->n_tensors++];
+	*t = (struct lora_tensor){ .name = SCORE, .offset = l->n_params, .n = m->hidden, .on = true, .rows = 1, .cols = m->hidden };
+	l->has_score = true;
+	l->score = t->offset;
+	l->n_params += t->n;
+	l->n_trained += t->n;
+	sort_tensors(l);
+}
+
 void lora_release(struct lora *l)
 {
 	free(l->mats);
@@ -307,19 +333,27 @@ void lora_layout(struct lora *l, struct layout *to, bool train)
 	l->grads = train ? layout_array(to, "gradients", l->n_params, sizeof(float)) : NULL;
 }
 
+static void start_tensor(struct lora *l, const struct lora_tensor *t, struct device *d, uint64_t seed)
+{
+	uint64_t stream = rng_stream(t->name);
+	double bound = 1 / sqrt((double)t->cols);
+	float *x = xcalloc((size_t)t->n, sizeof(*x));
+
+	for (int64_t j = 0; t->on && is_a(t) && j < t->n; j++)
+		x[j] = (float)((2 * rng_unit(seed, stream, (uint64_t)j) - 1) * bound);
+	device_upload(d, l->params + t->offset, x, (uint64_t)t->n * sizeof(*x));
+	free(x);
+}
+
 void lora_start(struct lora *l, struct device *d, uint64_t seed)
 {
-	for (int64_t i = 0; i < l->n_tensors; i++) {
-		struct lora_tensor *t = &l->tensors[i];
-		uint64_t stream = rng_stream(t->name);
-		double bound = 1 / sqrt((double)t->cols);
-		float *x = xcalloc((size_t)t->n, sizeof(*x));
+	for (int64_t i = 0; i < l->n_tensors; i++)
+		start_tensor(l, &l->tensors[i], d, seed);
+}
 
-		for (int64_t j = 0; t->on && is_a(t) && j < t->n; j++)
-			x[j] = (float)((2 * rng_unit(seed, stream, (uint64_t)j) - 1) * bound);
-		device_upload(d, l->params + t->offset, x, (uint64_t)t->n * sizeof(*x));
-		free(x);
-	}
+void lora_start_score(struct lora *l, struct device *d, uint64_t seed)
+{
+	start_tensor(l, &l->tensors[l->n_tensors - 1], d, seed);
 }
 
 /* --- an adapter on disk --- */
@@ -356,6 +390,8 @@ int lora_from_peft(struct lora *l, const struct model_desc *m, const struct peft
 				return err_set(e, LP_DATA, "adapter module '%s' does not fit the model's projection of %lld by %lld", path,
 				               (long long)linear_out(m, s), (long long)linear_in(m, s));
 		}
+	if (p->score && p->score->shape[1] != (uint64_t)m->hidden)
+		return err_set(e, LP_DATA, "the reward model's score is %llu wide, and the model %lld", (unsigned long long)p->score->shape[1], (long long)m->hidden);
 	if (seen != p->n_modules)
 		return err_set(e, LP_DATA, "the adapter has modules that the model lacks; it was made for another model");
 	return 0;
@@ -371,9 +407,9 @@ void lora_load(struct lora *l, struct device *d, const struct peft *p)
 		const struct tensor *src;
 		float *x = xcalloc((size_t)t->n, sizeof(*x));
 
-		snprintf(path, sizeof(path), "%.*s", (int)(end - t->name), t->name);
-		pm = peft_find(p, path);
-		src = pm ? is_a(t) ? pm->a : pm->b : NULL;
+		snprintf(path, sizeof(path), "%.*s", end ? (int)(end - t->name) : 0, t->name);
+		pm = end ? peft_find(p, path) : NULL;
+		src = is_score(t) ? p->score : pm ? is_a(t) ? pm->a : pm->b : NULL;
 		if (src)
 			to_f32(src->dtype, src->data, x, (size_t)t->n);
 		device_upload(d, l->params + t->offset, x, (uint64_t)t->n * sizeof(*x));

@@ -31,6 +31,8 @@ struct lora {
 	int64_t rank;
 	double alpha, dropout;
 	bool rslora;
+	bool has_score;      /* a reward model's head is one of the tensors, the last (lora_add_score) */
+	int64_t score;       /* its offset: (hidden) */
 	bool targets[LIN_N]; /* projections that have an adapter in some layer */
 	bool *on;            /* (layers * LIN_N): those that have one; NULL before lora_init: in all layers */
 	float scale;
@@ -39,7 +41,8 @@ struct lora {
 	struct lora_tensor *tensors;
 	int64_t n_tensors, n_params; /* with those of zeros */
 	int64_t n_trained;           /* parameters that are not */
-	int64_t *by_matrix; /* (n_tensors): numbers of all A's tensors, then of all B's, n_tensors / 2 each */
+	int64_t n_a;                 /* tensors that are an A, or the score, which learns at A's rate as in PEFT */
+	int64_t *by_matrix; /* (n_tensors): numbers of all A's tensors, then of all B's */
 	float *params, *grads; /* device, n_params each; grads NULL when only run */
 };
 
@@ -51,6 +54,8 @@ int lora_targets(const char *text, bool targets[LIN_N], struct err *e) LP_MUST_U
 int lora_choose(struct lora *l, const struct model_desc *m, const char *text, const char *layers, struct err *e) LP_MUST_USE;
 /* rank, alpha, dropout, rslora and targets (and on) are set by the caller before. */
 void lora_init(struct lora *l, const struct model_desc *m);
+/* After lora_init or lora_from_peft. */
+void lora_add_score(struct lora *l, const struct model_desc *m);
 void lora_release(struct lora *l);
 /* How PEFT finds the projections again: names, and the layers that have them, or NULL when all do. Where they differ from layer to layer:
  * whole paths. Into a, as long as that. */
@@ -69,6 +74,8 @@ void lora_layout(struct lora *l, struct layout *to, bool train);
 /* PEFT's start: A uniform in +-1/sqrt(in) (Kaiming, a = sqrt 5), B zero; A's
  * values depend on seed and the tensor's name alone. */
 void lora_start(struct lora *l, struct device *d, uint64_t seed);
+/* The score alone, as A. */
+void lora_start_score(struct lora *l, struct device *d, uint64_t seed);
 /* Shape of an adapter on disk, then its values; LP_DATA when it does not fit the model. */
 int lora_from_peft(struct lora *l, const struct model_desc *m, const struct peft *p, struct err *e) LP_MUST_USE;
 void lora_load(struct lora *l, struct device *d, const struct peft *p);

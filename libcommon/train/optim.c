@@ -40,7 +40,7 @@ static int64_t base_tensors(const struct optim *o)
 static struct part adapter_part(const struct optim *o, const struct lora *l, int64_t i)
 {
 	const struct lora_tensor *t = &l->tensors[o->b_rate > 0 ? l->by_matrix[i] : i];
-	struct part p = { .n = t->n, .rule = o->b_rate > 0 && i >= l->n_tensors / 2 ? RULE_B : RULE_A };
+	struct part p = { .n = t->n, .rule = o->b_rate > 0 && i >= l->n_a ? RULE_B : RULE_A };
 
 	if (l->params && l->grads) {
 		p.p = (char *)(l->params + t->offset);

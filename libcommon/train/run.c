@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/xalloc.h"
 #include "train/checkpoint.h"
+#include "train/pref.h"
 #include "train/run_int.h"
 #include "train/sample.h"
 #include "train/stop.h"
@@ -70,6 +71,8 @@ static void describe(const struct run *r, struct sb *out)
 	sb_addf(out, "base       %s%s%s\n", !g->w.nf4 ? dtype_hf_name(g->w.dtype) : m->bnb.plain ? "NF4" : "NF4, double quantisation",
 	        m->bnb.on ? ", as the checkpoint has it" : "", g->w.fp8 ? "; products in fp8" : "");
 	describe_update(r, out);
+	if (r->c->pref)
+		pref_describe(r->c->pref, r->c->adapter && !r->c->base_reference, out);
 	sb_adds(out, "trainable  ");
 	add_grouped(out, trained);
 	sb_adds(out, " of ");
@@ -136,10 +139,10 @@ static int log_plan(struct run *r, struct err *e)
 
 	jw_str(&w, r->c->model);
 	rc = log_metric("plan", e,
-	                "\"model\":%s,\"trainable\":%lld,\"total\":%lld,\"percent\":%.4f,\"steps\":%lld,\"warmup\":%lld,\"rows\":%lld,\"tokens\":%lld,"
+	                "\"model\":%s,\"method\":\"%s\",\"trainable\":%lld,\"total\":%lld,\"percent\":%.4f,\"steps\":%lld,\"warmup\":%lld,\"rows\":%lld,\"tokens\":%lld,"
 	                "\"weights_bytes\":%llu,\"adapter_bytes\":%llu,\"activation_bytes\":%llu,\"scratch_bytes\":%llu,\"cache_bytes\":%llu,"
 	                "\"total_bytes\":%llu,\"kept_layers\":%lld,\"base_id\":\"%s\"",
-	                sb_str(&name), (long long)trained, (long long)total, 100.0 * (double)trained / (double)total, (long long)r->total_steps,
+	                sb_str(&name), r->c->pref ? pref_name(r->c->pref->method) : "sft", (long long)trained, (long long)total, 100.0 * (double)trained / (double)total, (long long)r->total_steps,
 	                (long long)r->schedule.warmup, (long long)r->train.n_rows, (long long)r->train.n_tokens, (unsigned long long)g->plan[ARENA_WEIGHTS].used,
 	                (unsigned long long)g->plan[ARENA_ADAPTER].used, (unsigned long long)g->plan[ARENA_ACTIVATIONS].used,
 	                (unsigned long long)g->plan[ARENA_SCRATCH].used, (unsigned long long)g->plan[ARENA_CACHE].used,

@@ -29,6 +29,9 @@ struct train_config {
 	bool allow_long;                   /* sequences beyond the model's positions */
 	int64_t rank;
 	double alpha, dropout;
+	const struct kn_pref_rule *pref;   /* a preference method; NULL: the targets' likelihood */
+	const char *scores;                /* eval_only: file for what each answer gets in JSONL, or NULL */
+	bool base_reference;               /* its reference is the model without adapter, even where the run starts from one */
 	double neftune;                    /* alpha of the noise on embeddings, 0: none */
 	bool rslora;
 	unsigned trained;                  /* weights of the base that are trained (TRAIN_*); with the layers there is no adapter */

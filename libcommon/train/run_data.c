@@ -20,6 +20,10 @@ static int load_stream(struct run *r, const char *path, struct dataset *d, struc
 		dataset_release(d);
 		return -1;
 	}
+	if (run_pref_rows(r, d, s->name, e) < 0) {
+		dataset_release(d);
+		return -1;
+	}
 	s->first = r->train.n_rows;
 	s->n_rows = d->n_rows;
 	s->lineage = d->lineage ? xstrdup(d->lineage) : NULL;

@@ -26,6 +26,10 @@ static void add_sequence(const struct run *r, const struct tok *tok, int64_t s, 
 		jw_key(&w, "stream");
 		jw_str(&w, stream);
 	}
+	if (d->kind != DATA_PLAIN) {
+		jw_key(&w, "side");
+		jw_str(&w, d->good[s] ? "chosen" : "rejected");
+	}
 	jw_key(&w, "text");
 	if (tok && tok_decode(tok, d->ids + from, (size_t)n, false, &text, &none) == 0)
 		jw_strn(&w, sb_str(&text), text.len);

@@ -26,11 +26,15 @@ static int name_set(struct heldout *h, const char *arg, struct err *e)
 		memcpy(h->name, arg, n);
 		return 0;
 	}
+	if (strcmp(arg, "-") == 0) {
+		snprintf(h->name, sizeof(h->name), "stdin");
+		return 0;
+	}
 	slash = strrchr(arg, '/');
 	slash = slash ? slash + 1 : arg;
 	dot = strrchr(slash, '.');
 	n = dot && strcmp(dot, ".lps") == 0 && dot > slash ? (size_t)(dot - slash) : strlen(slash);
-	snprintf(h->name, sizeof(h->name), "%.*s", n < sizeof(h->name) ? (int)n : (int)sizeof(h->name) - 1, strcmp(arg, "-") == 0 ? "stdin" : slash);
+	snprintf(h->name, sizeof(h->name), "%.*s", n < sizeof(h->name) ? (int)n : (int)sizeof(h->name) - 1, slash);
 	for (char *c = h->name; *c; c++)
 		if (!strchr(NAME_CHARS, *c))
 			*c = '_';
@@ -51,6 +55,8 @@ static int load_set(struct run *r, struct heldout *h, const char *arg, struct er
 		return -1;
 	if (r->train.tokenizer_hash && h->d.tokenizer_hash && strcmp(r->train.tokenizer_hash, h->d.tokenizer_hash) != 0)
 		return err_set(e, LP_USAGE, "'%s' was made by another tokenizer than the training tokens", h->file);
+	if (run_pref_rows(r, &h->d, h->file, e) < 0)
+		return -1;
 	for (const struct heldout *o = r->evals; o < h; o++)
 		if (strcmp(o->name, h->name) == 0)
 			return err_set(e, LP_USAGE, "two held-out sets are called '%s'; give --eval NAME=FILE", h->name);
@@ -70,8 +76,10 @@ int run_load_evals(struct run *r, struct err *e)
 
 void run_release_evals(struct run *r)
 {
-	for (size_t i = 0; i < r->n_evals; i++)
+	for (size_t i = 0; i < r->n_evals; i++) {
 		dataset_release(&r->evals[i].d);
+		dataset_release(&r->evals[i].mismatched);
+	}
 	free(r->evals);
 }
 
@@ -106,22 +114,36 @@ int run_eval_sets(struct run *r, struct err *e)
 	for (size_t i = 0; i < r->n_evals; i++) {
 		const struct heldout *h = &r->evals[i];
 		double loss, begin = now_seconds();
-		char best[24] = "";
+		char best[24] = "", fields[512];
+		struct told told;
 
-		if (run_evaluate(r, &h->d, &loss, e) < 0)
+		if (run_evaluate(r, &h->d, &h->mismatched, &loss, &told, e) < 0)
 			return -1;
 		if (i == 0)
 			snprintf(best, sizeof(best), ",\"best\":%s", decide(r, loss) ? "true" : "false");
-		if (log_metric(i == 0 ? "eval" : "eval_set", e, "\"step\":%lld,\"epoch\":%.6f,\"set\":\"%s\",\"loss\":%s,\"tokens\":%lld,\"seconds\":%.3f%s",
-		               (long long)r->step, run_epoch(r), h->name, log_num(loss), (long long)h->d.n_targets, now_seconds() - begin, best) < 0)
+		if (log_metric(i == 0 ? "eval" : "eval_set", e, "\"step\":%lld,\"epoch\":%.6f,\"set\":\"%s\",\"loss\":%s,\"tokens\":%lld,\"seconds\":%.3f%s%s",
+		               (long long)r->step, run_epoch(r), h->name, log_num(loss), (long long)h->d.n_targets, now_seconds() - begin, best,
+		               run_told_fields(r, &told, fields)) < 0)
 			return -1;
-		if (run_tell_eval(r, h, loss, e) < 0)
+		if (run_tell_eval(r, h, loss, &told, e) < 0)
 			return -1;
 	}
 	return 0;
 }
 
-static void describe_loss(const struct run *r, const struct heldout *h, double loss, struct sb *json)
+static void describe_told(const struct run *r, const struct told *told, struct jw *w)
+{
+	const char *names[TOLD_MEANS];
+	double means[TOLD_MEANS];
+	int n = run_told_means(r, told, names, means);
+
+	for (int i = 0; i < n; i++) {
+		jw_key(w, names[i]);
+		jw_f64(w, means[i]);
+	}
+}
+
+static void describe_loss(const struct run *r, const struct heldout *h, double loss, const struct told *told, struct sb *json)
 {
 	struct jw w = jw_to(json);
 
@@ -130,10 +152,16 @@ static void describe_loss(const struct run *r, const struct heldout *h, double l
 	jw_str(&w, h->path == r->c->evals[h - r->evals] ? h->file : h->name);
 	jw_key(&w, "loss");
 	jw_f64(&w, loss);
-	jw_key(&w, "nll");
-	jw_f64(&w, loss * (double)h->d.n_targets);
-	jw_key(&w, "perplexity");
-	jw_f64(&w, exp(loss));
+	if (r->c->pref) {
+		describe_told(r, told, &w);
+		jw_key(&w, "rows");
+		jw_i64(&w, h->d.n_rows);
+	} else {
+		jw_key(&w, "nll");
+		jw_f64(&w, loss * (double)h->d.n_targets);
+		jw_key(&w, "perplexity");
+		jw_f64(&w, exp(loss));
+	}
 	jw_key(&w, "tokens");
 	jw_i64(&w, h->d.n_targets);
 	jw_key(&w, "sequences");
@@ -144,20 +172,40 @@ static void describe_loss(const struct run *r, const struct heldout *h, double l
 	sb_addc(json, '\n');
 }
 
+static int write_scores(struct run *r, struct err *e)
+{
+	struct sb text = SB_INIT;
+	struct out *o;
+	int rc = 0;
+
+	for (size_t i = 0; i < r->n_evals && rc == 0; i++)
+		rc = run_scores(r, &r->evals[i], &text, e);
+	o = rc == 0 ? out_open(strcmp(r->c->scores, "-") ? r->c->scores : NULL, e) : NULL;
+	if (o)
+		rc = out_write(o, sb_str(&text), text.len, e) < 0 ? -1 : out_commit(o, e);
+	sb_release(&text);
+	return o ? rc : -1;
+}
+
 int train_eval_only(const struct train_config *c, struct sb *json, struct err *e)
 {
 	struct run r;
 	double loss;
+	struct told told;
 	int rc = run_prepare(&r, c, true, e);
 
 	if (rc == 0)
 		rc = run_load(&r, e);
 	if (rc == 0 && !c->adapter)
 		r.g.lora = NULL;
+	if (rc == 0 && c->scores)
+		rc = write_scores(&r, e);
 	for (size_t i = 0; i < r.n_evals && rc == 0; i++) {
-		rc = run_evaluate(&r, &r.evals[i].d, &loss, e);
+		if (c->pref && r.evals[i].d.kind == DATA_PLAIN)
+			continue; /* scored alone */
+		rc = run_evaluate(&r, &r.evals[i].d, &r.evals[i].mismatched, &loss, &told, e);
 		if (rc == 0)
-			describe_loss(&r, &r.evals[i], loss, json);
+			describe_loss(&r, &r.evals[i], loss, &told, json);
 	}
 	run_release(&r);
 	return rc;

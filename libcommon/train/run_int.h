@@ -10,7 +10,7 @@
 struct heldout {
 	const char *path;
 	char name[64], file[256]; /* in records; in messages */
-	struct dataset d;
+	struct dataset d, mismatched; /* mismatched: KTO, row by row (dataset_mismatch) */
 };
 
 /* One of the token streams; their rows stand one behind the other in run.train. */
@@ -23,11 +23,14 @@ struct stream {
 };
 
 struct step_result;
+struct told;
 
 /* A step that the device was given and whose sums the host has not seen. */
 struct queued {
 	int64_t *rows, n;    /* of the training set */
 	int64_t targets, tokens;
+	int64_t units;       /* that the loss is the mean over: targets, or a preference method's rows */
+	int64_t chosen, rejected;
 	double lr, begin;
 	int turn;            /* of its sums (engine_sums_send) */
 };
@@ -43,7 +46,7 @@ struct run {
 	struct trained base;   /* n 0: all of the base is frozen */
 	struct galore galore;  /* where config's rank says so */
 	struct engine g;
-	struct dataset train;
+	struct dataset train, mismatched; /* mismatched: KTO */
 	struct heldout *evals; /* the first decides about the best adapter and the end */
 	size_t n_evals;
 	struct order order;
@@ -90,15 +93,35 @@ uint64_t run_bytes(const struct run *r); /* of the device, all in all */
 /* What a run says (run_tell.c). At its start; after a step; after an evaluation; at its end. */
 int run_tell_begin(struct run *r, struct err *e) LP_MUST_USE;
 int run_tell_step(struct run *r, const struct step_result *s, struct err *e) LP_MUST_USE;
-int run_tell_eval(struct run *r, const struct heldout *h, double loss, struct err *e) LP_MUST_USE;
+int run_tell_eval(struct run *r, const struct heldout *h, double loss, const struct told *told, struct err *e) LP_MUST_USE;
 int run_tell_end(struct run *r, struct err *e) LP_MUST_USE;
 /* The field of records that loss scaling has. */
 const char *run_scaling(const struct run *r, char field[80]);
 /* Appends the sequences of n rows to config.dump_batch (run_dump.c). */
 int run_dump_batch(const struct run *r, const int64_t *rows, int64_t n, const char *reason, struct err *e) LP_MUST_USE;
 
-/* Mean loss over a set, with the adapter and without dropout. */
-int run_evaluate(struct run *r, const struct dataset *d, double *loss, struct err *e) LP_MUST_USE;
+/* What a preference method tells of a step or a set (kernels/pref.h); without one chosen and rejected are 0. */
+struct told {
+	double sums[KN_PREF_SUMS];
+	int64_t chosen, rejected; /* answers */
+};
+/* Mean loss over a set, with the adapter and without dropout; mismatched: its answers row by row (KTO), or NULL. */
+int run_evaluate(struct run *r, const struct dataset *d, const struct dataset *mismatched, double *loss, struct told *told, struct err *e) LP_MUST_USE;
+/* Preference methods (run_pref.c). After a set is read: its rows as the method wants them; LP_USAGE when they are of another kind. */
+int run_pref_rows(const struct run *r, struct dataset *d, const char *name, struct err *e) LP_MUST_USE;
+/* When all is read: KTO's mismatched answers. */
+int run_pref_mismatch(struct run *r, struct err *e) LP_MUST_USE;
+/* What the loss is the mean over. */
+int64_t run_units(const struct dataset *d);
+/* Appends a line of JSON for each sequence of the set: its value, and what the reference gives it. */
+int run_scores(struct run *r, const struct heldout *h, struct sb *out, struct err *e) LP_MUST_USE;
+/* Before the first step: what the reference gives every answer that the run looks at. */
+int run_reference(struct run *r, struct err *e) LP_MUST_USE;
+/* The means that are told, in the order of their names; returns how many. */
+enum { TOLD_MEANS = 7 };
+int run_told_means(const struct run *r, const struct told *t, const char *names[TOLD_MEANS], double means[TOLD_MEANS]);
+/* The same as fields of a record, each behind a comma. */
+const char *run_told_fields(const struct run *r, const struct told *t, char text[512]);
 /* From the state that run_load left, or a checkpoint's, to the saved adapter. *sig as train_run's. */
 int run_all(struct run *r, int *sig, struct err *e) LP_MUST_USE;
 double run_epoch(const struct run *r); /* how many have passed */
@@ -124,6 +147,7 @@ struct step_result {
 	double loss, grad_norm, lr;
 	double seconds;        /* since the sums of the step before were seen, or since this one was queued */
 	int64_t targets, tokens;
+	struct told told;
 	const int64_t *rows;   /* (n_rows) that it saw, until the next result */
 	int64_t n_rows;
 	bool overflow;

@@ -8,6 +8,7 @@
 #include "base/xalloc.h"
 #include "model/codes.h"
 #include "train/checkpoint.h"
+#include "train/pref.h"
 #include "train/run_int.h"
 #include "train/sample.h"
 
@@ -21,7 +22,7 @@ static int load_data(struct run *r, bool need_train, struct err *e)
 {
 	if ((r->c->n_streams || need_train) && run_load_streams(r, e) < 0)
 		return -1;
-	return run_load_evals(r, e);
+	return run_load_evals(r, e) < 0 ? -1 : run_pref_mismatch(r, e);
 }
 
 /* What a base that is trained, or tables of it, cannot be. */
@@ -29,6 +30,8 @@ static int check_base(const struct run *r, struct err *e)
 {
 	const struct train_config *c = r->c;
 
+	if (c->pref)
+		return err_set(e, LP_USAGE, "--method %s learns an adapter alone; leave out --update full or galore, --train-embeddings and --train-head", pref_name(c->pref->method));
 	if (!(c->trained & TRAIN_LAYERS) && r->desc.tied)
 		return err_set(e, LP_USAGE, "the model's head is its embedding, which PEFT has no single place for beside an adapter; train all weights with --update full");
 	if (r->desc.bnb.on && c->trained & TRAIN_LAYERS)
@@ -49,6 +52,7 @@ static int check_base(const struct run *r, struct err *e)
 static int prepare_adapter(struct run *r, struct err *e)
 {
 	const struct train_config *c = r->c;
+	bool score = c->pref && c->pref->method == KN_PREF_REWARD, scored;
 	struct peft p;
 
 	if (c->trained && check_base(r, e) < 0)
@@ -59,11 +63,15 @@ static int prepare_adapter(struct run *r, struct err *e)
 		return 0;
 	}
 
+	if (!c->adapter && c->eval_only && score)
+		return err_set(e, LP_USAGE, "a reward model is an adapter and its score; name it with --adapter");
 	if (!c->adapter) {
 		r->lora = (struct lora){ .rank = c->rank, .alpha = c->alpha, .dropout = c->dropout, .rslora = c->rslora };
 		if (lora_choose(&r->lora, &r->desc, c->targets, c->layers, e) < 0)
 			return -1;
 		lora_init(&r->lora, &r->desc);
+		if (score)
+			lora_add_score(&r->lora, &r->desc);
 		return 0;
 	}
 	if (peft_open(&p, c->adapter, e) < 0)
@@ -77,7 +85,14 @@ static int prepare_adapter(struct run *r, struct err *e)
 		peft_release(&p);
 		return err_set(e, LP_USAGE, "'%s' has an embedding or head of its own; it goes on with --train-embeddings yes or --train-head yes, as it was made", c->adapter);
 	}
+	scored = p.score != NULL;
 	peft_release(&p);
+	if (scored && !score)
+		return err_off(e, LP_USAGE, c->adapter, -1, "the adapter is a reward model; use it with --method reward");
+	if (!scored && score && c->eval_only)
+		return err_off(e, LP_USAGE, c->adapter, -1, "the adapter is no reward model: it has no score.weight");
+	if (score)
+		lora_add_score(&r->lora, &r->desc);
 	return 0;
 }
 
@@ -107,19 +122,30 @@ static int64_t assumed_len(const struct run *r)
 	return r->desc.max_pos < 2048 ? r->desc.max_pos : 2048;
 }
 
+static int64_t greater(int64_t a, int64_t b)
+{
+	return a > b ? a : b;
+}
+
+/* Tokens of any micro-batch of so many rows at most; repeats: one row may be in it twice. */
+static int64_t batch_tokens(const struct dataset *d, int64_t batch, bool repeats)
+{
+	return repeats ? batch * d->longest_row : dataset_max_batch_tokens(d, batch);
+}
+
 /* Rows of the largest micro-batch: true ones when the data is there, else as
  * many tokens as the options allow. */
 static int64_t max_batch_tokens(const struct run *r)
 {
 	const struct train_config *c = r->c;
-	int64_t n = run_repeats_rows(r) ? c->batch * r->train.longest_row : dataset_max_batch_tokens(&r->train, c->batch);
+	bool repeats = run_repeats_rows(r);
+	int64_t n = greater(batch_tokens(&r->train, c->batch, repeats), batch_tokens(&r->mismatched, c->batch, repeats));
 
 	for (size_t i = 0; i < r->n_evals; i++) {
-		int64_t m = dataset_max_batch_tokens(&r->evals[i].d, c->batch);
-
-		n = m > n ? m : n;
+		n = greater(n, batch_tokens(&r->evals[i].d, c->batch, false));
+		n = greater(n, batch_tokens(&r->evals[i].mismatched, c->batch, false));
 	}
-	return n ? n : c->batch * assumed_len(r);
+	return n ? n : c->batch * assumed_len(r) * (c->pref && c->pref->method != KN_PREF_KTO ? 2 : 1);
 }
 
 static int64_t max_seq(const struct run *r)
@@ -134,7 +160,7 @@ static int64_t max_seq(const struct run *r)
 
 static int make_plan(struct run *r, struct err *e)
 {
-	struct engine_shape s = { .max_tokens = max_batch_tokens(r), .max_seq = max_seq(r), .train = true, .optim = &r->optim, .noise = r->c->neftune, .host_budget = r->c->host_memory,
+	struct engine_shape s = { .max_tokens = max_batch_tokens(r), .max_seq = max_seq(r), .train = true, .optim = &r->optim, .pref = r->c->pref, .noise = r->c->neftune, .host_budget = r->c->host_memory,
 		.fp8 = r->c->compute && strcmp(r->c->compute, "fp8") == 0 };
 	enum dtype base = r->source ? weights_source_dtype(r->source, r->desc.dtype) : r->desc.dtype;
 
@@ -200,6 +226,8 @@ static int load_adapter(struct run *r, struct err *e)
 		lora_load(&r->lora, &r->dev, &p);
 		rc = weights_take_saved(&r->g.w, &r->dev, &p, e) < 0 ? err_where(e, r->c->adapter, 0) : run_load_saved(r, &p, e);
 	}
+	if (rc == 0 && r->lora.has_score && !p.score)
+		lora_start_score(&r->lora, &r->dev, r->c->seed);
 	peft_release(&p);
 	return rc;
 }
@@ -209,8 +237,9 @@ int run_load(struct run *r, struct err *e)
 	if (engine_alloc(&r->g, e) < 0 || engine_load(&r->g, r->source, e) < 0 || run_load_base(r, e) < 0 || load_adapter(r, e) < 0 || sampler_start(r, e) < 0)
 		return -1;
 	microbatch_init(&r->mb, r->g.shape.max_tokens);
+	r->mb.ends = r->c->pref && r->c->pref->method == KN_PREF_REWARD;
 	run_start_order(r);
-	return 0;
+	return run_reference(r, e);
 }
 
 void run_release(struct run *r)
@@ -227,6 +256,7 @@ void run_release(struct run *r)
 	lora_release(&r->lora);
 	trained_release(&r->base);
 	dataset_release(&r->train);
+	dataset_release(&r->mismatched);
 	run_release_streams(r);
 	run_release_evals(r);
 	model_source_close(r->source);

@@ -36,18 +36,33 @@ static void name_records(const struct run *r, const struct queued *q, char *buf,
 
 /* --- a step: queued, then seen --- */
 
+/* KTO: how far the model has gone from its reference, before the answers that look at it. */
+static void give_drift(struct run *r, const struct dataset *mismatched, const int64_t *rows, int64_t n)
+{
+	if (!mismatched || !mismatched->n_rows)
+		return;
+	engine_set_dropout(&r->g, false, 0, 0);
+	engine_set_drift(&r->g, true, n);
+	for (int64_t i = 0; i < n;) {
+		i += fill(r, mismatched, rows + i, n - i);
+		engine_run(&r->g, &r->mb, false, 1);
+	}
+	engine_set_drift(&r->g, false, n);
+}
+
 /* Forward, backward and update of what was counted in q. */
 static void give(struct run *r, const struct queued *q)
 {
 	struct engine *g = &r->g;
 	double scale = r->next.scale;
 
+	engine_begin(g);
+	give_drift(r, &r->mismatched, q->rows, q->n);
 	engine_set_dropout(g, true, r->c->seed, r->step + r->n_queued);
 	engine_set_noise(g, true, r->c->seed, r->step + r->n_queued);
-	engine_begin(g);
 	for (int64_t i = 0; i < q->n;) {
 		i += fill(r, &r->train, q->rows + i, q->n - i);
-		engine_run(g, &r->mb, true, scale / (double)q->targets);
+		engine_run(g, &r->mb, true, scale / (double)q->units);
 	}
 	engine_set_noise(g, false, 0, 0); /* nothing but a step sees it */
 	/* the update looks at the sums itself, and leaves everything as it is when they are not finite */
@@ -55,6 +70,12 @@ static void give(struct run *r, const struct queued *q)
 	engine_sums_send(g, q->turn);
 	optim_step(&r->optim, &r->dev, q->lr, scale, &(struct optim_sums){ g->sums, g->sums + 1, g->refused }, r->c->max_grad_norm);
 	scaler_update(&r->next, true);
+}
+
+static void count_answers(const struct dataset *d, int64_t row, int64_t *chosen, int64_t *rejected)
+{
+	for (int64_t s = d->row_seq[row]; s < d->row_seq[row + 1] && d->kind != DATA_PLAIN; s++)
+		++*(d->good[s] ? chosen : rejected);
 }
 
 void run_queue(struct run *r, const int64_t *rows, int64_t n, double lr)
@@ -66,7 +87,9 @@ void run_queue(struct run *r, const int64_t *rows, int64_t n, double lr)
 		q->rows[i] = rows[i];
 		q->targets += dataset_row_targets(&r->train, rows[i]);
 		q->tokens += r->train.row_start[rows[i] + 1] - r->train.row_start[rows[i]];
+		count_answers(&r->train, rows[i], &q->chosen, &q->rejected);
 	}
+	q->units = r->c->pref ? n : q->targets;
 	if (r->n_queued == 0)
 		r->next = r->scaler;
 	if (q->targets)
@@ -105,7 +128,9 @@ static int look(struct run *r, const struct queued *q, struct step_result *res, 
 
 	if (engine_sums_wait(&r->g, q->turn, &sum, &squares, e) < 0)
 		return -1;
-	res->loss = sum / (double)q->targets;
+	res->loss = sum / (double)q->units;
+	res->told = (struct told){ .chosen = q->chosen, .rejected = q->rejected };
+	memcpy(res->told.sums, engine_told(&r->g, q->turn), sizeof(res->told.sums));
 	res->grad_norm = sqrt(squares) / r->scaler.scale;
 	if (!isfinite(sum) || !isfinite(squares))
 		drop_queue(r);
@@ -133,14 +158,18 @@ int run_result(struct run *r, struct step_result *res, struct err *e)
 	return rc;
 }
 
-int run_evaluate(struct run *r, const struct dataset *d, double *loss, struct err *e)
+int run_evaluate(struct run *r, const struct dataset *d, const struct dataset *mismatched, double *loss, struct told *told, struct err *e)
 {
 	int64_t *rows = xcalloc((size_t)d->n_rows, sizeof(*rows));
 
-	for (int64_t i = 0; i < d->n_rows; i++)
+	*told = (struct told){ 0 };
+	for (int64_t i = 0; i < d->n_rows; i++) {
 		rows[i] = i;
-	engine_set_dropout(&r->g, false, 0, 0);
+		count_answers(d, i, &told->chosen, &told->rejected);
+	}
 	engine_begin(&r->g);
+	give_drift(r, mismatched, rows, d->n_rows);
+	engine_set_dropout(&r->g, false, 0, 0);
 	for (int64_t i = 0; i < d->n_rows;) {
 		i += fill(r, d, rows + i, d->n_rows - i);
 		engine_run(&r->g, &r->mb, false, 1);
@@ -148,6 +177,7 @@ int run_evaluate(struct run *r, const struct dataset *d, double *loss, struct er
 	free(rows);
 	if (engine_sums(&r->g, loss, NULL, e) < 0)
 		return -1;
-	*loss /= (double)d->n_targets;
+	*loss /= (double)run_units(d);
+	memcpy(told->sums, engine_told(&r->g, 0), sizeof(told->sums));
 	return 0;
 }

@@ -102,6 +102,19 @@ static int tell_words(const struct run *r, const struct watch_word *words, int n
 	return 0;
 }
 
+static void told_events(const struct run *r, struct sb *b, double now, const char *folder, const struct told *told)
+{
+	const char *names[TOLD_MEANS];
+	double means[TOLD_MEANS];
+	int n = run_told_means(r, told, names, means);
+	char tag[128];
+
+	for (int i = 0; i < n; i++) {
+		snprintf(tag, sizeof(tag), "%s/%s", folder, names[i]);
+		tfevents_scalar(b, now, r->step, tag, means[i]);
+	}
+}
+
 static int step_events(struct run *r, const struct step_result *s, struct err *e)
 {
 	struct sb b = SB_INIT;
@@ -114,20 +127,22 @@ static int step_events(struct run *r, const struct step_result *s, struct err *e
 	tfevents_scalar(&b, now, r->step, "train/lr", s->lr);
 	tfevents_scalar(&b, now, r->step, "train/tokens_per_second", (double)s->tokens / s->seconds);
 	tfevents_scalar(&b, now, r->step, "train/epoch", run_epoch(r));
+	told_events(r, &b, now, "train", &s->told);
 	return put_release(r, &b, e);
 }
 
 static int log_step(struct run *r, const struct step_result *s, double left, struct err *e)
 {
 	double flops = ((double)s->tokens * r->flops + (r->base.what & TRAIN_HEAD ? 6 : 4) * (double)s->targets * (double)r->desc.vocab * (double)r->desc.hidden) / s->seconds;
-	char field[80], mfu[40] = "";
+	char field[80], mfu[40] = "", told[512];
 
 	if (r->c->peak_tflops > 0)
 		snprintf(mfu, sizeof(mfu), ",\"mfu\":%.4f", flops / (r->c->peak_tflops * 1e12));
 	return log_metric("train", e, "\"step\":%lld,\"epoch\":%.6f,\"loss\":%s,\"lr\":%.12g,\"grad_norm\":%s,\"tokens\":%lld,\"tok_s\":%.1f,\"tflops\":%.6g%s,"
-	                  "\"peak_bytes\":%llu,\"seconds\":%.3f,\"busy\":%.4f,\"left_seconds\":%.1f%s", (long long)r->step, run_epoch(r), log_num(s->loss), s->lr,
+	                  "\"peak_bytes\":%llu,\"seconds\":%.3f,\"busy\":%.4f,\"left_seconds\":%.1f%s%s", (long long)r->step, run_epoch(r), log_num(s->loss), s->lr,
 	                  log_num(s->grad_norm), (long long)r->targets_seen, (double)s->tokens / s->seconds, flops / 1e12, mfu, (unsigned long long)run_bytes(r),
-	                  now_seconds() - r->start, r->step_seconds / (now_seconds() - r->start), left, run_scaling(r, field));
+	                  now_seconds() - r->start, r->step_seconds / (now_seconds() - r->start), left, run_scaling(r, field),
+	                  run_told_fields(r, &s->told, told));
 }
 
 int run_tell_step(struct run *r, const struct step_result *s, struct err *e)
@@ -146,10 +161,11 @@ int run_tell_step(struct run *r, const struct step_result *s, struct err *e)
 	return log_step(r, s, left, e) < 0 ? -1 : step_events(r, s, e);
 }
 
-int run_tell_eval(struct run *r, const struct heldout *h, double loss, struct err *e)
+int run_tell_eval(struct run *r, const struct heldout *h, double loss, const struct told *told, struct err *e)
 {
 	struct watch_word words[WATCH_N];
 	struct sb b = SB_INIT;
+	double now = wall_time();
 	char tag[96];
 
 	progress("step %lld  held-out loss of %s %.4f", (long long)r->step, h->name, loss);
@@ -158,6 +174,8 @@ int run_tell_eval(struct run *r, const struct heldout *h, double loss, struct er
 	if (!r->events)
 		return 0;
 	snprintf(tag, sizeof(tag), "eval/%s/loss", h->name);
-	tfevents_scalar(&b, wall_time(), r->step, tag, loss);
+	tfevents_scalar(&b, now, r->step, tag, loss);
+	snprintf(tag, sizeof(tag), "eval/%s", h->name);
+	told_events(r, &b, now, tag, told);
 	return put_release(r, &b, e);
 }

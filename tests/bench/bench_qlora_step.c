@@ -5,7 +5,8 @@
  *   device=cuda shape=8b|1b|3b|70b|tiny train=adapter|full|galore (rank directions, chosen in the first step of 200) optimizer=adamw8bit|adamw rank=16 alpha=16 batch=4 seq=2048 accumulate=1 base=nf4|bf16 memory=0 host=0 (MiB) link=0 (GB/s that
  *   the plan reckons with, 0: the device's) brief=0 (tokens of the rows of warm-up steps, 0: seq) steps=10 warmup=3 parts=0|1 dropout=0
  *   fp8=0|1 graph=1|0 (micro-batches are replayed) ahead=1|0 (a step is queued before the last one is seen) dry=0|1 (the plan alone, which
- *   needs no GPU)
+ *   needs no GPU) dpo=0|1 (rows are taken two by two as the answers of a pair, so batch is even: as many tokens as without; the reference's
+ *   pass, which a run makes once for each row, is timed beside it)
  * Every position is a target; token ids are random. MFU = tokens/s * (4 * P + 6 * S * C * L) / 798e12, P the parameters of the frozen
  * products and the head: forward and input gradient, causal attention (6 * P where the base is trained, which is bf16 then); and the same against the vendor's 989e12. */
 #include <math.h>
@@ -21,7 +22,7 @@
 
 struct conf {
 	const char *device, *shape, *base, *train, *optimizer;
-	int64_t rank, alpha, batch, seq, accumulate, memory, host, link, brief, steps, warmup, parts, fp8, graph, ahead, dry;
+	int64_t rank, alpha, batch, seq, accumulate, memory, host, link, brief, steps, warmup, parts, fp8, graph, ahead, dry, dpo;
 	double dropout;
 };
 
@@ -227,16 +228,18 @@ static int32_t random_id(int64_t row, int64_t i, int64_t vocab)
 	return (int32_t)(rng_u64(7, (uint64_t)row, (uint64_t)i) % (uint64_t)vocab);
 }
 
-static void add_row(struct dataset *d, int64_t row, int64_t seq, int64_t vocab)
+/* n sequences: one, or a pair. */
+static void add_row(struct dataset *d, int64_t row, int64_t seq, int64_t n, int64_t vocab)
 {
-	int32_t *ids = xcalloc((size_t)seq, sizeof(*ids));
-	uint8_t *mask = xmalloc((size_t)seq);
-	int64_t start[2] = { 0, seq };
+	int32_t *ids = xcalloc((size_t)(n * seq), sizeof(*ids));
+	uint8_t *mask = xmalloc((size_t)(n * seq));
+	int64_t start[3] = { 0, seq, 2 * seq }, record[2] = { row, row };
 
-	for (int64_t i = 0; i < seq; i++)
+	for (int64_t i = 0; i < n * seq; i++)
 		ids[i] = random_id(row, i, vocab);
-	memset(mask, 1, (size_t)seq);
-	dataset_add_row(d, ids, mask, start, &row, 1);
+	memset(mask, 1, (size_t)(n * seq));
+	dataset_add_row(d, ids, mask, start, record, n);
+	d->good[d->n_seqs - 1] = n == 1;
 	free(ids);
 	free(mask);
 }
@@ -258,15 +261,15 @@ struct bench {
 static struct microbatch *batches(struct bench *x, int64_t seq)
 {
 	struct microbatch *b = xcalloc((size_t)x->c.accumulate, sizeof(*b));
-	int64_t first = x->data.n_rows;
+	int64_t first = x->data.n_rows, each = x->c.dpo ? 2 : 1, rows = x->c.batch / each;
 
-	for (int64_t r = 0; r < x->c.batch * x->c.accumulate; r++)
-		add_row(&x->data, r, seq, x->m.vocab);
+	for (int64_t r = 0; r < rows * x->c.accumulate; r++)
+		add_row(&x->data, r, seq, each, x->m.vocab);
 	for (int64_t i = 0; i < x->c.accumulate; i++) {
 		microbatch_init(&b[i], x->c.batch * seq);
 		microbatch_clear(&b[i]);
-		for (int64_t r = 0; r < x->c.batch; r++)
-			microbatch_add(&b[i], &x->data, first + i * x->c.batch + r);
+		for (int64_t r = 0; r < rows; r++)
+			microbatch_add(&b[i], &x->data, first + i * rows + r);
 	}
 	return b;
 }
@@ -281,18 +284,25 @@ static bool full(const struct conf *c)
 	return strcmp(c->train, "adapter") != 0;
 }
 
+/* What a step's loss is the mean over. */
+static double units(const struct bench *x, const struct microbatch *b)
+{
+	int64_t n = 0;
+
+	for (int64_t k = 0; k < x->c.accumulate; k++)
+		n += x->c.dpo ? b[k].n_seqs / 2 : b[k].n_targets;
+	return (double)n;
+}
+
 /* Step i is given to the device. */
 static void give(struct bench *x, int64_t i)
 {
 	const struct microbatch *b = of_step(x, i);
-	int64_t targets = 0;
 
 	engine_set_dropout(&x->g, true, 1, i);
 	engine_begin(&x->g);
 	for (int64_t k = 0; k < x->c.accumulate; k++)
-		targets += b[k].n_targets;
-	for (int64_t k = 0; k < x->c.accumulate; k++)
-		engine_run(&x->g, &b[k], true, 1.0 / (double)targets);
+		engine_run(&x->g, &b[k], true, 1.0 / units(x, b));
 	engine_squares(&x->g);
 	engine_sums_send(&x->g, (int)(i % 2));
 	optim_step(&x->optim, &x->dev, full(&x->c) ? 2e-5 : 2e-4, 1, &(struct optim_sums){ x->g.sums, x->g.sums + 1, x->g.refused }, 0.3);
@@ -302,7 +312,6 @@ static void give(struct bench *x, int64_t i)
 static double take(struct bench *x, int64_t i)
 {
 	const struct microbatch *b = of_step(x, i);
-	int64_t targets = 0;
 	double loss, squares;
 
 	must(engine_sums_wait(&x->g, (int)(i % 2), &loss, &squares, &e) == 0);
@@ -311,9 +320,7 @@ static double take(struct bench *x, int64_t i)
 		fprintf(stderr, "%s: step %lld: loss %g, squares of gradients %g\n", BENCH, (long long)i, loss, squares);
 		exit(1);
 	}
-	for (int64_t k = 0; k < x->c.accumulate; k++)
-		targets += b[k].n_targets;
-	return loss / (double)targets;
+	return loss / units(x, b);
 }
 
 static int by_value(const void *a, const void *b)
@@ -342,9 +349,10 @@ static void prepare(struct bench *x, struct engine_shape *s)
 
 static void plan(struct bench *x)
 {
+	static const struct kn_pref_rule dpo = { .method = KN_PREF_DPO, .beta = 0.1 };
 	const struct conf *c = &x->c;
 	const struct engine *g = &x->g;
-	struct engine_shape s = { .max_tokens = x->c.batch * x->c.seq, .max_seq = x->c.seq, .train = true, .optim = &x->optim, .fp8 = x->c.fp8, .host_budget = (uint64_t)x->c.host << 20 };
+	struct engine_shape s = { .max_tokens = x->c.batch * x->c.seq, .max_seq = x->c.seq, .train = true, .optim = &x->optim, .fp8 = x->c.fp8, .pref = x->c.dpo ? &dpo : NULL, .host_budget = (uint64_t)x->c.host << 20 };
 
 	describe(&x->m, c->shape);
 	must((c->dry ? device_open_plan : device_open)(&x->dev, c->device, getenv("LP_COMPUTE"), 0, &e) == 0);
@@ -434,6 +442,24 @@ static void run_steps(struct bench *x, double *t, double *first, double *loss)
 	}
 }
 
+/* What the reference's pass takes for a step's rows: forward, and a wait for each micro-batch. */
+static void report_reference(struct bench *x)
+{
+	double *value = xcalloc((size_t)x->c.batch, sizeof(*value)), from = 0;
+
+	engine_set_dropout(&x->g, false, 0, 0);
+	engine_begin(&x->g);
+	for (int64_t i = -x->c.warmup; i < x->c.steps; i++) {
+		from = i ? from : now_seconds();
+		for (int64_t k = 0; k < x->c.accumulate; k++) {
+			engine_run(&x->g, &x->b[k], false, 1);
+			must(engine_values(&x->g, value, x->b[k].n_seqs, &e) == 0);
+		}
+	}
+	printf("reference's pass: %.1f ms for a step's rows\n", 1e3 * (now_seconds() - from) / (double)x->c.steps);
+	free(value);
+}
+
 /* A step whose operations are waited for one by one; median: milliseconds of one that is not. */
 static void report_parts(struct bench *x, double median)
 {
@@ -461,15 +487,19 @@ static void report_parts(struct bench *x, double median)
 
 int main(int argc, char **argv)
 {
-	struct bench x = { .c = { "cuda", "8b", "nf4", "adapter", "adamw8bit", 16, 16, 4, 2048, 1, 0, 0, 0, 0, 10, 3, 0, 0, 1, 1, 0, 0 } };
+	struct bench x = { .c = { "cuda", "8b", "nf4", "adapter", "adamw8bit", 16, 16, 4, 2048, 1, 0, 0, 0, 0, 10, 3, 0, 0, 1, 1, 0, 0, 0 } };
 	const struct arg args[] = { { "device", .s = &x.c.device }, { "shape", .s = &x.c.shape }, { "base", .s = &x.c.base }, { "train", .s = &x.c.train }, { "optimizer", .s = &x.c.optimizer }, { "rank", .i = &x.c.rank },
 		                    { "alpha", .i = &x.c.alpha }, { "batch", .i = &x.c.batch }, { "seq", .i = &x.c.seq }, { "accumulate", .i = &x.c.accumulate },
 		                    { "memory", .i = &x.c.memory }, { "host", .i = &x.c.host }, { "link", .i = &x.c.link }, { "brief", .i = &x.c.brief }, { "steps", .i = &x.c.steps }, { "warmup", .i = &x.c.warmup },
 		                    { "parts", .i = &x.c.parts }, { "dropout", .f = &x.c.dropout }, { "fp8", .i = &x.c.fp8 }, { "graph", .i = &x.c.graph }, { "ahead", .i = &x.c.ahead },
-		                    { "dry", .i = &x.c.dry }, { NULL } };
+		                    { "dry", .i = &x.c.dry }, { "dpo", .i = &x.c.dpo }, { NULL } };
 	double *t, loss = 0, first = 0;
 
 	take_args(args, argc, argv);
+	if (x.c.dpo && x.c.batch % 2) {
+		fprintf(stderr, "%s: dpo=1 takes rows two by two: batch must be even\n", BENCH);
+		return 2;
+	}
 	plan(&x);
 	if (x.c.dry)
 		return 0;
@@ -479,6 +509,8 @@ int main(int argc, char **argv)
 	t = xcalloc((size_t)x.c.steps + 1, sizeof(*t));
 	run_steps(&x, t, &first, &loss);
 	report(&x, t, loss, first);
+	if (x.c.dpo)
+		report_reference(&x);
 	if (x.c.parts)
 		report_parts(&x, 1e3 * t[x.c.steps / 2]);
 	return 0;

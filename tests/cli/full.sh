@@ -84,6 +84,9 @@ says "trained in bf16 or fp32" "is refused"
 status 2 "a table beside an adapter where both are one" qlora-train --model "$M" --quant none --train-head yes --train-embeddings yes train.lps
 says "which PEFT has no single place for" "is refused"
 
+status 2 "preferences" train --max-steps 8 --method dpo train.lps
+says "--method dpo learns an adapter alone" "are refused"
+
 # embedding and head beside an adapter
 status 0 "a model with a head of its own" model-init --hidden 64 --layers 2 --heads 4 --ffn 96 --vocab 512 --max-len 512 --dtype float32 --tokenizer "$M" -o apart
 beside() { qlora-train --model apart --device "$DEVICE" --rank 4 --lr 2e-3 --threads 1 --batch 2 --accumulate 1 --schedule-steps 8 "$@"; }

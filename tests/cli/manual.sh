@@ -19,7 +19,9 @@ printf 'question,solution\nHow many?,Forty-two of them were counted that evening
 chat-template --model M raw.jsonl >text.jsonl
 tokenize --model M text.jsonl >train.lps
 chat-template --model M held.jsonl | tokenize --model M >held.lps
+head -n 8 "$ROOT/data/sets/dpo_prompt_chosen_rejected.jsonl" | chat-template --model M | tokenize --model M >pairs.lps
 qlora-train --model M --max-steps 1 --warmup-steps 0 -o out train.lps
+qlora-train --model M --method reward --max-steps 1 --warmup-steps 0 -o judge pairs.lps
 mkdir run
 for a in adapter run/adapter a b; do cp -R out $a; done
 cd .. || exit 1
@@ -32,7 +34,7 @@ for page in "$ROOT"/tools/*.1; do
 	while IFS= read -r line; do
 		rm -rf work && cp -R all work && cd work || exit 1
 		made=$(printf '%s\n' "$line" | sed -n 's/.* -o \([^ ]*\).*/\1/p')
-		case $made in adapter | parts | merged) rm -rf "./$made" ;; esac
+		case $made in adapter | parts | merged | judge) rm -rf "./$made" ;; esac
 		case $line in
 		*--eval-only*) cp -R ../all/out adapter 2>/dev/null ;;
 		*'llama-3.2-1b --layers 4'*) line="$line --dry-run" ;; # a gigabyte

@@ -173,6 +173,38 @@ def demo_checks():
     check("stories260K: greedy texts with the adapter that differ from PEFT's before a near tie", bad, 0)
 
 
+def preference_checks():
+    """What the programs say of each answer, by DPO and as a reward model; PEFT says the same of the adapters that they wrote."""
+    w = os.path.join(WORK, "preference")
+    os.makedirs(w)
+    tokens = os.path.join(w, "pairs.lps")
+    with open(os.path.join(ROOT, "data/sets/dpo_prompt_chosen_rejected.jsonl")) as f:
+        text = run("chat-template", "--model", DEMO, input="".join(f.readlines()[:12]))
+    run("tokenize", "--model", DEMO, "-o", tokens, input=text)
+    for method, task in (("dpo", None), ("reward", 1)):
+        adapter, scores = os.path.join(w, method), os.path.join(w, method + ".jsonl")
+        how = ("--model", DEMO, "--quant", "none", "--method", method)
+        run("qlora-train", *how, "--lr", "3e-3", "--max-steps", 20, "-o", adapter, tokens)
+        run("qlora-train", *how, "--adapter", adapter, "--eval", tokens, "--eval-only", "--scores", scores)
+        ours = [json.loads(line) for line in open(scores)]
+        base = transformers.AutoModelForSequenceClassification.from_pretrained(DEMO, num_labels=1, dtype=torch.float32) if task else base_of(DEMO)
+        tuned, worst, far = peft.PeftModel.from_pretrained(base, adapter).eval(), 0.0, 0.0
+        with torch.no_grad():
+            for x, (ids, mask) in zip(ours, sequences(tokens), strict=True):
+                if task:
+                    worst = max(worst, abs(tuned(ids[None]).logits[0, 0].item() - x["score"]) / max(abs(y["score"]) for y in ours))
+                    continue
+                of = lambda m: torch.log_softmax(m(ids[None]).logits[0].double(), -1)[:-1].gather(1, ids[1:, None])[:, 0][mask[1:]].sum().item()
+                worst = max(worst, abs(of(tuned) / x["logp"] - 1))
+                with tuned.disable_adapter():
+                    far = max(far, abs(of(tuned) / x["reference"] - 1))
+        if task:
+            check("stories260K: scores of a reward model, ours against PEFT's SEQ_CLS, by the largest", worst, 1e-5)
+        else:
+            check("stories260K: log-probabilities of answers after DPO, ours against PEFT", worst, 1e-5)
+            check("stories260K: and those of the reference, PEFT's with the adapter off", far, 1e-5)
+
+
 def template_checks():
     """Random templates, new ones every day, rendered by transformers and by us; and what is remembered of them, for other texts."""
     here, out = os.path.dirname(os.path.abspath(__file__)), os.path.join(WORK, "templates")
@@ -192,6 +224,7 @@ def main():
     for case in ("llama", "llama3", "qwen2", "mistral"):
         model_checks(case, os.path.join(GOLDENS, case), golden_tokens(case), 5)
     demo_checks()
+    preference_checks()
     # random text through every tokenizer of the tree
     p = subprocess.run([sys.executable, os.path.join(os.path.dirname(os.path.abspath(__file__)), "check_tokens.py"), BIN, os.path.join(WORK, "tokens")], capture_output=True, text=True)
     print(p.stdout + p.stderr[-2000:], end="")

@@ -1,10 +1,12 @@
-/* The order of rows, mixed and not, and streams laid one behind the other. */
+/* The order of rows, mixed and not, streams laid one behind the other, and preferences: pairs are rows, taken apart, mismatched. */
 #include <check.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/rng.h"
-#include "train/data.h"
+#include "base/xalloc.h"
+#include "scratch.h"
+#include "stream_fix.h"
 
 enum { A = 5, B = 40, C = 12, ALL = A + B + C, EPOCHS = 30, SEED = 9 };
 
@@ -122,6 +124,114 @@ START_TEST(test_append)
 }
 END_TEST
 
+/* Sequences of 4 tokens each in a stream: ids 10 s .. 10 s + 3, two of the prompt and two of the answer. */
+enum { SEQS = 6 };
+
+static int load(struct dataset *d, const int64_t *pair, const uint8_t *side, int64_t cut, struct err *e)
+{
+	int32_t ids[4 * SEQS];
+	uint8_t mask[4 * SEQS];
+	int64_t start[SEQS + 1];
+	struct token_frame t = { .n_rows = SEQS, .n_seqs = SEQS, .n_tokens = 4 * SEQS, .input_ids = ids, .loss_mask = mask, .row_start = start, .seq_start = start,
+		                 .seq_record = pair, .pair_id = pair, .pair_side = side };
+	struct in *in;
+
+	for (int64_t i = 0; i < 4 * SEQS; i++) {
+		ids[i] = (int32_t)(10 * (i / 4) + i % 4);
+		mask[i] = i % 4 > 1 && i / 4 != cut;
+	}
+	for (int64_t i = 0; i <= SEQS; i++)
+		start[i] = 4 * i;
+	write_frame(at("pairs.lps"), &t);
+	in = in_open(at("pairs.lps"), e);
+	ck_assert_ptr_nonnull(in);
+	return dataset_load_take(d, in, 100, 100, e);
+}
+
+static const int64_t pairs[SEQS] = { 0, 0, 1, 1, 2, 2 };
+
+START_TEST(test_pairs)
+{
+	static const uint8_t side[SEQS] = { 1, 0, 0, 1, 1, 0 }, good[] = { 0, 1, 1, 0 };
+	static const int32_t mate[] = { 1, 0, 3, 2 }, tgt_start[] = { 0, 2, 4, 6, 8 }, ends[] = { 3, 7 };
+	struct dataset d, mis;
+	struct microbatch b;
+	struct err e = ERR_INIT;
+
+	ck_assert_msg(load(&d, pairs, side, -1, &e) == 0, "%s", e.msg);
+	ck_assert(d.kind == DATA_PAIRS && d.n_rows == 3 && d.n_seqs == SEQS && d.longest_row == 8);
+	microbatch_init(&b, 16);
+	microbatch_clear(&b);
+	microbatch_add(&b, &d, 1);
+	microbatch_add(&b, &d, 2);
+	for (int i = 0; i < 4; i++)
+		ck_assert(b.mate[i] == mate[i] && b.good[i] == good[i] && b.ref[i] == 0);
+	ck_assert_mem_eq(b.tgt_start, tgt_start, sizeof(tgt_start));
+	b.ends = true;
+	microbatch_clear(&b);
+	d.ref = xcalloc(SEQS, sizeof(*d.ref));
+	d.ref[3] = -7;
+	microbatch_add(&b, &d, 1);
+	ck_assert_int_eq(b.n_targets, 2);
+	ck_assert_mem_eq(b.tgt_row, ends, sizeof(ends));
+	ck_assert(b.ref[1] == -7);
+	microbatch_release(&b);
+
+	dataset_unpair(&d);
+	ck_assert(d.n_rows == SEQS && d.longest_row == 4 && d.row_start[5] == 20 && d.row_seq[6] == 6);
+	ck_assert_msg(dataset_mismatch(&d, &mis, &e) == 0, "%s", e.msg);
+	ck_assert_int_eq(mis.n_rows, SEQS);
+	/* the chosen answer of the next record, the rejected one, and round the end */
+	ck_assert(mis.ids[1] == 1 && mis.ids[2] == 32 && mis.ids[6] == 22 && mis.ids[4 * 5 + 2] == 12);
+	ck_assert(mis.n_targets == d.n_targets && mis.good[3] == 1);
+	dataset_release(&mis);
+	dataset_release(&d);
+}
+END_TEST
+
+START_TEST(test_labels)
+{
+	static const int64_t each[SEQS] = { 0, 1, 2, 3, 4, 5 };
+	static const uint8_t side[SEQS] = { 1, 1, 0, 1, 0, 0 };
+	struct dataset d, mis;
+	struct err e = ERR_INIT;
+
+	ck_assert_msg(load(&d, each, side, -1, &e) == 0, "%s", e.msg);
+	ck_assert(d.kind == DATA_LABELS && d.n_rows == SEQS);
+	ck_assert_msg(dataset_mismatch(&d, &mis, &e) == 0, "%s", e.msg);
+	for (int i = 0; i < SEQS; i++)
+		ck_assert(mis.ids[4 * i + 2] == 10 * ((i + 1) % SEQS) + 2 && mis.ids[4 * i] == 10 * i && mis.good[i] == side[i]);
+	dataset_release(&mis);
+	d.seq_record[0] = 5, d.seq_record[1] = 5, d.seq_record[2] = 5, d.seq_record[3] = 5, d.seq_record[4] = 5;
+	ck_assert(dataset_mismatch(&d, &mis, &e) < 0 && e.code == LP_DATA);
+	dataset_release(&d);
+}
+END_TEST
+
+/* What is no pair. */
+START_TEST(test_no_pairs)
+{
+	static const struct {
+		int64_t pair[SEQS];
+		uint8_t side[SEQS];
+		int64_t cut;
+		const char *says;
+	} bad[] = { { { 0, 0, 0, 1, 1, 1 }, { 1, 0, 0, 1, 0, 0 }, -1, "record 1 of '%s' is no pair: it has 3 answers, not two" },
+		    { { 0, 0, 1, 1, 2, 2 }, { 1, 0, 1, 1, 1, 0 }, -1, "record 2 of '%s' is no pair: it has 2 answers, of one side" },
+		    { { 0, 0, 1, 2, 2, 3 }, { 1, 0, 1, 1, 0, 1 }, -1, "record 2 of '%s' has one answer alone, and those before it have not" },
+		    { { 0, 1, 2, 2, 3, 4 }, { 1, 0, 1, 0, 0, 1 }, -1, "record 3 of '%s' has two answers" },
+		    { { 0, 0, 1, 1, 2, 2 }, { 1, 0, 1, 0, 1, 0 }, 3, "record 2 of '%s' has an answer without a token to learn from" } };
+	struct dataset d;
+	struct err e = ERR_INIT;
+	char says[300];
+
+	ck_assert_int_eq(load(&d, bad[_i].pair, bad[_i].side, bad[_i].cut, &e), -1);
+	snprintf(says, sizeof(says), bad[_i].says, at("pairs.lps"));
+	ck_assert_msg(e.code == LP_DATA && strstr(e.msg, says), "%s", e.msg);
+	dataset_release(&d);
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("data");
@@ -133,8 +243,13 @@ int main(void)
 	tcase_add_test(t, test_any_place);
 	tcase_add_test(t, test_plain);
 	tcase_add_test(t, test_append);
+	tcase_add_test(t, test_pairs);
+	tcase_add_test(t, test_labels);
+	tcase_add_loop_test(t, test_no_pairs, 0, 5);
 	suite_add_tcase(s, t);
+	scratch_open();
 	srunner_run_all(r, CK_NORMAL);
+	scratch_close();
 	failed = srunner_ntests_failed(r);
 	srunner_free(r);
 	return failed ? 1 : 0;

@@ -93,12 +93,13 @@ static void check_heldout(struct run *r, const struct st_file *f, int64_t step, 
 {
 	const int64_t *steps = need(f, "heldout.step")->data;
 	struct err e = ERR_INIT;
+	struct told told;
 	double loss, want;
 
 	for (size_t i = 0; i < 4; i++)
 		if (steps[i] == step) {
 			want = ((const double *)need(f, "heldout.loss")->data)[i];
-			must(run_evaluate(r, &r->evals[0].d, &loss, &e) == 0, &e);
+			must(run_evaluate(r, &r->evals[0].d, NULL, &loss, &told, &e) == 0, &e);
 			printf("  step %lld held-out %.6f, PyTorch %.6f\n", (long long)step, loss, want);
 			ck_assert_double_eq_tol(loss / want, 1, tolerance);
 		}
