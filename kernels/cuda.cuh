@@ -81,6 +81,7 @@ kn_kv_append_fn kn_kv_append_cuda;
 kn_attn_decode_fn kn_attn_decode_cuda;
 kn_swiglu_fwd_fn kn_swiglu_fwd_cuda;
 kn_swiglu_bwd_fn kn_swiglu_bwd_cuda;
+kn_gated_fn kn_gated_fwd_cuda, kn_gated_bwd_cuda;
 kn_xent_segment_fn kn_xent_segment_cuda;
 kn_xent_end_fn kn_xent_end_cuda;
 kn_xent_whole_fn kn_xent_whole_cuda;

@@ -346,6 +346,8 @@ static const struct kn_ops cuda_ops(void)
 	k.attn_decode = kn_attn_decode_cuda;
 	k.swiglu_fwd = kn_swiglu_fwd_cuda;
 	k.swiglu_bwd = kn_swiglu_bwd_cuda;
+	k.gated_fwd = kn_gated_fwd_cuda;
+	k.gated_bwd = kn_gated_bwd_cuda;
 	k.xent_segment = kn_xent_segment_cuda;
 	k.xent_end = kn_xent_end_cuda;
 	k.xent_whole = kn_xent_whole_cuda;

@@ -24,6 +24,7 @@
 #include "kernels/dropout.h"
 #include "kernels/embed.h"
 #include "kernels/fp8.h"
+#include "kernels/gated.h"
 #include "kernels/gemm.h"
 #include "kernels/nf4.h"
 #include "kernels/pick.h"
@@ -85,6 +86,7 @@ struct kn_ops {
 	kn_attn_decode_fn *attn_decode;
 	kn_swiglu_fwd_fn *swiglu_fwd;
 	kn_swiglu_bwd_fn *swiglu_bwd;
+	kn_gated_fn *gated_fwd, *gated_bwd;
 	kn_xent_segment_fn *xent_segment;
 	kn_xent_end_fn *xent_end;
 	kn_xent_whole_fn *xent_whole;

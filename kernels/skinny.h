@@ -7,8 +7,9 @@
  * activation type with row stride ldw. y may be add.
  *
  * Error: sums of fp32. The CPU takes W's elements as nf4.h dequantises them. CUDA rounds NF4's sixteen levels to bf16
- * once, multiplies the scale of a block of 64 in fp32 to the block's sum; A is rounded to bf16, B is not. So against
- * fp64 |err| <= (2^-9 + (in + rank + 2) 2^-24) (sum |x w| + scale sum |x a| |b|), and one rounding to y's type (a gate
+ * once, multiplies the scale of a block of 64 in fp32 to the block's sum; A is rounded to bf16, B is not, or it and x A^T are pairs of
+ * bf16 whose products lack 3 2^-18 of themselves. So against
+ * fp64 |err| <= (2^-9 + 2^-16 + (in + rank + 4) 2^-24) (sum |x w| + scale sum |x a| |b|), and one rounding to y's type (a gate
  * passes on at most 1.1 of its input's error, and its factors are not rounded before it).
  * A row's bits follow from its own x, from the shapes (in, out, parts, rank) and from the planned number of rows: neither
  * from T nor from the other rows. No atomics on floats. */

@@ -134,6 +134,29 @@ static void restore_inner(struct engine *g, int64_t i, enum linear_group k, void
 		g->dev->k.copy_rows(g->dev, act_at(g->dev, x, w->in), w->ld, s, w->pad, t, w->pad);
 }
 
+/* What linear_bwd does of the down projection, and the gradients of g and u: in the product of dy W where nothing comes between.
+ * again: h is formed once more. */
+static void down_bwd(struct engine *g, const struct back *k, const struct acts *a, bool again)
+{
+	struct device *d = g->dev;
+	const struct wgroup *w = &g->w.layers[k->layer].grp[GRP_DOWN], *gu = &g->w.layers[k->layer].grp[GRP_GU];
+	const struct lora_group *l = engine_lora_group(g, k->layer, GRP_DOWN);
+	int64_t ldg = gu->out + gu->pad, f = g->w.desc.ffn;
+	void *h = again ? a->h : NULL, *dense;
+	struct edges at;
+
+	if (g->w.fp8 || (l && g->dropout_on)) {
+		linear_bwd(g, k, a->h, g->d_h, f);
+		d->k.swiglu_bwd(d, a->gu, ldg, g->d_h, h, w->ld, k->p.n, f);
+		return;
+	}
+	dense = engine_dense(g, k->layer, GRP_DOWN, &at);
+	if (l)
+		inner_bwd(g, k, a->h, &at);
+	d->k.gated_bwd(d, &(struct kn_gated){ .t = k->p.n, .f = f, .k = w->out + (l ? w->pad : 0), .x = k->dy, .ldx = k->ldy, .w = dense, .ldw = w->ld,
+	                                      .gu = a->gu, .ldg = ldg, .h = h, .ldh = w->ld, .dh = g->d_h });
+}
+
 static void mlp_bwd(struct engine *g, int64_t i, struct piece p)
 {
 	struct device *d = g->dev;
@@ -144,8 +167,7 @@ static void mlp_bwd(struct engine *g, int64_t i, struct piece p)
 	struct back down = { i, GRP_DOWN, d_res, g->ld_res, p }, gu = { i, GRP_GU, a.gu, 2 * m->ffn + lw->grp[GRP_GU].pad, p };
 
 	restore_inner(g, i, GRP_DOWN, a.h, a.s[GRP_DOWN], p.n);
-	linear_bwd(g, &down, a.h, g->d_h, m->ffn);
-	d->k.swiglu_bwd(d, a.gu, gu.ldy, g->d_h, is_lean(g, i) ? a.h : NULL, lw->grp[GRP_DOWN].ld, p.n, m->ffn);
+	down_bwd(g, &down, &a, is_lean(g, i));
 	linear_bwd_a(g, &down, a.h);
 	restore_inner(g, i, GRP_GU, a.y2, a.s[GRP_GU], p.n);
 	linear_bwd(g, &gu, a.y2, g->d_y, m->hidden);

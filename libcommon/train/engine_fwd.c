@@ -192,6 +192,26 @@ static void linear(struct engine *g, int64_t layer, enum linear_group grp, void 
 		d->k.bias_add(d, y, ldy, w->bias, p.n, w->out);
 }
 
+/* gu, and h: the activation is part of the product where nothing comes between. */
+static void linear_gated(struct engine *g, int64_t layer, const struct acts *a, struct piece p)
+{
+	struct device *d = g->dev;
+	const struct wgroup *w = &g->w.layers[layer].grp[GRP_GU];
+	int64_t f = g->w.desc.ffn, ldg = w->out + w->pad, ldh = g->w.layers[layer].grp[GRP_DOWN].ld;
+	struct edges at;
+	void *dense;
+
+	if (g->w.fp8 || w->bias) {
+		linear(g, layer, GRP_GU, a->y2, NULL, a->gu, ldg, p);
+		d->k.swiglu_fwd(d, a->h, ldh, a->gu, ldg, p.n, f);
+		return;
+	}
+	dense = engine_dense(g, layer, GRP_GU, &at);
+	lora_down(g, layer, GRP_GU, a->y2, &at, p);
+	d->k.gated_fwd(d, &(struct kn_gated){ .t = p.n, .f = f, .k = engine_lora_group(g, layer, GRP_GU) ? w->ld : w->in, .x = a->y2, .ldx = w->ld, .w = dense, .ldw = w->ld,
+	                                      .gu = a->gu, .ldg = ldg, .h = a->h, .ldh = ldh });
+}
+
 /* A group's inner values alone. */
 static void inner_again(struct engine *g, int64_t layer, enum linear_group grp, void *x, struct piece p)
 {
@@ -287,8 +307,7 @@ void engine_feed(struct engine *g, int64_t i, struct piece p, bool again)
 
 	linear(g, i, GRP_O, a.o, stream_at(g, i, p.from), a.x2, m->hidden, p);
 	engine_norm2(g, i, p);
-	linear(g, i, GRP_GU, a.y2, NULL, a.gu, ld_out(g, GRP_GU), p);
-	g->dev->k.swiglu_fwd(g->dev, a.h, ld_in(g, GRP_DOWN), a.gu, ld_out(g, GRP_GU), p.n, m->ffn);
+	linear_gated(g, i, &a, p);
 	if (again) /* backward wants no output of the layer, only what its last adapter saw */
 		inner_again(g, i, GRP_DOWN, a.h, p);
 	else

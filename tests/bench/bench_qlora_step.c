@@ -30,10 +30,11 @@ struct conf {
 
 static struct device *dev;
 static struct kn_ops real;
-static double spent[16];
+static double spent[17];
 static int64_t waits;
 static const char *const part_names[] = { "gemm, large", "adapters, down", "attention", "dequantisation", "norms and biases", "rotary", "activation", "loss",
-	                                  "optimiser", "rows and copies", "adapters, inner gradients", "adapters, outer gradients", "rows to 8 bits", "adapters through masks", "squares", "embedding's gradient" };
+	                                  "optimiser", "rows and copies", "adapters, inner gradients", "adapters, outer gradients", "rows to 8 bits", "adapters through masks", "gemm with activation",
+	                                  "squares", "embedding's gradient" };
 
 static double begin(void)
 {
@@ -125,6 +126,14 @@ static void t_act_bwd(struct device *d, void *gu, int64_t ldg, const void *dh, v
 {
 	TIMED(6, real.swiglu_bwd(d, gu, ldg, dh, h, ldh, t, f));
 }
+static void t_gated_fwd(struct device *d, const struct kn_gated *a)
+{
+	TIMED(14, real.gated_fwd(d, a));
+}
+static void t_gated_bwd(struct device *d, const struct kn_gated *a)
+{
+	TIMED(14, real.gated_bwd(d, a));
+}
 static void t_xent_segment(struct device *d, const struct kn_xent *x, void *z, int64_t ldz, const void *w, int64_t first, int64_t count)
 {
 	TIMED(7, real.xent_segment(d, x, z, ldz, w, first, count));
@@ -148,11 +157,11 @@ static void t_col_sums(struct device *d, float *out, const void *a, int64_t lda,
 }
 static void t_add_squares(struct device *d, const void *x, enum dtype dt, int64_t n, double *out)
 {
-	TIMED(14, real.add_squares(d, x, dt, n, out));
+	TIMED(15, real.add_squares(d, x, dt, n, out));
 }
 static void t_embed_bwd(struct device *d, float *grad, const int32_t *ids, const int32_t *by_id, const int32_t *run, const void *dx, int64_t ld, int64_t t, int64_t c)
 {
-	TIMED(15, real.embed_bwd(d, grad, ids, by_id, run, dx, ld, t, c));
+	TIMED(16, real.embed_bwd(d, grad, ids, by_id, run, dx, ld, t, c));
 }
 static void t_rows(struct device *d, void *y, const void *x, const int32_t *idx, int64_t n, int64_t c)
 {
@@ -208,6 +217,8 @@ static void watch_parts(struct device *d)
 	d->k.rope = t_rope;
 	d->k.swiglu_fwd = t_act_fwd;
 	d->k.swiglu_bwd = t_act_bwd;
+	d->k.gated_fwd = t_gated_fwd;
+	d->k.gated_bwd = t_gated_bwd;
 	d->k.xent_segment = t_xent_segment;
 	d->k.xent_end = t_xent_end;
 	d->k.xent_whole = t_xent_whole;

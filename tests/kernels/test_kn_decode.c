@@ -24,6 +24,8 @@ static const struct skinny_case skinny_cases[] = {
 	{ 33, 14336, { 256 }, 16, false, false }, { 1, 256, { 4224 }, 0, true, false }, { 12, 512, { 80 }, 16, true, false }, { 30, 256, { 64, 64 }, 8, true, true },
 	{ 3, 50, { 9, 9 }, 2, false, true, true }, { 8, 4096, { 64, 16, 16 }, 16, false, false, true }, { 16, 256, { 4256 }, 5, false, false, true },
 	{ 1, 1280, { 2112, 2112 }, 16, false, true, true }, { 64, 1280, { 64, 64 }, 16, false, true, true },
+	{ 64, 2048, { 512, 128, 128 }, 16, false, false }, { 20, 768, { 272 }, 24, false, false }, { 64, 512, { 320, 320 }, 64, false, true },
+	{ 48, 1024, { 304, 16, 48 }, 0, false, false, true }, { 64, 4096, { 576, 576 }, 12, false, true },
 };
 
 struct skinny_host {
@@ -146,7 +148,7 @@ static double skinny_value(const struct skinny_case *c, const struct skinny_host
 		}
 		v += b * inner, sum += fabs(b) * abs_inner;
 	}
-	*bound = ((ulp ? 0x1p-9 : 0) + (double)(c->in + c->rank + 4) * 0x1p-24) * sum;
+	*bound = ((ulp ? 0x1p-9 + 0x1p-16 : 0) + (double)(c->in + c->rank + 4) * 0x1p-24) * sum;
 	return v;
 }
 

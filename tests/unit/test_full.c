@@ -213,7 +213,7 @@ static float *three_steps(const struct train_config *c, struct run *r)
 	return end;
 }
 
-/* Nothing kept, or all; one thread, or three. */
+/* Nothing kept, or all, and between; one thread, or three. */
 START_TEST(test_plan_changes_no_bit)
 {
 	const char *stream;
@@ -221,7 +221,7 @@ START_TEST(test_plan_changes_no_bit)
 	struct train_config c;
 	struct run all, some;
 	float *want, *got;
-	uint64_t most;
+	uint64_t least, most;
 	int64_t again = 0;
 
 	if (refused())
@@ -231,14 +231,13 @@ START_TEST(test_plan_changes_no_bit)
 	want = three_steps(&c, &all);
 	most = engine_bytes(&all.g);
 	c.threads = 3;
-	for (uint64_t k = 100; k >= 40; k -= 4) {
-		c.memory = all.dev.overhead + most / 100 * k;
-		if (run_prepare(&some, &c, true, &e) < 0) {
-			ck_assert_int_eq(e.code, LP_DEVICE);
-			run_release(&some);
-			break;
-		}
-		run_release(&some);
+	c.memory = all.dev.overhead + 1;
+	ck_assert_int_eq(run_prepare(&some, &c, true, &e), -1);
+	ck_assert_int_eq(e.code, LP_DEVICE);
+	least = engine_bytes(&some.g);
+	run_release(&some);
+	for (uint64_t k = 0; k < 8; k++) {
+		c.memory = all.dev.overhead + least + (most - least) / 8 * k;
 		got = three_steps(&c, &some);
 		ck_assert_mem_eq(want, got, (size_t)run_params(&all) * sizeof(*want));
 		again += engine_again(&some.g);
@@ -273,7 +272,7 @@ START_TEST(test_states_away)
 	struct run all, some;
 	struct step_result res;
 	float *want, *got;
-	uint64_t most;
+	uint64_t least, most;
 	int away = 0;
 
 	if (refused())
@@ -282,12 +281,13 @@ START_TEST(test_states_away)
 	c = config(_i, &stream);
 	want = three_steps(&c, &all);
 	most = engine_bytes(&all.g);
-	for (uint64_t k = 96; k >= 20; k -= 4) {
+	must(run_prepare(&some, &c, true, &e) == 0, &e);
+	ck_assert(!plan_apart(&some, 1));
+	least = engine_bytes(&some.g);
+	run_release(&some);
+	for (uint64_t k = 0; k < 8; k++) {
 		must(run_prepare(&some, &c, true, &e) == 0, &e);
-		if (!plan_apart(&some, most / 100 * k)) {
-			run_release(&some);
-			break;
-		}
+		ck_assert(plan_apart(&some, least + (most - least) / 8 * k));
 		must(run_load(&some, &e) == 0, &e);
 		for (int64_t s = 0; s < 3; s++)
 			step(&some, s, &res);
