@@ -21,6 +21,7 @@
 #include "kernels/adapter.h"
 #include "kernels/attn.h"
 #include "kernels/basis.h"
+#include "kernels/dora.h"
 #include "kernels/dropout.h"
 #include "kernels/embed.h"
 #include "kernels/fp8.h"
@@ -117,6 +118,12 @@ struct kn_ops {
 	kn_adapter_outer_fn *adapter_down, *adapter_outer, *adapter_through;
 	kn_adapter_grad_fn *adapter_grad;
 	kn_adapter_scratch_fn *adapter_scratch;
+	kn_row_squares_fn *row_squares;
+	kn_dora_factors_fn *dora_factors;
+	kn_dora_out_fn *dora_out;
+	kn_dora_back_fn *dora_back;
+	kn_dora_gate_fn *dora_gate_fwd, *dora_gate_bwd;
+	kn_dora_rest_fn *dora_rest;
 	kn_skinny_fn *skinny; /* may be NULL where few is 0 */
 	kn_skinny_scratch_fn *skinny_scratch;
 	kn_pick_fn *pick;

@@ -39,7 +39,7 @@ static void open_tables(struct device *d)
 struct skinny {
 	const bf16 *x, *add, *dense;
 	bf16 *y;
-	const float *bias;
+	const float *factor, *bias;
 	int64_t ldx, ldy, ldw;
 	int t, in, out, f; /* f: outputs of the gate, 0: none */
 	int n, row[KN_PARTS], end[KN_PARTS];
@@ -251,6 +251,12 @@ static __device__ __forceinline__ float adapter_part(const struct skinny &a, int
 			sum += __ldg(b + r) * s[r * cols];
 	}
 	return a.scale * sum;
+}
+
+/* With the adapters' part, if any: output row i. */
+static __device__ __forceinline__ float scaled(const struct skinny &a, int i, float v)
+{
+	return a.factor ? v * __ldg(a.factor + i) : v;
 }
 
 /* Row i of B comes nearer. */

@@ -615,11 +615,14 @@ static __device__ __forceinline__ void finish(const struct skinny &a, const stru
 		if (col >= all)
 			continue;
 		gather4(v, from, s.blocks);
+#pragma unroll
+		for (int k = 0; k < 4; k++)
+			v[k] = scaled(a, col + k, v[k]);
 		if (a.f) {
 			gather4(u, from + 8, s.blocks);
 #pragma unroll
 			for (int k = 0; k < 4; k++)
-				v[k] = gated(v[k], u[k]);
+				v[k] = gated(v[k], scaled(a, col + a.f + k, u[k]));
 		}
 		if (a.bias)
 #pragma unroll

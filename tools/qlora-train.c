@@ -20,7 +20,7 @@ static struct {
 	struct opt_list evals;
 	double project_scale, beta, smoothing, margin, desirable, undesirable, alpha, dropout, neftune, epochs, lr, warmup_ratio, decay_ratio, weight_decay, lora_plus_ratio, max_grad_norm, beta1, beta2, eps, min_delta, peak_tflops;
 	uint64_t memory, host_memory;
-	bool rslora, restore_best, extend, dry_run, eval_only, advise, smoke, allow_long;
+	bool rslora, dora, restore_best, extend, dry_run, eval_only, advise, smoke, allow_long;
 } o = {
 	.method = "sft", .beta = -1, .smoothing = -1, .margin = -1, .desirable = -1, .undesirable = -1, .update = "lora", .train_embeddings = "auto", .train_head = "auto", .quant = "nf4", .targets = "all", .schedule = "cosine", .decay_shape = "cosine", .optimizer = "adamw", .nonfinite = "stop", .eval_every = "0", .save_every = "0", .sample_every = "0", .sample_tokens = 64, .task = "any",
 	.device = "auto", .compute = "auto", .rank = 16, .project_every = 200, .project_scale = 0.25, .alpha = 16, .batch = 2, .accumulate = 4, .epochs = 3, .lr = 2e-4, .warmup_steps = -1,
@@ -52,6 +52,7 @@ static struct opt options[] = {
 	{ OPT_F64, "project-scale", 0, &o.project_scale, "X", "galore: what an update is scaled by on its way back", .min = 1e-6, .max = 1e6 },
 	{ OPT_F64, "alpha", 0, &o.alpha, "X", "the adapter is scaled by alpha / rank", .min = 1e-6, .max = 1e6 },
 	{ OPT_FLAG, "rslora", 0, &o.rslora, 0, "scale by alpha / sqrt(rank)" },
+	{ OPT_FLAG, "dora", 0, &o.dora, 0, "DoRA: a trained magnitude for each output of a projection beside its adapter" },
 	{ OPT_F64, "dropout", 0, &o.dropout, "P", "dropout of the adapter's input", .min = 0, .max = 0.99 },
 	{ OPT_F64, "neftune", 0, &o.neftune, "X", "NEFTune: noise of X / sqrt(tokens * width) on embeddings, 5 for one (0: none)", .min = 0, .max = 1e6 },
 	{ OPT_STR, "targets", 0, &o.targets, "WHICH", "projections with an adapter: q_proj,k_proj,..., all, or a regular expression" },
@@ -160,7 +161,7 @@ static bool trains_base(void)
 /* Weights of the base that are trained, and options that go with something else. */
 static int configure_update(struct train_config *c, struct err *e)
 {
-	static const char *const adapters[] = { "alpha", "rslora", "dropout", "targets", "layers", "lora-plus-ratio" };
+	static const char *const adapters[] = { "alpha", "rslora", "dora", "dropout", "targets", "layers", "lora-plus-ratio" };
 	bool galore = strcmp(o.update, "galore") == 0;
 
 	if (!galore && (opt_given(&spec, "project-every") || opt_given(&spec, "project-scale")))
@@ -209,7 +210,7 @@ static int configure(struct train_config *c, int argc, char **argv, struct err *
 	*c = (struct train_config){ .model = o.model, .streams = (const char *const *)argv + 1, .n_streams = (size_t)argc - 1, .weights = o.weights, .evals = o.evals.items, .n_evals = o.evals.n, .adapter = o.adapter,
 		.out = opt_common.output, .device = o.device, .compute = o.compute, .threads = o.threads, .memory = o.memory, .host_memory = o.host_memory, .nf4 = strcmp(o.quant, "nf4") == 0,
 		.force = opt_common.force, .extend = o.extend, .restore_best = o.restore_best, .eval_only = o.eval_only, .allow_long = o.allow_long, .rank = o.rank, .alpha = o.alpha, .targets = o.targets, .layers = o.layers, .dropout = o.dropout, .neftune = o.neftune,
-		.rslora = o.rslora, .batch = o.batch, .accumulate = o.accumulate, .max_steps = o.max_steps, .max_len = o.max_len, .epochs = o.epochs,
+		.rslora = o.rslora, .dora = o.dora, .batch = o.batch, .accumulate = o.accumulate, .max_steps = o.max_steps, .max_len = o.max_len, .epochs = o.epochs,
 		.lr = o.lr, .warmup_ratio = o.warmup_ratio, .decay_steps = o.decay_steps, .decay_ratio = o.decay_ratio, .max_grad_norm = o.max_grad_norm, .warmup_steps = o.warmup_steps,
 		.optim = { .beta1 = o.beta1, .beta2 = o.beta2, .eps = o.eps, .weight_decay = o.weight_decay, .b_rate = o.lora_plus_ratio == 1 ? 0 : o.lora_plus_ratio }, .seed = (uint64_t)o.seed,
 		.prompts = o.prompts, .tag = o.tag, .data_version = o.data_version, .tensorboard = o.tensorboard, .dump_batch = o.dump_batch, .peak_tflops = o.peak_tflops, .sample_tokens = o.sample_tokens, .log_every = o.log_every, .schedule_steps = o.schedule_steps,

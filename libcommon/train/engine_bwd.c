@@ -40,9 +40,32 @@ static void inner_bwd(struct engine *g, const struct back *k, const void *x, con
 	d->k.adapter_grad(d, &a);
 }
 
+/* linear_bwd of a group with magnitudes, which leaves du in dy's place: of what they scale, and with dropout of all but what goes
+ * through the masks, the gradient is dy itself. */
+static void dora_bwd(struct engine *g, struct back *k, const void *x, void *dx, int64_t ld_dx)
+{
+	struct device *d = g->dev;
+	const struct wgroup *w = &g->w.layers[k->layer].grp[k->grp];
+	const void *dense = NULL;
+	struct edges at;
+
+	if (dx)
+		dense = engine_dense(g, k->layer, k->grp, &at);
+	else
+		at = engine_edges(g, k->layer, k->grp);
+	if (dx && g->dropout_on)
+		d->k.gemm(d, false, false, k->p.n, w->in, w->out, 1, k->dy, k->ldy, dense, w->ld, 0, NULL, dx, ld_dx, false);
+	engine_dora_scale(g, k->layer, k->grp, &k->dy, &k->ldy, k->p);
+	inner_bwd(g, k, x, &at);
+	if (dx && g->dropout_on)
+		engine_dora_through(g, k->layer, k->grp, k->dy, k->ldy, dense, &at, dx, ld_dx, k->p);
+	else if (dx)
+		d->k.gemm(d, false, false, k->p.n, w->in, w->out + w->pad, 1, k->dy, k->ldy, dense, w->ld, 0, NULL, dx, ld_dx, false);
+}
+
 /* From dy, and the inner values behind the rows of x: d_s = dy scale B behind dy's rows, dB, and dx (T, in), row stride
  * ld_dx, unless it is NULL. */
-static void linear_bwd(struct engine *g, const struct back *k, const void *x, void *dx, int64_t ld_dx)
+static void linear_bwd(struct engine *g, struct back *k, const void *x, void *dx, int64_t ld_dx)
 {
 	struct device *d = g->dev;
 	const struct wgroup *w = &g->w.layers[k->layer].grp[k->grp];
@@ -53,6 +76,10 @@ static void linear_bwd(struct engine *g, const struct back *k, const void *x, vo
 
 	if (!l && !dx)
 		return;
+	if (engine_is_dora(g, k->layer, k->grp)) {
+		dora_bwd(g, k, x, dx, ld_dx);
+		return;
+	}
 	if (dx && !g->w.fp8)
 		dense = engine_dense(g, k->layer, k->grp, &at);
 	else
@@ -136,7 +163,7 @@ static void restore_inner(struct engine *g, int64_t i, enum linear_group k, void
 
 /* What linear_bwd does of the down projection, and the gradients of g and u: in the product of dy W where nothing comes between.
  * again: h is formed once more. */
-static void down_bwd(struct engine *g, const struct back *k, const struct acts *a, bool again)
+static void down_bwd(struct engine *g, struct back *k, const struct acts *a, bool again)
 {
 	struct device *d = g->dev;
 	const struct wgroup *w = &g->w.layers[k->layer].grp[GRP_DOWN], *gu = &g->w.layers[k->layer].grp[GRP_GU];
@@ -145,9 +172,12 @@ static void down_bwd(struct engine *g, const struct back *k, const struct acts *
 	void *h = again ? a->h : NULL, *dense;
 	struct edges at;
 
-	if (g->w.fp8 || (l && g->dropout_on)) {
+	if (g->w.fp8 || (l && g->dropout_on) || engine_is_dora(g, k->layer, GRP_DOWN) || engine_is_dora(g, k->layer, GRP_GU)) {
 		linear_bwd(g, k, a->h, g->d_h, f);
-		d->k.swiglu_bwd(d, a->gu, ldg, g->d_h, h, w->ld, k->p.n, f);
+		if (engine_dora_gates(g, k->layer))
+			engine_dora_gate_bwd(g, k->layer, k->p, again);
+		else
+			d->k.swiglu_bwd(d, a->gu, ldg, g->d_h, h, w->ld, k->p.n, f);
 		return;
 	}
 	dense = engine_dense(g, k->layer, GRP_DOWN, &at);
@@ -236,6 +266,8 @@ static void layer_bwd(struct engine *g, int64_t i, const struct microbatch *b)
 	engine_attn_shape(g, i, b, &s);
 	g->dev->k.attn_bwd(g->dev, &s, a->qkv, engine_k(g, a->qkv), engine_v(g, a->qkv), a->o, a->lse, g->d_o, g->d_qkv, engine_k(g, g->d_qkv), engine_v(g, g->d_qkv));
 	engine_rotate(g, g->d_qkv, s.ldq, t, true);
+	if (engine_is_dora(g, i, GRP_QKV) && !g->dropout_on) /* magnitudes' gradients want q and k as their products gave them */
+		engine_rotate(g, a->qkv, s.ldq, t, true);
 	for (int64_t from = 0; from < t; from += each)
 		qkv_bwd(g, i, engine_piece(g, from, t), s.ldq, g->keep[i].how == KEEP_NONE && t > each);
 }

@@ -48,7 +48,7 @@ static void describe_update(const struct run *r, struct sb *out)
 	if (r->optim.galore)
 		sb_addf(out, "galore     rank %lld, directions every %lld steps, scale %g\n", (long long)r->galore.rank, (long long)r->galore.every, r->galore.scale);
 	if (!run_makes_model(r))
-		sb_addf(out, "adapter    LoRA r %lld, alpha %g, alpha/r %g, dropout %g\n", (long long)r->lora.rank, r->lora.alpha, (double)r->lora.scale, r->lora.dropout);
+		sb_addf(out, "adapter    %s r %lld, alpha %g, alpha/r %g, dropout %g\n", r->lora.dora ? "DoRA" : "LoRA", (long long)r->lora.rank, r->lora.alpha, (double)r->lora.scale, r->lora.dropout);
 	else
 		sb_addf(out, "update     the weights themselves, %s%s%s; gradients in %s\n", r->dev.act == DT_F32 ? "in fp32" : "bf16 with the rest of fp32 beside it",
 		        t->embed < 0 ? ", but for the embedding" : "", t->head < 0 ? ", but for the head" : "",

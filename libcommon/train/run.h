@@ -33,7 +33,7 @@ struct train_config {
 	const char *scores;                /* eval_only: file for what each answer gets in JSONL, or NULL */
 	bool base_reference;               /* its reference is the model without adapter, even where the run starts from one */
 	double neftune;                    /* alpha of the noise on embeddings, 0: none */
-	bool rslora;
+	bool rslora, dora;
 	unsigned trained;                  /* weights of the base that are trained (TRAIN_*); with the layers there is no adapter */
 	int64_t galore_rank, galore_every; /* directions that gradients of trained layers are projected on, 0: they are not; steps between choosing them */
 	double galore_scale;
