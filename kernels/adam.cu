@@ -88,18 +88,40 @@ static __device__ __forceinline__ struct kn_adam_seg find(const struct kn_adam_s
 	return segs[lo];
 }
 
+/* A parameter, fp32 or of two halves. */
+static __device__ __forceinline__ float get(const struct kn_adam_seg &s, const struct kn_adam_arrays &x, int64_t i)
+{
+	if (s.rest < 0)
+		return ((const float *)s.p)[i];
+	return __uint_as_float(((uint32_t)((const uint16_t *)s.p)[i] << 16) + (uint32_t)(int32_t)x.rest[s.rest + i]);
+}
+
+static __device__ __forceinline__ void put(const struct kn_adam_seg &s, const struct kn_adam_arrays &x, int64_t i, float p)
+{
+	uint32_t u = __float_as_uint(p);
+
+	if (s.rest < 0) {
+		((float *)s.p)[i] = p;
+		return;
+	}
+	((uint16_t *)s.p)[i] = (uint16_t)((u + 0x8000u) >> 16);
+	x.rest[s.rest + i] = (int16_t)(uint16_t)u;
+}
+
 static __global__ void __launch_bounds__(THREADS) adam_kernel(const struct kn_adam_seg *segs, int n_segs, const struct kn_adam_arrays x, const struct coef c)
 {
 	__shared__ float ms[256], vs[256], shared[33];
 	struct kn_adam_seg s = find(segs, n_segs, blockIdx.x);
 	int64_t b = blockIdx.x - s.block, i = b * THREADS + threadIdx.x;
 	bool in = i < s.n;
-	float scale, g = 0, m = 0, v = 0, *p = x.p + s.at + i;
+	float scale, g = 0, m = 0, v = 0, p = 0;
 
 	if (!grad_scale(c, &scale)) /* the same for all threads */
 		return;
-	if (in)
-		g = __fmul_rn(x.g[s.at + i], scale);
+	if (in) {
+		g = __fmul_rn(s.g_act ? act_up(((const act_t *)s.g)[i]) : ((const float *)s.g)[i], scale);
+		p = get(s, x, i);
+	}
 	if (!s.eight) {
 		if (!in)
 			return;
@@ -108,7 +130,7 @@ static __global__ void __launch_bounds__(THREADS) adam_kernel(const struct kn_ad
 		v = __fadd_rn(__fmul_rn(x.v[s.state + i], c.b2), __fmul_rn(__fmul_rn(g, g), c.b2c));
 		x.m[s.state + i] = m;
 		x.v[s.state + i] = v;
-		*p = update(*p, m, v, c);
+		put(s, x, i, update(p, m, v, c));
 		return;
 	}
 	ms[threadIdx.x] = map_signed[threadIdx.x];
@@ -117,7 +139,7 @@ static __global__ void __launch_bounds__(THREADS) adam_kernel(const struct kn_ad
 	if (in) {
 		m = __fadd_rn(__fmul_rn(__fmul_rn(ms[x.m8[s.state + i]], x.m_max[s.scale + b]), c.b1), __fmul_rn(c.b1c, g));
 		v = __fadd_rn(__fmul_rn(__fmul_rn(vs[x.v8[s.state + i]], x.v_max[s.scale + b]), c.b2), __fmul_rn(__fmul_rn(c.b2c, g), g));
-		*p = update(*p, m, v, c);
+		put(s, x, i, update(p, m, v, c));
 	}
 	store(m, in, ms, x.m8 + s.state + i, &x.m_max[s.scale + b], shared);
 	store(v, in, vs, x.v8 + s.state + i, &x.v_max[s.scale + b], shared);

@@ -336,6 +336,7 @@ static const struct kn_ops cuda_ops(void)
 	k.gemm = kn_gemm_cuda;
 	k.embed_fwd = kn_embed_fwd_cuda;
 	k.embed_host = kn_embed_host_cuda;
+	k.embed_bwd = kn_embed_bwd_cuda;
 	k.rmsnorm_fwd = kn_rmsnorm_fwd_cuda;
 	k.rmsnorm_bwd = kn_rmsnorm_bwd_cuda;
 	k.rope = kn_rope_cuda;
@@ -349,6 +350,7 @@ static const struct kn_ops cuda_ops(void)
 	k.gated_bwd = kn_gated_bwd_cuda;
 	k.xent_segment = kn_xent_segment_cuda;
 	k.xent_end = kn_xent_end_cuda;
+	k.xent_whole = kn_xent_whole_cuda;
 	k.pref_values = kn_pref_values_cuda;
 	k.pref_loss = kn_pref_loss_cuda;
 	k.pref_rows = kn_pref_rows_cuda;
@@ -363,7 +365,11 @@ static const struct kn_ops cuda_ops(void)
 	k.to_host = kn_to_host_cuda;
 	k.sum_squares = kn_sum_squares_cuda;
 	k.sum = kn_sum_cuda;
+	k.add_squares = kn_add_squares_cuda;
+	k.col_sums = kn_col_sums_cuda;
 	k.adam = kn_adam_cuda;
+	k.basis = kn_basis_cuda;
+	k.add_update = kn_add_update_cuda;
 	k.nf4_quant = kn_nf4_quant_cuda;
 	k.nf4_dequant = kn_nf4_dequant_cuda;
 	k.convert = kn_convert_cuda;
@@ -501,6 +507,7 @@ extern "C" __attribute__((visibility("default"))) int device_open_cuda(struct de
 	d->k.attn_scratch = planned.attn_scratch;
 	d->k.decode_scratch = planned.decode_scratch;
 	d->k.adapter_scratch = planned.adapter_scratch;
+	d->k.basis_scratch = planned.basis_scratch;
 	d->k.skinny_scratch = planned.skinny_scratch;
 	cudaMemGetInfo(&avail, &total);
 	d->free_bytes = avail;

@@ -161,6 +161,7 @@ static const struct kn_ops cpu_ops = {
 	.gemm = kn_gemm_cpu,
 	.embed_fwd = kn_embed_fwd_cpu,
 	.embed_host = kn_embed_host_cpu,
+	.embed_bwd = kn_embed_bwd_cpu,
 	.rmsnorm_fwd = kn_rmsnorm_fwd_cpu,
 	.rmsnorm_bwd = kn_rmsnorm_bwd_cpu,
 	.rope = kn_rope_cpu,
@@ -176,6 +177,7 @@ static const struct kn_ops cpu_ops = {
 	.gated_bwd = kn_gated_bwd_cpu,
 	.xent_segment = kn_xent_segment_cpu,
 	.xent_end = kn_xent_end_cpu,
+	.xent_whole = kn_xent_whole_cpu,
 	.pref_values = kn_pref_values_cpu,
 	.pref_loss = kn_pref_loss_cpu,
 	.pref_rows = kn_pref_rows_cpu,
@@ -190,7 +192,12 @@ static const struct kn_ops cpu_ops = {
 	.to_host = kn_to_host_cpu,
 	.sum_squares = kn_sum_squares_cpu,
 	.sum = kn_sum_cpu,
+	.add_squares = kn_add_squares_cpu,
+	.col_sums = kn_col_sums_cpu,
 	.adam = kn_adam_cpu,
+	.basis = kn_basis_cpu,
+	.basis_scratch = kn_basis_scratch_cpu,
+	.add_update = kn_add_update_cpu,
 	.nf4_quant = kn_nf4_quant_cpu,
 	.nf4_dequant = kn_nf4_dequant_cpu,
 	.convert = kn_convert_cpu,
@@ -240,6 +247,7 @@ static void describe_cuda(struct device *d, enum dtype act)
 	d->k.attn_scratch = kn_attn_scratch_cuda;
 	d->k.decode_scratch = kn_decode_scratch_cuda;
 	d->k.adapter_scratch = kn_adapter_scratch_cuda;
+	d->k.basis_scratch = kn_basis_scratch_cuda;
 	d->k.skinny_scratch = kn_skinny_scratch_cuda;
 }
 

@@ -20,6 +20,7 @@
 #include "kernels/adam.h"
 #include "kernels/adapter.h"
 #include "kernels/attn.h"
+#include "kernels/basis.h"
 #include "kernels/dora.h"
 #include "kernels/dropout.h"
 #include "kernels/embed.h"
@@ -74,6 +75,7 @@ struct kn_ops {
 	kn_gemm_fn *gemm;
 	kn_embed_fwd_fn *embed_fwd;
 	kn_embed_host_fn *embed_host;
+	kn_embed_bwd_fn *embed_bwd;
 	kn_rmsnorm_fwd_fn *rmsnorm_fwd;
 	kn_rmsnorm_bwd_fn *rmsnorm_bwd;
 	kn_rope_fn *rope;
@@ -88,6 +90,7 @@ struct kn_ops {
 	kn_gated_fn *gated_fwd, *gated_bwd;
 	kn_xent_segment_fn *xent_segment;
 	kn_xent_end_fn *xent_end;
+	kn_xent_whole_fn *xent_whole;
 	kn_pref_values_fn *pref_values;
 	kn_pref_loss_fn *pref_loss;
 	kn_pref_rows_fn *pref_rows;
@@ -102,7 +105,12 @@ struct kn_ops {
 	kn_to_host_fn *to_host;
 	kn_sum_squares_fn *sum_squares;
 	kn_sum_fn *sum;
+	kn_add_squares_fn *add_squares;
+	kn_col_sums_fn *col_sums;
 	kn_adam_fn *adam;
+	kn_basis_fn *basis;
+	kn_basis_scratch_fn *basis_scratch;
+	kn_add_update_fn *add_update;
 	kn_nf4_quant_fn *nf4_quant;
 	kn_nf4_dequant_fn *nf4_dequant;
 	kn_convert_fn *convert;

@@ -176,3 +176,116 @@ void kn_sum_cuda(struct device *d, const double *x, int64_t n, double *out)
 	fold_kernel<<<1, SUM_BLOCKS, 0, c->stream>>>(c->partials, out, true);
 	cuda_launched(d, "sum");
 }
+
+/* --- squares of what is 16 bits or 32, and sums of columns --- */
+
+template <typename S>
+static __global__ void __launch_bounds__(THREADS) squares_kernel(const S *x, int64_t n, double *parts)
+{
+	__shared__ double shared[33];
+	int64_t per = (n + gridDim.x - 1) / gridDim.x, from = per * blockIdx.x, to = from + per < n ? from + per : n;
+	double s = 0;
+
+	for (int64_t i = from + threadIdx.x; i < to; i += THREADS) {
+		double v = (double)as_float(x + i);
+
+		s += v * v;
+	}
+	s = block_sum(s, shared);
+	if (threadIdx.x == 0)
+		parts[blockIdx.x] = s;
+}
+
+static __global__ void __launch_bounds__(THREADS) squares_eights(const act_t *x, int64_t n8, double *parts)
+{
+	__shared__ double shared[33];
+	int64_t per = (n8 + gridDim.x - 1) / gridDim.x, from = per * blockIdx.x, to = from + per < n8 ? from + per : n8;
+	double s = 0;
+
+	for (int64_t i = from + threadIdx.x; i < to; i += THREADS) {
+		f8 v = load8(x + 8 * i);
+
+#pragma unroll
+		for (int l = 0; l < 8; l++)
+			s += (double)v.v[l] * (double)v.v[l];
+	}
+	s = block_sum(s, shared);
+	if (threadIdx.x == 0)
+		parts[blockIdx.x] = s;
+}
+
+void kn_add_squares_cuda(struct device *d, const void *x, enum dtype dt, int64_t n, double *out)
+{
+	struct cuda_impl *c = cuda_of(d);
+
+	if (n == 0)
+		return;
+	if (dt == DT_F32)
+		squares_kernel<<<SUM_BLOCKS, THREADS, 0, c->stream>>>((const float *)x, n, c->partials);
+	else if (eights(x, n))
+		squares_eights<<<SUM_BLOCKS, THREADS, 0, c->stream>>>((const act_t *)x, n / 8, c->partials);
+	else
+		squares_kernel<<<SUM_BLOCKS, THREADS, 0, c->stream>>>((const act_t *)x, n, c->partials);
+	fold_kernel<<<1, SUM_BLOCKS, 0, c->stream>>>(c->partials, out, true);
+	cuda_launched(d, "add_squares");
+}
+
+/* A thread a column, a block row of the grid a part of the rows. */
+static __global__ void __launch_bounds__(THREADS) col_part_kernel(const act_t *a, int64_t lda, const act_t *b, int64_t ldb, const float *s, int64_t t, int64_t c, float *parts)
+{
+	int64_t j = (int64_t)blockIdx.x * THREADS + threadIdx.x, per = (t + COL_PARTS - 1) / COL_PARTS, from = per * blockIdx.y, to = from + per < t ? from + per : t;
+	float sum = 0;
+
+	if (j >= c)
+		return;
+	for (int64_t i = from; i < to; i++)
+		sum += b ? act_up(a[i * lda + j]) * (act_up(b[i * ldb + j]) * s[i]) : act_up(a[i * lda + j]);
+	parts[(int64_t)blockIdx.y * c + j] = sum;
+}
+
+static __global__ void __launch_bounds__(THREADS) col_fold_kernel(float *out, const float *parts, int64_t c)
+{
+	int64_t j = (int64_t)blockIdx.x * THREADS + threadIdx.x;
+	float sum = 0;
+
+	if (j >= c)
+		return;
+	for (int k = 0; k < COL_PARTS; k++)
+		sum += parts[(int64_t)k * c + j];
+	out[j] += sum;
+}
+
+void kn_col_sums_cuda(struct device *d, float *out, const void *a, int64_t lda, const void *b, int64_t ldb, const float *s, int64_t t, int64_t c, float *scratch)
+{
+	cudaStream_t st = cuda_of(d)->stream;
+	unsigned blocks = (unsigned)((c + THREADS - 1) / THREADS);
+
+	if (t == 0 || c == 0)
+		return;
+	col_part_kernel<<<dim3(blocks, COL_PARTS), THREADS, 0, st>>>((const act_t *)a, lda, (const act_t *)b, ldb, s, t, c, scratch);
+	col_fold_kernel<<<blocks, THREADS, 0, st>>>(out, scratch, c);
+	cuda_launched(d, "col_sums");
+}
+
+/* --- the embedding's gradient: a block a run of tokens of one id, and a part of the columns --- */
+
+static __global__ void __launch_bounds__(THREADS) embed_bwd_kernel(float *grad, const int32_t *ids, const int32_t *by_id, const int32_t *run, const act_t *dx, int64_t ld, int64_t c)
+{
+	int from = run[blockIdx.x], to = run[blockIdx.x + 1];
+	int64_t j = (int64_t)blockIdx.y * THREADS + threadIdx.x;
+	float sum = 0;
+
+	if (from >= to || j >= c)
+		return;
+	for (int i = from; i < to; i++)
+		sum += act_up(dx[(int64_t)by_id[i] * ld + j]);
+	grad[(int64_t)ids[by_id[from]] * c + j] += sum;
+}
+
+void kn_embed_bwd_cuda(struct device *d, float *grad, const int32_t *ids, const int32_t *by_id, const int32_t *run, const void *dx, int64_t ld, int64_t t, int64_t c)
+{
+	if (t == 0)
+		return;
+	embed_bwd_kernel<<<dim3((unsigned)t, (unsigned)((c + THREADS - 1) / THREADS)), THREADS, 0, cuda_of(d)->stream>>>(grad, ids, by_id, run, (const act_t *)dx, ld, c);
+	cuda_launched(d, "embed_bwd");
+}

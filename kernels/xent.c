@@ -92,3 +92,24 @@ void kn_xent_end_cpu(struct device *d, const struct kn_xent *x, double *loss, co
 			end_row((float *)x->dh + i * x->c, x->acc + i * x->c, x->c, (float)((double)scale / sum), (float)((double)scale * r->others / sum));
 	}
 }
+
+static double whole_row(float *z, int64_t v, int64_t target, float scale)
+{
+	float max = row_max(z, v), at_target = z[target];
+	double others = 0, sum;
+
+	z[target] = -INFINITY; /* e^z is 0 */
+	for (int64_t j = 0; j < v; j += CHUNK)
+		others += (double)exp_chunk(z + j, v - j < CHUNK ? v - j : CHUNK, max);
+	sum = others + (double)lanes_exp(at_target - max);
+	scale_row(z, v, (float)((double)scale / sum));
+	z[target] = (float)(-(double)scale * others / sum);
+	return log(sum) + ((double)max - (double)at_target);
+}
+
+void kn_xent_whole_cpu(struct device *d, void *z, int64_t ldz, int64_t n, int64_t v, const int32_t *target, double *loss, const float *scale)
+{
+#pragma omp parallel for num_threads(d->threads) if (n * v > 16384)
+	for (int64_t i = 0; i < n; i++)
+		loss[i] = whole_row((float *)z + i * ldz, v, target[i], *scale);
+}

@@ -121,3 +121,41 @@ void kn_xent_end_cuda(struct device *d, const struct kn_xent *x, double *loss, c
 	end_kernel<<<(unsigned)x->n, THREADS, 0, cuda_of(d)->stream>>>(*x, loss, scale);
 	cuda_launched(d, "xent");
 }
+
+template <bool EIGHTS>
+static __global__ void __launch_bounds__(THREADS) whole_kernel(act_t *z, int64_t ldz, int64_t v, const int32_t *target, double *loss, const float *scale_at)
+{
+	__shared__ float shared[33];
+	int64_t i = blockIdx.x, t = target[i], wide = EIGHTS ? v / 8 : 0;
+	act_t *p = z + i * ldz;
+	float at_target = act_up(p[t]), max = block_max(row_max<EIGHTS>(p, v), shared);
+	double others = (double)block_sum(row_exp<EIGHTS>(p, v, t, max, false), shared), sum = others + (double)expf(at_target - max), scale = (double)*scale_at;
+	float all = (float)(scale / sum), target_at = (float)(-scale * others / sum);
+
+	/* block_sum has waited for all threads: every one has read the target's logit */
+	if (threadIdx.x == 0)
+		loss[i] = log(sum) + ((double)max - (double)at_target);
+	for (int64_t j = threadIdx.x; j < wide; j += THREADS) {
+		f8 x = load8(p + 8 * j);
+
+#pragma unroll
+		for (int l = 0; l < 8; l++)
+			x.v[l] = t == 8 * j + l ? target_at : all * __expf(x.v[l] - max);
+		store8(p + 8 * j, x);
+	}
+	for (int64_t j = 8 * wide + threadIdx.x; j < v; j += THREADS)
+		p[j] = act_down(t == j ? target_at : all * __expf(act_up(p[j]) - max));
+}
+
+void kn_xent_whole_cuda(struct device *d, void *z, int64_t ldz, int64_t n, int64_t v, const int32_t *target, double *loss, const float *scale)
+{
+	cudaStream_t st = cuda_of(d)->stream;
+
+	if (n == 0)
+		return;
+	if (eights(z, ldz))
+		whole_kernel<true><<<(unsigned)n, THREADS, 0, st>>>((act_t *)z, ldz, v, target, loss, scale);
+	else
+		whole_kernel<false><<<(unsigned)n, THREADS, 0, st>>>((act_t *)z, ldz, v, target, loss, scale);
+	cuda_launched(d, "xent");
+}

@@ -33,6 +33,12 @@ struct kn_xent { /* device memory */
  * serves every step. */
 typedef void kn_xent_segment_fn(struct device *d, const struct kn_xent *x, void *z, int64_t ldz, const void *w, int64_t first, int64_t count);
 typedef void kn_xent_end_fn(struct device *d, const struct kn_xent *x, double *loss, const float *scale);
+/* Where the head is trained too its rows' gradients want every logit of a row with the row's whole sum: z (N, V), row stride ldz, gives
+ * the losses and becomes its own gradient,
+ *   z[n][v] <- scale * (softmax(z[n])[v] - [v == target[n]]),
+ * the target's from the sum of the others. Sums and errors as above, and one rounding to the activation type. */
+typedef void kn_xent_whole_fn(struct device *d, void *z, int64_t ldz, int64_t n, int64_t v, const int32_t *target, double *loss, const float *scale);
+kn_xent_whole_fn kn_xent_whole_cpu;
 kn_xent_segment_fn kn_xent_segment_cpu;
 kn_xent_end_fn kn_xent_end_cpu;
 

@@ -24,7 +24,9 @@ $(eval $(call stage,base,$(HELDOUT_STAGE)))
 
 PROG_tuned = $(LM_GENERATE)
 IN_tuned = "$$MODEL" "$$ADAPTER" "$$HELDOUT"
-CMD_tuned = $(LM_GENERATE) --model "$$MODEL" --adapter "$$ADAPTER" $(GENERATE_FLAGS) -o "$$D/completions.jsonl" "$$HELDOUT"
+# what was trained may be a whole model (--update full)
+CMD_tuned = if [ -e "$$ADAPTER/config.json" ]; then set -- --model "$$ADAPTER"; else set -- --model "$$MODEL" --adapter "$$ADAPTER"; fi; \
+	$(LM_GENERATE) "$$@" $(GENERATE_FLAGS) -o "$$D/completions.jsonl" "$$HELDOUT"
 $(eval $(call stage,tuned,$(HELDOUT_STAGE) $(ADAPTER_STAGE)))
 
 # score: each by itself, and one against the other

@@ -14,7 +14,8 @@ EXPORT_FLAGS ?= --type q8_0
 
 PROG_merge = $(LORA_MERGE)
 IN_merge = "$$MODEL" "$$ADAPTER"
-CMD_merge = $(LORA_MERGE) --model "$$MODEL" --adapter "$$ADAPTER" $(MERGE_FLAGS) -o "$$D/model"
+# a model that was trained itself is the result already
+CMD_merge = if [ -e "$$ADAPTER/config.json" ]; then cp -R "$$ADAPTER" "$$D/model"; else $(LORA_MERGE) --model "$$MODEL" --adapter "$$ADAPTER" $(MERGE_FLAGS) -o "$$D/model"; fi
 $(eval $(call stage,merge,$(ADAPTER_STAGE)))
 
 PROG_export = $(GGUF_EXPORT)

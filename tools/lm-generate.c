@@ -103,6 +103,8 @@ static int check_base(struct state *s, struct model_source *src, struct err *e)
 	if (!s->peft.base_id)
 		warn("'%s' does not say which base it was trained on; it fits by shape", o.adapter);
 	lora_load(&s->lora, &s->dev, &s->peft);
+	if (weights_take_saved(&s->g.w, &s->dev, &s->peft, e) < 0)
+		return err_where(e, o.adapter, 0);
 	lineage_input(&s->lineage, o.adapter, s->peft.hash, s->peft.lineage);
 	return 0;
 }

@@ -1,4 +1,4 @@
-/* qlora-train: token stream in, PEFT adapter out. Options and wiring; the run
+/* qlora-train: token stream in, PEFT adapter or trained model out. Options and wiring; the run
  * is in libcommon/train. */
 #include <signal.h>
 #include <stdio.h>
@@ -15,15 +15,15 @@
 #include "train/tag.h"
 
 static struct {
-	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *weights, *tensorboard, *dump_batch, *tag, *data_version, *task, *method, *reference, *scores, *update, *quant, *targets, *layers, *schedule, *decay_shape, *optimizer, *nonfinite, *device, *compute;
-	int64_t rank, batch, accumulate, max_steps, max_len, warmup_steps, decay_steps, schedule_steps, seed, log_every, threads, patience, keep_checkpoints, sample_tokens;
+	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *weights, *tensorboard, *dump_batch, *tag, *data_version, *task, *method, *reference, *scores, *update, *train_embeddings, *train_head, *quant, *targets, *layers, *schedule, *decay_shape, *optimizer, *nonfinite, *device, *compute;
+	int64_t rank, project_every, batch, accumulate, max_steps, max_len, warmup_steps, decay_steps, schedule_steps, seed, log_every, threads, patience, keep_checkpoints, sample_tokens;
 	struct opt_list evals;
-	double beta, smoothing, margin, desirable, undesirable, alpha, dropout, neftune, epochs, lr, warmup_ratio, decay_ratio, weight_decay, lora_plus_ratio, max_grad_norm, beta1, beta2, eps, min_delta, peak_tflops;
+	double project_scale, beta, smoothing, margin, desirable, undesirable, alpha, dropout, neftune, epochs, lr, warmup_ratio, decay_ratio, weight_decay, lora_plus_ratio, max_grad_norm, beta1, beta2, eps, min_delta, peak_tflops;
 	uint64_t memory, host_memory;
 	bool rslora, dora, restore_best, extend, dry_run, eval_only, advise, smoke, allow_long;
 } o = {
-	.method = "sft", .beta = -1, .smoothing = -1, .margin = -1, .desirable = -1, .undesirable = -1, .update = "lora", .quant = "nf4", .targets = "all", .schedule = "cosine", .decay_shape = "cosine", .optimizer = "adamw", .nonfinite = "stop", .eval_every = "0", .save_every = "0", .sample_every = "0", .sample_tokens = 64, .task = "any",
-	.device = "auto", .compute = "auto", .rank = 16, .alpha = 16, .batch = 2, .accumulate = 4, .epochs = 3, .lr = 2e-4, .warmup_steps = -1,
+	.method = "sft", .beta = -1, .smoothing = -1, .margin = -1, .desirable = -1, .undesirable = -1, .update = "lora", .train_embeddings = "auto", .train_head = "auto", .quant = "nf4", .targets = "all", .schedule = "cosine", .decay_shape = "cosine", .optimizer = "adamw", .nonfinite = "stop", .eval_every = "0", .save_every = "0", .sample_every = "0", .sample_tokens = 64, .task = "any",
+	.device = "auto", .compute = "auto", .rank = 16, .project_every = 200, .project_scale = 0.25, .alpha = 16, .batch = 2, .accumulate = 4, .epochs = 3, .lr = 2e-4, .warmup_steps = -1,
 	.decay_steps = -1, .warmup_ratio = 0.05, .decay_ratio = 0.1, .weight_decay = 0.01, .lora_plus_ratio = 1, .max_grad_norm = 1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .seed = 42, .log_every = 1,
 };
 
@@ -43,9 +43,13 @@ static struct opt options[] = {
 	{ OPT_F64, "desirable-weight", 0, &o.desirable, "X", "kto: of good answers (1)", .min = 1e-6, .max = 1e6 },
 	{ OPT_F64, "undesirable-weight", 0, &o.undesirable, "X", "kto: of the others (1)", .min = 1e-6, .max = 1e6 },
 	{ OPT_CHOICE, "reference", 0, &o.reference, "WHICH", "dpo, ipo, kto: the model as the run starts, or without --adapter (start)", "start|base" },
-	{ OPT_CHOICE, "update", 0, &o.update, "NAME", "what is trained", "lora" },
-	{ OPT_CHOICE, "quant", 0, &o.quant, "KIND", "the frozen base: nf4 (double quantisation), or as it is", "nf4|none" },
-	{ OPT_INT, "rank", 0, &o.rank, "N", "rank of the adapter", .min = 1, .max = 4096 },
+	{ OPT_CHOICE, "update", 0, &o.update, "NAME", "what is trained: an adapter, or all weights, as they are (full) or by projected gradients (galore)", "lora|full|galore" },
+	{ OPT_CHOICE, "train-embeddings", 0, &o.train_embeddings, "WHEN", "train the embedding too (auto: with full and galore)", "auto|yes|no" },
+	{ OPT_CHOICE, "train-head", 0, &o.train_head, "WHEN", "train the head too (auto: with full and galore)", "auto|yes|no" },
+	{ OPT_CHOICE, "quant", 0, &o.quant, "KIND", "the frozen base: nf4 (double quantisation), or as it is; full, galore: none", "nf4|none" },
+	{ OPT_INT, "rank", 0, &o.rank, "N", "rank of the adapter; of galore's projections, 128 when not given", .min = 1, .max = 4096 },
+	{ OPT_INT, "project-every", 0, &o.project_every, "N", "galore: steps between choosing directions", .min = 1, .max = 1e9 },
+	{ OPT_F64, "project-scale", 0, &o.project_scale, "X", "galore: what an update is scaled by on its way back", .min = 1e-6, .max = 1e6 },
 	{ OPT_F64, "alpha", 0, &o.alpha, "X", "the adapter is scaled by alpha / rank", .min = 1e-6, .max = 1e6 },
 	{ OPT_FLAG, "rslora", 0, &o.rslora, 0, "scale by alpha / sqrt(rank)" },
 	{ OPT_FLAG, "dora", 0, &o.dora, 0, "DoRA: a trained magnitude for each output of a projection beside its adapter" },
@@ -62,7 +66,7 @@ static struct opt options[] = {
 	{ OPT_FLAG, "allow-long", 0, &o.allow_long, 0, "accept sequences beyond the model's positions" },
 	{ OPT_INT, "seed", 0, &o.seed, "N", "seed of adapter, order, dropout and noise", .min = 0, .max = 9e15 },
 	{ OPT_SECTION, .help = "Optimiser" },
-	{ OPT_F64, "lr", 0, &o.lr, "X", "peak learning rate", .min = 0, .max = 1e3 },
+	{ OPT_F64, "lr", 0, &o.lr, "X", "peak learning rate; 2e-5 when not given with full or galore", .min = 0, .max = 1e3 },
 	{ OPT_F64, "lora-plus-ratio", 0, &o.lora_plus_ratio, "X", "LoRA+: the B of an adapter learns at X times that rate", .min = 1e-3, .max = 1e6 },
 	{ OPT_CHOICE, "schedule", 0, &o.schedule, "NAME", "of the learning rate after warm-up", "cosine|linear|constant|wsd" },
 	{ OPT_INT, "schedule-steps", 0, &o.schedule_steps, "N", "length of the schedule (0: the run's)", .min = 0, .max = 1e12 },
@@ -110,7 +114,7 @@ static struct opt options[] = {
 
 static const struct opt_spec spec = {
 	.tool = "qlora-train",
-	.summary = "fine-tune a language model: token stream in, PEFT adapter out",
+	.summary = "fine-tune a language model: token stream in, PEFT adapter or model out",
 	.synopsis = "--model DIR [OPTION]... [TOKENS]...",
 	.notes = "TOKENS are what tokenize writes (standard input when absent). Without -o the adapter goes to standard output as a stream for lora-merge.",
 	.opts = options,
@@ -149,6 +153,39 @@ static int parse_every(const char *option, const char *text, int64_t *every, str
 	return err_set(e, LP_USAGE, "--%s takes a number of steps, or epoch, not '%s'", option, text);
 }
 
+static bool trains_base(void)
+{
+	return strcmp(o.update, "lora") != 0;
+}
+
+/* Weights of the base that are trained, and options that go with something else. */
+static int configure_update(struct train_config *c, struct err *e)
+{
+	static const char *const adapters[] = { "alpha", "rslora", "dora", "dropout", "targets", "layers", "lora-plus-ratio" };
+	bool galore = strcmp(o.update, "galore") == 0;
+
+	if (!galore && (opt_given(&spec, "project-every") || opt_given(&spec, "project-scale")))
+		return err_set(e, LP_USAGE, "--project-every and --project-scale go with --update galore");
+	if (!trains_base()) {
+		c->trained |= strcmp(o.train_embeddings, "yes") ? 0 : TRAIN_EMBED;
+		c->trained |= strcmp(o.train_head, "yes") ? 0 : TRAIN_HEAD;
+		return 0;
+	}
+	for (size_t i = 0; i < sizeof(adapters) / sizeof(*adapters); i++)
+		if (opt_given(&spec, adapters[i]))
+			return err_set(e, LP_USAGE, "--%s is an adapter's, and --update %s trains the weights themselves; leave one of them out", adapters[i], o.update);
+	if (!galore && opt_given(&spec, "rank"))
+		return err_set(e, LP_USAGE, "--rank is an adapter's, or galore's, and --update full trains the weights as they are; leave one of them out");
+	c->trained = TRAIN_LAYERS;
+	c->trained |= strcmp(o.train_embeddings, "no") ? TRAIN_EMBED : 0;
+	c->trained |= strcmp(o.train_head, "no") ? TRAIN_HEAD : 0;
+	c->galore_rank = !galore ? 0 : opt_given(&spec, "rank") ? o.rank : 128;
+	c->galore_every = o.project_every;
+	c->galore_scale = o.project_scale;
+	c->nf4 = c->nf4 && opt_given(&spec, "quant");
+	return 0;
+}
+
 /* What --method names, and the options that only some methods have. */
 static int configure_method(struct train_config *c, struct err *e)
 {
@@ -182,6 +219,8 @@ static int configure(struct train_config *c, int argc, char **argv, struct err *
 		return -1;
 	if (!o.model)
 		return err_set(e, LP_USAGE, "which model? give --model DIR");
+	if (configure_update(c, e) < 0)
+		return -1;
 	if (o.tag && !tag_parse(o.tag, &version))
 		return err_set(e, LP_USAGE, "--tag takes [NAME@]MAJOR.MINOR.PATCH as in support@1.2.0, not '%s'", o.tag);
 	if (o.data_version && !tag_is_version(o.data_version))
@@ -274,6 +313,8 @@ int main(int argc, char **argv)
 	tool_init(&spec, &argc, &argv);
 	if (!opt_given(&spec, "alpha"))
 		o.alpha = (double)o.rank;
+	if (!opt_given(&spec, "lr") && trains_base())
+		o.lr = 2e-5;
 	rc = configure(&c, argc, argv, &e);
 	if (rc == 0 && o.advise)
 		rc = say(&c, NULL, advise, &e);

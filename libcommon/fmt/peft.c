@@ -42,6 +42,17 @@ static bool saves_score_alone(const struct json *c)
 	return !is_set(m) || (json_is(m, JSON_ARR) && json_is(task, JSON_STR) && json_str_is(task, "SEQ_CLS"));
 }
 
+/* The two tables, trained beside the adapter. */
+static bool saves_tables_alone(const struct json *c)
+{
+	const struct json *m = json_get(c, "modules_to_save");
+
+	for (uint32_t i = 0; json_is(m, JSON_ARR) && i < m->n; i++)
+		if (!json_str_is(&m->items[i], "embed_tokens") && !json_str_is(&m->items[i], "lm_head"))
+			return false;
+	return json_is(m, JSON_ARR);
+}
+
 /* Settings that make the adapter something else than W + scale * B A, or the same with magnitudes. */
 static int check_unsupported(const struct json *c, const char *path, struct err *e)
 {
@@ -53,8 +64,8 @@ static int check_unsupported(const struct json *c, const char *path, struct err 
 	const struct json *init = json_get(c, "init_lora_weights");
 	const char *bias;
 
-	if (!saves_score_alone(c))
-		return refuse(e, path, "modules_to_save", "which is not supported but for a reward model's score: merge it with PEFT, or train without it");
+	if (!saves_score_alone(c) && !saves_tables_alone(c))
+		return refuse(e, path, "modules_to_save", "which is not supported but for embed_tokens, lm_head and a reward model's score: merge it with PEFT, or train without it");
 	for (size_t i = 0; i < sizeof(keys) / sizeof(keys[0]); i++)
 		if (is_set(json_get(c, keys[i])))
 			return refuse(e, path, keys[i], "which is not supported: merge it with PEFT, or train without it");
@@ -184,6 +195,26 @@ const struct tensor *peft_base_copy(const struct peft *p, const char *weight_nam
 	return NULL;
 }
 
+/* A table that modules_to_save lists. */
+static bool is_saved(const struct peft *p, const char *name)
+{
+	const struct json *list = json_get(&p->config, "modules_to_save");
+	const char *module = !strcmp(name, PREFIX "model.embed_tokens.weight") ? "embed_tokens" : !strcmp(name, PREFIX "lm_head.weight") ? "lm_head" : NULL;
+
+	for (uint32_t i = 0; module && json_is(list, JSON_ARR) && i < list->n; i++)
+		if (json_str_is(&list->items[i], module))
+			return true;
+	return false;
+}
+
+const struct tensor *peft_saved(const struct peft *p, const char *weight_name)
+{
+	for (size_t i = 0; i < p->n_saved; i++)
+		if (!strcmp(p->saved[i]->name + sizeof(PREFIX) - 1, weight_name))
+			return p->saved[i];
+	return NULL;
+}
+
 static int take_score(struct peft *p, const struct tensor *t, const char *path, struct err *e)
 {
 	if ((t->dtype != DT_F32 && t->dtype != DT_F16 && t->dtype != DT_BF16) || t->n_dims != 2 || t->shape[0] != 1)
@@ -199,6 +230,10 @@ static int take_tensor(struct peft *p, const struct tensor *t, const char *path,
 
 	if (is_copy(t->name)) {
 		p->copies[p->n_copies++] = t;
+		return 0;
+	}
+	if (is_saved(p, t->name)) {
+		p->saved[p->n_saved++] = t;
 		return 0;
 	}
 	if (strcmp(t->name, PREFIX "score.weight") == 0)
@@ -272,6 +307,7 @@ static int take_all(struct peft *p, const struct tensor *t, size_t n, const char
 {
 	p->modules = arena_calloc(&p->arena, n + 1, sizeof(*p->modules));
 	p->copies = arena_calloc(&p->arena, n + 1, sizeof(*p->copies));
+	p->saved = arena_calloc(&p->arena, n + 1, sizeof(*p->saved));
 	for (size_t i = 0; i < n; i++)
 		if (take_tensor(p, &t[i], path, e))
 			return -1;

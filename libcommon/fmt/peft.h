@@ -22,6 +22,8 @@ struct peft {
 	size_t n_modules;
 	const struct tensor **copies; /* PATH.base_layer.weight: the base's own head, which PEFT saves along */
 	size_t n_copies;
+	const struct tensor **saved; /* PATH.weight: tables that were trained themselves, and take the base's place (modules_to_save) */
+	size_t n_saved;
 	const struct tensor *score; /* (1, hidden): a reward model's head (task_type SEQ_CLS, modules_to_save score), or NULL */
 	int64_t r;
 	double alpha;
@@ -42,6 +44,8 @@ int peft_open(struct peft *p, const char *path, struct err *e) LP_MUST_USE;
 const struct peft_module *peft_find(const struct peft *p, const char *path);
 /* The adapter's copy of the base's tensor "PATH.weight", or NULL. */
 const struct tensor *peft_base_copy(const struct peft *p, const char *weight_name);
+/* What takes the place of the base's tensor "PATH.weight", or NULL. */
+const struct tensor *peft_saved(const struct peft *p, const char *weight_name);
 void peft_release(struct peft *p);
 
 /* What the trainer writes; every key that PEFT 0.21 reads is there. */
@@ -55,6 +59,8 @@ struct peft_write {
 	size_t n_targets;
 	const int64_t *layers;      /* that have them; NULL: all */
 	size_t n_layers;
+	const char *const *saved;   /* "embed_tokens", "lm_head": modules_to_save */
+	size_t n_saved;
 	const char *lineage;        /* JSON */
 	const char *about;          /* JSON: tag, version, base and data by name and hash; or NULL */
 	const char *codes;          /* JSON: a 4-bit base's digests, or NULL */

@@ -35,6 +35,14 @@ static void add_layers(struct sb *out, const struct peft_write *w)
 		sb_addf(out, "%s\n    %lld%s", i ? "," : "[", (long long)w->layers[i], i + 1 < w->n_layers ? "" : "\n  ]");
 }
 
+static void add_saved(struct sb *out, const struct peft_write *w)
+{
+	if (!w->n_saved)
+		sb_adds(out, w->score ? "[\n    \"classifier\",\n    \"score\"\n  ]" : "null");
+	for (size_t i = 0; i < w->n_saved; i++)
+		sb_addf(out, "%s\n    \"%s\"%s", i ? "," : "[", w->saved[i], i + 1 < w->n_saved ? "" : "\n  ]");
+}
+
 void peft_config_json(const struct peft_write *w, struct sb *out)
 {
 	char dropout[32];
@@ -51,9 +59,11 @@ void peft_config_json(const struct peft_write *w, struct sb *out)
 	sb_adds(out, ",\n  \"loftq_config\": {},\n  \"lora_alpha\": ");
 	add_number(out, w->alpha);
 	sb_addf(out, ",\n  \"lora_bias\": false,\n  \"lora_dropout\": %s,\n  \"megatron_config\": null,\n"
-		     "  \"megatron_core\": \"megatron.core\",\n  \"modules_to_save\": %s,\n  \"peft_type\": \"LORA\",\n"
+		     "  \"megatron_core\": \"megatron.core\",\n  \"modules_to_save\": ", dropout);
+	add_saved(out, w);
+	sb_addf(out, ",\n  \"peft_type\": \"LORA\",\n"
 		     "  \"qalora_group_size\": 16,\n  \"r\": %lld,\n  \"rank_pattern\": {},\n  \"revision\": null,\n  \"target_modules\": [",
-		dropout, w->score ? "[\n    \"classifier\",\n    \"score\"\n  ]" : "null", (long long)w->r);
+		(long long)w->r);
 	for (size_t i = 0; i < w->n_targets; i++) {
 		sb_adds(out, i ? ",\n    " : "\n    ");
 		add_string(out, w->targets[i]);

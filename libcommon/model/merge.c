@@ -99,6 +99,21 @@ static int check_module(const struct merge *m, size_t adapter, const struct peft
 	return 0;
 }
 
+/* A table that an adapter brings takes the base's place: there can be one of it. */
+static int check_saved(const struct merge *m, size_t adapter, const struct tensor *x, bool tied, struct err *e)
+{
+	const char *path = m->names[adapter], *name = x->name + strlen("base_model.model.");
+	const struct tensor *w = find(m->base, name);
+
+	if (tied)
+		return err_off(e, LP_USAGE, path, -1, "the adapter has its own '%.200s', which this model shares between embedding and head: merge it with PEFT", name);
+	if (!w || w->n_dims != x->n_dims || w->shape[0] != x->shape[0] || w->shape[1] != x->shape[1])
+		return err_off(e, LP_USAGE, path, -1, "the adapter's own '%.200s' does not fit the model's: it is of another base", name);
+	if (m->n_adapters > 1 || m->weights[adapter] != 1)
+		return err_off(e, LP_USAGE, path, -1, "the adapter has its own '%.200s', which takes the base's place whole: merge it alone, with weight 1", name);
+	return 0;
+}
+
 /* A row's length is of the base and one adapter. */
 static int check_magnitudes(const struct merge *m, struct err *e)
 {
@@ -117,6 +132,10 @@ int merge_check(struct merge *m, struct err *e)
 	for (size_t i = 0; i < m->n_adapters; i++)
 		for (size_t j = 0; j < m->adapters[i].n_modules; j++)
 			if (check_module(m, i, &m->adapters[i].modules[j], tied, e))
+				return -1;
+	for (size_t i = 0; i < m->n_adapters; i++)
+		for (size_t j = 0; j < m->adapters[i].n_saved; j++)
+			if (check_saved(m, i, m->adapters[i].saved[j], tied, e))
 				return -1;
 	return 0;
 }
@@ -199,13 +218,21 @@ struct job { /* the tensor at hand, as rows; unfolded tensors are one-column row
 	uint64_t rows, row_in, row_out; /* bytes of a row */
 };
 
+/* The adapter's own table in the base's place, or the base's. */
+static const struct tensor *source_of(const struct merge *m, const struct tensor *t)
+{
+	const struct tensor *own = m->n_adapters ? peft_saved(&m->adapters[0], t->name) : NULL;
+
+	return own ? own : t;
+}
+
 static struct job make_job(const struct merge *m, const struct tensor *t, const struct fold *f)
 {
-	struct job j = { .t = t, .f = f->n_terms ? f : NULL, .to = out_type(m, t) };
+	struct job j = { .t = source_of(m, t), .f = f->n_terms ? f : NULL, .to = out_type(m, t) };
 	uint64_t cols = j.f ? (uint64_t)f->cols : 1;
 
 	j.rows = j.f ? (uint64_t)f->rows : tensor_elems(t);
-	j.row_in = cols * dtype_bytes(t->dtype);
+	j.row_in = cols * dtype_bytes(j.t->dtype);
 	j.row_out = cols * dtype_bytes(j.to);
 	return j;
 }
@@ -352,8 +379,8 @@ static int merge_tensor(struct merge *m, const struct tensor *t, size_t i, uint8
 	j = make_job(m, t, &f);
 #pragma omp task firstprivate(i)
 	model_source_digest(m->base, i);
-	if (!j.f && j.to == t->dtype)
-		rc = model_sink_bytes(k, t->data, t->bytes, e);
+	if (!j.f && j.to == j.t->dtype)
+		rc = model_sink_bytes(k, j.t->data, j.t->bytes, e);
 	else
 		rc = j.rows ? write_blocks(m, &j, buf, k, e) : model_sink_bytes(k, NULL, 0, e);
 #pragma omp taskwait
@@ -417,8 +444,8 @@ static int prove_tensor(struct merge *m, const struct tensor *t, const struct te
 		uint8_t *want = lp_try_alloc(w->bytes ? w->bytes : 1, 1, "tensor to compare", e);
 
 		rc = want ? 0 : -1;
-		if (want && j.to == t->dtype)
-			memcpy(want, t->data, t->bytes);
+		if (want && j.to == j.t->dtype)
+			memcpy(want, j.t->data, j.t->bytes);
 		else if (want)
 			convert(&j, 0, j.rows, want);
 		if (want && memcmp(want, w->data, w->bytes))

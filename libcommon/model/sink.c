@@ -197,6 +197,11 @@ int model_sink_file(struct model_sink *k, const char *name, const void *p, size_
 	return k->d ? outdir_put(k->d, name, p, n, e) : 0;
 }
 
+const char *model_sink_path(struct model_sink *k, const char *name)
+{
+	return outdir_path(k->d, name);
+}
+
 int model_sink_finish(struct model_sink *k, struct err *e)
 {
 	if (k->at != k->n)

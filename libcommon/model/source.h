@@ -71,6 +71,8 @@ int model_sink_tensor(struct model_sink *k, const struct tensor *t, struct err *
 int model_sink_bytes(struct model_sink *k, const void *p, size_t n, struct err *e) LP_MUST_USE;
 /* One more file of the directory (lineage, README.md); ignored by a stream. */
 int model_sink_file(struct model_sink *k, const char *name, const void *p, size_t n, struct err *e) LP_MUST_USE;
+/* The path of such a file, for who writes it himself (outdir_path); directory sinks. */
+const char *model_sink_path(struct model_sink *k, const char *name);
 /* Directory sinks, after the last tensor: shard files on disk under temporary
  * names, for reading back before the commit. path is NULL past the last. */
 const char *model_sink_shard_path(struct model_sink *k, size_t shard);

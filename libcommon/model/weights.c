@@ -468,6 +468,22 @@ static int load_mat(const struct weights *w, const struct slot *s, const struct 
 	return y ? 0 : -1;
 }
 
+int weights_take_saved(struct weights *w, struct device *d, const struct peft *p, struct err *e)
+{
+	for (int head = 0; head < 2; head++) {
+		const struct tensor *t = peft_saved(p, head ? arch_head_name : arch_embed_name);
+		struct slot s = { .mat = head ? &w->head : &w->embed, .rows = w->desc.vocab, .cols = w->desc.hidden, .table = true, .head = head };
+
+		if (!t)
+			continue;
+		if (w->desc.tied)
+			return err_set(e, LP_USAGE, "the adapter has a table of its own ('%s'), and the model's head is its embedding; merge it with PEFT", t->name);
+		if (check_tensor(w, t, &s, d, e) < 0 || load_mat(w, &s, t, d, e) < 0)
+			return -1;
+	}
+	return 0;
+}
+
 static int load_vec(float *v, const struct tensor *t, int64_t n, struct device *d, struct err *e)
 {
 	float *x = lp_try_alloc((size_t)n, sizeof(*x), "a norm", e);

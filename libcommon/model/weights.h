@@ -12,6 +12,7 @@
 #define LP_MODEL_WEIGHTS_H
 
 #include "base/layout.h"
+#include "fmt/peft.h"
 #include "kernels/device.h"
 #include "model/arch.h"
 #include "model/source.h"
@@ -74,6 +75,8 @@ void weights_layout(struct weights *w, const struct device *d, struct layout *l,
 /* Fills them, with weights_room bytes of device memory for a time: those lent, if they are enough. Every tensor must be there, of
  * its shape, 16/32-bit float, or the parts of a 4-bit matrix (bnb.h) in any order. */
 int weights_load(struct weights *w, struct model_source *s, struct device *d, void *lent, uint64_t lent_bytes, struct err *e) LP_MUST_USE;
+/* Behind it: tables that an adapter brings take the place of the base's (peft_saved). LP_DATA when they do not fit, LP_USAGE where embedding and head are one. */
+int weights_take_saved(struct weights *w, struct device *d, const struct peft *p, struct err *e) LP_MUST_USE;
 /* Device memory that loading needs beside the layout's, for a time. */
 uint64_t weights_room(const struct weights *w);
 /* Where a quantised matrix's codes go (room: weights_room bytes), and, when they are there, what follows from them. */

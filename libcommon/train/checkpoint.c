@@ -14,7 +14,7 @@
 #include "base/xalloc.h"
 #include "train/checkpoint_key.h"
 
-enum { N_STATE = 8, N_DEVICE = 6, N_COUNTERS = 9, N_REALS = 2, N_META = KEY_FIELDS + N_COUNTERS + N_REALS + 1, STATE_MAX_META = 64 };
+enum { N_STATE = 10, N_COUNTERS = 9, N_REALS = 2, N_META = KEY_FIELDS + N_COUNTERS + N_REALS + 1, STATE_MAX_META = 64 };
 
 /* A copy of the state, and the thread that writes it. */
 struct saver {
@@ -25,6 +25,7 @@ struct saver {
 	struct checkpoint_key key;
 	char text[N_COUNTERS + N_REALS][40];
 	struct st_kv meta[N_META];
+	const struct run *run;         /* what of it a run does not change: its source, its output's name */
 	const char *out;               /* of the run */
 	int64_t step, keep;
 	double seconds;                /* that the write took */
@@ -68,38 +69,55 @@ static struct tensor slice(const char *name, enum dtype t, int64_t n, const void
 	return (struct tensor){ name, t, 1, { (uint64_t)n }, (uint64_t)n * dtype_bytes(t), data };
 }
 
-/* The arrays beside the parameters, where the run has them; the last two are in host memory, and the best adapter may be missing. */
-static size_t state_list(const struct run *r, struct tensor t[N_STATE])
+static const char weights_name[] = "weights", basis_name[] = "basis", best_name[] = "best";
+
+/* The arrays of the state: the optimiser's, which optim_read gives; then, where the run has them, what is in host memory, and GaLore's directions. What is
+ * trained of the base comes by run_get_params, and the best parameters may be missing; all: they are there. Returns how many. */
+static size_t state_list(const struct run *r, struct tensor t[N_STATE], bool all)
 {
 	const struct optim *o = &r->optim;
 	int64_t n32, n8, nb;
+	size_t n = OPTIM_STATES;
 
 	optim_sizes(o, &r->lora, &n32, &n8, &nb);
-	t[0] = slice("m", DT_F32, n32, o->m);
-	t[1] = slice("v", DT_F32, n32, o->v);
-	t[2] = slice("m8", DT_U8, n8, o->m8);
-	t[3] = slice("v8", DT_U8, n8, o->v8);
-	t[4] = slice("m_max", DT_F32, nb, o->m_max);
-	t[5] = slice("v_max", DT_F32, nb, o->v_max);
-	t[6] = slice("watch", DT_F64, sizeof(r->watch) / sizeof(double), &r->watch);
-	t[7] = slice("best", DT_F32, r->lora.n_params, r->best);
-	return r->best ? N_STATE : N_STATE - 1;
+	t[0] = slice("m", DT_F32, n32, NULL);
+	t[1] = slice("v", DT_F32, n32, NULL);
+	t[2] = slice("m8", DT_U8, n8, NULL);
+	t[3] = slice("v8", DT_U8, n8, NULL);
+	t[4] = slice("m_max", DT_F32, nb, NULL);
+	t[5] = slice("v_max", DT_F32, nb, NULL);
+	t[n++] = slice("watch", DT_F64, sizeof(r->watch) / sizeof(double), &r->watch);
+	if (run_makes_model(r))
+		t[n++] = slice(weights_name, DT_F32, r->base.n, NULL);
+	if (o->galore)
+		t[n++] = slice(basis_name, r->dev.act, o->galore->n_basis, o->galore->basis);
+	if (all || r->best)
+		t[n++] = slice(best_name, DT_F32, run_params(r), r->best);
+	return n;
+}
+
+/* Beside the optimiser's own states. */
+static bool on_device(const struct tensor *t)
+{
+	return t->name == basis_name;
 }
 
 static uint64_t params_bytes(const struct run *r)
 {
-	return (uint64_t)r->lora.n_params * sizeof(float);
+	return (uint64_t)run_params(r) * sizeof(float);
 }
 
-/* Where each tensor lies in the room for copies. */
-static uint64_t place(const struct run *r, struct tensor t[N_STATE], char *host)
+/* Where each tensor lies in the room for copies; the base's weights are in params. */
+static uint64_t place(const struct run *r, struct tensor t[N_STATE], char *host, float *params)
 {
+	size_t n = state_list(r, t, r->c->restore_best);
 	uint64_t used = 0;
 
-	state_list(r, t);
-	for (int i = 0; i < N_STATE; i++) {
-		t[i].data = host ? host + used : NULL;
-		used += (t[i].bytes + 63) / 64 * 64;
+	for (size_t i = 0; i < n; i++) {
+		bool apart = t[i].name == weights_name;
+
+		t[i].data = !host ? NULL : apart ? (char *)(params + r->lora.n_params) : host + used;
+		used += apart ? 0 : (t[i].bytes + 63) / 64 * 64;
 	}
 	return used;
 }
@@ -108,7 +126,7 @@ uint64_t checkpoint_bytes(const struct run *r)
 {
 	struct tensor t[N_STATE];
 
-	return r->c->out ? place(r, t, NULL) + params_bytes(r) : 0;
+	return r->c->out ? place(r, t, NULL, NULL) + params_bytes(r) : 0;
 }
 
 static void add_tensors(struct xxh *h, const struct tensor *t, size_t n)
@@ -145,11 +163,13 @@ int checkpoint_open(struct run *r, struct err *e)
 	s = r->saver = xcalloc(1, sizeof(*s));
 	s->out = r->c->out;
 	s->keep = r->c->keep_checkpoints;
-	s->host = lp_try_alloc(place(r, s->state, NULL) + 1, 1, "the copy of the state that checkpoints are written from", e);
+	s->run = r;
+	s->host = lp_try_alloc(place(r, s->state, NULL, NULL) + 1, 1, "the copy of the state that checkpoints are written from", e);
 	if (!s->host)
 		return -1;
-	place(r, s->state, s->host);
-	adapter_host_init(&s->adapter, r);
+	if (adapter_host_init(&s->adapter, r, e) < 0)
+		return -1;
+	place(r, s->state, s->host, s->adapter.params);
 	checkpoint_key_init(&s->key, r);
 	return 0;
 }
@@ -176,10 +196,12 @@ static size_t fill_meta(struct run *r, struct saver *s)
 	return n;
 }
 
-static int write_state(struct saver *s, struct outdir *d, struct err *e)
+static const char state_file[] = "state.safetensors";
+
+static int write_state(struct saver *s, const char *path, struct err *e)
 {
 	char sum[33];
-	struct out *o = out_open(outdir_path(d, "state.safetensors"), e);
+	struct out *o = out_open(path, e);
 	size_t n = N_META - 1;
 
 	if (!o)
@@ -193,19 +215,38 @@ static int write_state(struct saver *s, struct outdir *d, struct err *e)
 	return out_commit(o, e);
 }
 
+static int write_adapter(struct saver *s, const char *path, struct err *e)
+{
+	struct outdir *d = outdir_open(path, true, e);
+
+	if (!d)
+		return -1;
+	if (peft_save(d, &s->adapter.head, s->adapter.tensors, s->adapter.n, e) < 0 || write_state(s, outdir_path(d, state_file), e) < 0) {
+		outdir_abort(d);
+		return -1;
+	}
+	return outdir_commit(d, e);
+}
+
+static int write_model(struct saver *s, const char *path, struct err *e)
+{
+	struct model_sink *k = model_sink_dir(path, true, (uint64_t)RUN_SHARD_GIB << 30, e);
+
+	if (!k)
+		return -1;
+	if (run_write_model(s->run, k, &s->adapter, e) < 0 || write_state(s, model_sink_path(k, state_file), e) < 0) {
+		model_sink_abort(k);
+		return -1;
+	}
+	return model_sink_commit(k, e);
+}
+
 static int write_checkpoint(struct saver *s, struct err *e)
 {
 	char *path = checkpoint_path(s->out, s->step);
-	struct outdir *d = outdir_open(path, true, e);
-	int rc = -1;
+	int rc = (run_makes_model(s->run) ? write_model : write_adapter)(s, path, e);
 
 	free(path);
-	if (!d)
-		return -1;
-	if (peft_save(d, &s->adapter.head, s->adapter.tensors, s->adapter.n, e) < 0 || write_state(s, d, e) < 0)
-		outdir_abort(d);
-	else
-		rc = outdir_commit(d, e);
 	if (rc == 0 && s->keep > 0)
 		checkpoint_prune(s->out, s->keep);
 	return rc;
@@ -290,15 +331,17 @@ int checkpoint_save(struct run *r, bool finished, struct err *e)
 	/* copies to host memory that are under way come first */
 	if (device_sync(&r->dev, e) < 0)
 		return -1;
-	s->n_state = state_list(r, from);
-	device_download(&r->dev, s->adapter.params, r->lora.params, params_bytes(r));
+	s->n_state = state_list(r, from, false);
+	run_get_params(r, s->adapter.params);
 	for (size_t i = 0; i < s->n_state; i++) {
 		void *to = (void *)(uintptr_t)s->state[i].data;
 
-		if (i >= N_DEVICE)
-			memcpy(to, from[i].data, from[i].bytes);
-		else
+		if (i < OPTIM_STATES)
+			optim_read(&r->optim, &r->lora, &r->dev, (int)i, to);
+		else if (on_device(&from[i]))
 			device_download(&r->dev, to, from[i].data, from[i].bytes);
+		else if (from[i].data)
+			memcpy(to, from[i].data, from[i].bytes);
 	}
 	fill_meta(r, s);
 	/* what a lost device gave is not to be written */
@@ -332,10 +375,11 @@ struct loaded {
 	size_t n_meta;
 };
 
-static int open_both(struct loaded *l, const char *dir, struct err *e)
+/* A trained model's weights are in the state, as fp32 has them: the model beside it is for others. */
+static int open_both(const struct run *r, struct loaded *l, const char *dir, struct err *e)
 {
-	char *state = xasprintf("%s/state.safetensors", dir), *adapter = xasprintf("%s/adapter_model.safetensors", dir);
-	int rc = st_file_open(&l->state, state, e) < 0 || st_file_open(&l->adapter, adapter, e) < 0 ? -1 : 0;
+	char *state = xasprintf("%s/%s", dir, state_file), *adapter = xasprintf("%s/adapter_model.safetensors", dir);
+	int rc = st_file_open(&l->state, state, e) < 0 || (!run_makes_model(r) && st_file_open(&l->adapter, adapter, e) < 0) ? -1 : 0;
 
 	free(state);
 	free(adapter);
@@ -345,8 +389,12 @@ static int open_both(struct loaded *l, const char *dir, struct err *e)
 static int gather_params(const struct run *r, struct loaded *l, struct err *e)
 {
 	const struct adapter_host *a = &r->saver->adapter;
+	const struct tensor *weights = run_makes_model(r) ? st_find(&l->state.blob, weights_name) : NULL;
 
-	l->params = xcalloc((size_t)a->n_params + 1, sizeof(float));
+	l->params = lp_try_alloc((size_t)a->n_params + 1, sizeof(float), "what was trained", e);
+	if (!l->params)
+		return -1;
+	memset(l->params, 0, (size_t)a->n_params * sizeof(float)); /* adapters that are not there */
 	for (size_t i = 0; i < a->n; i++) {
 		const struct tensor *t = st_find(&l->adapter.blob, a->tensors[i].name);
 
@@ -354,6 +402,8 @@ static int gather_params(const struct run *r, struct loaded *l, struct err *e)
 			return err_set(e, LP_DATA, "damaged: no '%s' of the right size", a->tensors[i].name);
 		memcpy(l->params + ((const float *)a->tensors[i].data - a->params), t->data, t->bytes);
 	}
+	if (weights)
+		memcpy(l->params + r->lora.n_params, weights->data, weights->bytes);
 	return 0;
 }
 
@@ -375,12 +425,12 @@ static int check_sum(struct loaded *l, struct err *e)
 static int check_tensors(const struct run *r, const struct loaded *l, struct err *e)
 {
 	struct tensor want[N_STATE];
+	size_t n = state_list(r, want, true);
 
-	state_list(r, want);
-	for (int i = 0; i < N_STATE; i++) {
+	for (size_t i = 0; i < n; i++) {
 		const struct tensor *t = st_find(&l->state.blob, want[i].name);
 
-		if (!t && i == N_STATE - 1)
+		if (!t && want[i].name == best_name)
 			continue;
 		if (!t || t->dtype != want[i].dtype || t->bytes != want[i].bytes)
 			return err_set(e, LP_DATA, "damaged: no '%s' of the right size", want[i].name);
@@ -418,18 +468,22 @@ static int read_counters(struct run *r, const struct st_blob *b, struct err *e)
 static void take_tensors(struct run *r, const struct loaded *l)
 {
 	struct tensor to[N_STATE];
-	const struct tensor *best = st_find(&l->state.blob, "best");
+	size_t n;
+	const struct tensor *best = st_find(&l->state.blob, best_name);
 
-	device_upload(&r->dev, r->lora.params, l->params, params_bytes(r));
+	run_put_params(r, l->params);
 	if (best && !r->best)
 		r->best = xmalloc(params_bytes(r));
 	if (best)
 		memcpy(r->best, best->data, best->bytes);
-	state_list(r, to);
-	for (int i = 0; i < N_DEVICE; i++) {
+	n = state_list(r, to, false);
+	for (size_t i = 0; i < n; i++) {
 		const struct tensor *t = st_find(&l->state.blob, to[i].name);
 
-		device_upload(&r->dev, (void *)(uintptr_t)to[i].data, t->data, t->bytes);
+		if (i < OPTIM_STATES)
+			optim_write(&r->optim, &r->lora, &r->dev, (int)i, t->data);
+		else if (on_device(&to[i]))
+			device_upload(&r->dev, (void *)(uintptr_t)to[i].data, t->data, t->bytes);
 	}
 	memcpy(&r->watch, st_find(&l->state.blob, "watch")->data, sizeof(r->watch));
 }
@@ -445,11 +499,11 @@ static int load_one(struct run *r, int64_t step, bool *finished, struct err *e)
 {
 	struct loaded l = { 0 };
 	char *dir = checkpoint_path(r->c->out, step);
-	int rc = open_both(&l, dir, e);
+	int rc = open_both(r, &l, dir, e);
 
 	if (rc == 0 && (rc = check_sum(&l, e)) == 0) {
 		*finished = was_finished(&l);
-		rc = checkpoint_key_check(&r->saver->key, r, &l.state.blob, e) < 0 || gather_params(r, &l, e) < 0 || check_tensors(r, &l, e) < 0 ? -1 : 0;
+		rc = checkpoint_key_check(&r->saver->key, r, &l.state.blob, e) < 0 || check_tensors(r, &l, e) < 0 || gather_params(r, &l, e) < 0 ? -1 : 0;
 	}
 	if (rc == 0 && (rc = read_counters(r, &l.state.blob, e)) == 0)
 		take_tensors(r, &l);

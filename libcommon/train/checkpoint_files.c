@@ -13,7 +13,10 @@
 #include "train/checkpoint.h"
 
 /* state.safetensors goes first: without it a directory is no checkpoint, so one that is half removed does not count. */
-static const char *const files[] = { "state.safetensors", "adapter_config.json", "adapter_model.safetensors", "lorapipe.json" };
+static const char *const files[] = { "state.safetensors", "adapter_config.json", "adapter_model.safetensors", "lorapipe.json",
+	/* of a trained model, beside its shards */
+	"config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json",
+	"special_tokens_map.json", "added_tokens.json", "tokenizer.model" };
 enum { N_FILES = sizeof(files) / sizeof(*files) };
 
 char *checkpoint_path(const char *out, int64_t step)
@@ -86,6 +89,31 @@ int64_t *checkpoint_list(const char *out, size_t *n)
 	return steps;
 }
 
+/* "model-00001-of-00003.safetensors" */
+static bool is_shard(const char *name)
+{
+	unsigned i, n;
+	int end = 0;
+
+	return sscanf(name, "model-%5u-of-%5u.safetensors%n", &i, &n, &end) == 2 && end && !name[end];
+}
+
+static void remove_shards(const char *dir)
+{
+	const struct dirent *de;
+	DIR *d = opendir(dir);
+
+	while (d && (de = readdir(d)))
+		if (is_shard(de->d_name)) {
+			char *path = xasprintf("%s/%s", dir, de->d_name);
+
+			unlink(path);
+			free(path);
+		}
+	if (d)
+		closedir(d);
+}
+
 void checkpoint_remove_dir(const char *dir)
 {
 	for (int i = 0; i < N_FILES; i++) {
@@ -94,6 +122,7 @@ void checkpoint_remove_dir(const char *dir)
 		unlink(path);
 		free(path);
 	}
+	remove_shards(dir);
 	rmdir(dir);
 }
 

@@ -58,6 +58,7 @@ struct inputs {
 	int32_t *ids, *pos, *rec;  /* (T) */
 	int32_t *seq_start;        /* (n_seqs + 1) */
 	int32_t *tgt_row, *tgt_id; /* (n_targets) */
+	int32_t *by_id, *run;      /* (T), (T + 1): trained_sort_ids, where the embedding is trained; or NULL */
 	int32_t *tiles;            /* attn_tiles */
 	int64_t n_tiles;
 	/* preference methods, else NULL (data.h, kernels/pref.h) */
@@ -101,6 +102,7 @@ struct engine_shape {
 	const struct kn_pref_rule *pref; /* a preference method's loss in the place of the targets' (engine_pref.c); NULL: none */
 	double noise;       /* NEFTune's alpha: noise on the embeddings (engine_set_noise); 0: none */
 	struct optim *optim; /* its states are part of the plan; NULL: none */
+	struct trained *base; /* weights of the base that are trained (trained_init), or NULL; with the layers among them lora has no projection */
 	uint64_t budget;    /* bytes the whole plan may take; 0: no limit */
 	uint64_t host_budget; /* bytes of page-locked host memory that it may take; 0: the device's host_bytes */
 	int64_t piece;      /* rows of a piece; 0: ENGINE_PIECE. Changes bits: for tests */
@@ -119,7 +121,7 @@ struct engine {
 	struct layer_keep *keep; /* (layers) */
 	bool backward;           /* the forward pass is followed by a backward one */
 	int64_t away;            /* layers from the bottom whose residual stream waits for its backward pass in host memory */
-	bool optim_away;         /* the optimiser's states are in host memory */
+	int optim_away;          /* so many sixteenths of the optimiser's states are in host memory (OPTIM_PARTS) */
 	struct layout plan[ARENA_N];
 	void *memory[ARENA_N];
 	struct layout host_plan; /* page-locked host memory */
@@ -152,7 +154,8 @@ struct engine {
 	void *d_hid;             /* (loss_rows, C) */
 	float *d_acc;            /* (loss_rows, C) what becomes d_hid */
 	struct kn_xent_row *row_sums; /* (loss_rows) */
-	void *logits;            /* (loss_rows, segment), or (chunk, V) */
+	void *logits;            /* (loss_rows, segment), or (chunk, V), or, where the head is trained, (loss_rows, ld_logits) */
+	int64_t ld_logits;
 	double *nll;             /* (max_tokens) on the device */
 	double *sums;            /* (ENGINE_SUMS) on the device: losses since engine_begin; squares of the gradients; what a preference method tells */
 	double *value, *factor;  /* (max_tokens) of each sequence on the device, with a preference method */
@@ -161,6 +164,7 @@ struct engine {
 	int32_t *refused;        /* on the device: a step was not finite, and those behind it are refused (optim_sums) */
 	double *sums_host[2];    /* (ENGINE_SUMS) each, in turn */
 	void *attn_scratch, *decode_scratch, *skinny_scratch;
+	float *col_scratch;      /* of sums of columns (kernels/vec.h), or NULL */
 	float *cos_tab, *sin_tab; /* (max_seq, D/2) */
 	int64_t segment;         /* rows of the head that the loss takes at a time: the shape's, since sums go by them */
 	int64_t loss_rows;       /* rows that predict, of a product in the loss */
@@ -221,6 +225,8 @@ void engine_resume(struct engine *g);
 void engine_run(struct engine *g, const struct microbatch *b, bool grad, double scale);
 /* The sum of the gradients' squares, into sums, as the step's last micro-batch left them. */
 void engine_squares(struct engine *g);
+/* Whether a table is trained; the head is when the embedding that it is tied to is. */
+bool engine_trains(const struct engine *g, unsigned what);
 /* Where the parts of a group's A, and of its B, begin in squares; with GRP_N the number of a layer's. */
 int64_t engine_squares_a(const struct engine *g, int64_t layer, enum linear_group grp);
 int64_t engine_squares_b(const struct engine *g, int64_t layer, enum linear_group grp);

@@ -1,5 +1,5 @@
-/* The backward pass: layer by layer from the top, gradients of the frozen
- * weights never formed. */
+/* The backward pass: layer by layer from the top, gradients of what is frozen
+ * never formed. */
 #include "train/engine.h"
 
 /* Of one group and the rows of p: dy (T, out) has room behind its rows, as the input x had. */
@@ -94,7 +94,35 @@ static void linear_bwd(struct engine *g, struct back *k, const void *x, void *dx
 		through_masks(g, k, l, &at, dx, ld_dx);
 }
 
-/* From the group's input x and the d_s that linear_bwd left behind dy: dA. */
+/* The weights' own gradients, where they are trained: dW = dy^T x, and of the biases dy's sums. Of several products for the same weights each
+ * is added; one alone is written. */
+static void weight_bwd(struct engine *g, const struct back *k, const void *x)
+{
+	struct device *d = g->dev;
+	const struct wgroup *w = &g->w.layers[k->layer].grp[k->grp];
+	const struct trained *t = g->shape.base;
+
+	if (!engine_trains(g, TRAIN_LAYERS))
+		return;
+	d->k.gemm(d, true, false, w->out, w->in, k->p.n, 1, k->dy, k->ldy, x, w->ld, t->wide, NULL, trained_group_grad(t, k->layer, k->grp), w->in, t->wide);
+	for (int i = 0; i < w->n; i++) {
+		float *bias = trained_bias_grad(t, &g->w.desc, k->layer, w->first + i);
+
+		if (bias)
+			d->k.col_sums(d, bias, act_at(d, k->dy, w->row[i]), k->ldy, NULL, 0, NULL, k->p.n, g->w.layers[k->layer].lin[w->first + i].rows, g->col_scratch);
+	}
+}
+
+/* Of a norm's weights: dy (T, C), the norm's input x (T, C). */
+static void norm_bwd_w(struct engine *g, int64_t layer, bool second, const void *dy, const void *x, const float *rstd, int64_t t)
+{
+	int64_t c = g->w.desc.hidden;
+
+	if (engine_trains(g, TRAIN_LAYERS))
+		g->dev->k.col_sums(g->dev, trained_norm_grad(g->shape.base, layer, second), dy, c, x, c, rstd, t, c, g->col_scratch);
+}
+
+/* From the group's input x, and dy: dW; and from the d_s that linear_bwd left behind dy: dA. */
 static void linear_bwd_a(struct engine *g, const struct back *k, void *x)
 {
 	struct device *d = g->dev;
@@ -102,6 +130,7 @@ static void linear_bwd_a(struct engine *g, const struct back *k, void *x)
 	const struct lora_group *l = engine_lora_group(g, k->layer, k->grp);
 	struct kn_adapter_masks m;
 
+	weight_bwd(g, k, x);
 	if (!l)
 		return;
 	d->k.adapter_outer(d, &(struct kn_adapter_outer){ .t = k->p.n, .in = w->in, .nr = l->n * g->lora->rank, .x = x, .ldx = w->ld, .ds = act_at(d, k->dy, w->out),
@@ -175,6 +204,7 @@ static void mlp_bwd(struct engine *g, int64_t i, struct piece p)
 	if (is_lean(g, i))
 		engine_norm2(g, i, p);
 	linear_bwd_a(g, &gu, a.y2);
+	norm_bwd_w(g, i, true, g->d_y, a.x2, a.rstd2, p.n);
 	d->k.rmsnorm_bwd(d, d_res, g->ld_res, g->d_y, a.x2, a.rstd2, lw->norm2, p.n, m->hidden);
 }
 
@@ -189,7 +219,13 @@ static void attn_out_bwd(struct engine *g, int64_t i, struct piece p)
 	linear_bwd_a(g, &o, a.o);
 }
 
-/* Below the first layer nothing is trained: its input needs no gradient. gone: y1 is not there any more. */
+/* Below the first layer nothing is trained but the embedding: without that, and without norms, its input needs no gradient. */
+static bool goes_below(const struct engine *g, int64_t i)
+{
+	return i > 0 || engine_trains(g, TRAIN_LAYERS | TRAIN_EMBED);
+}
+
+/* gone: y1 is not there any more. */
 static void qkv_bwd(struct engine *g, int64_t i, struct piece p, int64_t ld, bool gone)
 {
 	struct device *d = g->dev;
@@ -200,12 +236,14 @@ static void qkv_bwd(struct engine *g, int64_t i, struct piece p, int64_t ld, boo
 	if (gone)
 		engine_input_again(g, i, p);
 	restore_inner(g, i, GRP_QKV, a.y1, a.s[GRP_QKV], p.n);
-	linear_bwd(g, &qkv, a.y1, i > 0 ? g->d_y : NULL, c);
+	linear_bwd(g, &qkv, a.y1, goes_below(g, i) ? g->d_y : NULL, c);
 	if (is_lean(g, i))
 		engine_norm1(g, i, p);
 	linear_bwd_a(g, &qkv, a.y1);
-	if (i > 0)
-		d->k.rmsnorm_bwd(d, act_at(d, g->d_res, p.from * g->ld_res), g->ld_res, g->d_y, act_at(d, g->x1[i], p.from * c), a.rstd1, g->w.layers[i].norm1, p.n, c);
+	if (!goes_below(g, i))
+		return;
+	norm_bwd_w(g, i, false, g->d_y, act_at(d, g->x1[i], p.from * c), a.rstd1, p.n);
+	d->k.rmsnorm_bwd(d, act_at(d, g->d_res, p.from * g->ld_res), g->ld_res, g->d_y, act_at(d, g->x1[i], p.from * c), a.rstd1, g->w.layers[i].norm1, p.n, c);
 }
 
 static void layer_bwd(struct engine *g, int64_t i, const struct microbatch *b)
@@ -257,4 +295,6 @@ void engine_backward(struct engine *g, const struct microbatch *b)
 		layer_bwd(g, i, b);
 		engine_set_back(g, i, b->n_tokens);
 	}
+	if (engine_trains(g, TRAIN_EMBED))
+		g->dev->k.embed_bwd(g->dev, trained_table_grad(g->shape.base, false), g->in.ids, g->in.by_id, g->in.run, g->d_res, g->ld_res, b->n_tokens, g->w.desc.hidden);
 }

@@ -8,7 +8,8 @@
 struct choice {
 	int64_t full, lean, travel, cached;
 	int sets;
-	bool pieced, host_embed, optim_away;
+	bool pieced, host_embed;
+	int optim_away;    /* sixteenths of the optimiser's states there */
 	int64_t away;      /* streams of layers in host memory, the first ones */
 	int64_t head_away; /* segments of the head there, the last ones */
 };
@@ -143,6 +144,14 @@ static void lower_streams(struct engine *g, struct choice *c)
 	c->away = hi;
 }
 
+/* Bytes that come to the device in a step, and that no work before them hides. */
+static uint64_t waits_for(const struct engine *g, const struct choice *c)
+{
+	uint64_t segment = (uint64_t)(g->segment * g->w.head.cols) * dtype_bytes(g->w.head.dtype);
+
+	return (uint64_t)c->head_away * segment + (c->optim_away ? optim_bytes(g->shape.optim, g->lora) / OPTIM_PARTS * (uint64_t)c->optim_away : 0);
+}
+
 struct best {
 	struct choice c;
 	double seconds; /* 0: nothing fitted so far */
@@ -160,7 +169,7 @@ static void consider(struct engine *g, struct choice c, bool streams, struct bes
 	send_lean(g, &c);
 	lower_streams(g, &c);
 	plan_with(g, c);
-	s = engine_seconds(g);
+	s = engine_seconds(g) + (c.optim_away || c.head_away ? (double)waits_for(g, &c) / g->dev->host_rate : 0);
 	if (best->seconds > 0 && s >= best->seconds)
 		return;
 	best->c = c;
@@ -184,31 +193,30 @@ static bool has_all(const struct engine *g, const struct best *b)
 	return b->seconds > 0 && b->c.full + b->c.lean == g->w.desc.layers && (b->c.cached == g->w.desc.layers || !wants_dense(g));
 }
 
-/* Bytes that come to the device in a step, and that no work before them hides. */
-static uint64_t waits_for(const struct engine *g, const struct choice *c)
-{
-	uint64_t segment = (uint64_t)(g->segment * g->w.head.cols) * dtype_bytes(g->w.head.dtype);
-
-	return (uint64_t)c->head_away * segment + (c->optim_away ? optim_bytes(g->shape.optim, g->lora) : 0);
-}
-
 static bool fits_with_streams(struct engine *g, struct choice *c)
 {
 	send_streams(g, c);
 	return fits(g, *c);
 }
 
-/* The optimiser's states, as few segments of the head as do, or both: what the step waits least for. When nothing fits, *c is the
+/* Whether embedding and head may wait in host memory: not where they are trained. */
+static bool tables_travel(const struct engine *g)
+{
+	return !engine_trains(g, TRAIN_EMBED | TRAIN_HEAD);
+}
+
+/* As few of the optimiser's states as do, as few segments of the head, or both: what the step waits least for. When nothing fits, *c is the
  * smallest plan. */
 static void send_least(struct engine *g, struct choice *c)
 {
 	struct choice try = *c, best = *c;
 	uint64_t least = UINT64_MAX;
-	int kinds = g->lora && g->shape.optim ? 2 : 1;
+	int parts = g->lora && g->shape.optim ? OPTIM_PARTS : 0;
+	int64_t most = tables_travel(g) ? segments(g) : 0;
 
-	for (int k = 0; k < kinds; k++) {
+	for (int k = 0; k <= parts; k++) {
 		try.optim_away = k;
-		for (try.head_away = 0; try.head_away < segments(g) && !fits_with_streams(g, &try);)
+		for (try.head_away = 0; try.head_away < most && !fits_with_streams(g, &try);)
 			try.head_away++;
 		if (fits_with_streams(g, &try) && waits_for(g, &try) < least) {
 			least = waits_for(g, &try);
@@ -216,6 +224,16 @@ static void send_least(struct engine *g, struct choice *c)
 		}
 	}
 	*c = least == UINT64_MAX ? try : best;
+}
+
+/* The least, and more of the optimiser's states away: what they leave on the device may be worth more to a layer's activations. */
+static void consider_least(struct engine *g, struct choice c, bool host, int sets, struct best *best)
+{
+	consider(g, c, host, best);
+	for (int more = 1; host && best->seconds > 0 && c.optim_away && c.optim_away < OPTIM_PARTS; more *= 2) {
+		c.optim_away = c.optim_away + more < OPTIM_PARTS ? c.optim_away + more : OPTIM_PARTS;
+		consider_sets(g, c, 1, sets, true, best);
+	}
 }
 
 /* c is the smallest plan. */
@@ -259,14 +277,14 @@ int engine_choose(struct engine *g, struct err *e)
 		consider_sets(g, (struct choice){ 0 }, 2, sets, false, &best);
 		consider_sets(g, (struct choice){ 0 }, 1, sets, true, &best);
 	}
-	if (host && best.seconds == 0)
+	if (host && best.seconds == 0 && tables_travel(g))
 		consider_sets(g, (struct choice){ .host_embed = !g->w.desc.tied }, 1, sets, true, &best);
 	if (best.seconds == 0) {
 		least.lean = !least.pieced;
-		least.host_embed = host && !g->w.desc.tied;
+		least.host_embed = host && !g->w.desc.tied && tables_travel(g);
 		if (host)
 			send_least(g, &least);
-		consider(g, least, host, &best);
+		consider_least(g, least, host, sets, &best);
 	}
 	if (best.seconds == 0)
 		return refuse(g, least, host, e);

@@ -91,7 +91,7 @@ static struct costs costs_of(const struct engine *g)
 	attn = 2 * t * (double)(g->shape.max_seq * m->heads * m->head_dim) / d->flops;
 	c.fwd = products * t * all / flops + attn / ATTN_FWD + t * act * fwd / d->memory_rate;
 	c.again = products * t * again / flops + attn / ATTN_FWD + t * act * fwd / d->memory_rate;
-	c.bwd = products * t * all / flops + 2.5 * attn / ATTN_BWD + t * act * bwd / d->memory_rate;
+	c.bwd = (products + (engine_trains(g, TRAIN_LAYERS) ? 2 : 0)) * t * all / flops + 2.5 * attn / ATTN_BWD + t * act * bwd / d->memory_rate;
 	c.lean = t * act * lean / d->memory_rate;
 	c.dense = g->w.dense || g->w.fp8 ? 0 : make * all / d->memory_rate;
 	c.dense_again = g->w.dense || g->w.fp8 ? 0 : make * again / d->memory_rate;
@@ -99,7 +99,7 @@ static struct costs costs_of(const struct engine *g)
 	c.stream = t * act * (double)m->hidden / d->host_rate;
 	c.drag_set = t * (double)bytes * DRAG;
 	c.drag_stream = t * act * (double)m->hidden * DRAG;
-	c.loss = 4 * t * (double)(m->hidden * m->vocab) / d->flops;
+	c.loss = (engine_trains(g, TRAIN_HEAD) ? 6 : 4) * t * (double)(m->hidden * m->vocab) / d->flops;
 	return c;
 }
 

@@ -35,6 +35,8 @@ void engine_send(struct engine *g, const struct microbatch *b)
 	stage(g, host, in->seq_start, b->seq_start, b->n_seqs + 1);
 	stage(g, host, in->tgt_row, b->tgt_row, b->n_targets);
 	stage(g, host, in->tgt_id, b->tgt_id, b->n_targets);
+	if (in->by_id)
+		trained_sort_ids(b->ids, b->n_tokens, host + (in->by_id - (int32_t *)(void *)in->seed_step), host + (in->run - (int32_t *)(void *)in->seed_step));
 	if (g->shape.pref) {
 		float n = (float)g->drift_of;
 

@@ -93,11 +93,26 @@ static void loss_rows(struct engine *g, const struct kn_xent *x, double *nll)
 	d->k.xent_end(d, x, nll, g->in.scale);
 }
 
+/* Where the head is trained: all logits of the n rows in hid, their losses, d_hid and the head's own gradient. */
+static void loss_whole(struct engine *g, const struct kn_xent *x, double *nll)
+{
+	struct device *d = g->dev;
+	const void *w = g->w.head.data;
+	int64_t c = g->w.head.cols, vocab = g->w.head.rows, ld = g->ld_logits;
+
+	d->k.gemm(d, false, true, x->n, vocab, c, 1, g->hid, c, w, c, 0, NULL, g->logits, ld, false);
+	d->k.xent_whole(d, g->logits, ld, x->n, vocab, x->target, nll, g->in.scale);
+	d->k.gemm(d, false, false, x->n, c, vocab, 1, g->logits, ld, w, c, 0, NULL, g->d_hid, c, false);
+	d->k.gemm(d, true, false, vocab, c, x->n, 1, g->logits, ld, g->hid, c, 1, NULL, trained_table_grad(g->shape.base, true), c, true);
+}
+
 void engine_hidden_bwd(struct engine *g, const int32_t *rows, int64_t n)
 {
 	struct device *d = g->dev;
 	int64_t c = g->w.desc.hidden;
 
+	if (engine_trains(g, TRAIN_LAYERS))
+		d->k.col_sums(d, trained_norm_grad(g->shape.base, -1, false), g->d_hid, c, g->x_hid, c, g->rstd_hid, n, c, g->col_scratch);
 	device_zero(d, g->hid, (uint64_t)(n * c) * dtype_bytes(d->act));
 	d->k.rmsnorm_bwd(d, g->hid, c, g->d_hid, g->x_hid, g->rstd_hid, g->w.norm, n, c);
 	d->k.scatter_rows(d, g->d_res, g->ld_res, g->hid, rows, n, c);
@@ -120,7 +135,7 @@ void engine_loss(struct engine *g, const struct microbatch *b, bool grad)
 			.acc = grad ? g->d_acc : NULL, .dh = g->d_hid };
 
 		engine_hidden(g, g->in.tgt_row + i, x.n);
-		loss_rows(g, &x, g->nll + i);
+		(grad && engine_trains(g, TRAIN_HEAD) ? loss_whole : loss_rows)(g, &x, g->nll + i);
 		if (grad)
 			engine_hidden_bwd(g, g->in.tgt_row + i, x.n);
 	}

@@ -177,6 +177,9 @@ static void layout_gradients(struct engine *g, struct layout *l)
 		once = rows * m->hidden;
 	once = g->loss_rows * g->segment > once ? g->loss_rows * g->segment : once;
 	once = m->vocab > once ? m->vocab : once;
+	g->ld_logits = (m->vocab + 63) / 64 * 64;
+	if (engine_trains(g, TRAIN_HEAD))
+		once = g->loss_rows * g->ld_logits > once ? g->loss_rows * g->ld_logits : once;
 	g->chunk = clamp(once / m->vocab, 1, g->loss_rows);
 	g->d_h = g->d_o = g->logits = layout_take(l, "gradients of activations, or logits", at_least(act_bytes(g, once), optim_ring(g)));
 	if (g->optim_away) {
@@ -188,10 +191,10 @@ static void layout_gradients(struct engine *g, struct layout *l)
 static void layout_inputs(struct engine *g, struct layout *l)
 {
 	struct inputs *in = &g->in;
-	int64_t t = g->shape.max_tokens, s = g->shape.pref ? t : 0;
+	int64_t t = g->shape.max_tokens, s = g->shape.pref ? t : 0, by_id = engine_trains(g, TRAIN_EMBED) ? t : 0;
 	int32_t *head, *ref; /* seed_step, scale, drift_of */
-	const int64_t sizes[] = { 4, 2 * s, t, t, t, t + 1, t, t, 2 * (t / ATTN_TILE + t), s ? s + 1 : 0, s, s };
-	int32_t **const at[] = { &head, &ref, &in->ids, &in->pos, &in->rec, &in->seq_start, &in->tgt_row, &in->tgt_id, &in->tiles, &in->tgt_start, &in->mate, &in->good };
+	const int64_t sizes[] = { 4, 2 * s, t, t, t, t + 1, t, t, by_id, by_id ? t + 1 : 0, 2 * (t / ATTN_TILE + t), s ? s + 1 : 0, s, s };
+	int32_t **const at[] = { &head, &ref, &in->ids, &in->pos, &in->rec, &in->seq_start, &in->tgt_row, &in->tgt_id, &in->by_id, &in->run, &in->tiles, &in->tgt_start, &in->mate, &in->good };
 	enum { PARTS = sizeof(sizes) / sizeof(*sizes) };
 	int32_t *base;
 
@@ -226,7 +229,7 @@ static uint64_t adapter_scratch(const struct engine *g)
 	return most;
 }
 
-/* The most columns that go into a product in 8 bits. */
+/* The most columns that go into a product in 8 bits, and that a bias or norm may have. */
 static int64_t widest_product(const struct engine *g)
 {
 	int64_t most = 0;
@@ -284,6 +287,7 @@ static void layout_scratch(struct engine *g, struct layout *l)
 	g->attn_scratch = layout_take(l, "attention", g->dev->k.attn_scratch(g->dev, t, g->shape.max_seq, m->heads, m->head_dim, g->shape.train));
 	g->decode_scratch = layout_take(l, "attention", g->dev->k.decode_scratch(g->dev, g->shape.decode + g->shape.beside, g->shape.max_seq, m->heads, m->head_dim));
 	g->skinny_scratch = engine_decode_rows(g) ? layout_take(l, "decoding", g->dev->k.skinny_scratch(g->dev, engine_decode_rows(g), widest, KN_PARTS * (g->lora ? g->lora->rank : 0))) : NULL;
+	g->col_scratch = g->shape.base ? floats(l, "sums of columns", COL_PARTS * widest_product(g)) : NULL;
 	g->cos_tab = floats(l, "rotary tables", g->shape.max_seq * (m->head_dim / 2));
 	g->sin_tab = floats(l, "rotary tables", g->shape.max_seq * (m->head_dim / 2));
 }
@@ -293,12 +297,16 @@ void engine_layout(struct engine *g)
 	weights_layout(&g->w, g->dev, &g->plan[ARENA_WEIGHTS], &g->plan[ARENA_CACHE], &g->host_plan);
 	g->embed_way = g->w.host_embed ? acts(g, &g->host_plan, "embeddings", piece_rows(g) * g->w.desc.hidden) : NULL;
 	engine_layout_noise(g, &g->host_plan);
+	if (g->shape.base)
+		trained_layout(g->shape.base, &g->w, g->dev, &g->plan[ARENA_ADAPTER]);
+	if (g->shape.optim && g->shape.optim->galore)
+		galore_layout(g->shape.optim->galore, g->dev, &g->plan[ARENA_ADAPTER]);
 	if (g->lora)
 		lora_layout(g->lora, &g->plan[ARENA_ADAPTER], g->shape.train);
 	g->squares = g->lora && g->shape.train ? layout_array(&g->plan[ARENA_ADAPTER], "gradients", engine_squares_a(g, g->w.desc.layers, 0), sizeof(double)) : NULL;
 	engine_layout_dora(g, &g->plan[ARENA_ADAPTER]);
 	if (g->lora && g->shape.optim)
-		optim_layout(g->shape.optim, g->lora, &g->plan[ARENA_ADAPTER], g->optim_away ? &g->host_plan : NULL);
+		optim_layout(g->shape.optim, g->lora, &g->plan[ARENA_ADAPTER], &g->host_plan, g->optim_away);
 	layout_stream(g, &g->plan[ARENA_ACTIVATIONS]);
 	layout_activations(g, &g->plan[ARENA_ACTIVATIONS]);
 	if (g->shape.train)
@@ -323,11 +331,20 @@ static void choose_segments(struct engine *g)
 	/* whole tiles of any product, and rows of 16 bytes */
 	g->segment = (each + whole - 1) / whole * whole;
 	g->loss_rows = clamp(g->dev->logits / g->segment, 16, LOSS_ROWS);
+	if (engine_trains(g, TRAIN_HEAD)) /* all logits of a row are there */
+		g->loss_rows = clamp(2 * g->dev->logits / vocab, 16, LOSS_ROWS);
 	g->loss_rows -= g->loss_rows > 256 ? g->loss_rows % 256 : 0;
 	g->loss_rows = clamp(g->loss_rows, 0, g->shape.max_tokens);
 	g->chunk = clamp(g->dev->logits / vocab, 16, 4096);
 	g->chunk -= g->chunk > 256 ? g->chunk % 256 : 0;
 	g->chunk = clamp(g->chunk, 0, g->shape.max_tokens);
+}
+
+bool engine_trains(const struct engine *g, unsigned what)
+{
+	const struct trained *t = g->shape.base;
+
+	return t && ((what & TRAIN_LAYERS && t->what & TRAIN_LAYERS) || (what & TRAIN_EMBED && t->embed >= 0) || (what & TRAIN_HEAD && t->head >= 0));
 }
 
 int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m, enum dtype base, bool nf4,
@@ -343,6 +360,8 @@ int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m
 		return err_set(e, LP_USAGE, "products in 8 bits know no magnitudes; leave --compute fp8 or --dora out");
 	g->lora = lora;
 	g->shape = *shape;
+	if (shape->base)
+		base = dev->act; /* trained in place */
 	g->shape.piece = shape->piece ? shape->piece : ENGINE_PIECE;
 	g->shape.host_budget = shape->host_budget ? shape->host_budget : dev->host_bytes;
 	for (int k = 0; k < GRP_N; k++) {

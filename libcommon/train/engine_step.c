@@ -12,6 +12,8 @@ void engine_begin(struct engine *g)
 	device_zero(g->dev, g->sums, ENGINE_SUMS * sizeof(*g->sums));
 	if (g->lora && g->lora->grads)
 		device_zero(g->dev, g->lora->grads, (uint64_t)g->lora->n_params * sizeof(float));
+	if (g->shape.base)
+		device_zero(g->dev, g->shape.base->grads, (uint64_t)g->shape.base->n_grads * sizeof(float));
 }
 
 void engine_resume(struct engine *g)
@@ -135,6 +137,8 @@ static int64_t parts_before(const struct engine *g, enum linear_group grp)
 	for (int k = 0; k < (int)grp; k++) {
 		const struct wgroup *w = &g->w.layers[0].grp[k];
 
+		if (!g->lora->groups[k].n)
+			continue;
 		n += kn_adapter_squares(g->lora->groups[k].n * g->lora->rank * w->in) + kn_adapter_squares(w->out * g->lora->rank);
 		n += g->lora->dora ? kn_adapter_squares(w->out) : 0;
 	}
@@ -158,7 +162,13 @@ int64_t engine_squares_m(const struct engine *g, int64_t layer, enum linear_grou
 
 void engine_squares(struct engine *g)
 {
+	const struct trained *t = g->shape.base;
+
 	g->dev->k.sum(g->dev, g->squares, engine_squares_a(g, g->w.desc.layers, 0), g->sums + SUM_SQUARES);
+	if (t) {
+		g->dev->k.add_squares(g->dev, t->grads_once, g->dev->act, t->n_once, g->sums + SUM_SQUARES);
+		g->dev->k.add_squares(g->dev, t->grads, DT_F32, t->n_grads, g->sums + SUM_SQUARES);
+	}
 	if (!g->lora || !g->lora->has_score)
 		return;
 	g->dev->k.sum_squares(g->dev, g->lora->grads + g->lora->score, g->w.desc.hidden, g->score_squares);

@@ -31,7 +31,8 @@ static void add_grouped(struct sb *out, int64_t v)
 
 static void add_bytes(struct sb *out, const char *name, uint64_t bytes)
 {
-	sb_addf(out, "  %-34s %16llu bytes %12.1f MiB\n", name, (unsigned long long)bytes, (double)bytes / (1 << 20));
+	if (bytes)
+		sb_addf(out, "  %-34s %16llu bytes %12.1f MiB\n", name, (unsigned long long)bytes, (double)bytes / (1 << 20));
 }
 
 uint64_t run_bytes(const struct run *r)
@@ -39,11 +40,28 @@ uint64_t run_bytes(const struct run *r)
 	return engine_bytes(&r->g) + r->dev.overhead + sampler_bytes(r);
 }
 
+/* What is trained, in a line. */
+static void describe_update(const struct run *r, struct sb *out)
+{
+	const struct trained *t = &r->base;
+
+	if (r->optim.galore)
+		sb_addf(out, "galore     rank %lld, directions every %lld steps, scale %g\n", (long long)r->galore.rank, (long long)r->galore.every, r->galore.scale);
+	if (!run_makes_model(r))
+		sb_addf(out, "adapter    %s r %lld, alpha %g, alpha/r %g, dropout %g\n", r->lora.dora ? "DoRA" : "LoRA", (long long)r->lora.rank, r->lora.alpha, (double)r->lora.scale, r->lora.dropout);
+	else
+		sb_addf(out, "update     the weights themselves, %s%s%s; gradients in %s\n", r->dev.act == DT_F32 ? "in fp32" : "bf16 with the rest of fp32 beside it",
+		        t->embed < 0 ? ", but for the embedding" : "", t->head < 0 ? ", but for the head" : "",
+		        t->wide || r->dev.act == DT_F32 ? "fp32" : "bf16, those of tables, norms and biases in fp32");
+	if (!run_makes_model(r) && t->n)
+		sb_addf(out, "beside it  %s%s%s, in fp32\n", t->embed >= 0 ? "the embedding" : "", t->embed >= 0 && t->head >= 0 ? " and " : "", t->head >= 0 ? "the head" : "");
+}
+
 static void describe(const struct run *r, struct sb *out)
 {
 	const struct model_desc *m = &r->desc;
 	const struct engine *g = &r->g;
-	int64_t total = model_params(m) + r->lora.n_trained;
+	int64_t trained = r->lora.n_trained + r->base.n, total = model_params(m) + r->lora.n_trained;
 	char name[64];
 
 	sb_addf(out, "model      %s, %lld layers, hidden %lld, %lld positions\n", m->family, (long long)m->layers, (long long)m->hidden, (long long)m->max_pos);
@@ -52,14 +70,14 @@ static void describe(const struct run *r, struct sb *out)
 		sb_addf(out, "loss scale from %g\n", r->scaler.scale);
 	sb_addf(out, "base       %s%s%s\n", !g->w.nf4 ? dtype_hf_name(g->w.dtype) : m->bnb.plain ? "NF4" : "NF4, double quantisation",
 	        m->bnb.on ? ", as the checkpoint has it" : "", g->w.fp8 ? "; products in fp8" : "");
-	sb_addf(out, "adapter    %s r %lld, alpha %g, alpha/r %g, dropout %g\n", r->lora.dora ? "DoRA" : "LoRA", (long long)r->lora.rank, r->lora.alpha, (double)r->lora.scale, r->lora.dropout);
+	describe_update(r, out);
 	if (r->c->pref)
 		pref_describe(r->c->pref, r->c->adapter && !r->c->base_reference, out);
 	sb_adds(out, "trainable  ");
-	add_grouped(out, r->lora.n_trained);
+	add_grouped(out, trained);
 	sb_adds(out, " of ");
 	add_grouped(out, total);
-	sb_addf(out, " parameters (%.3f %%)\n", 100.0 * (double)r->lora.n_trained / (double)total);
+	sb_addf(out, " parameters (%.3f %%)\n", 100.0 * (double)trained / (double)total);
 	if (r->train.n_rows)
 		sb_addf(out, "data       %lld rows, %lld sequences, %lld tokens, %lld targets\n", (long long)r->train.n_rows, (long long)r->train.n_seqs,
 		        (long long)r->train.n_tokens, (long long)r->train.n_targets);
@@ -114,7 +132,7 @@ int train_dry_run(const struct train_config *c, struct sb *text, struct err *e)
 static int log_plan(struct run *r, struct err *e)
 {
 	const struct engine *g = &r->g;
-	int64_t total = model_params(&r->desc) + r->lora.n_trained;
+	int64_t trained = r->lora.n_trained + r->base.n, total = model_params(&r->desc) + r->lora.n_trained;
 	struct sb name = SB_INIT;
 	struct jw w = jw_to(&name);
 	int rc;
@@ -124,7 +142,7 @@ static int log_plan(struct run *r, struct err *e)
 	                "\"model\":%s,\"method\":\"%s\",\"trainable\":%lld,\"total\":%lld,\"percent\":%.4f,\"steps\":%lld,\"warmup\":%lld,\"rows\":%lld,\"tokens\":%lld,"
 	                "\"weights_bytes\":%llu,\"adapter_bytes\":%llu,\"activation_bytes\":%llu,\"scratch_bytes\":%llu,\"cache_bytes\":%llu,"
 	                "\"total_bytes\":%llu,\"kept_layers\":%lld,\"base_id\":\"%s\"",
-	                sb_str(&name), r->c->pref ? pref_name(r->c->pref->method) : "sft", (long long)r->lora.n_trained, (long long)total, 100.0 * (double)r->lora.n_trained / (double)total, (long long)r->total_steps,
+	                sb_str(&name), r->c->pref ? pref_name(r->c->pref->method) : "sft", (long long)trained, (long long)total, 100.0 * (double)trained / (double)total, (long long)r->total_steps,
 	                (long long)r->schedule.warmup, (long long)r->train.n_rows, (long long)r->train.n_tokens, (unsigned long long)g->plan[ARENA_WEIGHTS].used,
 	                (unsigned long long)g->plan[ARENA_ADAPTER].used, (unsigned long long)g->plan[ARENA_ACTIVATIONS].used,
 	                (unsigned long long)g->plan[ARENA_SCRATCH].used, (unsigned long long)g->plan[ARENA_CACHE].used,
@@ -177,9 +195,9 @@ static void save_last_good(struct run *r)
 		return;
 	path = xasprintf("%s.last-good", r->c->out);
 	if (run_save(r, path, true, NULL, &saving) < 0)
-		warn("the last good adapter could not be saved: %s", saving.msg);
+		warn("the last good %s could not be saved: %s", run_makes_model(r) ? "model" : "adapter", saving.msg);
 	else
-		warn("the adapter after step %lld is in '%s'", (long long)r->step, path);
+		warn("the %s after step %lld is in '%s'", run_makes_model(r) ? "model" : "adapter", (long long)r->step, path);
 	free(path);
 }
 
@@ -204,10 +222,11 @@ static int not_finite(struct run *r, const struct step_result *res, struct err *
 	return -1;
 }
 
-/* Whether somebody looks at the state after so many steps, or a signal asks for it: none is queued behind them before that. */
+/* Whether somebody looks at the state after so many steps, or a signal asks for it, or the next one builds on what no refused one may have changed: none
+ * is queued behind them before that. */
 static bool looked_at(const struct run *r, int64_t step)
 {
-	return stop_asks() || (r->n_evals && due(r->eval_every, step)) || (r->sampler && due(r->sample_every, step)) || due(r->save_every, step);
+	return stop_asks() || optim_turns(&r->optim) || (r->n_evals && due(r->eval_every, step)) || (r->sampler && due(r->sample_every, step)) || due(r->save_every, step);
 }
 
 /* The step behind those that are queued. */

@@ -1,4 +1,4 @@
-/* A training run from options to adapter: plan, load, steps, evaluation, the
+/* A training run from options to adapter, or to a model where that is trained itself: plan, load, steps, evaluation, the
  * best and the last good state, and the numbers that are logged. */
 #ifndef LP_TRAIN_RUN_H
 #define LP_TRAIN_RUN_H
@@ -34,6 +34,9 @@ struct train_config {
 	bool base_reference;               /* its reference is the model without adapter, even where the run starts from one */
 	double neftune;                    /* alpha of the noise on embeddings, 0: none */
 	bool rslora, dora;
+	unsigned trained;                  /* weights of the base that are trained (TRAIN_*); with the layers there is no adapter */
+	int64_t galore_rank, galore_every; /* directions that gradients of trained layers are projected on, 0: they are not; steps between choosing them */
+	double galore_scale;
 	const char *targets, *layers;      /* lora_choose */
 	int64_t batch, accumulate, max_steps, max_len;
 	double epochs, lr, warmup_ratio, decay_ratio, max_grad_norm;

@@ -85,11 +85,9 @@ void run_release_evals(struct run *r)
 
 static void keep_best(struct run *r)
 {
-	uint64_t bytes = (uint64_t)r->lora.n_params * sizeof(float);
-
 	if (!r->best)
-		r->best = xmalloc(bytes);
-	device_download(&r->dev, r->best, r->lora.params, bytes);
+		r->best = xcalloc((size_t)run_params(r), sizeof(*r->best));
+	run_get_params(r, r->best);
 }
 
 int64_t train_stale_evals(int64_t before, double loss, double best, double min_delta)

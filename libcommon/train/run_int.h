@@ -43,6 +43,8 @@ struct run {
 	struct model_source *source; /* NULL in a dry run */
 	struct lora lora;
 	struct optim optim;
+	struct trained base;   /* n 0: all of the base is frozen */
+	struct galore galore;  /* where config's rank says so */
 	struct engine g;
 	struct dataset train, mismatched; /* mismatched: KTO */
 	struct heldout *evals; /* the first decides about the best adapter and the end */
@@ -66,7 +68,7 @@ struct run {
 	int64_t saved;         /* step of the last state that was written or gone on from, 0: none */
 	int64_t best_step;
 	int64_t stale;         /* train_stale_evals so far */
-	float *best;           /* host copy of the parameters at the best evaluation, or NULL */
+	float *best;           /* host copy of the parameters (run_params) at the best evaluation, or NULL */
 	int64_t finished;      /* 1: there is nothing left to do after this step */
 	struct saver *saver;   /* checkpoint.h; NULL without an output */
 	struct watch watch;
@@ -151,20 +153,38 @@ struct step_result {
 	bool overflow;
 };
 int run_result(struct run *r, struct step_result *res, struct err *e) LP_MUST_USE;
-/* Writes the adapter (params: host, or NULL for the device's) under path, or to stdout when path is NULL. */
+/* Whether a model leaves the run, not an adapter. */
+static inline bool run_makes_model(const struct run *r)
+{
+	return (r->base.what & TRAIN_LAYERS) != 0;
+}
+/* All that is trained, as fp32 has it, from the device or to it: the adapter's parameters, then the base's weights (optim_get_base). */
+int64_t run_params(const struct run *r);
+void run_get_params(struct run *r, float *host);
+void run_put_params(struct run *r, const float *host);
+/* After the weights are loaded: what 16 bits could not hold of them. */
+int run_load_base(struct run *r, struct err *e) LP_MUST_USE;
+/* The same of tables that an adapter brought. */
+int run_load_saved(struct run *r, const struct peft *p, struct err *e) LP_MUST_USE;
+/* Writes adapter or model (params: host, or NULL for the device's) under path, or to stdout when path is NULL. */
 int run_save(struct run *r, const char *path, bool force, const float *params, struct err *e) LP_MUST_USE;
-/* An adapter in host memory, ready to be written. The run outlives it. */
+/* An adapter, or a trained model, in host memory, ready to be written. The run outlives it. */
 struct adapter_host {
 	struct peft_write head;
 	struct lora_where where;
+	const char *saved[2];
 	struct sb lineage, about, codes;
-	float *params;          /* (n_params) as the device has them flat */
+	float *params;          /* (n_params) run_params */
 	int64_t n_params;
 	struct tensor *tensors; /* (n), inside params */
 	size_t n;
 	struct arena names;
 };
-void adapter_host_init(struct adapter_host *a, struct run *r);
+int adapter_host_init(struct adapter_host *a, struct run *r, struct err *e) LP_MUST_USE; /* released in any case */
 void adapter_host_release(struct adapter_host *a);
+/* All of a model into a sink that has just been opened; what is frozen comes from the run's source. */
+struct model_sink;
+int run_write_model(const struct run *r, struct model_sink *k, const struct adapter_host *a, struct err *e) LP_MUST_USE;
+enum { RUN_SHARD_GIB = 5 }; /* largest file of one */
 
 #endif

@@ -1,4 +1,4 @@
-/* The adapter as it leaves the run: its tensors, and what it says of itself. */
+/* The adapter, or the model, as it leaves the run: its tensors, and what it says of itself. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,12 +73,27 @@ static void fill_about(const struct run *r, struct sb *text)
 	jw_end_obj(&w);
 }
 
-void adapter_host_init(struct adapter_host *a, struct run *r)
+/* A table that is trained beside the adapter, as PEFT's modules_to_save has it. */
+static void add_table(struct adapter_host *a, const struct run *r, int64_t i)
+{
+	const struct trained_tensor *t = &r->base.tensors[i];
+	const char *prefix = "base_model.model.";
+	char *name = arena_alloc(&a->names, strlen(prefix) + ARCH_NAME);
+
+	snprintf(name, strlen(prefix) + ARCH_NAME, "%s%s", prefix, t->name);
+	a->tensors[a->n++] = (struct tensor){ name, DT_F32, 2, { (uint64_t)t->rows, (uint64_t)t->cols }, (uint64_t)t->n * sizeof(float), a->params + r->lora.n_params + t->at };
+	a->saved[a->head.n_saved++] = i == r->base.embed ? "embed_tokens" : "lm_head";
+	a->head.saved = a->saved;
+}
+
+int adapter_host_init(struct adapter_host *a, struct run *r, struct err *e)
 {
 	memset(a, 0, sizeof(*a));
-	a->n_params = r->lora.n_params;
-	a->params = xcalloc((size_t)a->n_params + 1, sizeof(*a->params));
-	a->tensors = xcalloc((size_t)r->lora.n_tensors + 1, sizeof(*a->tensors));
+	a->n_params = run_params(r);
+	a->params = lp_try_alloc((size_t)a->n_params + 1, sizeof(*a->params), "a copy of what is trained", e);
+	if (!a->params)
+		return -1;
+	a->tensors = xcalloc((size_t)(r->lora.n_tensors + 3), sizeof(*a->tensors));
 	a->head = (struct peft_write){ .base_name = base_name(r->c->model), .base_id = r->g.w.identity, .r = r->lora.rank, .alpha = r->lora.alpha,
 		                       .dropout = r->lora.dropout, .rslora = r->lora.rslora, .dora = r->lora.dora, .score = r->lora.has_score };
 	lora_where(&r->lora, &r->desc, &a->names, &a->where);
@@ -95,6 +110,11 @@ void adapter_host_init(struct adapter_host *a, struct run *r)
 		a->head.codes = sb_str(&a->codes);
 	}
 	a->n = lora_tensors(&r->lora, &r->dev, a->params, a->tensors, &a->names);
+	if (r->base.n)
+		optim_get_base(&r->optim, &r->dev, a->params + r->lora.n_params);
+	for (int64_t i = 0; i < r->base.n_tensors && !run_makes_model(r); i++)
+		add_table(a, r, i);
+	return 0;
 }
 
 void adapter_host_release(struct adapter_host *a)
@@ -133,16 +153,39 @@ static int save_stdout(const struct adapter_host *a, struct err *e)
 	return out_commit(o, e);
 }
 
+static int save_model(struct run *r, const char *path, bool force, const struct adapter_host *a, struct err *e)
+{
+	struct out *o = path ? NULL : out_open(NULL, e);
+	struct model_sink *k = NULL;
+
+	if (path)
+		k = model_sink_dir(path, force, (uint64_t)RUN_SHARD_GIB << 30, e);
+	else if (o)
+		k = model_sink_stream(o, e);
+	if (!k)
+		return -1;
+	if (run_write_model(r, k, a, e) < 0) {
+		model_sink_abort(k);
+		return -1;
+	}
+	return model_sink_commit(k, e);
+}
+
 int run_save(struct run *r, const char *path, bool force, const float *params, struct err *e)
 {
 	struct adapter_host a;
 	int rc;
 
-	adapter_host_init(&a, r);
+	if (adapter_host_init(&a, r, e) < 0) {
+		adapter_host_release(&a);
+		return -1;
+	}
 	if (params)
-		memcpy(a.params, params, (size_t)r->lora.n_params * sizeof(*params));
+		memcpy(a.params, params, (size_t)a.n_params * sizeof(*params));
 	rc = device_sync(&r->dev, e);
-	if (rc == 0)
+	if (rc == 0 && run_makes_model(r))
+		rc = save_model(r, path, force, &a, e);
+	else if (rc == 0)
 		rc = path ? save_dir(path, force, &a, e) : save_stdout(&a, e);
 	adapter_host_release(&a);
 	return rc;

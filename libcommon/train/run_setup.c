@@ -8,6 +8,7 @@
 #include "base/xalloc.h"
 #include "model/codes.h"
 #include "train/checkpoint.h"
+#include "train/pref.h"
 #include "train/run_int.h"
 #include "train/sample.h"
 
@@ -24,11 +25,43 @@ static int load_data(struct run *r, bool need_train, struct err *e)
 	return run_load_evals(r, e) < 0 ? -1 : run_pref_mismatch(r, e);
 }
 
+/* What a base that is trained, or tables of it, cannot be. */
+static int check_base(const struct run *r, struct err *e)
+{
+	const struct train_config *c = r->c;
+
+	if (c->pref)
+		return err_set(e, LP_USAGE, "--method %s learns an adapter alone; leave out --update full or galore, --train-embeddings and --train-head", pref_name(c->pref->method));
+	if (!(c->trained & TRAIN_LAYERS) && r->desc.tied)
+		return err_set(e, LP_USAGE, "the model's head is its embedding, which PEFT has no single place for beside an adapter; train all weights with --update full");
+	if (r->desc.bnb.on && c->trained & TRAIN_LAYERS)
+		return err_set(e, LP_USAGE, "the base is a checkpoint in 4 bits, whose weights cannot be trained; give the 16-bit model that it was made from, or train an adapter");
+	if (c->nf4 && c->trained & TRAIN_LAYERS)
+		return err_set(e, LP_USAGE, "weights in NF4 cannot be trained; leave --quant nf4 out, or train an adapter");
+	if (c->adapter && c->trained & TRAIN_LAYERS)
+		return err_set(e, LP_USAGE, "--adapter is of a frozen base; fold it in with lora-merge, and train the result");
+	if (c->compute && strcmp(c->compute, "fp8") == 0)
+		return err_set(e, LP_USAGE, "--compute fp8 is for a frozen base; compute in bf16");
+	if (c->neftune > 0 && c->trained & TRAIN_EMBED)
+		return err_set(e, LP_USAGE, "--neftune needs embeddings that are not trained; leave it out, or give --train-embeddings no");
+	if (r->desc.tied && !(c->trained & TRAIN_EMBED) != !(c->trained & TRAIN_HEAD))
+		return err_set(e, LP_USAGE, "the model's head is its embedding: train both, or neither");
+	return 0;
+}
+
 static int prepare_adapter(struct run *r, struct err *e)
 {
 	const struct train_config *c = r->c;
 	bool score = c->pref && c->pref->method == KN_PREF_REWARD, scored;
 	struct peft p;
+
+	if (c->trained && check_base(r, e) < 0)
+		return -1;
+	if (c->trained & TRAIN_LAYERS) { /* an adapter of no projection */
+		r->lora = (struct lora){ .rank = 1, .alpha = 1 };
+		lora_init(&r->lora, &r->desc);
+		return 0;
+	}
 
 	if (!c->adapter && c->eval_only && score)
 		return err_set(e, LP_USAGE, "a reward model is an adapter and its score; name it with --adapter");
@@ -48,6 +81,10 @@ static int prepare_adapter(struct run *r, struct err *e)
 		return err_where(e, c->adapter, 0);
 	}
 	r->lora.dropout = c->dropout;
+	if (!c->eval_only && ((peft_saved(&p, arch_embed_name) && !(c->trained & TRAIN_EMBED)) || (peft_saved(&p, arch_head_name) && !(c->trained & TRAIN_HEAD)))) {
+		peft_release(&p);
+		return err_set(e, LP_USAGE, "'%s' has an embedding or head of its own; it goes on with --train-embeddings yes or --train-head yes, as it was made", c->adapter);
+	}
 	scored = p.score != NULL;
 	peft_release(&p);
 	if (c->dora && !r->lora.dora)
@@ -136,6 +173,12 @@ static int make_plan(struct run *r, struct err *e)
 		s.beside = sampler_batch(r);
 		s.max_seq = sampler_context(r) > s.max_seq ? sampler_context(r) : s.max_seq;
 	}
+	if (r->c->trained && !r->c->eval_only) {
+		trained_init(&r->base, &r->desc, &r->dev, r->c->trained, r->c->accumulate > 1 || s.max_tokens > ENGINE_PIECE);
+		s.base = r->optim.base = &r->base;
+		r->galore = (struct galore){ .rank = r->c->galore_rank, .every = r->c->galore_every, .scale = r->c->galore_scale, .seed = r->c->seed, .base = &r->base };
+		r->optim.galore = r->c->galore_rank > 0 ? &r->galore : NULL;
+	}
 	s.budget = r->c->memory ? r->c->memory - (r->c->memory > r->dev.overhead ? r->dev.overhead : 0) : r->dev.free_bytes / 10 * 9;
 	if (sampler_bytes(r) >= s.budget)
 		return err_set(e, LP_DEVICE, "the key-value cache of samples does not fit; give fewer --prompts or --sample-tokens");
@@ -155,6 +198,8 @@ int run_prepare(struct run *r, const struct train_config *c, bool need_data, str
 		return err_set(e, LP_USAGE, "--max-len %lld is more than the model's %lld positions; --allow-long goes past them", (long long)c->max_len, (long long)r->desc.max_pos);
 	if (prepare_adapter(r, e) < 0 || (need_data ? device_open : device_open_plan)(&r->dev, c->device, c->compute, (int)c->threads, e) < 0)
 		return -1;
+	if (c->trained && r->dev.act == DT_F16)
+		return err_set(e, LP_USAGE, "weights are trained in bf16 or fp32, and this GPU computes in fp16; it takes one of compute capability 8.0 or later, or --device cpu");
 	scaler_init(&r->scaler, c->loss_scale > 0 ? c->loss_scale : r->dev.act == DT_F16 ? SCALER_START : 0);
 	if (need_data) {
 		r->source = model_source_open(c->model, e);
@@ -181,8 +226,10 @@ static int load_adapter(struct run *r, struct err *e)
 	if (peft_open(&p, r->c->adapter, e) < 0)
 		return -1;
 	rc = codes_check_base(&p, r->c->adapter, r->source, r->g.w.identity, e);
-	if (rc == 0)
+	if (rc == 0) {
 		lora_load(&r->lora, &r->dev, &p);
+		rc = weights_take_saved(&r->g.w, &r->dev, &p, e) < 0 ? err_where(e, r->c->adapter, 0) : run_load_saved(r, &p, e);
+	}
 	if (rc == 0 && r->lora.has_score && !p.score)
 		lora_start_score(&r->lora, &r->dev, r->c->seed);
 	peft_release(&p);
@@ -191,7 +238,7 @@ static int load_adapter(struct run *r, struct err *e)
 
 int run_load(struct run *r, struct err *e)
 {
-	if (engine_alloc(&r->g, e) < 0 || engine_load(&r->g, r->source, e) < 0 || load_adapter(r, e) < 0 || sampler_start(r, e) < 0)
+	if (engine_alloc(&r->g, e) < 0 || engine_load(&r->g, r->source, e) < 0 || run_load_base(r, e) < 0 || load_adapter(r, e) < 0 || sampler_start(r, e) < 0)
 		return -1;
 	microbatch_init(&r->mb, r->g.shape.max_tokens);
 	r->mb.ends = r->c->pref && r->c->pref->method == KN_PREF_REWARD;
@@ -211,6 +258,7 @@ void run_release(struct run *r)
 	order_release(&r->order);
 	engine_release(&r->g);
 	lora_release(&r->lora);
+	trained_release(&r->base);
 	dataset_release(&r->train);
 	dataset_release(&r->mismatched);
 	run_release_streams(r);

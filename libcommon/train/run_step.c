@@ -68,7 +68,7 @@ static void give(struct run *r, const struct queued *q)
 	/* the update looks at the sums itself, and leaves everything as it is when they are not finite */
 	engine_squares(g);
 	engine_sums_send(g, q->turn);
-	optim_step(&r->optim, &r->lora, &r->dev, q->lr, scale, &(struct optim_sums){ g->sums, g->sums + 1, g->refused }, r->c->max_grad_norm);
+	optim_step(&r->optim, &r->dev, q->lr, scale, &(struct optim_sums){ g->sums, g->sums + 1, g->refused }, r->c->max_grad_norm);
 	scaler_update(&r->next, true);
 }
 

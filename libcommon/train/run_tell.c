@@ -37,7 +37,7 @@ static int put_release(struct run *r, struct sb *records, struct err *e)
 
 /* --- how fast --- */
 
-/* Operations of the model for one token, forward and backward: frozen projections are passed through twice, adapters three
+/* Operations of the model for one token, forward and backward: frozen projections are passed through twice, what is trained three
  * times; attention to half of the rows before, on the average. What is run again to save memory does not count. */
 static double flops_per_token(const struct run *r)
 {
@@ -51,7 +51,7 @@ static double flops_per_token(const struct run *r)
 
 		squares += n * n;
 	}
-	return (double)m->layers * (4 * linears + 6 * (double)(m->heads * m->head_dim) * squares / (double)r->train.n_tokens) + 6 * (double)r->lora.n_params;
+	return (double)m->layers * ((r->base.what & TRAIN_LAYERS ? 6 : 4) * linears + 6 * (double)(m->heads * m->head_dim) * squares / (double)r->train.n_tokens) + 6 * (double)r->lora.n_params;
 }
 
 int run_tell_begin(struct run *r, struct err *e)
@@ -133,7 +133,7 @@ static int step_events(struct run *r, const struct step_result *s, struct err *e
 
 static int log_step(struct run *r, const struct step_result *s, double left, struct err *e)
 {
-	double flops = ((double)s->tokens * r->flops + 4 * (double)s->targets * (double)r->desc.vocab * (double)r->desc.hidden) / s->seconds;
+	double flops = ((double)s->tokens * r->flops + (r->base.what & TRAIN_HEAD ? 6 : 4) * (double)s->targets * (double)r->desc.vocab * (double)r->desc.hidden) / s->seconds;
 	char field[80], mfu[40] = "", told[512];
 
 	if (r->c->peak_tflops > 0)

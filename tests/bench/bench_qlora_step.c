@@ -2,13 +2,13 @@
  * memory forecast and measured, milliseconds by operation, and the hash of the adapter after the steps.
  *
  * usage: bench_qlora_step [name=value]...
- *   device=cuda shape=8b|1b|3b|70b|tiny rank=16 alpha=16 batch=4 seq=2048 accumulate=1 base=nf4|bf16 memory=0 host=0 (MiB) link=0 (GB/s that
+ *   device=cuda shape=8b|1b|3b|70b|tiny train=adapter|full|galore (rank directions, chosen in the first step of 200) optimizer=adamw8bit|adamw rank=16 alpha=16 batch=4 seq=2048 accumulate=1 base=nf4|bf16 memory=0 host=0 (MiB) link=0 (GB/s that
  *   the plan reckons with, 0: the device's) brief=0 (tokens of the rows of warm-up steps, 0: seq) steps=10 warmup=3 parts=0|1 dropout=0
  *   fp8=0|1 dora=0|1 graph=1|0 (micro-batches are replayed) ahead=1|0 (a step is queued before the last one is seen) dry=0|1 (the plan alone, which
  *   needs no GPU) dpo=0|1 (rows are taken two by two as the answers of a pair, so batch is even: as many tokens as without; the reference's
  *   pass, which a run makes once for each row, is timed beside it)
  * Every position is a target; token ids are random. MFU = tokens/s * (4 * P + 6 * S * C * L) / 798e12, P the parameters of the frozen
- * products and the head: forward and input gradient, causal attention; and the same against the vendor's 989e12. */
+ * products and the head: forward and input gradient, causal attention (6 * P where the base is trained, which is bf16 then); and the same against the vendor's 989e12. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,7 +21,7 @@
 #include "random_model.h"
 
 struct conf {
-	const char *device, *shape, *base;
+	const char *device, *shape, *base, *train, *optimizer;
 	int64_t rank, alpha, batch, seq, accumulate, memory, host, link, brief, steps, warmup, parts, fp8, dora, graph, ahead, dry, dpo;
 	double dropout;
 };
@@ -30,11 +30,11 @@ struct conf {
 
 static struct device *dev;
 static struct kn_ops real;
-static double spent[16];
+static double spent[18];
 static int64_t waits;
-static const char *const part_names[] = { "gemm, large", "adapters, down", "attention", "dequantisation", "norms", "rotary", "activation", "loss",
+static const char *const part_names[] = { "gemm, large", "adapters, down", "attention", "dequantisation", "norms and biases", "rotary", "activation", "loss",
 	                                  "optimiser", "rows and copies", "adapters, inner gradients", "adapters, outer gradients", "rows to 8 bits", "adapters through masks", "gemm with activation",
-	                                  "magnitudes" };
+	                                  "magnitudes", "squares", "embedding's gradient" };
 
 static double begin(void)
 {
@@ -147,6 +147,22 @@ static void t_adam(struct device *d, const struct kn_adam_seg *s, const struct k
 {
 	TIMED(8, real.adam(d, s, sd, n, blocks, x, a));
 }
+static void t_xent_whole(struct device *d, void *z, int64_t ldz, int64_t n, int64_t v, const int32_t *target, double *loss, const float *scale)
+{
+	TIMED(7, real.xent_whole(d, z, ldz, n, v, target, loss, scale));
+}
+static void t_col_sums(struct device *d, float *out, const void *a, int64_t lda, const void *b, int64_t ldb, const float *s, int64_t t, int64_t c, float *scratch)
+{
+	TIMED(4, real.col_sums(d, out, a, lda, b, ldb, s, t, c, scratch));
+}
+static void t_add_squares(struct device *d, const void *x, enum dtype dt, int64_t n, double *out)
+{
+	TIMED(16, real.add_squares(d, x, dt, n, out));
+}
+static void t_embed_bwd(struct device *d, float *grad, const int32_t *ids, const int32_t *by_id, const int32_t *run, const void *dx, int64_t ld, int64_t t, int64_t c)
+{
+	TIMED(17, real.embed_bwd(d, grad, ids, by_id, run, dx, ld, t, c));
+}
 static void t_rows(struct device *d, void *y, const void *x, const int32_t *idx, int64_t n, int64_t c)
 {
 	TIMED(9, real.gather_rows(d, y, x, idx, n, c));
@@ -233,6 +249,10 @@ static void watch_parts(struct device *d)
 	d->k.gated_bwd = t_gated_bwd;
 	d->k.xent_segment = t_xent_segment;
 	d->k.xent_end = t_xent_end;
+	d->k.xent_whole = t_xent_whole;
+	d->k.col_sums = t_col_sums;
+	d->k.add_squares = t_add_squares;
+	d->k.embed_bwd = t_embed_bwd;
 	d->k.adam = t_adam;
 	d->k.gather_rows = t_rows;
 	d->k.scatter_rows = t_scatter;
@@ -275,6 +295,8 @@ struct bench {
 	struct device dev;
 	struct model_desc m;
 	struct lora lora;
+	struct trained trained;
+	struct galore galore;
 	struct optim optim;
 	struct engine g;
 	struct dataset data;
@@ -303,6 +325,11 @@ static const struct microbatch *of_step(const struct bench *x, int64_t i)
 	return i < x->c.warmup ? x->brief : x->b;
 }
 
+static bool full(const struct conf *c)
+{
+	return strcmp(c->train, "adapter") != 0;
+}
+
 /* What a step's loss is the mean over. */
 static double units(const struct bench *x, const struct microbatch *b)
 {
@@ -324,7 +351,7 @@ static void give(struct bench *x, int64_t i)
 		engine_run(&x->g, &b[k], true, 1.0 / units(x, b));
 	engine_squares(&x->g);
 	engine_sums_send(&x->g, (int)(i % 2));
-	optim_step(&x->optim, &x->lora, &x->dev, 2e-4, 1, &(struct optim_sums){ x->g.sums, x->g.sums + 1, x->g.refused }, 0.3);
+	optim_step(&x->optim, &x->dev, full(&x->c) ? 2e-5 : 2e-4, 1, &(struct optim_sums){ x->g.sums, x->g.sums + 1, x->g.refused }, 0.3);
 }
 
 /* Its loss, when it is there. */
@@ -349,6 +376,23 @@ static int by_value(const void *a, const void *b)
 	return x < y ? -1 : x > y;
 }
 
+/* What is trained. */
+static void prepare(struct bench *x, struct engine_shape *s)
+{
+	x->optim = (struct optim){ .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01 };
+	must(optim_parse(x->c.optimizer, &x->optim.kind, &e) == 0);
+	x->lora = (struct lora){ .rank = x->c.rank, .alpha = (double)x->c.alpha, .dropout = x->c.dropout, .dora = x->c.dora && !full(&x->c) };
+	must(full(&x->c) || lora_targets("all", x->lora.targets, &e) == 0);
+	lora_init(&x->lora, &x->m);
+	if (!full(&x->c))
+		return;
+	trained_init(&x->trained, &x->m, &x->dev, TRAIN_LAYERS | TRAIN_EMBED | TRAIN_HEAD, x->c.accumulate > 1 || s->max_tokens > ENGINE_PIECE);
+	s->base = x->optim.base = &x->trained;
+	x->galore = (struct galore){ .rank = x->c.rank, .every = 200, .scale = 0.25, .seed = 1, .base = &x->trained };
+	x->optim.galore = strcmp(x->c.train, "galore") == 0 ? &x->galore : NULL;
+	x->c.base = "bf16";
+}
+
 static void plan(struct bench *x)
 {
 	static const struct kn_pref_rule dpo = { .method = KN_PREF_DPO, .beta = 0.1 };
@@ -362,12 +406,9 @@ static void plan(struct bench *x)
 	/* behind a warm-up of other work than a step's, a step is timed from its own beginning */
 	x->c.ahead = c->ahead && x->dev.ahead && !c->brief;
 	s.budget = x->c.memory ? (uint64_t)x->c.memory << 20 : x->dev.free_bytes / 100 * 97;
-	x->optim = (struct optim){ .kind = OPTIM_ADAMW8, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01 };
-	x->lora = (struct lora){ .rank = x->c.rank, .alpha = (double)x->c.alpha, .dropout = x->c.dropout, .dora = x->c.dora };
-	must(lora_targets("all", x->lora.targets, &e) == 0);
-	lora_init(&x->lora, &x->m);
+	prepare(x, &s);
 	must(engine_plan(&x->g, &x->dev, &x->m, DT_BF16, strcmp(x->c.base, "nf4") == 0, &x->lora, &s, &e) == 0);
-	printf("%s, %s, %sr %lld, %lld x %lld x %lld, %s%s, dropout %g\n", x->dev.name, c->shape, c->dora ? "DoRA " : "", (long long)c->rank, (long long)c->batch, (long long)c->seq,
+	printf("%s, %s, %s%s, %s, r %lld, %lld x %lld x %lld, %s%s, dropout %g\n", x->dev.name, c->shape, c->train, c->dora ? " DoRA" : "", c->optimizer, (long long)c->rank, (long long)c->batch, (long long)c->seq,
 	       (long long)c->accumulate, c->base, c->fp8 ? ", fp8" : "", c->dropout);
 	printf("plan: %.1f MiB, %.1f MiB of the host; %lld layers full, %lld lean, %lld travel, %d sets, %lld again; %lld dense; %lld streams on the host%s%s, %lld rows of the head there; estimated at %.1f ms\n",
 	       (double)engine_bytes(g) / (1 << 20), (double)g->host_plan.used / (1 << 20), (long long)g->full, (long long)g->lean, (long long)g->travel, g->sets,
@@ -391,13 +432,16 @@ static void setup(struct bench *x)
 	printf("set-up %.1f s; in use before %.1f MiB\n", now_seconds() - from, (double)(total - before) / (1 << 20));
 }
 
+/* Of all that is trained. */
 static void adapter_hash(struct bench *x, char hex[65])
 {
-	uint64_t n = (uint64_t)x->lora.n_params * sizeof(float);
-	void *host = xmalloc(n);
+	int64_t n = x->lora.n_params;
+	float *host = xcalloc((size_t)(n + x->trained.n), sizeof(*host));
 
-	device_download(&x->dev, host, x->lora.params, n);
-	sha_once(host, n, hex);
+	device_download(&x->dev, host, x->lora.params, (uint64_t)n * sizeof(*host));
+	if (x->trained.n)
+		optim_get_base(&x->optim, &x->dev, host + n);
+	sha_once(host, (uint64_t)(n + x->trained.n) * sizeof(*host), hex);
 	free(host);
 }
 
@@ -413,7 +457,7 @@ static void report(struct bench *x, double *t, double loss, double first)
 		weights += m->layers * linear_in(m, s) * linear_out(m, s);
 	qsort(t, (size_t)x->c.steps, sizeof(*t), by_value);
 	rate = tokens / t[x->c.steps / 2];
-	flops = 4 * (double)weights + 6 * (double)x->c.seq * (double)m->hidden * (double)m->layers;
+	flops = (full(&x->c) ? 6 : 4) * (double)weights + 6 * (double)x->c.seq * (double)m->hidden * (double)m->layers;
 	adapter_hash(x, hex);
 	printf("step %.1f ms (%.1f to %.1f)  %.0f tok/s  MFU %.3f of 798, %.3f of 989 TFLOP/s  loss %.6f then %.6f  adapter %.16s\n", 1e3 * t[x->c.steps / 2],
 	       1e3 * t[0], 1e3 * t[x->c.steps - 1], rate, rate * flops / 798e12, rate * flops / 989e12, first, loss, hex);
@@ -491,8 +535,8 @@ static void report_parts(struct bench *x, double median)
 
 int main(int argc, char **argv)
 {
-	struct bench x = { .c = { "cuda", "8b", "nf4", 16, 16, 4, 2048, 1, 0, 0, 0, 0, 10, 3, 0, 0, 0, 1, 1, 0, 0, 0 } };
-	const struct arg args[] = { { "device", .s = &x.c.device }, { "shape", .s = &x.c.shape }, { "base", .s = &x.c.base }, { "rank", .i = &x.c.rank },
+	struct bench x = { .c = { "cuda", "8b", "nf4", "adapter", "adamw8bit", 16, 16, 4, 2048, 1, 0, 0, 0, 0, 10, 3, 0, 0, 0, 1, 1, 0, 0, 0 } };
+	const struct arg args[] = { { "device", .s = &x.c.device }, { "shape", .s = &x.c.shape }, { "base", .s = &x.c.base }, { "train", .s = &x.c.train }, { "optimizer", .s = &x.c.optimizer }, { "rank", .i = &x.c.rank },
 		                    { "alpha", .i = &x.c.alpha }, { "batch", .i = &x.c.batch }, { "seq", .i = &x.c.seq }, { "accumulate", .i = &x.c.accumulate },
 		                    { "memory", .i = &x.c.memory }, { "host", .i = &x.c.host }, { "link", .i = &x.c.link }, { "brief", .i = &x.c.brief }, { "steps", .i = &x.c.steps }, { "warmup", .i = &x.c.warmup },
 		                    { "parts", .i = &x.c.parts }, { "dropout", .f = &x.c.dropout }, { "fp8", .i = &x.c.fp8 }, { "dora", .i = &x.c.dora }, { "graph", .i = &x.c.graph }, { "ahead", .i = &x.c.ahead },

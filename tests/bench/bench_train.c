@@ -91,7 +91,7 @@ int main(int argc, char **argv)
 		engine_run(&g, &b, true, 1.0 / (double)b.n_targets);
 		if (s == 0 && argc > 7)
 			write_tensors(&g, argv[7], lora.grads, d.ids, d.n_tokens);
-		optim_step(&optim, &lora, &dev, 1e-4, 1, NULL, 0);
+		optim_step(&optim, &dev, 1e-4, 1, NULL, 0);
 		for (int64_t i = 0; i < b.n_targets; i++)
 			loss += g.nll[i];
 		if (s > 0)

@@ -345,9 +345,9 @@ START_TEST(test_adam)
 	uint8_t *m8 = xcalloc(N, 1), *v8 = xcalloc(N, 1), codes[N];
 	void *pp = up_raw(&dev, p, N * 4), *pm = room(&dev, N * 4), *pv = room(&dev, N * 4), *pmm = room(&dev, N * 4), *pvm = room(&dev, N * 4), *ps = room(&dev, 8), *pg;
 	/* two tensors, the first ends within a block */
-	struct kn_adam_seg last = { FIRST, N - FIRST, FIRST, 3, 3, _i }, segs[2] = { { 0, FIRST, 0, 0, 0, _i }, last };
-	void *psegs = up_raw(&dev, segs, sizeof(segs));
-	struct kn_adam_arrays x = { pp, NULL, pm, pv, pm, pv, pmm, pvm }, x2 = { p, NULL, m, v, m8, v8, mm, vm };
+	struct kn_adam_seg segs[2], here[2];
+	void *psegs = room(&dev, sizeof(segs));
+	struct kn_adam_arrays x = { pm, pv, pm, pv, pmm, pvm, NULL }, x2 = { m, v, m8, v8, mm, vm, NULL };
 	double squares = 30, scaled, nan = NAN;
 
 	for (int t = 1; t <= STEPS; t++) {
@@ -361,14 +361,21 @@ START_TEST(test_adam)
 		pg = up_raw(&dev, g, N * 4);
 		for (int i = 0; i < N; i++)
 			g[i] *= on.grad_scale;
-		x.g = pg;
+		for (int k = 0; k < 2; k++) {
+			int64_t at = k ? FIRST : 0;
+
+			segs[k] = (struct kn_adam_seg){ .p = (float *)pp + at, .g = (float *)pg + at, .n = k ? N - FIRST : FIRST, .state = at, .scale = 3 * k, .rest = -1, .block = 3 * k, .eight = _i };
+			here[k] = segs[k];
+			here[k].p = p + at;
+			here[k].g = g + at;
+		}
+		device_upload(&dev, psegs, segs, sizeof(segs));
 		on.squares = ps;
 		for (int bad = 1; bad >= 0; bad--) {
 			device_upload(&dev, ps, bad ? &nan : &scaled, sizeof(scaled));
-			dev.k.adam(&dev, segs, psegs, 2, last.block + (last.n + ADAM8_BLOCK - 1) / ADAM8_BLOCK, &x, &on);
+			dev.k.adam(&dev, segs, psegs, 2, 3 + (N - FIRST + ADAM8_BLOCK - 1) / ADAM8_BLOCK, &x, &on);
 		}
-		x2.g = g;
-		kn_adam_cpu(&cpu, segs, NULL, 2, 0, &x2, &a);
+		kn_adam_cpu(&cpu, here, NULL, 2, 0, &x2, &a);
 		device_free(&dev, pg);
 		free(g);
 	}

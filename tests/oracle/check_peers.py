@@ -100,6 +100,11 @@ def model_checks(name, model_dir, tokens, steps, *how):
     ours = dict(after.named_parameters())
     check(f"{name}: merged weights against PEFT's merge", max(((ours[k] - v).abs().max() / v.abs().max()).item() for k, v in folded.items()), 1e-6)
     check(f"{name}: merged loss, ours against transformers", relative(our_loss(merged, tokens), mean_loss(after, tokens)), 1e-5)
+    whole = os.path.join(w, "full")
+    run("qlora-train", tokens, "--model", model_dir, "--update", "full", "--batch", 2, "--accumulate", 1, "--max-steps", steps, "--lr", "5e-3", "--schedule", "constant", "-o", whole)
+    trained, before = base_of(whole), dict(base_of(model_dir).named_parameters())
+    check(f"{name}: all weights trained, loss in transformers against ours", relative(our_loss(whole, tokens), mean_loss(trained, tokens)), 1e-5)
+    check(f"{name}: parameters that were not", sum(torch.equal(v, before[k]) for k, v in trained.named_parameters()), 0)
     return adapter, tuned
 
 

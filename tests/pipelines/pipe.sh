@@ -36,3 +36,9 @@ is "an empty stream is refused" $? 3
 # the other direction: a reader that leaves early ends the writers quietly
 (ds-audit raw.jsonl; echo $? >writer) 2>err | head -n 1 >/dev/null
 is "a closed pipe is silent" "$(cat err)" ""
+
+# a model that was trained itself goes through the chain like an adapter
+unset MAKEFLAGS MAKELEVEL MFLAGS
+ok "sft.mk with all weights trained" make -s -f "$ROOT/pipelines/sft.mk" BIN="$ROOT/$BUILD/bin" MODEL="$M" DATA=raw.jsonl OUT=out \
+	TRAIN_FLAGS="--update full --max-steps 3 --batch 4 --accumulate 1" GENERATE_FLAGS="--max-new 4"
+same "exports the model that left the run" out/train/adapter/model.safetensors out/merge/model/model.safetensors

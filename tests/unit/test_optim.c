@@ -33,10 +33,11 @@ struct setting {
 	void *device_memory, *host_memory, *ring;
 };
 
-static void layout(struct setting *s, bool away)
+/* away: sixteenths of the states. */
+static void layout(struct setting *s, int away)
 {
 	lora_layout(&s->lora, &s->on_device, true);
-	optim_layout(&s->optim, &s->lora, &s->on_device, away ? &s->on_host : NULL);
+	optim_layout(&s->optim, &s->lora, &s->on_device, &s->on_host, away);
 }
 
 static void fill(float *to, int64_t n, uint64_t stream)
@@ -52,7 +53,7 @@ static void fill(float *to, int64_t n, uint64_t stream)
 	free(x);
 }
 
-static void start(struct setting *s, const struct model_desc *m, int64_t rank, const struct optim *o, bool away)
+static void start(struct setting *s, const struct model_desc *m, int64_t rank, const struct optim *o, int away)
 {
 	struct err e = ERR_INIT;
 
@@ -81,7 +82,7 @@ static void start(struct setting *s, const struct model_desc *m, int64_t rank, c
 static void step(struct setting *s, int i)
 {
 	fill(s->lora.grads, s->lora.n_params, (uint64_t)i);
-	optim_step(&s->optim, &s->lora, &dev, 1e-3, 1, NULL, 0);
+	optim_step(&s->optim, &dev, 1e-3, 1, NULL, 0);
 }
 
 static void same(const void *a, const void *b, uint64_t bytes)
@@ -92,6 +93,18 @@ static void same(const void *a, const void *b, uint64_t bytes)
 	device_download(&dev, x, a, bytes);
 	device_download(&dev, y, b, bytes);
 	ck_assert_msg(device_sync(&dev, &e) == 0, "%s", e.msg);
+	ck_assert_mem_eq(x, y, bytes);
+	free(x);
+	free(y);
+}
+
+static void same_state(struct setting *a, struct setting *b, int state)
+{
+	uint64_t bytes = optim_bytes(&a->optim, &a->lora);
+	char *x = xcalloc(bytes, 1), *y = xcalloc(bytes, 1);
+
+	optim_read(&a->optim, &a->lora, &dev, state, x);
+	optim_read(&b->optim, &b->lora, &dev, state, y);
 	ck_assert_mem_eq(x, y, bytes);
 	free(x);
 	free(y);
@@ -113,13 +126,13 @@ START_TEST(test_away)
 	struct optim o = adamw;
 	struct setting here, away;
 	struct err e = ERR_INIT;
-	int64_t n32, n8, nb;
 
 	open_device();
 	o.kind = _i & 1 ? OPTIM_ADAMW8 : OPTIM_ADAMW;
 	o.b_rate = _i & 2 ? 16 : 0;
-	start(&here, &model, 64, &o, false);
-	start(&away, &model, 64, &o, true);
+	o.piece = _i & 4 ? 65536 : 0;
+	start(&here, &model, 64, &o, 0);
+	start(&away, &model, 64, &o, _i & 4 ? 5 : OPTIM_PARTS);
 	ck_assert_int_eq(here.optim.n_pieces, o.b_rate > 0 ? 2 : 1);
 	ck_assert_int_gt(away.optim.n_pieces, OPTIM_RING); /* each buffer is used again */
 	ck_assert_uint_lt(away.on_device.used, here.on_device.used);
@@ -128,14 +141,9 @@ START_TEST(test_away)
 		step(&away, i);
 	}
 	ck_assert_msg(device_sync(&dev, &e) == 0, "%s", e.msg); /* before the host looks at what comes there */
-	optim_sizes(&here.optim, &here.lora, &n32, &n8, &nb);
 	same(here.lora.params, away.lora.params, (uint64_t)here.lora.n_params * sizeof(float));
-	same(here.optim.m, away.optim.m, (uint64_t)n32 * sizeof(float));
-	same(here.optim.v, away.optim.v, (uint64_t)n32 * sizeof(float));
-	same(here.optim.m8, away.optim.m8, (uint64_t)n8);
-	same(here.optim.v8, away.optim.v8, (uint64_t)n8);
-	same(here.optim.m_max, away.optim.m_max, (uint64_t)nb * sizeof(float));
-	same(here.optim.v_max, away.optim.v_max, (uint64_t)nb * sizeof(float));
+	for (int i = 0; i < OPTIM_STATES; i++)
+		same_state(&here, &away, i);
 	finish(&here);
 	finish(&away);
 }
@@ -171,14 +179,14 @@ START_TEST(test_lora_plus)
 	o.weight_decay = strtod(st_meta(&f.blob, "weight_decay"), NULL);
 	o.b_rate = strtod(st_meta(&f.blob, "ratio"), NULL);
 	o.piece = 2048; /* where they are away */
-	start(&s, &small, 4, &o, _i == 1);
+	start(&s, &small, 4, &o, _i == 1 ? OPTIM_PARTS : 0);
 	rates = st_find(&f.blob, "rates")->data;
 	want = xcalloc((size_t)s.lora.n_params, sizeof(*want));
 	got = xcalloc((size_t)s.lora.n_params, sizeof(*got));
 	send(&s.lora, &f, 'p', 0, s.lora.params);
 	for (int t = 1; t <= 4; t++) {
 		send(&s.lora, &f, 'g', t, s.lora.grads);
-		optim_step(&s.optim, &s.lora, &dev, rates[t - 1], 1, NULL, 0);
+		optim_step(&s.optim, &dev, rates[t - 1], 1, NULL, 0);
 		device_download(&dev, got, s.lora.params, (uint64_t)s.lora.n_params * sizeof(*got));
 		send(&s.lora, &f, 'p', t, s.lora.grads); /* a place for them */
 		device_download(&dev, want, s.lora.grads, (uint64_t)s.lora.n_params * sizeof(*want));
@@ -202,7 +210,7 @@ int main(void)
 	int failed;
 
 	tcase_set_timeout(t, 60);
-	tcase_add_loop_test(t, test_away, 0, 4);
+	tcase_add_loop_test(t, test_away, 0, 8);
 	tcase_add_loop_test(t, test_lora_plus, 0, 2);
 	suite_add_tcase(s, t);
 	srunner_run_all(r, CK_NORMAL);

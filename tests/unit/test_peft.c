@@ -123,7 +123,7 @@ static void config_with(const char *member)
 START_TEST(refused_by_name)
 {
 	static const char *const members[][2] = {
-		{ "\"modules_to_save\":[\"lm_head\"]", "modules_to_save" },
+		{ "\"modules_to_save\":[\"lm_head\",\"score\"]", "modules_to_save" },
 		{ "\"fan_in_fan_out\":true", "fan_in_fan_out" },
 		{ "\"bias\":\"all\"", "bias" },
 		{ "\"lora_bias\":true", "lora_bias" },
