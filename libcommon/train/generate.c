@@ -188,6 +188,7 @@ static bool take_id(struct generator *n, struct gen_seq *s, int32_t id, double l
 	s->logprob += logprob;
 	if (is_stop(o, id)) {
 		s->finish = GEN_STOP;
+		s->end = id;
 		return false;
 	}
 	s->out[s->n_new++] = id;

@@ -22,8 +22,8 @@ struct gen_seq {
 	const int32_t *prompt;
 	int64_t n_prompt;
 	uint64_t stream;
-	/* out: n_new tokens at out (caller's room: max_new), the stop token not among them */
-	int32_t *out;
+	/* out: n_new tokens at out (caller's room: max_new), the stop token, which is in end, not among them */
+	int32_t *out, end;
 	int64_t n_new;
 	enum gen_finish finish;
 	double logprob; /* sum over the new tokens, the stop token's too */

@@ -116,7 +116,7 @@ int run_eval_sets(struct run *r, struct err *e)
 	for (size_t i = 0; i < r->n_evals; i++) {
 		const struct heldout *h = &r->evals[i];
 		double loss, begin = now_seconds();
-		char best[24] = "", fields[512];
+		char best[24] = "", fields[TOLD_TEXT];
 		struct told told;
 
 		if (run_evaluate(r, &h->d, &h->mismatched, &loss, &told, e) < 0)

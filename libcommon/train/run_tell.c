@@ -51,7 +51,7 @@ static double flops_per_token(const struct run *r)
 
 		squares += n * n;
 	}
-	return (double)m->layers * (4 * linears + 6 * (double)(m->heads * m->head_dim) * squares / (double)r->train.n_tokens) + 6 * (double)r->lora.n_params;
+	return (double)m->layers * (4 * linears + 6 * (double)(m->heads * m->head_dim) * (r->train.n_tokens ? squares / (double)r->train.n_tokens : 0)) + 6 * (double)r->lora.n_params;
 }
 
 int run_tell_begin(struct run *r, struct err *e)
@@ -134,7 +134,7 @@ static int step_events(struct run *r, const struct step_result *s, struct err *e
 static int log_step(struct run *r, const struct step_result *s, double left, struct err *e)
 {
 	double flops = ((double)s->tokens * r->flops + 4 * (double)s->targets * (double)r->desc.vocab * (double)r->desc.hidden) / s->seconds;
-	char field[80], mfu[40] = "", told[512];
+	char field[80], mfu[40] = "", told[TOLD_TEXT];
 
 	if (r->c->peak_tflops > 0)
 		snprintf(mfu, sizeof(mfu), ",\"mfu\":%.4f", flops / (r->c->peak_tflops * 1e12));
@@ -152,9 +152,10 @@ int run_tell_step(struct run *r, const struct step_result *s, struct err *e)
 	char text[32];
 
 	r->step_seconds += s->seconds;
-	progress("step %lld/%lld  loss %.4f  lr %.3g  %.0f tokens/s  %s left", (long long)r->step, (long long)r->total_steps, s->loss, s->lr,
-	         (double)s->tokens / s->seconds,	         left_text(left, text));
-	if (tell_words(r, words, watch_loss(&r->watch, r->step, r->schedule.warmup, r->total_steps, s->loss, words), e) < 0)
+	progress("step %lld/%lld  %s %.4f  lr %.3g  %.0f tokens/s  %s left", (long long)r->step, (long long)r->total_steps, r->rollout ? "reward" : "loss",
+	         r->rollout ? run_grpo_reward(r) : s->loss, s->lr, (double)s->tokens / s->seconds,	         left_text(left, text));
+	/* GRPO's loss is around 0, and says nothing */
+	if (!r->rollout && tell_words(r, words, watch_loss(&r->watch, r->step, r->schedule.warmup, r->total_steps, s->loss, words), e) < 0)
 		return -1;
 	if (r->step % r->c->log_every && r->step != r->total_steps && r->step != 1)
 		return 0;
