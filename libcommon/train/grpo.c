@@ -71,7 +71,8 @@ struct grpo_stats grpo_stats(const double *x, int64_t n)
 	struct grpo_stats s = { 0, 0 };
 
 	for (int64_t i = 0; i < n; i++)
-		s.mean += x[i] / (double)n;
+		s.mean += x[i];
+	s.mean /= (double)n;
 	for (int64_t i = 0; i < n; i++)
 		s.std += (x[i] - s.mean) * (x[i] - s.mean);
 	s.std = n > 1 ? sqrt(s.std / (double)(n - 1)) : 0;
