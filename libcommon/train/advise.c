@@ -125,7 +125,11 @@ static void eval_rows(const struct run *r, struct sb *out)
 int train_advise(const struct train_config *c, enum task task, struct sb *text, struct err *e)
 {
 	struct run r;
-	int rc = run_prepare(&r, c, false, e);
+	int rc;
+
+	if (c->pref)
+		return err_set(e, LP_USAGE, "--advise knows what guides say of examples alone (--method sft); of preferences they say a rate of 5e-6 to 5e-5, one to three epochs, and for dpo a beta of 0.1 to 0.5");
+	rc = run_prepare(&r, c, false, e);
 
 	if (rc < 0 && e->code == LP_DEVICE && r.total_steps)
 		rc = 0; /* memory is --dry-run's matter */

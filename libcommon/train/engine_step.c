@@ -151,7 +151,7 @@ int64_t engine_squares_b(const struct engine *g, int64_t layer, enum linear_grou
 void engine_squares(struct engine *g)
 {
 	g->dev->k.sum(g->dev, g->squares, engine_squares_a(g, g->w.desc.layers, 0), g->sums + SUM_SQUARES);
-	if (!g->lora->has_score)
+	if (!g->lora || !g->lora->has_score)
 		return;
 	g->dev->k.sum_squares(g->dev, g->lora->grads + g->lora->score, g->w.desc.hidden, g->score_squares);
 	g->dev->k.sum(g->dev, g->score_squares, 1, g->sums + SUM_SQUARES);

@@ -16,6 +16,8 @@ adapter() { echo "$1/adapter_model.safetensors"; }
 # the field of the last record of an event
 field() { grep "\"event\":\"$2\"" "$1" | tail -n 1 | sed "s|.*\"$3\":\([^,}]*\).*|\1|"; }
 first() { grep "\"event\":\"$2\"" "$1" | head -n 1 | sed "s|.*\"$3\":\([^,}]*\).*|\1|"; }
+# what a 16-bit device rounds: losses, gradients; and what a plan of the smallest memory takes beside it
+case $DEVICE in cpu) exact=1e-12 zero=1e-12 start=1e-6 loss=1e-6 norm=1e-4 small=8M ;; *) exact=5e-3 zero=5e-2 start=5e-3 loss=5e-3 norm=0.2 small=700M ;; esac
 less() { awk "BEGIN { exit !($1 < $2) }"; }
 near() { awk "BEGIN { d = $1 - ($2); exit !((d < 0 ? -d : d) <= $3) }"; }
 
@@ -28,9 +30,9 @@ for m in dpo ipo orpo simpo reward; do
 	ok "on the right side" less 0.5 "$(field $m.log train rewards/accuracies)"
 	is "and held-out pairs are told of" "$(field $m.log eval rewards/margins | grep -c .)" 1
 done
-ok "DPO's first loss is ln 2" near "$(first dpo.log train loss)" 0.6931471805599453 1e-12
-ok "and on held-out pairs" near "$(first dpo.log eval loss)" 0.6931471805599453 1e-12
-is "with rewards of 0" "$(first dpo.log eval rewards/chosen)" 0.0
+ok "DPO's first loss is ln 2" near "$(first dpo.log train loss)" 0.6931471805599453 $exact
+ok "and on held-out pairs" near "$(first dpo.log eval loss)" 0.6931471805599453 $exact
+ok "with rewards of 0" near "$(first dpo.log eval rewards/chosen)" 0 $zero
 ok "the reference's pass is recorded" grep -q '"event":"reference".*"rows":24,' dpo.log
 ok "and so is the method" grep -q '"event":"plan".*"method":"dpo"' dpo.log
 is "a score has no reference" "$(grep -c '"event":"reference"' reward.log)" 0
@@ -54,21 +56,21 @@ for m in dpo kto reward; do
 		set -- $b
 		run --method $m --batch "$1" --accumulate "$2" --max-steps 1 --log "$m.$1.log" -o "$m.$1" train.lps
 	done
-	ok "$m: micro-batches of one give the same loss" near "$(field $m.1.log train loss)" "$(field $m.4.log train loss)" 1e-6
-	ok "and gradient" near "$(field $m.1.log train grad_norm)" "$(field $m.4.log train grad_norm)" 1e-4
+	ok "$m: micro-batches of one give the same loss" near "$(field $m.1.log train loss)" "$(field $m.4.log train loss)" $loss
+	ok "and gradient" near "$(field $m.1.log train grad_norm)" "$(field $m.4.log train grad_norm)" $norm
 	status 0 "a run" train --method $m --dropout 0.1 --eval held.lps --eval-every 2 --restore-best --max-steps 8 --save-every 4 -o $m.whole train.lps
 	status 0 "half of it" train --method $m --dropout 0.1 --eval held.lps --eval-every 2 --restore-best --max-steps 4 --save-every 4 -o $m.half train.lps
 	status 0 "gone on with" train --method $m --dropout 0.1 --eval held.lps --eval-every 2 --restore-best --max-steps 8 --save-every 4 --extend -o $m.half train.lps
 	same "in the same bytes" "$(adapter $m.half)" "$(adapter $m.whole)"
 	status 2 "but not by another method" train --method ipo --dropout 0.1 --eval held.lps --eval-every 2 --restore-best --max-steps 12 --save-every 4 --extend -o $m.half train.lps
 	says "method was" "which is named"
-	status 0 "the same in little memory" train --method $m --dropout 0.1 --eval held.lps --eval-every 2 --restore-best --max-steps 8 --save-every 4 --memory 8M -o $m.small train.lps
+	status 0 "the same in little memory" train --method $m --dropout 0.1 --eval held.lps --eval-every 2 --restore-best --max-steps 8 --save-every 4 --memory $small -o $m.small train.lps
 	same "has the same bytes" "$(adapter $m.small)" "$(adapter $m.whole)"
 done
 
 # the reference of a run that starts from an adapter
 status 0 "from an adapter" train --method dpo --adapter dpo --max-steps 1 --log from.log -o from train.lps
-ok "the reference has it" near "$(first from.log train loss)" 0.6931471805599453 1e-6
+ok "the reference has it" near "$(first from.log train loss)" 0.6931471805599453 $start
 status 0 "or the base" train --method dpo --adapter dpo --reference base --max-steps 1 --log base.log -o base train.lps
 ok "which is behind" less "$(first base.log train loss)" 0.6
 
@@ -124,6 +126,8 @@ says '\--beta is no option of --method reward' "is named"
 status 2 "smoothing" train --method ipo --label-smoothing 0.1 train.lps
 status 2 "a margin" train --method dpo --margin 1 train.lps
 status 2 "a reference" train --method orpo --reference base train.lps
+status 2 "advice" train --method dpo --advise train.lps
+says 'of preferences they say a rate of 5e-6 to 5e-5' "which is short"
 status 2 "scores of a run" train --method reward --scores x train.lps
 head -n 1 train.jsonl | chat-template --model "$M" | tokenize --model "$M" >one.lps
 status 3 "kto of one record" train --method kto one.lps
