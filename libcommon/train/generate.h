@@ -53,8 +53,10 @@ struct generator {
 	struct microbatch mb; /* its rec: which slot each token belongs to */
 	int32_t *slot;        /* (batch): the sequence of each row that predicts */
 	float *logits;        /* (chunk, V) host copy */
-	uint32_t *idx;        /* (V) sampling scratch */
-	double *prob;         /* (V) */
+	struct chosen *chosen; /* (chunk) */
+	int threads;
+	uint32_t *idx;        /* (threads, V) sampling scratch */
+	double *prob;         /* (threads, V) */
 	struct gen_steps steps;
 };
 /* g: planned with train = false, max_tokens >= context and >= batch, and loaded.
