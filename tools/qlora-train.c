@@ -34,7 +34,7 @@ static struct {
 static struct opt options[] = {
 	{ OPT_SECTION, .help = "Model and data" },
 	{ OPT_STR, "model", 0, &o.model, "DIR", "Hugging Face model directory (needed)" },
-	{ OPT_LIST, "eval", 0, &o.evals, "[NAME=]FILE", "held-out token stream; of several the first decides" },
+	{ OPT_LIST, "eval", 0, &o.evals, "[NAME=]FILE", "held-out token stream (grpo: prompts); of several the first decides" },
 	{ OPT_STR, "weights", 0, &o.weights, "LIST", "parts of an epoch that the TOKENS have, as in 3,1 (each row once)" },
 	{ OPT_STR, "adapter", 0, &o.adapter, "DIR", "start from this adapter" },
 	{ OPT_STR, "tag", 0, &o.tag, "[NAME@]VERSION", "name and semantic version, which the adapter carries" },
@@ -179,8 +179,7 @@ static int check_grpo(struct err *e)
 {
 	static const char *const own[] = { "reward", "reward-weights", "reward-timeout", "group", "max-new", "temperature", "top-p", "top-k", "raw", "rollout-batch", "updates",
 		"epsilon", "epsilon-high", "loss-type", "scale-rewards", "kl", "mask-truncated" };
-	static const char *const none[] = { "label-smoothing", "margin", "desirable-weight", "undesirable-weight", "eval", "eval-every", "eval-only", "restore-best", "patience",
-		"weights", "advise", "scores", "max-len" };
+	static const char *const none[] = { "label-smoothing", "margin", "desirable-weight", "undesirable-weight", "weights", "advise", "scores", "max-len" };
 
 	for (size_t i = 0; !is_grpo() && i < sizeof(own) / sizeof(*own); i++)
 		if (opt_given(&spec, own[i]))

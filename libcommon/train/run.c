@@ -335,7 +335,7 @@ static int finish(struct run *r, struct err *e)
 	char field[80];
 
 	if (r->step < r->total_steps)
-		note("stopped after step %lld: the held-out loss has not fallen for %lld evaluations", (long long)r->step, (long long)r->stale);
+		note("stopped after step %lld: the held-out %s for %lld evaluations", (long long)r->step, r->rollout ? "reward has not risen" : "loss has not fallen", (long long)r->stale);
 	if (checkpoint_wait(r, &unsaved) < 0)
 		warn("%s: %s: the last checkpoint is not there", unsaved.path, unsaved.msg);
 	if (run_save(r, c->out, c->force || c->extend, c->restore_best ? r->best : NULL, e) < 0)

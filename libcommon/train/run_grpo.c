@@ -16,20 +16,25 @@
 
 enum { AT_ONCE = 64 };
 
-/* Of the completions that run.train is made of. */
-struct about {
+/* Of one batch of completions: those that run.train is made of, or a held-out set's. */
+struct grpo_about {
+	bool learnt;                          /* by steps, which have ratios and a KL */
 	struct grpo_stats reward, each[GRPO_REWARDS];
 	double flat;                          /* part of groups */
 	double mean, min, max, ended, clipped; /* tokens, of all and of those that came to an end; part that did not */
 	double make_seconds, reward_seconds;
 };
 
+struct prompt_set {
+	struct prompt *prompts; /* (n) */
+	char **more;            /* (n) members of the records for completion_write */
+	int64_t n;
+	size_t cap, cap_more;
+};
+
 struct rollout {
 	struct prompt_texts texts;
-	struct prompt *prompts; /* (n_prompts) */
-	char **more;            /* (n_prompts) members of the records for completion_write */
-	int64_t n_prompts;
-	size_t cap, cap_more;
+	struct prompt_set train, *held; /* held: (n_evals of the configuration) */
 	int64_t longest;        /* prompt */
 	struct gen_options opts;
 	struct gen_seq *seqs;   /* (most) of a step */
@@ -41,7 +46,7 @@ struct rollout {
 	float *start;           /* parameters that the run started from, where they are the reference's; NULL: it has none */
 	float *now;             /* room for the run's meanwhile */
 	double *nll;            /* (max_tokens of a micro-batch) */
-	struct about about;
+	struct grpo_about about, held_about;
 	char names[2 * GRPO_REWARDS][32];
 };
 
@@ -52,16 +57,16 @@ static int64_t most(const struct run *r)
 	return r->c->batch * r->c->accumulate;
 }
 
-static int add_prompt(struct run *r, const struct jsonl_rec *rec, struct arena *a, struct err *e)
+static int add_prompt(struct run *r, struct prompt_set *to, const struct jsonl_rec *rec, struct arena *a, struct err *e)
 {
 	struct rollout *o = r->rollout;
 	struct sb more = SB_INIT;
 	struct prompt *p;
 
-	o->prompts = xgrow(o->prompts, &o->cap, (size_t)o->n_prompts + 1, sizeof(*o->prompts));
-	o->more = xgrow(o->more, &o->cap_more, (size_t)o->n_prompts + 1, sizeof(*o->more));
-	p = &o->prompts[o->n_prompts];
-	o->more[o->n_prompts++] = NULL; /* also when it fails: it is released with the others */
+	to->prompts = xgrow(to->prompts, &to->cap, (size_t)to->n + 1, sizeof(*to->prompts));
+	to->more = xgrow(to->more, &to->cap_more, (size_t)to->n + 1, sizeof(*to->more));
+	p = &to->prompts[to->n];
+	to->more[to->n++] = NULL; /* also when it fails: it is released with the others */
 	if (prompt_make(&o->texts.prompter, rec, a, p, e) < 0)
 		return -1;
 	if (p->n_ids + r->c->grpo->max_new > run_positions(r))
@@ -72,34 +77,48 @@ static int add_prompt(struct run *r, const struct jsonl_rec *rec, struct arena *
 			return err_set(e, LP_DATA, "the prompt holds token id %d, and the model has %lld; its tokenizer is another model's", p->ids[i], (long long)r->desc.vocab);
 	o->longest = p->n_ids > o->longest ? p->n_ids : o->longest;
 	completion_more(&rec->v, &more);
-	o->more[o->n_prompts - 1] = sb_detach(&more);
+	to->more[to->n - 1] = sb_detach(&more);
 	return 0;
 }
 
-static int read_file(struct run *r, const char *path, struct err *e)
+/* Of one file, to the set; its name and hash. */
+static int read_prompts(struct run *r, const char *path, struct prompt_set *to, char *name, size_t size, char hash[33], struct err *e)
 {
 	struct in *in = in_open(path, e);
 	struct jsonl *j = in ? jsonl_open_take(in, "auto", e) : NULL;
-	struct stream *s = &r->streams[r->n_streams];
 	struct jsonl_rec rec;
+	int64_t before = to->n;
 	int got = -1;
 
 	if (!j)
 		return -1;
-	snprintf(s->name, sizeof(s->name), "%s", in_name(jsonl_in(j)));
-	s->first = s->records = r->rollout->n_prompts;
+	snprintf(name, size, "%s", in_name(jsonl_in(j)));
 	while ((got = jsonl_next(j, &rec, e)) == 1)
-		if (add_prompt(r, &rec, jsonl_arena(j), e) < 0) {
-			got = err_where(e, s->name, rec.line);
+		if (add_prompt(r, to, &rec, jsonl_arena(j), e) < 0) {
+			got = err_where(e, name, rec.line);
 			break;
 		}
-	s->n_rows = s->take = r->rollout->n_prompts - s->first;
-	in_hash(jsonl_in(j), s->hash);
-	r->n_streams++;
+	in_hash(jsonl_in(j), hash);
 	jsonl_close(j);
-	if (got == 0 && s->n_rows == 0)
-		return err_line(e, LP_DATA, s->name, 0, "no prompts in it");
-	return got;
+	return got == 0 && to->n == before ? err_line(e, LP_DATA, name, 0, "no prompts in it") : got;
+}
+
+static int read_file(struct run *r, const char *path, struct err *e)
+{
+	struct prompt_set *to = &r->rollout->train;
+	struct stream *s = &r->streams[r->n_streams];
+
+	s->first = s->records = to->n;
+	if (read_prompts(r, path, to, s->name, sizeof(s->name), s->hash, e) < 0)
+		return -1;
+	s->n_rows = s->take = to->n - s->first;
+	r->n_streams++;
+	return 0;
+}
+
+int run_grpo_load_eval(struct run *r, struct heldout *h, struct err *e)
+{
+	return read_prompts(r, h->path, &r->rollout->held[h - r->evals], h->file, sizeof(h->file), h->d.hash, e);
 }
 
 static int read_files(struct run *r, struct err *e)
@@ -131,7 +150,8 @@ int run_grpo_open(struct run *r, bool need_data, struct err *e)
 	o->prompt_of = xcalloc((size_t)most(r), sizeof(*o->prompt_of));
 	o->ids = xcalloc((size_t)(most(r) * (c->max_new + 1)), sizeof(*o->ids));
 	o->reward = xcalloc((size_t)most(r) * (c->n_rewards + 1), sizeof(*o->reward));
-	if (!need_data && !r->c->n_streams)
+	o->held = xcalloc(r->c->n_evals + 1, sizeof(*o->held));
+	if (!need_data && !r->c->n_streams && !r->c->n_evals)
 		return 0;
 	if (prompt_texts_load(&o->texts, r->c->model, r->desc.eos, r->desc.n_eos, e) < 0)
 		return -1;
@@ -139,12 +159,12 @@ int run_grpo_open(struct run *r, bool need_data, struct err *e)
 	o->texts.prompter.max_tokens = INT64_MAX;
 	o->opts = (struct gen_options){ .max_new = c->max_new, .temperature = c->rule.temperature, .top_p = c->top_p, .top_k = c->top_k, .seed = r->c->seed,
 		                        .stop = o->texts.stop, .n_stop = o->texts.n_stop };
-	return read_files(r, e);
+	return need_data || r->c->n_streams ? read_files(r, e) : 0;
 }
 
 int64_t run_prompts(const struct run *r)
 {
-	return r->rollout ? r->rollout->n_prompts : 0;
+	return r->rollout ? r->rollout->train.n : 0;
 }
 
 int64_t run_grpo_longest(const struct run *r)
@@ -195,6 +215,16 @@ int run_grpo_start(struct run *r, struct err *e)
 	return 0;
 }
 
+static void release_set(struct prompt_set *s)
+{
+	for (int64_t i = 0; i < s->n; i++) {
+		prompt_release(&s->prompts[i]);
+		free(s->more[i]);
+	}
+	free(s->prompts);
+	free(s->more);
+}
+
 void run_grpo_close(struct run *r)
 {
 	struct rollout *o = r->rollout;
@@ -203,13 +233,11 @@ void run_grpo_close(struct run *r)
 		return;
 	if (o->started)
 		generator_release(&o->gen);
-	for (int64_t i = 0; i < o->n_prompts; i++) {
-		prompt_release(&o->prompts[i]);
-		free(o->more[i]);
-	}
+	release_set(&o->train);
+	for (size_t i = 0; i < r->c->n_evals; i++)
+		release_set(&o->held[i]);
+	free(o->held);
 	prompt_texts_release(&o->texts);
-	free(o->prompts);
-	free(o->more);
 	free(o->seqs);
 	free(o->prompt_of);
 	free(o->ids);
@@ -223,23 +251,31 @@ void run_grpo_close(struct run *r)
 
 /* --- completions --- */
 
+/* Completion i of those under way is of this prompt. */
+static void put(struct run *r, int64_t i, const struct prompt_set *from, int64_t p, uint64_t stream)
+{
+	struct rollout *o = r->rollout;
+
+	o->prompt_of[i] = p;
+	o->seqs[i] = (struct gen_seq){ .prompt = from->prompts[p].ids, .n_prompt = from->prompts[p].n_ids, .out = o->ids + i * (r->c->grpo->max_new + 1), .stream = stream };
+}
+
 /* Which prompts the step's completions are of, and the draws' streams: functions of seed and step. */
 static int64_t choose(struct run *r)
 {
-	struct rollout *o = r->rollout;
-	int64_t group = r->c->grpo->group, batch = r->step / r->c->grpo->updates, per = most(r) / group, each = (o->n_prompts + per - 1) / per;
-	int64_t at = batch % each * per, n = o->n_prompts - at < per ? o->n_prompts - at : per;
+	const struct prompt_set *t = &r->rollout->train;
+	int64_t group = r->c->grpo->group, batch = r->step / r->c->grpo->updates, per = most(r) / group, each = (t->n + per - 1) / per;
+	int64_t at = batch % each * per, n = t->n - at < per ? t->n - at : per;
 
 	for (int64_t i = 0; i < n * group; i++) {
-		int64_t p = o->prompt_of[i] = order_row(&r->order, batch / each, at + i / group);
+		int64_t p = order_row(&r->order, batch / each, at + i / group);
 
-		o->seqs[i] = (struct gen_seq){ .prompt = o->prompts[p].ids, .n_prompt = o->prompts[p].n_ids, .out = o->ids + i * (r->c->grpo->max_new + 1),
-			                       .stream = rng_u64(rng_stream("completion"), (uint64_t)batch, (uint64_t)(p * group + i % group)) };
+		put(r, i, t, p, rng_u64(rng_stream("completion"), (uint64_t)batch, (uint64_t)(p * group + i % group)));
 	}
 	return n * group;
 }
 
-static int make(struct run *r, int64_t n, struct err *e)
+static int make(struct run *r, const struct prompt_set *from, int64_t n, struct err *e)
 {
 	struct rollout *o = r->rollout;
 	int64_t at_once = run_grpo_batch(r);
@@ -252,23 +288,27 @@ static int make(struct run *r, int64_t n, struct err *e)
 	}
 	for (int64_t i = 0; i < n; i++)
 		if (!isfinite(o->seqs[i].logprob))
-			return err_set(e, LP_DIVERGED, "step %lld: the logits for prompt %s are not finite; lower --lr", (long long)r->step + 1, o->prompts[o->prompt_of[i]].id);
+			return err_set(e, LP_DIVERGED, "step %lld: the logits for prompt %s are not finite; lower --lr", (long long)r->step + 1, from->prompts[o->prompt_of[i]].id);
 	return 0;
 }
 
-static int ask(struct run *r, int64_t n, struct err *e)
+static int tell_completions(struct run *r, const struct prompt_set *from, int64_t n, struct sb *text, struct err *e)
 {
-	const struct grpo_config *c = r->c->grpo;
-	struct rollout *o = r->rollout;
-	struct sb text = SB_INIT;
-	int rc = 0;
+	const struct rollout *o = r->rollout;
 
-	for (int64_t i = 0; i < n && rc == 0; i++)
-		rc = completion_write(&o->texts.prompter, &o->prompts[o->prompt_of[i]], &o->seqs[i], o->more[o->prompt_of[i]], &text, e);
-	for (size_t k = 0; k < c->n_rewards && rc == 0; k++)
-		rc = reward_run(c->rewards[k], &text, n, c->timeout, o->reward + (int64_t)k * most(r), e);
-	sb_release(&text);
-	return rc;
+	for (int64_t i = 0; i < n; i++)
+		if (completion_write(&o->texts.prompter, &from->prompts[o->prompt_of[i]], &o->seqs[i], from->more[o->prompt_of[i]], text, e) < 0)
+			return -1;
+	return 0;
+}
+
+/* To reward, (n_rewards, stride). */
+static int ask(const struct grpo_config *c, const struct sb *text, int64_t n, int64_t stride, double *reward, struct err *e)
+{
+	for (size_t k = 0; k < c->n_rewards; k++)
+		if (reward_run(c->rewards[k], text, n, c->timeout, reward + (int64_t)k * stride, e) < 0)
+			return -1;
+	return 0;
 }
 
 /* --- what steps see --- */
@@ -338,30 +378,50 @@ static void add_row(struct run *r, int64_t i)
 	free(mask);
 }
 
-static void describe(struct run *r, int64_t n, int64_t flat)
+/* The sum by weight of n completions' rewards, (n_rewards + 1, stride), to the last row. */
+static void add_up(const struct grpo_config *c, double *reward, int64_t stride, int64_t n)
 {
-	const struct grpo_config *c = r->c->grpo;
-	struct rollout *o = r->rollout;
-	struct about *a = &o->about;
-	int64_t ends = 0;
+	double *all = reward + (int64_t)c->n_rewards * stride;
 
-	a->reward = grpo_stats(o->reward + (int64_t)c->n_rewards * most(r), n);
-	for (size_t k = 0; k < c->n_rewards; k++)
-		a->each[k] = grpo_stats(o->reward + (int64_t)k * most(r), n);
-	a->flat = (double)flat * (double)c->group / (double)n;
-	a->mean = a->max = a->ended = 0;
-	a->min = INFINITY;
 	for (int64_t i = 0; i < n; i++) {
-		double len = (double)(o->seqs[i].n_new + (o->seqs[i].finish == GEN_STOP));
+		all[i] = 0;
+		for (size_t k = 0; k < c->n_rewards; k++)
+			all[i] += c->weights[k] * reward[(int64_t)k * stride + i];
+	}
+}
 
-		a->mean += len / (double)n;
+static void about_rewards(struct grpo_about *a, const struct grpo_config *c, const double *reward, int64_t stride, int64_t n)
+{
+	a->reward = grpo_stats(reward + (int64_t)c->n_rewards * stride, n);
+	for (size_t k = 0; k < c->n_rewards; k++)
+		a->each[k] = grpo_stats(reward + (int64_t)k * stride, n);
+}
+
+/* Lengths of n completions more; of all that were added up they are means when about_end has had its say. */
+static void about_begin(struct grpo_about *a, bool learnt)
+{
+	*a = (struct grpo_about){ .learnt = learnt, .min = INFINITY };
+}
+
+static void about_lengths(struct grpo_about *a, const struct gen_seq *q, int64_t n)
+{
+	for (int64_t i = 0; i < n; i++) {
+		bool end = q[i].finish == GEN_STOP;
+		double len = (double)(q[i].n_new + end);
+
+		a->mean += len;
 		a->min = fmin(a->min, len);
 		a->max = fmax(a->max, len);
-		ends += o->seqs[i].finish == GEN_STOP;
-		a->ended += o->seqs[i].finish == GEN_STOP ? len : 0;
+		a->ended += end ? len : 0;
+		a->clipped += !end;
 	}
-	a->ended = ends ? a->ended / (double)ends : 0;
-	a->clipped = 1 - (double)ends / (double)n;
+}
+
+static void about_end(struct grpo_about *a, int64_t n)
+{
+	a->mean /= (double)n;
+	a->ended = a->clipped < (double)n ? a->ended / ((double)n - a->clipped) : 0;
+	a->clipped /= (double)n;
 }
 
 int run_grpo_take(struct run *r, int64_t n, struct err *e)
@@ -370,6 +430,7 @@ int run_grpo_take(struct run *r, int64_t n, struct err *e)
 	struct rollout *o = r->rollout;
 	struct dataset *d = &r->train;
 	double *all = o->reward + (int64_t)c->n_rewards * most(r);
+	int64_t flat;
 	char hash[33];
 
 	memcpy(hash, d->hash, sizeof(hash));
@@ -377,13 +438,15 @@ int run_grpo_take(struct run *r, int64_t n, struct err *e)
 	memcpy(d->hash, hash, sizeof(hash));
 	d->adv = xcalloc((size_t)n, sizeof(*d->adv));
 	d->weight = xcalloc((size_t)n, sizeof(*d->weight));
-	for (int64_t i = 0; i < n; i++) {
-		all[i] = 0;
-		for (size_t k = 0; k < c->n_rewards; k++)
-			all[i] += c->weights[k] * o->reward[(int64_t)k * most(r) + i];
+	for (int64_t i = 0; i < n; i++)
 		add_row(r, i);
-	}
-	describe(r, n, grpo_advantages(all, n, c->group, c->scale, d->adv));
+	add_up(c, o->reward, most(r), n);
+	flat = grpo_advantages(all, n, c->group, c->scale, d->adv);
+	about_begin(&o->about, true);
+	about_rewards(&o->about, c, o->reward, most(r), n);
+	about_lengths(&o->about, o->seqs, n);
+	about_end(&o->about, n);
+	o->about.flat = (double)flat * (double)c->group / (double)n;
 	d->tok_old = xcalloc((size_t)d->n_tokens, sizeof(*d->tok_old));
 	d->tok_ref = xcalloc((size_t)d->n_tokens, sizeof(*d->tok_ref));
 	if (!c->rule.on_policy && logps(r, d->tok_old, e) < 0)
@@ -393,18 +456,69 @@ int run_grpo_take(struct run *r, int64_t n, struct err *e)
 
 int run_grpo_rollout(struct run *r, struct err *e)
 {
-	struct about *a = &r->rollout->about;
+	struct rollout *o = r->rollout;
 	int64_t n = choose(r);
-	double begin = now_seconds(), made;
+	double begin = now_seconds(), made, asked;
+	struct sb text = SB_INIT;
+	int rc = make(r, &o->train, n, e);
 
-	if (make(r, n, e) < 0)
-		return -1;
 	made = now_seconds();
-	if (ask(r, n, e) < 0)
-		return -1;
-	a->make_seconds = made - begin;
-	a->reward_seconds = now_seconds() - made;
-	return run_grpo_take(r, n, e);
+	if (rc == 0)
+		rc = tell_completions(r, &o->train, n, &text, e) < 0 ? -1 : ask(r->c->grpo, &text, n, most(r), o->reward, e);
+	asked = now_seconds();
+	sb_release(&text);
+	if (rc == 0)
+		rc = run_grpo_take(r, n, e);
+	o->about.make_seconds = made - begin;
+	o->about.reward_seconds = asked - made;
+	return rc;
+}
+
+/* A completion of each prompt of the set, drawn by the same numbers every time. */
+static int make_held(struct run *r, const struct prompt_set *h, struct sb *text, struct grpo_about *a, struct err *e)
+{
+	struct rollout *o = r->rollout;
+
+	for (int64_t i = 0; i < h->n; i += most(r)) {
+		int64_t n = h->n - i < most(r) ? h->n - i : most(r);
+
+		for (int64_t k = 0; k < n; k++)
+			put(r, k, h, i + k, rng_u64(rng_stream("held-out"), (uint64_t)(h - o->held), (uint64_t)(i + k)));
+		if (make(r, h, n, e) < 0 || tell_completions(r, h, n, text, e) < 0)
+			return -1;
+		about_lengths(a, o->seqs, n);
+	}
+	return 0;
+}
+
+int64_t run_grpo_held(const struct run *r, const struct heldout *h)
+{
+	return r->rollout->held[h - r->evals].n;
+}
+
+int run_grpo_evaluate(struct run *r, const struct heldout *h, double *loss, struct told *told, struct err *e)
+{
+	const struct grpo_config *c = r->c->grpo;
+	const struct prompt_set *set = &r->rollout->held[h - r->evals];
+	struct grpo_about *a = &r->rollout->held_about;
+	double *reward = xcalloc((size_t)set->n * (c->n_rewards + 1), sizeof(*reward)), begin = now_seconds();
+	struct sb text = SB_INIT;
+	int rc;
+
+	about_begin(a, false);
+	rc = make_held(r, set, &text, a, e);
+	a->make_seconds = now_seconds() - begin;
+	if (rc == 0)
+		rc = ask(c, &text, set->n, set->n, reward, e);
+	a->reward_seconds = now_seconds() - begin - a->make_seconds;
+	*told = (struct told){ .targets = (int64_t)a->mean, .grpo = a };
+	add_up(c, reward, set->n, set->n);
+	about_rewards(a, c, reward, set->n, set->n);
+	about_end(a, set->n);
+	*loss = 0 - a->reward.mean;
+	sb_release(&text);
+	free(reward);
+	return rc;
 }
 
 struct gen_seq *run_grpo_seqs(struct run *r, int64_t **prompt_of, double **reward)
@@ -421,6 +535,11 @@ bool run_grpo_due(const struct run *r, int64_t step)
 
 /* --- what is told --- */
 
+const struct grpo_about *run_grpo_about(const struct run *r)
+{
+	return r->rollout ? &r->rollout->about : NULL;
+}
+
 double run_grpo_reward(const struct run *r)
 {
 	return r->rollout->about.reward.mean;
@@ -430,7 +549,7 @@ int run_grpo_means(const struct run *r, const struct told *t, const char *names[
 {
 	const struct grpo_config *c = r->c->grpo;
 	struct rollout *o = r->rollout;
-	const struct about *a = &o->about;
+	const struct grpo_about *a = t->grpo;
 	double tokens = t->targets ? (double)t->targets : 1, low = t->sums[KN_GRPO_LOW] / tokens, high = t->sums[KN_GRPO_HIGH] / tokens;
 	const struct {
 		const char *name;
@@ -438,11 +557,11 @@ int run_grpo_means(const struct run *r, const struct told *t, const char *names[
 		bool on;
 	} all[] = { { "reward", a->reward.mean, true },
 		    { "reward_std", a->reward.std, true },
-		    { "frac_reward_zero_std", a->flat, true },
-		    { "kl", t->sums[KN_GRPO_KL] / tokens, c->rule.beta > 0 },
-		    { "clip_ratio/low_mean", low, true },
-		    { "clip_ratio/high_mean", high, true },
-		    { "clip_ratio/region_mean", low + high, true },
+		    { "frac_reward_zero_std", a->flat, a->learnt },
+		    { "kl", t->sums[KN_GRPO_KL] / tokens, a->learnt && c->rule.beta > 0 },
+		    { "clip_ratio/low_mean", low, a->learnt },
+		    { "clip_ratio/high_mean", high, a->learnt },
+		    { "clip_ratio/region_mean", low + high, a->learnt },
 		    { "completions/mean_length", a->mean, true },
 		    { "completions/min_length", a->min, true },
 		    { "completions/max_length", a->max, true },

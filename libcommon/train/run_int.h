@@ -24,6 +24,7 @@ struct stream {
 
 struct step_result;
 struct told;
+struct grpo_about;
 
 /* A step that the device was given and whose sums the host has not seen. */
 struct queued {
@@ -106,6 +107,7 @@ struct told {
 	double sums[KN_PREF_SUMS]; /* GRPO: (KN_GRPO_SUMS) of kernels/grpo.h */
 	int64_t chosen, rejected; /* answers */
 	int64_t targets;          /* GRPO: that the sums are of */
+	const struct grpo_about *grpo; /* of the completions; NULL: not GRPO's */
 };
 /* Mean loss over a set, with the adapter and without dropout; mismatched: its answers row by row (KTO), or NULL. */
 int run_evaluate(struct run *r, const struct dataset *d, const struct dataset *mismatched, double *loss, struct told *told, struct err *e) LP_MUST_USE;
@@ -142,6 +144,11 @@ int run_grpo_rollout(struct run *r, struct err *e) LP_MUST_USE;
  * rewards: tests. */
 struct gen_seq *run_grpo_seqs(struct run *r, int64_t **prompt_of, double **reward);
 int run_grpo_take(struct run *r, int64_t n, struct err *e) LP_MUST_USE;
+/* Held-out prompts: read; a completion of each and its reward, whose mean is -loss. */
+int run_grpo_load_eval(struct run *r, struct heldout *h, struct err *e) LP_MUST_USE;
+int64_t run_grpo_held(const struct run *r, const struct heldout *h); /* how many */
+int run_grpo_evaluate(struct run *r, const struct heldout *h, double *loss, struct told *told, struct err *e) LP_MUST_USE;
+const struct grpo_about *run_grpo_about(const struct run *r); /* of the last completions that steps saw */
 double run_grpo_reward(const struct run *r); /* mean of the last completions' */
 int run_grpo_means(const struct run *r, const struct told *t, const char *names[TOLD_MEANS], double means[TOLD_MEANS]);
 /* From the state that run_load left, or a checkpoint's, to the saved adapter. *sig as train_run's. */

@@ -20,7 +20,7 @@ int64_t run_positions(const struct run *r)
 static int load_data(struct run *r, bool need_train, struct err *e)
 {
 	if (r->c->grpo)
-		return run_grpo_open(r, need_train, e);
+		return run_grpo_open(r, need_train, e) < 0 ? -1 : run_load_evals(r, e);
 	if ((r->c->n_streams || need_train) && run_load_streams(r, e) < 0)
 		return -1;
 	return run_load_evals(r, e) < 0 ? -1 : run_pref_mismatch(r, e);

@@ -129,7 +129,7 @@ static int look(struct run *r, const struct queued *q, struct step_result *res, 
 	if (engine_sums_wait(&r->g, q->turn, &sum, &squares, e) < 0)
 		return -1;
 	res->loss = sum / (double)q->units;
-	res->told = (struct told){ .chosen = q->chosen, .rejected = q->rejected, .targets = q->targets };
+	res->told = (struct told){ .chosen = q->chosen, .rejected = q->rejected, .targets = q->targets, .grpo = run_grpo_about(r) };
 	memcpy(res->told.sums, engine_told(&r->g, q->turn), sizeof(res->told.sums));
 	res->grad_norm = sqrt(squares) / r->scaler.scale;
 	if (!isfinite(sum) || !isfinite(squares))

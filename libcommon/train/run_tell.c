@@ -169,8 +169,8 @@ int run_tell_eval(struct run *r, const struct heldout *h, double loss, const str
 	double now = wall_time();
 	char tag[96];
 
-	progress("step %lld  held-out loss of %s %.4f", (long long)r->step, h->name, loss);
-	if (h == r->evals && tell_words(r, words, watch_eval(&r->watch, r->step, loss, words), e) < 0)
+	progress("step %lld  held-out %s of %s %.4f", (long long)r->step, r->rollout ? "reward" : "loss", h->name, r->rollout ? -loss : loss);
+	if (h == r->evals && !r->rollout && tell_words(r, words, watch_eval(&r->watch, r->step, loss, words), e) < 0)
 		return -1;
 	if (!r->events)
 		return 0;

@@ -114,6 +114,24 @@ status 4 "one that hangs" train --max-steps 1 --reward 'sleep 20' --reward-timeo
 says 'was not done after 0.3 s' "is ended"
 ok "no output" test ! -e no
 
+# held-out prompts
+head -n 2 raw.jsonl >held.jsonl
+HELD="--raw --group 8 --batch 32 --accumulate 1 --max-new 48 --rank 8 --lr 5e-3"
+# shellcheck disable=SC2086
+held() { run $HELD --reward "$HAPPY" --eval held.jsonl --eval odd=p2.jsonl "$@"; }
+printf '{"prompt":"Ben and Sue"}\n' >p2.jsonl
+status 0 "held-out prompts" held --eval-every 4 --max-steps 12 --restore-best --log held.log -o held raw.jsonl
+is "before, between and after" "$(grep -c '"event":"eval",' held.log)" 4
+is "of each set" "$(grep -c '"event":"eval_set",.*"set":"odd"' held.log)" 4
+is "have a reward" "$(field held.log eval loss | sed 's/^-//')" "$(field held.log eval reward)"
+ok "that rises" less 0.4 "$(field held.log eval reward)"
+status 0 "asked for alone" held --adapter held --eval-only
+prints "^{\"id\":\"held.jsonl\",\"loss\":-$(field held.log eval reward),\"reward\":$(field held.log eval reward),.*\"rows\":2,\"tokens\":96," "it is the same"
+prints '"id":"odd"' "in each set"
+status 0 "the base's" held --eval-only
+prints '"loss":0.0,' "is another"
+status 4 "a reward that fails there" run $HELD --reward false --eval held.jsonl --max-steps 4 -o no raw.jsonl
+
 # plans, samples, standard input
 status 0 "a plan with prompts" train --reward cat --beta 0.1 --max-steps 8 --dry-run raw.jsonl
 prints '^method *grpo, groups of 4, at most 12 new tokens' "names the method"
@@ -134,8 +152,9 @@ status 2 "broken groups" run --group 3 --batch 4 --reward cat p.jsonl
 says 'a step has 16 completions (--batch times --accumulate), and they have to be whole groups of 3' "are refused"
 status 2 "a reward of another method" qlora-train --model "$M" --method dpo --reward cat x.lps
 says '\--reward is no option of --method dpo' "is named"
-status 2 "held-out data" train --reward cat --eval x raw.jsonl
-says '\--eval is no option of --method grpo' "are named"
+status 2 "scores" train --reward cat --scores x raw.jsonl
+says '\--scores is no option of --method grpo' "are named"
+status 2 "advice" train --reward cat --advise raw.jsonl
 status 2 "weights for others" train --reward cat --reward-weights 1,2 raw.jsonl
 status 2 "a reference that nobody looks at" train --reward cat --reference base raw.jsonl
 status 2 "no beta" qlora-train --model "$M" --method dpo --beta 0 x.lps
