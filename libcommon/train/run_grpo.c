@@ -545,6 +545,11 @@ double run_grpo_reward(const struct run *r)
 	return r->rollout->about.reward.mean;
 }
 
+double run_grpo_flat(const struct run *r)
+{
+	return r->rollout->about.flat;
+}
+
 int run_grpo_means(const struct run *r, const struct told *t, const char *names[TOLD_MEANS], double means[TOLD_MEANS])
 {
 	const struct grpo_config *c = r->c->grpo;
@@ -577,7 +582,7 @@ int run_grpo_means(const struct run *r, const struct told *t, const char *names[
 			means[n++] = all[i].mean;
 		}
 	for (size_t k = 0; k < 2 * c->n_rewards; k++) {
-		snprintf(o->names[k], sizeof(o->names[k]), "rewards/%zu/%s", k / 2 + 1, k % 2 ? "std" : "mean");
+		snprintf(o->names[k], sizeof(o->names[k]), "rewards/%d/%s", (int)(k / 2 + 1), k % 2 ? "std" : "mean");
 		names[n] = o->names[k];
 		means[n++] = k % 2 ? a->each[k / 2].std : a->each[k / 2].mean;
 	}

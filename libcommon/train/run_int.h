@@ -150,6 +150,7 @@ int64_t run_grpo_held(const struct run *r, const struct heldout *h); /* how many
 int run_grpo_evaluate(struct run *r, const struct heldout *h, double *loss, struct told *told, struct err *e) LP_MUST_USE;
 const struct grpo_about *run_grpo_about(const struct run *r); /* of the last completions that steps saw */
 double run_grpo_reward(const struct run *r); /* mean of the last completions' */
+double run_grpo_flat(const struct run *r);   /* part of their groups whose rewards do not differ */
 int run_grpo_means(const struct run *r, const struct told *t, const char *names[TOLD_MEANS], double means[TOLD_MEANS]);
 /* From the state that run_load left, or a checkpoint's, to the saved adapter. *sig as train_run's. */
 int run_all(struct run *r, int *sig, struct err *e) LP_MUST_USE;

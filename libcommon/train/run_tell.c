@@ -150,12 +150,14 @@ int run_tell_step(struct run *r, const struct step_result *s, struct err *e)
 	double left = (now_seconds() - r->start) / (double)(r->step - r->first_step) * (double)(r->total_steps - r->step);
 	struct watch_word words[WATCH_N];
 	char text[32];
+	int n;
 
 	r->step_seconds += s->seconds;
 	progress("step %lld/%lld  %s %.4f  lr %.3g  %.0f tokens/s  %s left", (long long)r->step, (long long)r->total_steps, r->rollout ? "reward" : "loss",
 	         r->rollout ? run_grpo_reward(r) : s->loss, s->lr, (double)s->tokens / s->seconds,	         left_text(left, text));
-	/* GRPO's loss is around 0, and says nothing */
-	if (!r->rollout && tell_words(r, words, watch_loss(&r->watch, r->step, r->schedule.warmup, r->total_steps, s->loss, words), e) < 0)
+	n = r->rollout ? watch_rewards(&r->watch, r->step, run_grpo_flat(r), run_grpo_reward(r), words)
+	               : watch_loss(&r->watch, r->step, r->schedule.warmup, r->total_steps, s->loss, words);
+	if (tell_words(r, words, n, e) < 0)
 		return -1;
 	if (r->step % r->c->log_every && r->step != r->total_steps && r->step != 1)
 		return 0;

@@ -114,6 +114,10 @@ status 4 "one that hangs" train --max-steps 1 --reward 'sleep 20' --reward-timeo
 says 'was not done after 0.3 s' "is ended"
 ok "no output" test ! -e no
 
+status 0 "a reward that is always the same" train --max-steps 20 --schedule-steps 20 --reward "awk '{ print 1 }'" --log same.jsonl -o same raw.jsonl
+says 'step 16, flat: for 16 steps the rewards of no group have differed, all 1 on the average; nothing is learnt from them: look at what --reward writes' "is named"
+is "once" "$(grep -c '"event":"watch"' same.jsonl)" 1
+
 # held-out prompts
 head -n 2 raw.jsonl >held.jsonl
 HELD="--raw --group 8 --batch 32 --accumulate 1 --max-new 48 --rank 8 --lr 5e-3"
