@@ -28,8 +28,10 @@ struct masks {
 	const int32_t *rec, *pos; /* NULL: no dropout */
 	const uint64_t *seed_step;
 	struct drop_key key[KN_PARTS];
-	int per; /* sixteens of inner values of an adapter */
+	uint32_t starts; /* a bit for each eight of inner values with which an adapter begins */
 };
+/* Of the kernels below: none, or where adapters may begin. */
+enum { NO_MASKS, OF_SIXTEENS, OF_EIGHTS };
 
 /* Two values, the lower half first, of which keep's bits 0 and 1 remain. */
 static __device__ __forceinline__ uint32_t kept2(uint32_t x, uint32_t keep, float up)
@@ -79,9 +81,9 @@ static __device__ __forceinline__ void mask_columns(uint32_t to[4], const uint32
 	}
 }
 
-/* s = x A^T. A thread block has 64 tokens; NT sixteens of inner values. */
-template <int NT, int STAGES, bool DROP>
-static __global__ void __launch_bounds__(OUTER_THREADS) down_kernel(act_t *x, int64_t ldx, const act_t *a, int64_t lda, int64_t t, int64_t in,
+/* s = x A^T. A thread block has 64 tokens; NT sixteens of inner values, of which nr are there, in eights. */
+template <int NT, int STAGES, int DROP>
+static __global__ void __launch_bounds__(OUTER_THREADS) down_kernel(act_t *x, int64_t ldx, const act_t *a, int64_t lda, int64_t t, int64_t in, int nr,
                                                                     const __grid_constant__ struct masks m)
 {
 	extern __shared__ __align__(128) unsigned char smem[];
@@ -99,7 +101,7 @@ static __global__ void __launch_bounds__(OUTER_THREADS) down_kernel(act_t *x, in
 			uint32_t to = base + (uint32_t)(i % STAGES * stage);
 
 			fetch_rows<64>(to, x + row0 * ldx + i * 64, ldx, t - row0);
-			fetch_rows<NT * 16>(to + 64 * 128, a + i * 64, lda, NT * 16);
+			fetch_rows<NT * 16>(to + 64 * 128, a + i * 64, lda, nr);
 		}
 		copy_commit();
 		if (i < STAGES - 1)
@@ -112,18 +114,21 @@ static __global__ void __launch_bounds__(OUTER_THREADS) down_kernel(act_t *x, in
 #pragma unroll
 			for (int k = 0; k < 64; k += 16) {
 				uint32_t f[4], seen[4];
+				int j = 0;
 
 				ldsm4(f, tile_at(tile, warp * 16 + lane % 16, k + lane / 16 * 8));
 #pragma unroll
 				for (int c = 0; c < NT; c++) {
 					uint32_t b[4];
 
-					if (DROP && c % m.per == 0)
-						mask_rows(seen, f, m.key[c / m.per], seed, rec, pos, (uint32_t)((i - (STAGES - 1)) * 8 + k / 8));
 					/* rows of A are columns of the product: its parts come in the order (n, k), (n, k + 8), (n + 8, k), ... */
 					ldsm4(b, tile_at(am, c * 16 + lane % 8 + lane / 16 * 8, k + lane / 8 % 2 * 8));
-					mma(acc[2 * c], DROP ? seen : f, b[0], b[1], act_t());
-					mma(acc[2 * c + 1], DROP ? seen : f, b[2], b[3], act_t());
+#pragma unroll
+					for (int e = 0; e < 2; e++) {
+						if (DROP && (e == 0 || DROP == OF_EIGHTS) && m.starts >> (2 * c + e) & 1)
+							mask_rows(seen, f, m.key[j++], seed, rec, pos, (uint32_t)((i - (STAGES - 1)) * 8 + k / 8));
+						mma(acc[2 * c + e], DROP ? seen : f, b[2 * e], b[2 * e + 1], act_t());
+					}
 				}
 			}
 		}
@@ -136,13 +141,22 @@ static __global__ void __launch_bounds__(OUTER_THREADS) down_kernel(act_t *x, in
 		if (row < t)
 #pragma unroll
 			for (int c = 0; c < 2 * NT; c++)
-				*(uint32_t *)(x + row * ldx + in + c * 8 + lane % 4 * 2) = act_pack(acc[c][2 * h], acc[c][2 * h + 1]);
+				if (c * 8 < nr)
+					*(uint32_t *)(x + row * ldx + in + c * 8 + lane % 4 * 2) = act_pack(acc[c][2 * h], acc[c][2 * h + 1]);
 	}
 }
 
-/* Partial sums of ds^T x over a run of tokens: a thread block has 64 columns of x. */
-template <int NT, int STAGES, bool DROP>
-static __global__ void __launch_bounds__(OUTER_THREADS) outer_kernel(float *out, const act_t *ds, int64_t ld_ds, const act_t *x, int64_t ldx, int64_t t, int64_t in,
+/* One of the two adapters that a fragment of ds has, the other's rows zero: the lower eight, or the upper ones. */
+static __device__ __forceinline__ void rows_of(uint32_t to[4], const uint32_t f[4], int upper)
+{
+#pragma unroll
+	for (int i = 0; i < 4; i++)
+		to[i] = i % 2 == upper ? f[i] : 0;
+}
+
+/* Partial sums of ds^T x over a run of tokens: a thread block has 64 columns of x; inner values as in down_kernel. */
+template <int NT, int STAGES, int DROP>
+static __global__ void __launch_bounds__(OUTER_THREADS) outer_kernel(float *out, const act_t *ds, int64_t ld_ds, const act_t *x, int64_t ldx, int64_t t, int64_t in, int nr,
                                                                      int64_t run, const __grid_constant__ struct masks mk)
 {
 	extern __shared__ __align__(128) unsigned char smem[];
@@ -161,8 +175,9 @@ static __global__ void __launch_bounds__(OUTER_THREADS) outer_kernel(float *out,
 			fetch_rows<64>(at, x + row * ldx + col0, ldx, left);
 			for (int p = threadIdx.x; p < 64 * NT * 2; p += OUTER_THREADS) {
 				int r = p / (NT * 2), c = p % (NT * 2) * 8;
+				bool there = r < left && c < nr;
 
-				copy16(at + 64 * 128 + (uint32_t)((r * ds_ld + c) * 2), ds + (r < left ? (row + r) * ld_ds + c : 0), r < left);
+				copy16(at + 64 * 128 + (uint32_t)((r * ds_ld + c) * 2), ds + (there ? (row + r) * ld_ds + c : 0), there);
 			}
 		}
 		copy_commit();
@@ -179,15 +194,24 @@ static __global__ void __launch_bounds__(OUTER_THREADS) outer_kernel(float *out,
 				int64_t mine = from + (i - (STAGES - 1)) * 64 + k + lane % 4 * 2 + lane / 4 % 2 + lane / 8 % 2 * 8;
 				int32_t rec = DROP && mine < to ? mk.rec[mine] : 0, pos = DROP && mine < to ? mk.pos[mine] : 0;
 				uint32_t b[4], seen[4];
+				int j = 0;
 
 				ldsm4t(b, tile_at(tile, k + lane % 16, warp * 16 + lane / 16 * 8));
 #pragma unroll
 				for (int m = 0; m < NT; m++) {
-					uint32_t f[4];
+					uint32_t f[4], half[4];
+					bool two = DROP == OF_EIGHTS && mk.starts >> (2 * m + 1) & 1;
 
-					if (DROP && m % mk.per == 0)
-						mask_columns(seen, b, mk.key[m / mk.per], seed, rec, pos, (uint32_t)(col0 / 8 + warp * 2));
+					if (DROP && mk.starts >> (2 * m) & 1)
+						mask_columns(seen, b, mk.key[j++], seed, rec, pos, (uint32_t)(col0 / 8 + warp * 2));
 					ldsm4t(f, dt + (uint32_t)(((k + lane % 8 + lane / 16 * 8) * ds_ld + m * 16 + lane / 8 % 2 * 8) * 2));
+					if (two) {
+						rows_of(half, f, 0);
+						mma(acc[m][0], half, seen[0], seen[1], act_t());
+						mma(acc[m][1], half, seen[2], seen[3], act_t());
+						mask_columns(seen, b, mk.key[j++], seed, rec, pos, (uint32_t)(col0 / 8 + warp * 2));
+						rows_of(f, f, 1);
+					}
 					mma(acc[m][0], f, DROP ? seen[0] : b[0], DROP ? seen[1] : b[1], act_t());
 					mma(acc[m][1], f, DROP ? seen[2] : b[2], DROP ? seen[3] : b[3], act_t());
 				}
@@ -195,14 +219,15 @@ static __global__ void __launch_bounds__(OUTER_THREADS) outer_kernel(float *out,
 		}
 		__syncthreads();
 	}
-	out += (int64_t)blockIdx.y * NT * 16 * in + col0 + warp * 16 + lane % 4 * 2;
+	out += (int64_t)blockIdx.y * nr * in + col0 + warp * 16 + lane % 4 * 2;
 #pragma unroll
 	for (int m = 0; m < NT; m++)
 #pragma unroll
 		for (int c = 0; c < 2; c++)
 #pragma unroll
 			for (int h = 0; h < 2; h++)
-				*(float2 *)(out + (m * 16 + lane / 4 + h * 8) * in + c * 8) = make_float2(acc[m][c][2 * h], acc[m][c][2 * h + 1]);
+				if (m * 16 + h * 8 < nr)
+					*(float2 *)(out + (m * 16 + lane / 4 + h * 8) * in + c * 8) = make_float2(acc[m][c][2 * h], acc[m][c][2 * h + 1]);
 }
 
 static __global__ void __launch_bounds__(THREADS) fold_outer(float *da, const float *parts, int64_t n, int runs, double *squares)
@@ -224,20 +249,48 @@ static __global__ void __launch_bounds__(THREADS) fold_outer(float *da, const fl
 	leave_squares(is, squares, n);
 }
 
-/* x += sum of m_j (ds_j A_j). A thread block has 64 tokens and 64 columns, a warp 16 of the tokens. */
-template <int NT>
-static __global__ void __launch_bounds__(OUTER_THREADS) through_kernel(act_t *x, int64_t ldx, const act_t *ds, int64_t ld_ds, const act_t *a, int64_t lda, int64_t t,
+/* sum += what one adapter gave, through its mask; acc is empty then. */
+static __device__ __forceinline__ void through_mask(float sum[8][4], float acc[8][4], const struct drop_key &key, uint2 seed, int32_t rec, int32_t pos, uint32_t eight)
+{
+#pragma unroll
+	for (int c = 0; c < 8; c++) {
+		uint32_t keep = keep_pairs(key, seed, rec, pos, eight + c);
+
+#pragma unroll
+		for (int e = 0; e < 4; e++) {
+			sum[c][e] += keep >> e & 1 ? acc[c][e] * key.up : 0;
+			acc[c][e] = 0;
+		}
+	}
+}
+
+/* acc += 16 tokens' f by sixteen rows of A at am, 64 columns of them. */
+static __device__ __forceinline__ void by_sixteen(float acc[8][4], const uint32_t f[4], uint32_t am, int row, int lane)
+{
+#pragma unroll
+	for (int c = 0; c < 4; c++) {
+		uint32_t b[4];
+
+		ldsm4t(b, tile_at(am, row + lane % 16, c * 16 + lane / 16 * 8));
+		mma(acc[2 * c], f, b[0], b[1], act_t());
+		mma(acc[2 * c + 1], f, b[2], b[3], act_t());
+	}
+}
+
+/* x += sum of m_j (ds_j A_j). A thread block has 64 tokens and 64 columns, a warp 16 of the tokens; inner values as in down_kernel. */
+template <int NT, int DROP>
+static __global__ void __launch_bounds__(OUTER_THREADS) through_kernel(act_t *x, int64_t ldx, const act_t *ds, int64_t ld_ds, const act_t *a, int64_t lda, int64_t t, int nr,
                                                                        const __grid_constant__ struct masks m)
 {
 	__shared__ __align__(128) unsigned char smem[NT * 16 * 128];
 	uint32_t am = smem_at(smem);
-	int warp = threadIdx.x / 32, lane = threadIdx.x % 32, odd = lane % 2;
+	int warp = threadIdx.x / 32, lane = threadIdx.x % 32, odd = lane % 2, j = 0;
 	int64_t col0 = (int64_t)blockIdx.x * 64, row = (int64_t)blockIdx.y * 64 + warp * 16 + lane / 4, mine = row + odd * 8;
 	int32_t rec = mine < t ? m.rec[mine] : 0, pos = mine < t ? m.pos[mine] : 0;
 	uint2 seed = seed_of(m.seed_step);
 	float sum[8][4] = { 0 }, acc[8][4] = { 0 };
 
-	fetch_rows<NT * 16>(am, a + col0, lda, NT * 16);
+	fetch_rows<NT * 16>(am, a + col0, lda, nr);
 	copy_commit();
 	copy_wait<0>();
 	__syncthreads();
@@ -248,28 +301,17 @@ static __global__ void __launch_bounds__(OUTER_THREADS) through_kernel(act_t *x,
 
 #pragma unroll
 		for (int e = 0; e < 4; e++)
-			f[e] = row + e % 2 * 8 < t ? *(const uint32_t *)(from + e % 2 * 8 * ld_ds + e / 2 * 8) : 0;
-#pragma unroll
-		for (int c = 0; c < 4; c++) {
-			uint32_t b[4];
+			f[e] = row + e % 2 * 8 < t && k * 16 + e / 2 * 8 < nr ? *(const uint32_t *)(from + e % 2 * 8 * ld_ds + e / 2 * 8) : 0;
+		if (DROP == OF_EIGHTS && m.starts >> (2 * k + 1) & 1) { /* another adapter's begin in the upper eight */
+			const uint32_t lower[4] = { f[0], f[1], 0, 0 };
 
-			ldsm4t(b, tile_at(am, k * 16 + lane % 16, c * 16 + lane / 16 * 8));
-			mma(acc[2 * c], f, b[0], b[1], act_t());
-			mma(acc[2 * c + 1], f, b[2], b[3], act_t());
+			by_sixteen(acc, lower, am, k * 16, lane);
+			through_mask(sum, acc, m.key[j++], seed, rec, pos, (uint32_t)(col0 / 8));
+			f[0] = f[1] = 0;
 		}
-		if ((k + 1) % m.per)
-			continue;
-#pragma unroll
-		for (int c = 0; c < 8; c++) {
-			const struct drop_key &key = m.key[k / m.per];
-			uint32_t keep = keep_pairs(key, seed, rec, pos, (uint32_t)(col0 / 8 + c));
-
-#pragma unroll
-			for (int e = 0; e < 4; e++) {
-				sum[c][e] += keep >> e & 1 ? acc[c][e] * key.up : 0;
-				acc[c][e] = 0;
-			}
-		}
+		by_sixteen(acc, f, am, k * 16, lane);
+		if (k + 1 == NT || m.starts >> (2 * k + 2) & 1)
+			through_mask(sum, acc, m.key[j++], seed, rec, pos, (uint32_t)(col0 / 8));
 	}
 #pragma unroll
 	for (int h = 0; h < 2; h++)
@@ -294,10 +336,10 @@ static int outer_bytes(int64_t nr, int stages)
 	return stages * (64 * 128 + 64 * ((int)nr + 8) * 2);
 }
 
-/* Whether the kernels take these shapes: whole sixteens of inner values, those of each adapter too where masks tell them apart. */
+/* Whether the kernels take these shapes: whole eights of inner values, those of each adapter too where masks tell them apart. */
 static bool outer_fits(const struct kn_adapter_outer *a)
 {
-	return a->nr % 16 == 0 && a->nr > 0 && a->nr <= 96 && a->in % 64 == 0 && eights(a->x, a->ldx) && (!a->masks || a->masks->rank % 16 == 0);
+	return a->nr % 8 == 0 && a->nr > 0 && a->nr <= 96 && a->in % 64 == 0 && eights(a->x, a->ldx) && (!a->masks || a->masks->rank % 8 == 0);
 }
 
 static struct masks masks_of(const struct kn_adapter_outer *a)
@@ -309,9 +351,10 @@ static struct masks masks_of(const struct kn_adapter_outer *a)
 	m.rec = a->masks->rec;
 	m.pos = a->masks->pos;
 	m.seed_step = a->masks->key[0].seed_step;
-	m.per = (int)a->masks->rank / 16;
-	for (int j = 0; j * a->masks->rank < a->nr; j++)
+	for (int j = 0; j * a->masks->rank < a->nr; j++) {
 		m.key[j] = drop_key_of(&a->masks->key[j]);
+		m.starts |= 1u << (j * a->masks->rank / 8);
+	}
 	return m;
 }
 
@@ -368,17 +411,17 @@ static void any_through(struct device *d, const struct kn_adapter_outer *a)
 
 /* --- launches --- */
 
-template <int NT, int STAGES, bool DROP> static void down_by(struct device *d, const struct kn_adapter_outer *a)
+template <int NT, int STAGES, int DROP> static void down_by(struct device *d, const struct kn_adapter_outer *a)
 {
 	int bytes = down_bytes(NT * 16, STAGES);
 
 	cudaFuncSetAttribute(down_kernel<NT, STAGES, DROP>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
 	down_kernel<NT, STAGES, DROP><<<(unsigned)((a->t + 63) / 64), OUTER_THREADS, bytes, cuda_of(d)->stream>>>((act_t *)a->x, a->ldx, (const act_t *)a->a, a->lda, a->t,
-	                                                                                                         a->in, masks_of(a));
+	                                                                                                         a->in, (int)a->nr, masks_of(a));
 	cuda_launched(d, "adapter_down");
 }
 
-template <int NT, bool DROP> static void down(struct device *d, const struct kn_adapter_outer *a)
+template <int NT, int DROP> static void down(struct device *d, const struct kn_adapter_outer *a)
 {
 	down_bytes(NT * 16, MANY_STAGES) <= cuda_of(d)->shared ? down_by<NT, MANY_STAGES, DROP>(d, a) : down_by<NT, FEW_STAGES, DROP>(d, a);
 }
@@ -390,7 +433,7 @@ static void fold_runs(struct device *d, const struct kn_adapter_outer *a, int ru
 	cuda_launched(d, "adapter_outer");
 }
 
-template <int NT, int STAGES, bool DROP> static void outer_by(struct device *d, const struct kn_adapter_outer *a)
+template <int NT, int STAGES, int DROP> static void outer_by(struct device *d, const struct kn_adapter_outer *a)
 {
 	cudaStream_t st = cuda_of(d)->stream;
 	int bytes = outer_bytes(NT * 16, STAGES);
@@ -402,25 +445,25 @@ template <int NT, int STAGES, bool DROP> static void outer_by(struct device *d, 
 	runs = (a->t + run - 1) / run;
 	cudaFuncSetAttribute(outer_kernel<NT, STAGES, DROP>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
 	outer_kernel<NT, STAGES, DROP><<<dim3((unsigned)blocks, (unsigned)runs), OUTER_THREADS, bytes, st>>>(
-		(float *)a->scratch, (const act_t *)a->ds, a->ld_ds, (const act_t *)a->x, a->ldx, a->t, a->in, run, masks_of(a));
+		(float *)a->scratch, (const act_t *)a->ds, a->ld_ds, (const act_t *)a->x, a->ldx, a->t, a->in, (int)a->nr, run, masks_of(a));
 	fold_runs(d, a, (int)runs);
 }
 
-template <int NT, bool DROP> static void outer(struct device *d, const struct kn_adapter_outer *a)
+template <int NT, int DROP> static void outer(struct device *d, const struct kn_adapter_outer *a)
 {
 	outer_bytes(NT * 16, MANY_STAGES) <= cuda_of(d)->shared ? outer_by<NT, MANY_STAGES, DROP>(d, a) : outer_by<NT, FEW_STAGES, DROP>(d, a);
 }
 
-template <int NT, bool DROP> static void through(struct device *d, const struct kn_adapter_outer *a)
+template <int NT, int DROP> static void through(struct device *d, const struct kn_adapter_outer *a)
 {
-	through_kernel<NT><<<dim3((unsigned)(a->in / 64), (unsigned)((a->t + 63) / 64)), OUTER_THREADS, 0, cuda_of(d)->stream>>>(
-		(act_t *)a->x, a->ldx, (const act_t *)a->ds, a->ld_ds, (const act_t *)a->a, a->lda, a->t, masks_of(a));
+	through_kernel<NT, DROP><<<dim3((unsigned)(a->in / 64), (unsigned)((a->t + 63) / 64)), OUTER_THREADS, 0, cuda_of(d)->stream>>>(
+		(act_t *)a->x, a->ldx, (const act_t *)a->ds, a->ld_ds, (const act_t *)a->a, a->lda, a->t, (int)a->nr, masks_of(a));
 	cuda_launched(d, "adapter_through");
 }
 
-/* what<sixteens, dropout> */
+/* what<sixteens, the last one whole or half; masks> */
 #define BY_SIZE(what, DROP)                           \
-	switch (a->nr / 16) {                         \
+	switch ((a->nr + 15) / 16) {                  \
 	case 1: what<1, DROP>(d, a); break;           \
 	case 2: what<2, DROP>(d, a); break;           \
 	case 3: what<3, DROP>(d, a); break;           \
@@ -429,16 +472,22 @@ template <int NT, bool DROP> static void through(struct device *d, const struct 
 	default: what<6, DROP>(d, a); break;          \
 	}
 
+#define BY_MASKS(what)                                \
+	if (!a->masks)                                \
+		BY_SIZE(what, NO_MASKS)               \
+	else if (a->masks->rank % 16)                 \
+		BY_SIZE(what, OF_EIGHTS)              \
+	else                                          \
+		BY_SIZE(what, OF_SIXTEENS)
+
 void kn_adapter_down_cuda(struct device *d, const struct kn_adapter_outer *a)
 {
 	if (adapter_down_sm90(d, a))
 		return;
 	if (!outer_fits(a) || !eights(a->a, a->lda))
 		any_down(d, a);
-	else if (a->masks)
-		BY_SIZE(down, true)
 	else
-		BY_SIZE(down, false)
+		BY_MASKS(down)
 }
 
 void kn_adapter_outer_cuda(struct device *d, const struct kn_adapter_outer *a)
@@ -449,16 +498,16 @@ void kn_adapter_outer_cuda(struct device *d, const struct kn_adapter_outer *a)
 		fold_runs(d, a, runs);
 	else if (!outer_fits(a) || !eights(a->ds, a->ld_ds))
 		any_outer(d, a);
-	else if (a->masks)
-		BY_SIZE(outer, true)
 	else
-		BY_SIZE(outer, false)
+		BY_MASKS(outer)
 }
 
 void kn_adapter_through_cuda(struct device *d, const struct kn_adapter_outer *a)
 {
 	if (!outer_fits(a) || !eights(a->a, a->lda) || !eights(a->ds, a->ld_ds))
 		any_through(d, a);
+	else if (a->masks->rank % 16)
+		BY_SIZE(through, OF_EIGHTS)
 	else
-		BY_SIZE(through, true)
+		BY_SIZE(through, OF_SIXTEENS)
 }

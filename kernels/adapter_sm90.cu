@@ -9,25 +9,6 @@
 #define HALF (64 * 128)                 /* bytes of 64 rows of a panel */
 #define ROOM ((227 << 10) - 1024)
 
-static __device__ __forceinline__ void copy_box(void *dst, const CUtensorMap *m, uint64_t *bar, int c, int r)
-{
-	asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(shared_at(dst)), "l"(m),
-	             "r"(shared_at(bar)), "r"(c), "r"(r)
-	             : "memory");
-}
-
-/* The same for what will not be wanted again before the cache has forgotten it. */
-static __device__ __forceinline__ void copy_box_once(void *dst, const CUtensorMap *m, uint64_t *bar, int c, int r)
-{
-	uint64_t policy;
-
-	asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-	asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%3, %4}], [%2], %5;" ::"r"(
-			     shared_at(dst)),
-	             "l"(m), "r"(shared_at(bar)), "r"(c), "r"(r), "l"(policy)
-	             : "memory");
-}
-
 template <int N> struct bars {
 	uint64_t full[N], empty[N];
 };
@@ -66,17 +47,6 @@ template <int N, typename F> static __device__ __forceinline__ void begin(int n,
 		fill(i, i);
 }
 
-/* A descriptor of what lies some bytes further. */
-static __device__ __forceinline__ uint64_t further(uint64_t operand, int bytes)
-{
-	return operand + (uint64_t)(bytes >> 4);
-}
-
-static __device__ __forceinline__ char *aligned_room(unsigned char *raw)
-{
-	return (char *)(((uintptr_t)raw + 1023) & ~(uintptr_t)1023);
-}
-
 /* An operand whose rows, W elements each, are inner, swizzled over their width. */
 template <int W> static __device__ __forceinline__ uint64_t narrow_operand(const char *p)
 {
@@ -93,14 +63,6 @@ template <int NR> struct down_room {
 	char tile[stages][stage];
 	struct bars<stages> bars;
 };
-
-static __device__ __forceinline__ void cluster_wait(void)
-{
-#if __CUDA_ARCH__ >= 900
-	__syncwarp();
-	asm volatile("barrier.cluster.arrive.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
-#endif
-}
 
 /* Eight values of a row from all blocks of the cluster, in their order. */
 static __device__ __forceinline__ f8 gather8(const float *at, int parts)
@@ -207,9 +169,9 @@ static __global__ void __launch_bounds__(THREADS, 1)
 		uint64_t *full = &m->bars.full[at];
 
 		bar_expect(full, L::stage - (both ? 0 : HALF));
-		copy_box_once(tile, &mx, full, col0, from + i * 64);
+		copy_box(tile, &mx, full, col0, from + i * 64, cache_first());
 		if (both)
-			copy_box_once(tile + HALF, &mx, full, col0 + 64, from + i * 64);
+			copy_box(tile + HALF, &mx, full, col0 + 64, from + i * 64, cache_first());
 #pragma unroll
 		for (int p = 0; p < NR; p += 64)
 			copy_box(tile + 2 * HALF + p / 64 * HALF, &mds, full, p, from + i * 64);
@@ -290,8 +252,8 @@ static __global__ void __launch_bounds__(THREADS, 1)
 		bar_expect(full, L::stage + (sub == 0 ? L::b_bytes : 0));
 		if (sub == 0)
 			copy_box(m->b[c % 2], &mb, full, p.part * R, col0 + c * CHUNK);
-		copy_box_once(m->tile[at], &mdy, full, col0 + c * CHUNK, row0 + sub * TILE);
-		copy_box_once(m->tile[at] + 2 * HALF, &mdy, full, col0 + c * CHUNK + 64, row0 + sub * TILE);
+		copy_box(m->tile[at], &mdy, full, col0 + c * CHUNK, row0 + sub * TILE, cache_first());
+		copy_box(m->tile[at] + 2 * HALF, &mdy, full, col0 + c * CHUNK + 64, row0 + sub * TILE, cache_first());
 	};
 
 	if (threadIdx.x == 0) {
@@ -336,55 +298,20 @@ static __global__ void __launch_bounds__(THREADS, 1)
 
 /* --- launches --- */
 
-/* Code for sm_90a is in the binary: kernels of other targets are empty. */
-static bool built(void)
+static bool runs_here(struct device *d)
 {
-	static const bool is = [] {
-		struct cudaFuncAttributes a;
+	static const bool built = sm90_built((const void *)grad_kernel<32>);
 
-		return sm90_can_map() && cudaFuncGetAttributes(&a, grad_kernel<32>) == cudaSuccess && a.numRegs > 64;
-	}();
-
-	return is;
-}
-
-static bool runs_here(const struct device *d)
-{
-	int major = 0, minor = 0;
-
-	cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, d->index);
-	cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, d->index);
-	return major == 9 && minor == 0 && cuda_of((struct device *)d)->shared >= 227 << 10 && built();
-}
-
-/* (rows, cols) of a matrix, in boxes of `box` rows and `width` columns. */
-static bool map_rows(CUtensorMap *m, const void *p, int64_t ld, int64_t cols, int64_t rows, int width, int box)
-{
-	const uint64_t size[2] = { (uint64_t)cols, (uint64_t)rows }, stride[1] = { (uint64_t)ld * 2 };
-	const uint32_t boxes[2] = { (uint32_t)width, (uint32_t)box };
-
-	return sm90_map(m, p, 2, size, stride, boxes);
+	return built && sm90_is(d->index) && cuda_of(d)->shared >= 227 << 10;
 }
 
 template <typename K, typename... A> static void launch(struct device *d, K *kernel, dim3 grid, int cluster, size_t room, A... args)
 {
-	cudaLaunchConfig_t c = {};
-	cudaLaunchAttribute at = {};
-
-	c.gridDim = grid;
-	c.blockDim = dim3(THREADS);
-	c.dynamicSmemBytes = room + 1024;
-	c.stream = cuda_of(d)->stream;
-	at.id = cudaLaunchAttributeClusterDimension;
-	at.val.clusterDim = { (unsigned)cluster, 1, 1 };
-	c.attrs = &at;
-	c.numAttrs = 1;
-	cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)room + 1024);
-	cudaLaunchKernelEx(&c, kernel, args...);
+	sm90_launch(cuda_of(d)->stream, kernel, grid, THREADS, cluster, room + 1024, args...);
 }
 
 /* Whether the outer side's kernels take these shapes. */
-static bool outer_fits(const struct device *d, const struct kn_adapter_outer *a)
+static bool outer_fits(struct device *d, const struct kn_adapter_outer *a)
 {
 	bool size = a->nr > 0 && a->nr % 16 == 0 && (a->nr <= 96 || a->nr == 128 || a->nr == 192);
 
@@ -402,7 +329,7 @@ template <int NR> static bool down(struct device *d, const struct kn_adapter_out
 	CUtensorMap mx, ma;
 	int64_t blocks = (a->t + 127) / 128, parts = 1;
 
-	if (!map_rows(&mx, a->x, a->ldx, a->in, a->t, 64, 128) || !map_rows(&ma, a->a, a->lda, a->in, NR, 64, NR))
+	if (!sm90_map_rows(&mx, a->x, a->ldx, a->in, a->t, 64, 128) || !sm90_map_rows(&ma, a->a, a->lda, a->in, NR, 64, NR))
 		return false;
 	while (parts < 8 && blocks * parts < enough(d) && a->in / 64 >= parts * 2)
 		parts *= 2;
@@ -416,7 +343,7 @@ template <int NR> static bool outer(struct device *d, const struct kn_adapter_ou
 	CUtensorMap mx, mds;
 	int64_t blocks = (a->in + 127) / 128, n = (enough(d) + blocks - 1) / blocks, run;
 
-	if (!map_rows(&mx, a->x, a->ldx, a->in, a->t, 64, 64) || !map_rows(&mds, a->ds, a->ld_ds, NR, a->t, 64, 64))
+	if (!sm90_map_rows(&mx, a->x, a->ldx, a->in, a->t, 64, 64) || !sm90_map_rows(&mds, a->ds, a->ld_ds, NR, a->t, 64, 64))
 		return false;
 	n = n > KN_ADAPTER_RUNS ? KN_ADAPTER_RUNS : n;
 	run = ((a->t + n - 1) / n + 63) / 64 * 64;
@@ -480,8 +407,8 @@ template <int R> static bool grad(struct device *d, const struct kn_adapter_grad
 
 	g->blocks = (a->t + L::subs * TILE - 1) / (L::subs * TILE);
 	g->rows = (a->t + TILE - 1) / TILE * TILE;
-	if (!cut(g, a, g->blocks, cuda_of(d)->sms) || !map_rows(&mdy, a->dy, a->ldy, a->out, a->t, 64, TILE) || !map_rows(&mb, a->b, a->ldg, a->n * R, a->out, R, CHUNK) ||
-	    !map_rows(&ms, a->s, a->ld_s, a->n * R, a->t, R, TILE))
+	if (!cut(g, a, g->blocks, cuda_of(d)->sms) || !sm90_map_rows(&mdy, a->dy, a->ldy, a->out, a->t, 64, TILE) || !sm90_map_rows(&mb, a->b, a->ldg, a->n * R, a->out, R, CHUNK) ||
+	    !sm90_map_rows(&ms, a->s, a->ld_s, a->n * R, a->t, R, TILE))
 		return false;
 	g->ds_part = g->db_part + g->blocks * a->out * R;
 	launch(d, grad_kernel<R>, dim3((unsigned)g->blocks, (unsigned)g->n_pieces), 1, sizeof(L), *g, mdy, mb, ms);

@@ -345,6 +345,8 @@ static const struct kn_ops cuda_ops(void)
 	k.attn_decode = kn_attn_decode_cuda;
 	k.swiglu_fwd = kn_swiglu_fwd_cuda;
 	k.swiglu_bwd = kn_swiglu_bwd_cuda;
+	k.gated_fwd = kn_gated_fwd_cuda;
+	k.gated_bwd = kn_gated_bwd_cuda;
 	k.xent_segment = kn_xent_segment_cuda;
 	k.xent_end = kn_xent_end_cuda;
 	k.pref_values = kn_pref_values_cuda;
@@ -372,6 +374,13 @@ static const struct kn_ops cuda_ops(void)
 	k.adapter_outer = kn_adapter_outer_cuda;
 	k.adapter_through = kn_adapter_through_cuda;
 	k.adapter_grad = kn_adapter_grad_cuda;
+	k.row_squares = kn_row_squares_cuda;
+	k.dora_factors = kn_dora_factors_cuda;
+	k.dora_out = kn_dora_out_cuda;
+	k.dora_back = kn_dora_back_cuda;
+	k.dora_gate_fwd = kn_dora_gate_fwd_cuda;
+	k.dora_gate_bwd = kn_dora_gate_bwd_cuda;
+	k.dora_rest = kn_dora_rest_cuda;
 #ifndef LP_F16 /* its products for few rows are bf16's alone: fp16 decodes by dense products (device.h, few) */
 	k.skinny = kn_skinny_cuda;
 #endif

@@ -20,9 +20,11 @@
 #include "kernels/adam.h"
 #include "kernels/adapter.h"
 #include "kernels/attn.h"
+#include "kernels/dora.h"
 #include "kernels/dropout.h"
 #include "kernels/embed.h"
 #include "kernels/fp8.h"
+#include "kernels/gated.h"
 #include "kernels/gemm.h"
 #include "kernels/grpo.h"
 #include "kernels/nf4.h"
@@ -84,6 +86,7 @@ struct kn_ops {
 	kn_attn_decode_fn *attn_decode;
 	kn_swiglu_fwd_fn *swiglu_fwd;
 	kn_swiglu_bwd_fn *swiglu_bwd;
+	kn_gated_fn *gated_fwd, *gated_bwd;
 	kn_xent_segment_fn *xent_segment;
 	kn_xent_end_fn *xent_end;
 	kn_pref_values_fn *pref_values;
@@ -110,6 +113,12 @@ struct kn_ops {
 	kn_adapter_outer_fn *adapter_down, *adapter_outer, *adapter_through;
 	kn_adapter_grad_fn *adapter_grad;
 	kn_adapter_scratch_fn *adapter_scratch;
+	kn_row_squares_fn *row_squares;
+	kn_dora_factors_fn *dora_factors;
+	kn_dora_out_fn *dora_out;
+	kn_dora_back_fn *dora_back;
+	kn_dora_gate_fn *dora_gate_fwd, *dora_gate_bwd;
+	kn_dora_rest_fn *dora_rest;
 	kn_skinny_fn *skinny; /* may be NULL where few is 0 */
 	kn_skinny_scratch_fn *skinny_scratch;
 	kn_pick_fn *pick;

@@ -10,9 +10,17 @@ static __global__ void __launch_bounds__(THREADS) fwd_eights(act_t *y, int64_t l
 	__shared__ float shared[33];
 	int64_t row = blockIdx.x;
 	f8 v[EIGHTS];
+	float4 u[EIGHTS][2];
 	float sum = 0, r;
 
 	let_next();
+#pragma unroll
+	for (int i = 0; i < EIGHTS; i++) {
+		int j = (i * THREADS + (int)threadIdx.x) * 8;
+
+		if (j < c && threadIdx.x % 4 == 0)
+			call_near(w + j);
+	}
 	follow_previous();
 	x += row * c;
 #pragma unroll
@@ -22,6 +30,8 @@ static __global__ void __launch_bounds__(THREADS) fwd_eights(act_t *y, int64_t l
 		if (j >= c)
 			continue;
 		v[i] = load8(x + j);
+		u[i][0] = *(const float4 *)(w + j);
+		u[i][1] = *(const float4 *)(w + j + 4);
 #pragma unroll
 		for (int l = 0; l < 8; l++)
 			sum += v[i].v[l] * v[i].v[l];
@@ -37,12 +47,12 @@ static __global__ void __launch_bounds__(THREADS) fwd_eights(act_t *y, int64_t l
 			continue;
 #pragma unroll
 		for (int l = 0; l < 8; l += 4) {
-			float4 u = *(const float4 *)(w + j + l);
+			float4 by = u[i][l / 4];
 
-			v[i].v[l] *= r * u.x;
-			v[i].v[l + 1] *= r * u.y;
-			v[i].v[l + 2] *= r * u.z;
-			v[i].v[l + 3] *= r * u.w;
+			v[i].v[l] *= r * by.x;
+			v[i].v[l + 1] *= r * by.y;
+			v[i].v[l + 2] *= r * by.z;
+			v[i].v[l + 3] *= r * by.w;
 		}
 		store8(y + row * ldy + j, v[i]);
 	}

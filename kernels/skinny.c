@@ -49,7 +49,7 @@ static float value(const struct kn_skinny *s, const float *w, const float *inner
 
 	if (j >= 0)
 		v += a->scale * dot(inner + (t * a->n + j) * a->rank, a->b[j] + (i - a->row[j]) * a->rank, a->rank);
-	return v;
+	return s->factor ? v * s->factor[i] : v;
 }
 
 static void output(const struct kn_skinny *s, const float *inner, int64_t i, float *room)

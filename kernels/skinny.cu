@@ -100,6 +100,7 @@ template <int MT, int NT> static __device__ __forceinline__ void finish(const st
 				v[h] += red[w * ALL + h * 16 * COLS + i] + red[(w + 1) * ALL + h * 16 * COLS + i];
 			if (a.jobs)
 				v[h] += adapter_part(a, row + h * a.f, inner, COLS, n);
+			v[h] = scaled(a, row + h * a.f, v[h]);
 		}
 		if (a.f)
 			a.y[n * a.ldy + row] = __float2bfloat16_rn(gated(v[0], v[1]));
@@ -246,9 +247,10 @@ static __global__ void __launch_bounds__(PLAIN) plain_kernel(const __grid_consta
 		v[1] = a.f ? block_sum(v[1], shared) : 0;
 		if (threadIdx.x)
 			continue;
-		v[0] += a.n_ad ? adapter_part(a, row, a.inner, a.t, n) : 0;
+		for (int h = 0; h < (a.f ? 2 : 1); h++)
+			v[h] = scaled(a, row + h * a.f, v[h] + (a.n_ad ? adapter_part(a, row + h * a.f, a.inner, a.t, n) : 0));
 		if (a.f)
-			a.y[n * a.ldy + row] = __float2bfloat16_rn(gated(v[0], v[1] + (a.n_ad ? adapter_part(a, row + a.f, a.inner, a.t, n) : 0)));
+			a.y[n * a.ldy + row] = __float2bfloat16_rn(gated(v[0], v[1]));
 		else
 			put(a, row, n, v[0]);
 	}
@@ -329,6 +331,7 @@ static struct skinny args_of(const struct device *d, const struct kn_skinny *s)
 	a.x = (const bf16 *)s->x, a.ldx = s->ldx;
 	a.y = (bf16 *)s->y, a.ldy = s->ldy;
 	a.add = (const bf16 *)s->add;
+	a.factor = s->factor;
 	a.bias = s->bias;
 	a.dense = (const bf16 *)s->dense, a.ldw = s->ldw;
 	a.in = (int)s->in, a.out = (int)s->out, a.f = s->gated ? (int)s->out / 2 : 0;

@@ -1,4 +1,4 @@
-/* What the kernels of skinny.cu and skinny_many.cu share: their arguments, the way of weights and scales to shared memory, levels by
+/* What the kernels of skinny.cu and skinny_sm90.cu share: their arguments, the way of weights and scales to shared memory, levels by
  * table, the adapters' two halves. */
 #ifndef LP_KERNELS_SKINNY_CUH
 #define LP_KERNELS_SKINNY_CUH
@@ -39,7 +39,7 @@ static void open_tables(struct device *d)
 struct skinny {
 	const bf16 *x, *add, *dense;
 	bf16 *y;
-	const float *bias;
+	const float *factor, *bias;
 	int64_t ldx, ldy, ldw;
 	int t, in, out, f; /* f: outputs of the gate, 0: none */
 	int n, row[KN_PARTS], end[KN_PARTS];
@@ -183,7 +183,7 @@ static __device__ __forceinline__ void call_a(const struct skinny &a, int job, i
 		int r = row + i / (KN_SKINNY_PIECE / 32), k = first + i % (KN_SKINNY_PIECE / 32) * 32;
 
 		if (r < a.ranks && k < a.in)
-			asm volatile("prefetch.global.L2 [%0];" ::"l"(a.a + (int64_t)r * a.in + k));
+			call_near(a.a + (int64_t)r * a.in + k);
 	}
 }
 
@@ -253,6 +253,12 @@ static __device__ __forceinline__ float adapter_part(const struct skinny &a, int
 	return a.scale * sum;
 }
 
+/* With the adapters' part, if any: output row i. */
+static __device__ __forceinline__ float scaled(const struct skinny &a, int i, float v)
+{
+	return a.factor ? v * __ldg(a.factor + i) : v;
+}
+
 /* Row i of B comes nearer. */
 static __device__ __forceinline__ void call_b(const struct skinny &a, int i)
 {
@@ -260,7 +266,7 @@ static __device__ __forceinline__ void call_b(const struct skinny &a, int i)
 	const float *b = i < a.out ? row_of_b(a, i, &j) : NULL;
 
 	for (int r = 0; b && r < a.rank; r += 32)
-		asm volatile("prefetch.global.L2 [%0];" ::"l"(b + r));
+		call_near(b + r);
 }
 
 static __device__ __forceinline__ float gated(float g, float u)
@@ -407,7 +413,7 @@ static __device__ __forceinline__ uint32_t pair_at(const unsigned char *lut, uin
 void skinny_few_open(struct device *d);
 bool skinny_few_fits(const struct device *d, const struct skinny *a);
 void skinny_few(struct device *d, const struct skinny *a, bool one);
-/* skinny_many.cu: whether its kernel takes these shapes, and a pass of at most SKINNY_MANY tokens. */
+/* skinny_sm90.cu: whether its kernel takes these shapes, and a pass of at most SKINNY_MANY tokens. */
 #define SKINNY_MANY 64
 void skinny_many_open(struct device *d);
 bool skinny_many_fits(const struct device *d, const struct skinny *a);

@@ -352,6 +352,7 @@ static __device__ __forceinline__ void finish_round(const struct skinny &a, cons
 			v += sums[w * 16 * cols];
 		if (a.jobs)
 			v += adapter_part(a, row, inner, cols, token);
+		v = scaled(a, row, v);
 		if (!a.f) {
 			put(a, row, token, v);
 			continue;
@@ -361,6 +362,7 @@ static __device__ __forceinline__ void finish_round(const struct skinny &a, cons
 			u += sums[(w * 16 + 8) * cols];
 		if (a.jobs)
 			u += adapter_part(a, row + a.f, inner, cols, token);
+		u = scaled(a, row + a.f, u);
 		a.y[token * a.ldy + row] = __float2bfloat16_rn(gated(v, u));
 	}
 }

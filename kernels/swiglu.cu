@@ -1,18 +1,8 @@
 /* Eight elements a thread; a grid row for each row, so that nothing is divided. */
 #include "kernels/cuda.cuh"
+#include "kernels/swiglu.cuh"
 
 #define THREADS 256
-
-static __device__ __forceinline__ float sigmoid(float z)
-{
-	return __fdividef(1.0f, 1.0f + __expf(-z));
-}
-
-/* e^-z is infinite from -88.7 on, and __fdividef's quotient 0 beyond 2^126: both are the limit. */
-static __device__ __forceinline__ float gate(float g, float u)
-{
-	return g * sigmoid(g) * u;
-}
 
 static __global__ void __launch_bounds__(THREADS) fwd_eights(act_t *h, int64_t ldh, const act_t *gu, int64_t ldg, int64_t f)
 {
@@ -35,14 +25,6 @@ static __global__ void __launch_bounds__(THREADS) fwd_any(act_t *h, int64_t ldh,
 
 	if (j < f)
 		h[row * ldh + j] = act_down(gate(act_up(gu[row * ldg + j]), act_up(gu[row * ldg + f + j])));
-}
-
-static __device__ __forceinline__ void back(float *g, float *u, float dh)
-{
-	float z = *g, s = sigmoid(z), du = dh * z * s;
-
-	*g = dh * *u * s * (1.0f + z * (1.0f - s));
-	*u = du;
 }
 
 static __global__ void __launch_bounds__(THREADS) bwd_eights(act_t *gu, int64_t ldg, const act_t *dh, act_t *h, int64_t ldh, int64_t f)

@@ -10,8 +10,8 @@ shift
 [ $# -gt 0 ] || set -- auto fp16
 for compute in "$@"; do
 	echo "--- $compute"
-	for t in test_kn_ops test_kn_adapter test_kn_decode test_kn_fp8 test_kn_pref test_kn_grpo test_kn_long test_engine_fp8 test_engine_pieces test_engine_noise test_engine_travel test_engine_device test_preference test_grpo test_bnb test_generate; do
-		LP_COMPUTE=$compute "$bundle/tests/$t" || status=1
+	for t in "$bundle"/tests/test_*; do
+		LP_COMPUTE=$compute "$t" || status=1
 	done
 done
 exit $status

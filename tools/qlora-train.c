@@ -23,7 +23,7 @@ static struct {
 	bool raw, mask_truncated;
 	double beta, smoothing, margin, desirable, undesirable, alpha, dropout, neftune, epochs, lr, warmup_ratio, decay_ratio, weight_decay, lora_plus_ratio, max_grad_norm, beta1, beta2, eps, min_delta, peak_tflops;
 	uint64_t memory, host_memory;
-	bool rslora, restore_best, extend, dry_run, eval_only, advise, smoke, allow_long;
+	bool rslora, dora, restore_best, extend, dry_run, eval_only, advise, smoke, allow_long;
 } o = {
 	.group = 8, .max_new = 256, .updates = 1, .temperature = 1, .top_p = 1, .epsilon = 0.2, .epsilon_high = -1, .loss_type = "dapo", .scale_rewards = "group", .kl = "unbiased",
 	.method = "sft", .beta = -1, .smoothing = -1, .margin = -1, .desirable = -1, .undesirable = -1, .update = "lora", .quant = "nf4", .targets = "all", .schedule = "cosine", .decay_shape = "cosine", .optimizer = "adamw", .nonfinite = "stop", .eval_every = "0", .save_every = "0", .sample_every = "0", .sample_tokens = 64, .task = "any",
@@ -69,6 +69,7 @@ static struct opt options[] = {
 	{ OPT_INT, "rank", 0, &o.rank, "N", "rank of the adapter", .min = 1, .max = 4096 },
 	{ OPT_F64, "alpha", 0, &o.alpha, "X", "the adapter is scaled by alpha / rank", .min = 1e-6, .max = 1e6 },
 	{ OPT_FLAG, "rslora", 0, &o.rslora, 0, "scale by alpha / sqrt(rank)" },
+	{ OPT_FLAG, "dora", 0, &o.dora, 0, "DoRA: a trained magnitude for each output of a projection beside its adapter" },
 	{ OPT_F64, "dropout", 0, &o.dropout, "P", "dropout of the adapter's input", .min = 0, .max = 0.99 },
 	{ OPT_F64, "neftune", 0, &o.neftune, "X", "NEFTune: noise of X / sqrt(tokens * width) on embeddings, 5 for one (0: none)", .min = 0, .max = 1e6 },
 	{ OPT_STR, "targets", 0, &o.targets, "WHICH", "projections with an adapter: q_proj,k_proj,..., all, or a regular expression" },
@@ -234,7 +235,7 @@ static int configure(struct train_config *c, int argc, char **argv, struct err *
 	*c = (struct train_config){ .model = o.model, .streams = (const char *const *)argv + 1, .n_streams = (size_t)argc - 1, .weights = o.weights, .evals = o.evals.items, .n_evals = o.evals.n, .adapter = o.adapter,
 		.out = opt_common.output, .device = o.device, .compute = o.compute, .threads = o.threads, .memory = o.memory, .host_memory = o.host_memory, .nf4 = strcmp(o.quant, "nf4") == 0,
 		.force = opt_common.force, .extend = o.extend, .restore_best = o.restore_best, .eval_only = o.eval_only, .allow_long = o.allow_long, .rank = o.rank, .alpha = o.alpha, .targets = o.targets, .layers = o.layers, .dropout = o.dropout, .neftune = o.neftune,
-		.rslora = o.rslora, .batch = o.batch, .accumulate = o.accumulate, .max_steps = o.max_steps, .max_len = o.max_len, .epochs = o.epochs,
+		.rslora = o.rslora, .dora = o.dora, .batch = o.batch, .accumulate = o.accumulate, .max_steps = o.max_steps, .max_len = o.max_len, .epochs = o.epochs,
 		.lr = o.lr, .warmup_ratio = o.warmup_ratio, .decay_steps = o.decay_steps, .decay_ratio = o.decay_ratio, .max_grad_norm = o.max_grad_norm, .warmup_steps = o.warmup_steps,
 		.optim = { .beta1 = o.beta1, .beta2 = o.beta2, .eps = o.eps, .weight_decay = o.weight_decay, .b_rate = o.lora_plus_ratio == 1 ? 0 : o.lora_plus_ratio }, .seed = (uint64_t)o.seed,
 		.prompts = o.prompts, .tag = o.tag, .data_version = o.data_version, .tensorboard = o.tensorboard, .dump_batch = o.dump_batch, .peak_tflops = o.peak_tflops, .sample_tokens = o.sample_tokens, .log_every = o.log_every, .schedule_steps = o.schedule_steps,

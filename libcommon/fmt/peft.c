@@ -42,10 +42,10 @@ static bool saves_score_alone(const struct json *c)
 	return !is_set(m) || (json_is(m, JSON_ARR) && json_is(task, JSON_STR) && json_str_is(task, "SEQ_CLS"));
 }
 
-/* Settings that make the adapter something else than W + scale * B A. */
+/* Settings that make the adapter something else than W + scale * B A, or the same with magnitudes. */
 static int check_unsupported(const struct json *c, const char *path, struct err *e)
 {
-	static const char *const keys[] = { "use_dora",         "fan_in_fan_out",        "lora_bias",
+	static const char *const keys[] = { "fan_in_fan_out",        "lora_bias",
 					    "layer_replication", "target_parameters",       "trainable_token_indices", "alora_invocation_tokens",
 					    "use_qalora",       "use_bdlora",              "kasa_config",           "velora_config",
 					    "monteclora_config", "arrow_config" };
@@ -89,6 +89,8 @@ static int read_config(struct peft *p, const char *path, struct err *e)
 		return err_off(e, LP_DATA, path, -1, "lora_alpha is not a number");
 	if (!json_get_bool(c, "use_rslora", false, &p->rslora))
 		return err_off(e, LP_DATA, path, -1, "use_rslora is not a boolean");
+	if (!json_get_bool(c, "use_dora", false, &p->dora))
+		return err_off(e, LP_DATA, path, -1, "use_dora is not a boolean");
 	if (!json_get_str(c, "base_model_name_or_path", "", &p->base_name))
 		return err_off(e, LP_DATA, path, -1, "base_model_name_or_path is not a string");
 	return 0;
@@ -142,21 +144,20 @@ static int by_path(const void *x, const void *y)
 	return strcmp(a->path, b->path);
 }
 
-/* Splits base_model.model.PATH.lora_A.weight; side is 'A' or 'B'. */
+/* Splits base_model.model.PATH.lora_A.weight; side is 'A', 'B' or, of magnitudes, 'm'. */
 static char *module_path(struct arena *a, const char *name, char *side)
 {
-	static const char tail_a[] = ".lora_A.weight", tail_b[] = ".lora_B.weight";
-	size_t n = strlen(name), pre = sizeof(PREFIX) - 1, tail = sizeof(tail_a) - 1;
+	static const char *const tails[] = { ".lora_A.weight", ".lora_B.weight", ".lora_magnitude_vector" };
+	size_t n = strlen(name), pre = sizeof(PREFIX) - 1;
 
-	if (n <= pre + tail || strncmp(name, PREFIX, pre))
-		return NULL;
-	if (!strcmp(name + n - tail, tail_a))
-		*side = 'A';
-	else if (!strcmp(name + n - tail, tail_b))
-		*side = 'B';
-	else
-		return NULL;
-	return arena_strndup(a, name + pre, n - pre - tail);
+	for (int i = 0; i < 3; i++) {
+		size_t tail = strlen(tails[i]);
+
+		*side = "ABm"[i];
+		if (n > pre + tail && !strncmp(name, PREFIX, pre) && !strcmp(name + n - tail, tails[i]))
+			return arena_strndup(a, name + pre, n - pre - tail);
+	}
+	return NULL;
 }
 
 static const char copy_tail[] = ".base_layer.weight";
@@ -205,36 +206,61 @@ static int take_tensor(struct peft *p, const struct tensor *t, const char *path,
 	m = &p->modules[p->n_modules];
 	m->path = module_path(&p->arena, t->name, &side);
 	if (!m->path)
-		return err_off(e, LP_DATA, path, -1, "tensor '%.200s' is not base_model.model.PATH.lora_A.weight or lora_B.weight", t->name);
+		return err_off(e, LP_DATA, path, -1, "tensor '%.200s' is not base_model.model.PATH.lora_A.weight, lora_B.weight or lora_magnitude_vector", t->name);
+	if (side == 'm' && !p->dora)
+		return err_off(e, LP_DATA, path, -1, "tensor '%.200s' is of DoRA, and the configuration has no use_dora", t->name);
 	if (t->dtype != DT_F32 && t->dtype != DT_F16 && t->dtype != DT_BF16)
 		return err_off(e, LP_DATA, path, -1, "tensor '%.200s' is %s: adapters are F32, F16 or BF16", t->name, dtype_st_name(t->dtype));
-	if (t->n_dims != 2 || !t->shape[0] || !t->shape[1])
+	if (side == 'm' && t->n_dims != 1)
+		return err_off(e, LP_DATA, path, -1, "tensor '%.200s' is not a vector of magnitudes", t->name);
+	if (side != 'm' && (t->n_dims != 2 || !t->shape[0] || !t->shape[1]))
 		return err_off(e, LP_DATA, path, -1, "tensor '%.200s' is not a matrix: only linear layers are supported", t->name);
 	m->a = side == 'A' ? t : NULL;
 	m->b = side == 'B' ? t : NULL;
+	m->m = side == 'm' ? t : NULL;
 	p->n_modules++;
 	return 0;
 }
 
-/* Joins the two halves of each module, which are neighbours once sorted. */
-static int pair_up(struct peft *p, const char *path, struct err *e)
+/* One tensor more of module *to. */
+static int join(struct peft_module *to, const struct peft_module *x, const char *path, struct err *e)
 {
-	size_t n = 0;
+	if ((x->a && to->a) || (x->b && to->b) || (x->m && to->m))
+		return err_off(e, LP_DATA, path, -1, "module '%.200s' has the same tensor twice", x->path);
+	to->path = x->path;
+	to->a = x->a ? x->a : to->a;
+	to->b = x->b ? x->b : to->b;
+	to->m = x->m ? x->m : to->m;
+	return 0;
+}
+
+static int check_module(const struct peft *p, struct peft_module *m, const char *path, struct err *e)
+{
+	if (!m->a || !m->b)
+		return err_off(e, LP_DATA, path, -1, "module '%.200s' has only one of lora_A and lora_B", m->path);
+	m->r = (int64_t)m->a->shape[0];
+	if (m->b->shape[1] != m->a->shape[0])
+		return err_off(e, LP_DATA, path, -1, "module '%.200s': lora_A has rank %" PRIu64 ", lora_B %" PRIu64, m->path, m->a->shape[0], m->b->shape[1]);
+	if (p->dora && !m->m)
+		return err_off(e, LP_DATA, path, -1, "module '%.200s' has no lora_magnitude_vector, and the configuration has use_dora", m->path);
+	if (m->m && m->m->shape[0] != m->b->shape[0])
+		return err_off(e, LP_DATA, path, -1, "module '%.200s': lora_B has %" PRIu64 " rows, lora_magnitude_vector %" PRIu64, m->path, m->b->shape[0], m->m->shape[0]);
+	return module_scale(p, m, path, e);
+}
+
+/* Joins the tensors of each module, which are neighbours once sorted. */
+static int join_all(struct peft *p, const char *path, struct err *e)
+{
+	size_t n = 0, i = 0;
 
 	qsort(p->modules, p->n_modules, sizeof(*p->modules), by_path);
-	for (size_t i = 0; i < p->n_modules; i += 2) {
-		struct peft_module *x = &p->modules[i], *y = x + 1, m;
+	while (i < p->n_modules) {
+		struct peft_module m = { .path = p->modules[i].path };
 
-		if (i + 1 == p->n_modules || strcmp(x->path, y->path))
-			return err_off(e, LP_DATA, path, -1, "module '%.200s' has only one of lora_A and lora_B", x->path);
-		m = (struct peft_module){ .path = x->path, .a = x->a ? x->a : y->a, .b = x->b ? x->b : y->b };
-		if (!m.a || !m.b)
-			return err_off(e, LP_DATA, path, -1, "module '%.200s' has the same tensor twice", m.path);
-		m.r = (int64_t)m.a->shape[0];
-		if (m.b->shape[1] != m.a->shape[0])
-			return err_off(e, LP_DATA, path, -1, "module '%.200s': lora_A has rank %" PRIu64 ", lora_B %" PRIu64, m.path,
-				       m.a->shape[0], m.b->shape[1]);
-		if (module_scale(p, &m, path, e))
+		for (; i < p->n_modules && !strcmp(p->modules[i].path, m.path); i++)
+			if (join(&m, &p->modules[i], path, e))
+				return -1;
+		if (check_module(p, &m, path, e))
 			return -1;
 		p->modules[n++] = m;
 	}
@@ -249,7 +275,7 @@ static int take_all(struct peft *p, const struct tensor *t, size_t n, const char
 	for (size_t i = 0; i < n; i++)
 		if (take_tensor(p, &t[i], path, e))
 			return -1;
-	return pair_up(p, path, e);
+	return join_all(p, path, e);
 }
 
 static int check_id(const char *id, const char *path, struct err *e)

@@ -1,5 +1,6 @@
 /* PEFT LoRA adapters: adapter_config.json and adapter_model.safetensors
- * (base_model.model.PATH.lora_A.weight (r, in), lora_B.weight (out, r)). */
+ * (base_model.model.PATH.lora_A.weight (r, in), lora_B.weight (out, r), of DoRA
+ * lora_magnitude_vector (out)). */
 #ifndef LP_FMT_PEFT_H
 #define LP_FMT_PEFT_H
 
@@ -11,6 +12,7 @@ struct peft_module {
 	const struct tensor *b; /* (out, r) */
 	double scale;           /* alpha / r, or alpha / sqrt(r) */
 	int64_t r;
+	const struct tensor *m; /* magnitudes (out) with use_dora, else NULL */
 };
 struct peft {
 	struct st_file file;
@@ -47,7 +49,7 @@ struct peft_write {
 	const char *base_name, *base_id; /* base_id may be NULL */
 	int64_t r;
 	double alpha, dropout;
-	bool rslora;
+	bool rslora, dora;
 	bool score;                 /* a reward model: one of the tensors is its head, base_model.model.score.weight */
 	const char *const *targets; /* "q_proj", ..., or whole paths */
 	size_t n_targets;

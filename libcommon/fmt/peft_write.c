@@ -59,7 +59,7 @@ void peft_config_json(const struct peft_write *w, struct sb *out)
 		add_string(out, w->targets[i]);
 	}
 	sb_addf(out, "\n  ],\n  \"target_parameters\": null,\n  \"task_type\": \"%s\",\n  \"trainable_token_indices\": null,\n"
-		     "  \"use_dora\": false,\n  \"use_qalora\": false,\n  \"use_rslora\": %s\n}\n", w->score ? "SEQ_CLS" : "CAUSAL_LM", w->rslora ? "true" : "false");
+		     "  \"use_dora\": %s,\n  \"use_qalora\": false,\n  \"use_rslora\": %s\n}\n", w->score ? "SEQ_CLS" : "CAUSAL_LM", w->dora ? "true" : "false", w->rslora ? "true" : "false");
 }
 
 static void add_raw(struct jw *j, const char *key, const char *json)

@@ -99,11 +99,20 @@ static int check_module(const struct merge *m, size_t adapter, const struct peft
 	return 0;
 }
 
+/* A row's length is of the base and one adapter. */
+static int check_magnitudes(const struct merge *m, struct err *e)
+{
+	for (size_t i = 0; i < m->n_adapters; i++)
+		if (m->adapters[i].dora && (m->n_adapters > 1 || m->weights[i] != 1))
+			return err_off(e, LP_USAGE, m->names[i], -1, "a DoRA adapter is merged alone and with weight 1: its magnitudes are of the base with nothing else");
+	return 0;
+}
+
 int merge_check(struct merge *m, struct err *e)
 {
 	bool tied = false;
 
-	if (check_base(m, &tied, e))
+	if (check_base(m, &tied, e) || check_magnitudes(m, e))
 		return -1;
 	for (size_t i = 0; i < m->n_adapters; i++)
 		for (size_t j = 0; j < m->adapters[i].n_modules; j++)

@@ -5,7 +5,12 @@
  * or fewer), delta = ((0 + c_1 s_1) + c_2 s_2) + ..., and W' is the rounding of
  * the fp64 sum W + delta to the output type, nearest, ties to even, once. No
  * contraction, no other order: the same bits on every machine and thread count.
- * c_t is the adapter's scale (alpha / r) times its weight in the merge. */
+ * c_t is the adapter's scale (alpha / r) times its weight in the merge.
+ *
+ * A DoRA adapter, merged alone and with weight 1, has a magnitude m for each row:
+ * W' = round((m / n) * (W + delta)), n the root of the sum of squares of W + delta
+ * over the row, which is ((0 + l_0) + l_1) + ... of eight sums, l_i that of the
+ * columns i, i + 8, ... in order. m / n is 0 where n is. All in fp64. */
 #ifndef LP_MODEL_MERGE_H
 #define LP_MODEL_MERGE_H
 
@@ -22,11 +27,12 @@ struct fold_term {
 };
 struct fold {
 	int64_t rows, cols;
+	double *m;    /* (rows) magnitudes, or NULL */
 	struct fold_term *terms;
 	size_t n_terms;
 };
 struct fold_count {
-	uint64_t moved; /* elements whose delta is not zero */
+	uint64_t moved; /* elements whose delta is not zero, or with magnitudes that are not the base's */
 	uint64_t lost;  /* of these: the output is what it would be without the delta */
 	uint64_t bad;   /* infinite or NaN in the output, finite in the base */
 };

@@ -44,7 +44,9 @@ int fold_add(struct fold *f, const struct tensor *w, const struct peft_module *m
 	f->terms = xrealloc(f->terms, (f->n_terms + 1) * sizeof(*f->terms));
 	t = &f->terms[f->n_terms++];
 	*t = (struct fold_term){ .r = m->r, .coef = m->scale * weight };
-	return widen(m->a, &t->a, e) || widen(m->b, &t->b, e) ? -1 : 0;
+	if (widen(m->a, &t->a, e) || widen(m->b, &t->b, e))
+		return -1;
+	return m->m ? widen(m->m, &f->m, e) : 0;
 }
 
 void fold_release(struct fold *f)
@@ -54,6 +56,7 @@ void fold_release(struct fold *f)
 		free(f->terms[i].b);
 	}
 	free(f->terms);
+	free(f->m);
 	memset(f, 0, sizeof(*f));
 }
 
@@ -85,9 +88,11 @@ struct tile {
 	int n;
 	float w[TILE];    /* base */
 	double d[TILE];   /* delta */
-	float f[TILE];    /* float nearest to w + d */
-	float rest[TILE]; /* of the sign of (w + d) - f; 0 where equal */
-	float move[TILE]; /* 0 where d is */
+	double by;        /* what w + d is multiplied by: 1, or a row's factor */
+	bool whole;       /* what moved is all that is not w; else what has a delta */
+	float f[TILE];    /* float nearest to by (w + d) */
+	float rest[TILE]; /* of the sign of by (w + d) - f; 0 where equal */
+	float move[TILE]; /* 0 where nothing moved */
 };
 
 /* 2^100 keeps every remainder and delta that could matter above float's underflow:
@@ -96,12 +101,12 @@ LP_CLONES static void sum_tile(struct tile *t)
 {
 #pragma omp simd
 	for (int j = 0; j < t->n; j++) {
-		double v = (double)t->w[j] + t->d[j];
+		double v = ((double)t->w[j] + t->d[j]) * t->by, moved = t->whole ? v - (double)t->w[j] : t->d[j];
 		float f = (float)v;
 
 		t->f[j] = f;
 		t->rest[j] = (float)((v - (double)f) * 0x1p100);
-		t->move[j] = (float)(t->d[j] * 0x1p100);
+		t->move[j] = (float)(moved * 0x1p100);
 	}
 }
 
@@ -232,51 +237,112 @@ static void round_tile(const struct tile *t, enum dtype to, uint8_t *dst, struct
 	memcpy(dst, &out, (size_t)t->n * dtype_bytes(to));
 }
 
-void fold_rows(const struct fold *f, int64_t row, int64_t n, const void *w, enum dtype from, enum dtype to, void *dst, struct fold_count *c)
+/* Elements [at, at + t->n) of row i of w, which begins at row `row`, and their deltas. */
+static void load_tile(const struct fold *f, int64_t row, int64_t i, int64_t at, const double *a, const void *w, enum dtype from, struct tile *t)
 {
-	int64_t ranks = 0;
-	struct tile t;
-	double *a;
+	tile_delta(f, row + i, a, t->n, t->d);
+	to_f32(from, (const uint8_t *)w + (size_t)(i * f->cols + at) * dtype_bytes(from), t->w, (size_t)t->n);
+}
 
-	for (size_t i = 0; i < f->n_terms; i++)
-		ranks += f->terms[i].r;
-	a = xmalloc((size_t)ranks * TILE * sizeof(*a));
+enum { SUMS = 8 };
+
+static double factor(double m, const double l[SUMS])
+{
+	double s = 0;
+
+	for (int i = 0; i < SUMS; i++)
+		s += l[i];
+	return s > 0 ? m / sqrt(s) : 0;
+}
+
+LP_CLONES static void add_squares(double l[SUMS], const struct tile *t)
+{
+	for (int j = 0; j < t->n; j++) {
+		double v = (double)t->w[j] + t->d[j];
+
+		l[j % SUMS] += v * v;
+	}
+}
+
+/* Each row's factor, into by (n). */
+static void factors(const struct fold *f, int64_t row, int64_t n, const void *w, enum dtype from, double *a, double *by)
+{
+	double(*l)[SUMS] = xcalloc((size_t)n, sizeof(*l));
+	struct tile t;
+
 	for (int64_t at = 0; at < f->cols; at += TILE) {
 		t.n = f->cols - at < TILE ? (int)(f->cols - at) : TILE;
 		pack(f, at, t.n, a);
 		for (int64_t i = 0; i < n; i++) {
-			size_t e = (size_t)(i * f->cols + at);
+			load_tile(f, row, i, at, a, w, from, &t);
+			add_squares(l[i], &t);
+		}
+	}
+	for (int64_t i = 0; i < n; i++)
+		by[i] = factor(f->m[row + i], l[i]);
+	free(l);
+}
 
-			tile_delta(f, row + i, a, t.n, t.d);
-			to_f32(from, (const uint8_t *)w + e * dtype_bytes(from), t.w, (size_t)t.n);
+void fold_rows(const struct fold *f, int64_t row, int64_t n, const void *w, enum dtype from, enum dtype to, void *dst, struct fold_count *c)
+{
+	double *a, *by = f->m ? xmalloc((size_t)n * sizeof(*by)) : NULL;
+	struct tile t = { .by = 1, .whole = f->m != NULL };
+	int64_t ranks = 0;
+
+	for (size_t i = 0; i < f->n_terms; i++)
+		ranks += f->terms[i].r;
+	a = xmalloc((size_t)ranks * TILE * sizeof(*a));
+	if (by)
+		factors(f, row, n, w, from, a, by);
+	for (int64_t at = 0; at < f->cols; at += TILE) {
+		t.n = f->cols - at < TILE ? (int)(f->cols - at) : TILE;
+		pack(f, at, t.n, a);
+		for (int64_t i = 0; i < n; i++) {
+			load_tile(f, row, i, at, a, w, from, &t);
+			t.by = by ? by[i] : 1;
 			sum_tile(&t);
-			round_tile(&t, to, (uint8_t *)dst + e * dtype_bytes(to), c);
+			round_tile(&t, to, (uint8_t *)dst + (size_t)(i * f->cols + at) * dtype_bytes(to), c);
 		}
 	}
 	free(a);
+	free(by);
+}
+
+/* One element before its row's factor. */
+static double element(const struct fold *f, int64_t row, int64_t col, const void *w, enum dtype from)
+{
+	double delta = 0;
+	float base;
+
+	for (size_t t = 0; t < f->n_terms; t++) {
+		const struct fold_term *q = &f->terms[t];
+		double s = 0;
+
+		for (int64_t k = 0; k < q->r; k++)
+			s += q->b[row * q->r + k] * q->a[k * f->cols + col];
+		delta += q->coef * s;
+	}
+	to_f32(from, (const uint8_t *)w + (size_t)col * dtype_bytes(from), &base, 1);
+	return (double)base + delta;
 }
 
 void fold_row_slow(const struct fold *f, int64_t row, const void *w, enum dtype from, enum dtype to, void *dst)
 {
-	size_t in = dtype_bytes(from), out = dtype_bytes(to);
+	double l[SUMS] = { 0 }, by = 1;
+	size_t out = dtype_bytes(to);
 
+	for (int64_t j = 0; f->m && j < f->cols; j++) {
+		double v = element(f, row, j, w, from);
+
+		l[j % SUMS] += v * v;
+	}
+	if (f->m)
+		by = factor(f->m[row], l);
 	for (int64_t j = 0; j < f->cols; j++) {
-		double delta = 0, v;
-		float base, narrow;
-		uint16_t half;
+		double v = element(f, row, j, w, from) * by;
+		float narrow = (float)v;
+		uint16_t half = to == DT_BF16 ? f64_to_bf16(v) : f64_to_f16(v);
 
-		for (size_t t = 0; t < f->n_terms; t++) {
-			const struct fold_term *q = &f->terms[t];
-			double s = 0;
-
-			for (int64_t k = 0; k < q->r; k++)
-				s += q->b[row * q->r + k] * q->a[k * f->cols + j];
-			delta += q->coef * s;
-		}
-		to_f32(from, (const uint8_t *)w + (size_t)j * in, &base, 1);
-		v = (double)base + delta;
-		narrow = (float)v;
-		half = to == DT_BF16 ? f64_to_bf16(v) : f64_to_f16(v);
 		memcpy((uint8_t *)dst + (size_t)j * out, to == DT_F32 ? (void *)&narrow : (void *)&half, out);
 	}
 }

@@ -31,9 +31,10 @@ struct acts {
 	void *gu, *h;            /* (T, 2F + pad): backward puts the gradient there; (T, F + pad) */
 	float *rstd1, *rstd2;    /* (T) */
 	float *lse;              /* (T, NH) */
+	void *u[GRP_N];          /* DoRA: a group's product before its factors (T, out), where it is kept (engine_dora.c); NULL: not */
 	void *s[GRP_N];          /* lean layers: a copy of x A^T (T, pad) of each group whose rows do not stay; NULL: none */
 	bool near_whole;         /* y1, y2, h are there for all tokens */
-	bool far_whole;          /* x2, gu too */
+	bool far_whole;          /* x2, gu, and gate's, up's and down's u too */
 };
 
 /* What becomes of a layer's activations between its forward pass and its backward one: all of them stay; all that is not an
@@ -42,6 +43,12 @@ enum keep { KEEP_FULL, KEEP_LEAN, KEEP_HOST, KEEP_NONE };
 struct layer_keep {
 	enum keep how;
 	int set; /* of those that layers share in turn; -1: memory of its own */
+};
+
+/* DoRA: of a group in a layer, for each of its outputs (kernels/dora.h). */
+struct dora_group {
+	double *squares;      /* (out) of the frozen weight */
+	float *factor, *per;  /* (out) */
 };
 
 /* The micro-batch on the device, and what changes from step to step: a recording of the work reads it there. */
@@ -135,7 +142,7 @@ struct engine {
 	struct acts *acts_host;  /* (layers): where those that travel wait */
 	void *d_res;             /* (T, ld_res) gradient of the residual stream, room for adapters behind it */
 	int64_t ld_res;
-	void *d_y, *d_o, *d_h;   /* (piece, C), (T, NH*D + pad), (piece, F); the last two are one buffer, and a segment of logits too */
+	void *d_y, *d_o, *d_h;   /* (piece, C; or ld_res where DoRA scales what comes from above), (T, NH*D + pad), (piece, F); the last two are one buffer, and a segment of logits too */
 	void *d_qkv;             /* (T, (NH + 2 NKV) * D + pad); d_acc is in the same place, they are never alive at once */
 	void *xd;                /* (piece, widest in) with dropout */
 	struct fp8_mat in8;      /* (piece, widest) of a product in 8 bits: its input, or the gradient of its output */
@@ -163,6 +170,10 @@ struct engine {
 	int64_t chunk;           /* rows whose logits may be there in full */
 
 	int64_t decode_rows;     /* what a generator with fewer rows than shape.decode sets: kernels follow from it */
+
+	struct dora_group *dora; /* (layers * GRP_N) */
+	bool dora_measured;      /* their squares are there */
+	bool dora_current;       /* and the factors are of the adapter as it is */
 
 	bool dropout_on;
 	uint64_t seed_step;      /* on its way with the next micro-batch, like scale */
@@ -216,6 +227,7 @@ void engine_squares(struct engine *g);
 /* Where the parts of a group's A, and of its B, begin in squares; with GRP_N the number of a layer's. */
 int64_t engine_squares_a(const struct engine *g, int64_t layer, enum linear_group grp);
 int64_t engine_squares_b(const struct engine *g, int64_t layer, enum linear_group grp);
+int64_t engine_squares_m(const struct engine *g, int64_t layer, enum linear_group grp); /* DoRA's magnitudes */
 /* The sums as they are now travel to the host, as the turn's (0 or 1); engine_sums_wait waits for them, and for nothing behind them: the
  * sum of losses since engine_begin, and, with squares, that of the gradients' squares. */
 void engine_sums_send(struct engine *g, int turn);
@@ -265,11 +277,36 @@ struct edges {
 };
 /* The masks of a group's adapters in this step for the rows from `from` on, in *m; NULL: no dropout. */
 const struct kn_adapter_masks *engine_masks(const struct engine *g, int64_t layer, enum linear_group grp, int64_t from, struct kn_adapter_masks *m);
+/* s = dropout(x) A^T behind the rows of x, and where a lean layer keeps it. */
+void engine_lora_down(struct engine *g, int64_t layer, enum linear_group grp, void *x, const struct edges *at, struct piece p);
 /* Placed now, in the scratch of one dense group, unless they have a place of their own. */
 struct edges engine_edges(struct engine *g, int64_t layer, enum linear_group grp);
 /* C (T, n), row stride ldc, = x8 w8^T [+ c0], x8 the rows of x (T, cols) with `inner` values behind them in 8 bits. */
 void engine_product8(struct engine *g, const void *x, int64_t ldx, int64_t t, int64_t cols, int64_t inner, const struct fp8_mat *w8, int64_t n, const void *c0,
                      void *c, int64_t ldc);
+/* --- DoRA (engine_dora.c) --- */
+
+/* The weights' own lengths as magnitudes, where PEFT starts; after the weights are there. */
+void engine_start_magnitudes(struct engine *g);
+/* Factors of the adapter as it is, unless they are there: wherever products begin that may see another one. */
+void engine_dora_refresh(struct engine *g);
+/* Whether the group's outputs have magnitudes. */
+bool engine_is_dora(const struct engine *g, int64_t layer, enum linear_group grp);
+/* Whether a layer's u of such a group has a place of its own, and those of all layers. */
+bool engine_dora_keeps(const struct engine *g, enum linear_group grp);
+void engine_layout_dora(struct engine *g, struct layout *l);
+/* y as engine_fwd.c's product, but that gate and up give u without dropout; y NULL: only what backward wants. */
+void engine_dora_linear(struct engine *g, int64_t layer, enum linear_group grp, void *x, const void *add, void *y, int64_t ldy, struct piece p);
+/* *dy becomes du, in place or elsewhere, and dm is added to. */
+void engine_dora_scale(struct engine *g, int64_t layer, enum linear_group grp, void **dy, int64_t *ldy, struct piece p);
+/* With dropout: dx, dy W so far, += what comes through the masks; du, with d_s behind its rows, is used up but for these. */
+void engine_dora_through(struct engine *g, int64_t layer, enum linear_group grp, void *du, int64_t ld_du, const void *dense, const struct edges *at, void *dx, int64_t ld_dx,
+                         struct piece p);
+/* Whether the activation reads u, and then takes swiglu's place; again: h is formed once more. */
+bool engine_dora_gates(const struct engine *g, int64_t layer);
+void engine_dora_gate(struct engine *g, int64_t layer, struct piece p);
+void engine_dora_gate_bwd(struct engine *g, int64_t layer, struct piece p, bool again);
+
 /* What runs between q, k, v and o: attention over the micro-batch, or against a cache. */
 typedef void engine_attn_fn(void *ctx, struct engine *g, int64_t layer, struct acts *a, const struct microbatch *b);
 engine_attn_fn engine_attn_self;
@@ -296,8 +333,8 @@ void engine_spread(struct engine *g);
 double engine_seconds(const struct engine *g);
 /* What the device takes for a training micro-batch that is recorded, beside the arenas; 0: it records none. */
 uint64_t engine_recording_bytes(const struct engine *g);
-/* What a lean layer keeps: bytes of a token's row of each array, 0: none, in the order qkv, o, x2, gu, lse, s. */
-enum { LEAN_PARTS = 5 + GRP_N };
+/* What a lean layer keeps: bytes of a token's row of each array, 0: none, in the order qkv, o, x2, gu, lse, s, u. */
+enum { LEAN_PARTS = 5 + 2 * GRP_N };
 void engine_lean_rows(const struct engine *g, uint64_t row[LEAN_PARTS]);
 /* The layer is about to write its set: what was there has left. */
 void engine_set_await(struct engine *g, int64_t layer);

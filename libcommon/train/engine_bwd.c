@@ -40,9 +40,32 @@ static void inner_bwd(struct engine *g, const struct back *k, const void *x, con
 	d->k.adapter_grad(d, &a);
 }
 
+/* linear_bwd of a group with magnitudes, which leaves du in dy's place: of what they scale, and with dropout of all but what goes
+ * through the masks, the gradient is dy itself. */
+static void dora_bwd(struct engine *g, struct back *k, const void *x, void *dx, int64_t ld_dx)
+{
+	struct device *d = g->dev;
+	const struct wgroup *w = &g->w.layers[k->layer].grp[k->grp];
+	const void *dense = NULL;
+	struct edges at;
+
+	if (dx)
+		dense = engine_dense(g, k->layer, k->grp, &at);
+	else
+		at = engine_edges(g, k->layer, k->grp);
+	if (dx && g->dropout_on)
+		d->k.gemm(d, false, false, k->p.n, w->in, w->out, 1, k->dy, k->ldy, dense, w->ld, 0, NULL, dx, ld_dx, false);
+	engine_dora_scale(g, k->layer, k->grp, &k->dy, &k->ldy, k->p);
+	inner_bwd(g, k, x, &at);
+	if (dx && g->dropout_on)
+		engine_dora_through(g, k->layer, k->grp, k->dy, k->ldy, dense, &at, dx, ld_dx, k->p);
+	else if (dx)
+		d->k.gemm(d, false, false, k->p.n, w->in, w->out + w->pad, 1, k->dy, k->ldy, dense, w->ld, 0, NULL, dx, ld_dx, false);
+}
+
 /* From dy, and the inner values behind the rows of x: d_s = dy scale B behind dy's rows, dB, and dx (T, in), row stride
  * ld_dx, unless it is NULL. */
-static void linear_bwd(struct engine *g, const struct back *k, const void *x, void *dx, int64_t ld_dx)
+static void linear_bwd(struct engine *g, struct back *k, const void *x, void *dx, int64_t ld_dx)
 {
 	struct device *d = g->dev;
 	const struct wgroup *w = &g->w.layers[k->layer].grp[k->grp];
@@ -53,6 +76,10 @@ static void linear_bwd(struct engine *g, const struct back *k, const void *x, vo
 
 	if (!l && !dx)
 		return;
+	if (engine_is_dora(g, k->layer, k->grp)) {
+		dora_bwd(g, k, x, dx, ld_dx);
+		return;
+	}
 	if (dx && !g->w.fp8)
 		dense = engine_dense(g, k->layer, k->grp, &at);
 	else
@@ -105,6 +132,32 @@ static void restore_inner(struct engine *g, int64_t i, enum linear_group k, void
 		g->dev->k.copy_rows(g->dev, act_at(g->dev, x, w->in), w->ld, s, w->pad, t, w->pad);
 }
 
+/* What linear_bwd does of the down projection, and the gradients of g and u: in the product of dy W where nothing comes between.
+ * again: h is formed once more. */
+static void down_bwd(struct engine *g, struct back *k, const struct acts *a, bool again)
+{
+	struct device *d = g->dev;
+	const struct wgroup *w = &g->w.layers[k->layer].grp[GRP_DOWN], *gu = &g->w.layers[k->layer].grp[GRP_GU];
+	const struct lora_group *l = engine_lora_group(g, k->layer, GRP_DOWN);
+	int64_t ldg = gu->out + gu->pad, f = g->w.desc.ffn;
+	void *h = again ? a->h : NULL, *dense;
+	struct edges at;
+
+	if (g->w.fp8 || (l && g->dropout_on) || engine_is_dora(g, k->layer, GRP_DOWN) || engine_is_dora(g, k->layer, GRP_GU)) {
+		linear_bwd(g, k, a->h, g->d_h, f);
+		if (engine_dora_gates(g, k->layer))
+			engine_dora_gate_bwd(g, k->layer, k->p, again);
+		else
+			d->k.swiglu_bwd(d, a->gu, ldg, g->d_h, h, w->ld, k->p.n, f);
+		return;
+	}
+	dense = engine_dense(g, k->layer, GRP_DOWN, &at);
+	if (l)
+		inner_bwd(g, k, a->h, &at);
+	d->k.gated_bwd(d, &(struct kn_gated){ .t = k->p.n, .f = f, .k = w->out + (l ? w->pad : 0), .x = k->dy, .ldx = k->ldy, .w = dense, .ldw = w->ld,
+	                                      .gu = a->gu, .ldg = ldg, .h = h, .ldh = w->ld, .dh = g->d_h });
+}
+
 static void mlp_bwd(struct engine *g, int64_t i, struct piece p)
 {
 	struct device *d = g->dev;
@@ -115,8 +168,7 @@ static void mlp_bwd(struct engine *g, int64_t i, struct piece p)
 	struct back down = { i, GRP_DOWN, d_res, g->ld_res, p }, gu = { i, GRP_GU, a.gu, 2 * m->ffn + lw->grp[GRP_GU].pad, p };
 
 	restore_inner(g, i, GRP_DOWN, a.h, a.s[GRP_DOWN], p.n);
-	linear_bwd(g, &down, a.h, g->d_h, m->ffn);
-	d->k.swiglu_bwd(d, a.gu, gu.ldy, g->d_h, is_lean(g, i) ? a.h : NULL, lw->grp[GRP_DOWN].ld, p.n, m->ffn);
+	down_bwd(g, &down, &a, is_lean(g, i));
 	linear_bwd_a(g, &down, a.h);
 	restore_inner(g, i, GRP_GU, a.y2, a.s[GRP_GU], p.n);
 	linear_bwd(g, &gu, a.y2, g->d_y, m->hidden);
@@ -176,6 +228,8 @@ static void layer_bwd(struct engine *g, int64_t i, const struct microbatch *b)
 	engine_attn_shape(g, i, b, &s);
 	g->dev->k.attn_bwd(g->dev, &s, a->qkv, engine_k(g, a->qkv), engine_v(g, a->qkv), a->o, a->lse, g->d_o, g->d_qkv, engine_k(g, g->d_qkv), engine_v(g, g->d_qkv));
 	engine_rotate(g, g->d_qkv, s.ldq, t, true);
+	if (engine_is_dora(g, i, GRP_QKV) && !g->dropout_on) /* magnitudes' gradients want q and k as their products gave them */
+		engine_rotate(g, a->qkv, s.ldq, t, true);
 	for (int64_t from = 0; from < t; from += each)
 		qkv_bwd(g, i, engine_piece(g, from, t), s.ldq, g->keep[i].how == KEEP_NONE && t > each);
 }

@@ -73,20 +73,25 @@ static struct costs costs_of(const struct engine *g)
 	const struct device *d = g->dev;
 	double t = (double)g->shape.max_tokens, act = (double)dtype_bytes(d->act), flops = d->flops * (g->w.fp8 ? 1.7 : 1), all = 0, again, fwd, bwd, down, lean, attn;
 	double make = (double)(g->w.nf4 ? 0.53 : dtype_bytes(g->w.dtype)) + act; /* read and written for an element of dense weights */
+	double products = g->lora && g->lora->dora && g->lora->dropout > 0 ? 4 : 2; /* DoRA's masked inputs have products of their own */
 	uint64_t row[LEAN_PARTS], bytes = 0;
 	struct costs c;
 
 	for (int k = 0; k < GRP_N; k++)
 		all += group_elements(g, k);
-	again = all - group_elements(g, GRP_DOWN);
+	again = all - (engine_dora_keeps(g, GRP_DOWN) ? 0 : group_elements(g, GRP_DOWN));
 	moved(m, &fwd, &bwd, &down, &lean);
+	if (g->lora && g->lora->dora) { /* the columns' factors */
+		fwd += 6 * (double)m->hidden;
+		bwd += 6 * (double)m->hidden + 5 * (double)group_out(m, GRP_QKV);
+	}
 	engine_lean_rows(g, row);
 	for (int i = 0; i < LEAN_PARTS; i++)
 		bytes += row[i];
 	attn = 2 * t * (double)(g->shape.max_seq * m->heads * m->head_dim) / d->flops;
-	c.fwd = 2 * t * all / flops + attn / ATTN_FWD + t * act * fwd / d->memory_rate;
-	c.again = 2 * t * again / flops + attn / ATTN_FWD + t * act * fwd / d->memory_rate;
-	c.bwd = 2 * t * all / flops + 2.5 * attn / ATTN_BWD + t * act * bwd / d->memory_rate;
+	c.fwd = products * t * all / flops + attn / ATTN_FWD + t * act * fwd / d->memory_rate;
+	c.again = products * t * again / flops + attn / ATTN_FWD + t * act * fwd / d->memory_rate;
+	c.bwd = products * t * all / flops + 2.5 * attn / ATTN_BWD + t * act * bwd / d->memory_rate;
 	c.lean = t * act * lean / d->memory_rate;
 	c.dense = g->w.dense || g->w.fp8 ? 0 : make * all / d->memory_rate;
 	c.dense_again = g->w.dense || g->w.fp8 ? 0 : make * again / d->memory_rate;
@@ -173,8 +178,14 @@ double engine_seconds(const struct engine *g)
 /* Operations of a layer, forward and backward: 106 were recorded for 8B and for 70B, the copies of what travels and the layer's share
  * of the loss among them. The same for every plan: one that keeps less never needs more for it. */
 #define LAYER_LAUNCHES 115
+/* What DoRA adds: factors, sums and their folds; and with dropout the products of each projection. */
+#define DORA_LAUNCHES 16
+#define DORA_MASKED_LAUNCHES 110
 
 uint64_t engine_recording_bytes(const struct engine *g)
 {
-	return g->shape.train ? (uint64_t)(g->w.desc.layers * LAYER_LAUNCHES) * g->dev->launch_bytes : 0;
+	bool dora = g->lora && g->lora->dora;
+	int64_t launches = LAYER_LAUNCHES + (dora ? DORA_LAUNCHES : 0) + (dora && g->lora->dropout > 0 ? DORA_MASKED_LAUNCHES : 0);
+
+	return g->shape.train ? (uint64_t)(g->w.desc.layers * launches) * g->dev->launch_bytes : 0;
 }

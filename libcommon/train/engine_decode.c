@@ -19,7 +19,8 @@ static void product(struct engine *g, int64_t layer, enum linear_group grp, cons
 	const struct layer_weights *lw = &g->w.layers[layer];
 	const struct wgroup *w = &lw->grp[grp];
 	struct kn_skinny s = { .t = t, .planned = planned(g), .in = w->in, .out = w->out, .x = x, .ldx = w->ld, .y = y, .ldy = ldy, .add = add, .bias = w->bias, .gated = gated,
-		.n = w->n, .dense = w->dense, .ldw = w->ld, .adapters = engine_adapters(g, layer, grp), .scratch = g->skinny_scratch };
+		.n = w->n, .dense = w->dense, .ldw = w->ld, .adapters = engine_adapters(g, layer, grp), .scratch = g->skinny_scratch,
+		.factor = engine_is_dora(g, layer, grp) ? g->dora[layer * GRP_N + grp].factor : NULL };
 
 	for (int j = 0; j < w->n; j++) {
 		s.row[j] = w->row[j];

@@ -147,8 +147,7 @@ const struct kn_adapter_masks *engine_masks(const struct engine *g, int64_t laye
 	return m;
 }
 
-/* s = dropout(x) A^T behind the rows of x, and where a lean layer keeps it. */
-static void lora_down(struct engine *g, int64_t layer, enum linear_group grp, void *x, const struct edges *at, struct piece p)
+void engine_lora_down(struct engine *g, int64_t layer, enum linear_group grp, void *x, const struct edges *at, struct piece p)
 {
 	struct device *d = g->dev;
 	const struct wgroup *w = &g->w.layers[layer].grp[grp];
@@ -184,11 +183,15 @@ static void linear(struct engine *g, int64_t layer, enum linear_group grp, void 
 	const void *dense = NULL;
 	struct edges at;
 
+	if (engine_is_dora(g, layer, grp)) {
+		engine_dora_linear(g, layer, grp, x, add, y, ldy, p);
+		return;
+	}
 	if (g->w.fp8)
 		at = engine_edges(g, layer, grp);
 	else
 		dense = engine_dense(g, layer, grp, &at);
-	lora_down(g, layer, grp, x, &at, p);
+	engine_lora_down(g, layer, grp, x, &at, p);
 	if (g->w.fp8)
 		engine_product8(g, x, w->ld, p.n, w->in, l ? l->n * g->lora->rank : 0, &w->w8, w->out, add, y, ldy);
 	else
@@ -197,12 +200,35 @@ static void linear(struct engine *g, int64_t layer, enum linear_group grp, void 
 		d->k.bias_add(d, y, ldy, w->bias, p.n, w->out);
 }
 
+/* gu, and h: the activation is part of the product where nothing comes between. */
+static void linear_gated(struct engine *g, int64_t layer, const struct acts *a, struct piece p)
+{
+	struct device *d = g->dev;
+	const struct wgroup *w = &g->w.layers[layer].grp[GRP_GU];
+	int64_t f = g->w.desc.ffn, ldg = w->out + w->pad, ldh = g->w.layers[layer].grp[GRP_DOWN].ld;
+	struct edges at;
+	void *dense;
+
+	if (g->w.fp8 || w->bias || engine_is_dora(g, layer, GRP_GU)) {
+		linear(g, layer, GRP_GU, a->y2, NULL, a->gu, ldg, p);
+		if (engine_dora_gates(g, layer))
+			engine_dora_gate(g, layer, p);
+		else
+			d->k.swiglu_fwd(d, a->h, ldh, a->gu, ldg, p.n, f);
+		return;
+	}
+	dense = engine_dense(g, layer, GRP_GU, &at);
+	engine_lora_down(g, layer, GRP_GU, a->y2, &at, p);
+	d->k.gated_fwd(d, &(struct kn_gated){ .t = p.n, .f = f, .k = engine_lora_group(g, layer, GRP_GU) ? w->ld : w->in, .x = a->y2, .ldx = w->ld, .w = dense, .ldw = w->ld,
+	                                      .gu = a->gu, .ldg = ldg, .h = a->h, .ldh = ldh });
+}
+
 /* A group's inner values alone. */
 static void inner_again(struct engine *g, int64_t layer, enum linear_group grp, void *x, struct piece p)
 {
 	struct edges at = engine_edges(g, layer, grp);
 
-	lora_down(g, layer, grp, x, &at, p);
+	engine_lora_down(g, layer, grp, x, &at, p);
 }
 
 /* --- layers --- */
@@ -236,6 +262,9 @@ struct acts engine_acts(const struct engine *g, int64_t layer, int64_t from)
 		a.x2 = act_at(d, a.x2, from * g->w.desc.hidden);
 		a.gu = act_at(d, a.gu, from * ld_out(g, GRP_GU));
 	}
+	for (int k = 0; k < GRP_N; k++)
+		if (a.u[k] && (k < GRP_GU || a.far_whole))
+			a.u[k] = act_at(d, a.u[k], from * g->w.layers[layer].grp[k].out);
 	for (int k = 0; k < GRP_N; k++)
 		a.s[k] = a.s[k] ? act_at(d, a.s[k], from * g->w.layers[layer].grp[k].pad) : NULL;
 	return a;
@@ -292,9 +321,10 @@ void engine_feed(struct engine *g, int64_t i, struct piece p, bool again)
 
 	linear(g, i, GRP_O, a.o, stream_at(g, i, p.from), a.x2, m->hidden, p);
 	engine_norm2(g, i, p);
-	linear(g, i, GRP_GU, a.y2, NULL, a.gu, ld_out(g, GRP_GU), p);
-	g->dev->k.swiglu_fwd(g->dev, a.h, ld_in(g, GRP_DOWN), a.gu, ld_out(g, GRP_GU), p.n, m->ffn);
-	if (again) /* backward wants no output of the layer, only what its last adapter saw */
+	linear_gated(g, i, &a, p);
+	if (again && engine_is_dora(g, i, GRP_DOWN))
+		engine_dora_linear(g, i, GRP_DOWN, a.h, NULL, NULL, m->hidden, p);
+	else if (again) /* backward wants no output of the layer, only what its last adapter saw */
 		inner_again(g, i, GRP_DOWN, a.h, p);
 	else
 		linear(g, i, GRP_DOWN, a.h, a.x2, stream_at(g, i + 1, p.from), m->hidden, p);
@@ -391,6 +421,8 @@ int engine_logits(struct engine *g, const struct microbatch *b, const int32_t *r
 	with.tgt_id = (int32_t *)(uintptr_t)rows;
 	engine_send(g, &with);
 	engine_place_adapters(g);
+	g->dora_current = false;
+	engine_dora_refresh(g);
 	engine_forward(g, b, engine_attn_self, NULL);
 	engine_hidden(g, g->in.tgt_row, n);
 	engine_head(g, g->hid, g->logits, n);

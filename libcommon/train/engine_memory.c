@@ -97,6 +97,8 @@ void engine_release(struct engine *g)
 	free(g->acts);
 	free(g->acts_host);
 	free(g->keep);
+	free(g->dora);
+	g->dora = NULL;
 	g->x1 = NULL;
 	g->x1_host = NULL;
 	g->acts = NULL;

@@ -70,9 +70,17 @@ void engine_lean_rows(const struct engine *g, uint64_t row[LEAN_PARTS])
 	/* inner values lie behind the rows of x; where these do not stay, a lean layer keeps a copy */
 	for (int k = 0; k < GRP_N; k++)
 		row[5 + k] = g->shape.train && k != GRP_O ? (uint64_t)pad(g, k) * act : 0;
+	for (int k = 0; k < GRP_N; k++)
+		row[5 + GRP_N + k] = engine_dora_keeps(g, k) ? (uint64_t)g->w.layers[0].grp[k].out * act : 0;
 }
 
-/* pieced: no inner values, and x2 and gu of a piece. */
+/* What a piece's own backward uses up: x2, gu, and the u from there on. */
+static bool of_piece(int part)
+{
+	return part == 2 || part == 3 || part >= 5 + GRP_N + (int)GRP_GU;
+}
+
+/* pieced: no inner values, and some have a piece's rows. */
 static void layout_lean(struct engine *g, struct acts *a, struct layout *l, const char *name, bool pieced)
 {
 	uint64_t row[LEAN_PARTS];
@@ -80,9 +88,9 @@ static void layout_lean(struct engine *g, struct acts *a, struct layout *l, cons
 
 	engine_lean_rows(g, row);
 	for (int i = 0; i < LEAN_PARTS; i++) {
-		int64_t rows = pieced && (i == 2 || i == 3) ? piece_rows(g) : g->shape.max_tokens;
+		int64_t rows = pieced && of_piece(i) ? piece_rows(g) : g->shape.max_tokens;
 
-		at[i] = row[i] && !(pieced && i >= 5) ? layout_array(l, name, rows, row[i]) : NULL;
+		at[i] = row[i] && !(pieced && i >= 5 && i < 5 + GRP_N) ? layout_array(l, name, rows, row[i]) : NULL;
 	}
 	a->far_whole = !pieced;
 	a->qkv = at[0];
@@ -91,6 +99,7 @@ static void layout_lean(struct engine *g, struct acts *a, struct layout *l, cons
 	a->gu = at[3];
 	a->lse = at[4];
 	memcpy(a->s, at + 5, sizeof(a->s));
+	memcpy(a->u, at + 5 + GRP_N, sizeof(a->u));
 }
 
 /* One layer's: parts of what layers share, or its own. */
@@ -155,14 +164,17 @@ static void layout_gradients(struct engine *g, struct layout *l)
 	const struct model_desc *m = &g->w.desc;
 	int64_t once, t = g->shape.max_tokens, rows = piece_rows(g), qkv = t * (group_out(m, GRP_QKV) + pad(g, GRP_QKV));
 	int64_t more = pad(g, GRP_O) > pad(g, GRP_DOWN) ? pad(g, GRP_O) : pad(g, GRP_DOWN);
+	bool dora = g->lora && g->lora->dora;
 
 	g->ld_res = m->hidden + more;
 	g->d_res = acts(g, l, "gradients of activations", t * g->ld_res);
-	g->d_y = acts(g, l, "gradients of activations", rows * m->hidden);
+	g->d_y = acts(g, l, "gradients of activations", rows * (dora ? g->ld_res : m->hidden));
 	g->d_qkv = g->d_acc = layout_take(l, "gradients of activations", at_least(act_bytes(g, qkv), (uint64_t)(g->loss_rows * m->hidden) * sizeof(float)));
 	/* the gradient inside the feed-forward part, that of attention's output, and a segment of logits are never alive at once */
 	once = t * (m->heads * m->head_dim + pad(g, GRP_O));
 	once = rows * m->ffn > once ? rows * m->ffn : once;
+	if (dora && rows * m->hidden > once) /* with dropout, a projection of the masked input */
+		once = rows * m->hidden;
 	once = g->loss_rows * g->segment > once ? g->loss_rows * g->segment : once;
 	once = m->vocab > once ? m->vocab : once;
 	g->chunk = clamp(once / m->vocab, 1, g->loss_rows);
@@ -203,12 +215,17 @@ static void layout_inputs(struct engine *g, struct layout *l)
 
 static uint64_t adapter_scratch(const struct engine *g)
 {
+	const struct lora *lora = g->lora;
 	uint64_t most = 0;
 
 	for (int k = 0; k < GRP_N; k++) {
 		const struct wgroup *w = &g->w.layers[0].grp[k];
+		int n = lora->groups[k].n;
 
-		most = at_least(most, g->dev->k.adapter_scratch(g->dev, piece_rows(g), w->in, w->out, g->lora->groups[k].n, g->lora->rank));
+		if (g->shape.train)
+			most = at_least(most, g->dev->k.adapter_scratch(g->dev, piece_rows(g), w->in, w->out, n, lora->rank));
+		if (lora->dora && n)
+			most = at_least(most, kn_dora_scratch(g->shape.train ? piece_rows(g) : 0, w->out, n * lora->rank));
 	}
 	return most;
 }
@@ -248,7 +265,7 @@ static void layout_scratch(struct engine *g, struct layout *l)
 	widest = m->heads * m->head_dim > widest ? m->heads * m->head_dim : widest;
 	layout_inputs(g, l);
 	g->xd = g->lora && g->lora->dropout > 0 ? acts(g, l, "dropout", rows * widest) : NULL;
-	g->adapter_scratch = g->lora && g->shape.train ? layout_take(l, "inside the adapter", adapter_scratch(g)) : NULL;
+	g->adapter_scratch = g->lora && (g->shape.train || g->lora->dora) ? layout_take(l, "inside the adapter", adapter_scratch(g)) : NULL;
 	layout_dense(g, l);
 	if (g->w.fp8) {
 		g->in8.q = layout_array(l, "activations in 8 bits", rows * widest_product(g), 1);
@@ -283,6 +300,7 @@ void engine_layout(struct engine *g)
 	if (g->lora)
 		lora_layout(g->lora, &g->plan[ARENA_ADAPTER], g->shape.train);
 	g->squares = g->lora && g->shape.train ? layout_array(&g->plan[ARENA_ADAPTER], "gradients", engine_squares_a(g, g->w.desc.layers, 0), sizeof(double)) : NULL;
+	engine_layout_dora(g, &g->plan[ARENA_ADAPTER]);
 	if (g->lora && g->shape.optim)
 		optim_layout(g->shape.optim, g->lora, &g->plan[ARENA_ADAPTER], g->optim_away ? &g->host_plan : NULL);
 	layout_stream(g, &g->plan[ARENA_ACTIVATIONS]);
@@ -325,6 +343,8 @@ int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m
 	g->dev = dev;
 	if (m->bnb.on && !nf4)
 		return err_set(e, LP_USAGE, "the base is a checkpoint in 4 bits, whose full weights nobody has: use it with --quant nf4, or give the 16-bit model that it was made from");
+	if (shape->fp8 && lora && lora->dora)
+		return err_set(e, LP_USAGE, "products in 8 bits know no magnitudes; leave --compute fp8 or --dora out");
 	g->lora = lora;
 	g->shape = *shape;
 	g->shape.piece = shape->piece ? shape->piece : ENGINE_PIECE;
@@ -342,6 +362,7 @@ int engine_plan(struct engine *g, struct device *dev, const struct model_desc *m
 	g->acts = xcalloc((size_t)m->layers, sizeof(*g->acts));
 	g->acts_host = xcalloc((size_t)m->layers, sizeof(*g->acts_host));
 	g->keep = xcalloc((size_t)m->layers, sizeof(*g->keep));
+	g->dora = xcalloc((size_t)m->layers * GRP_N, sizeof(*g->dora));
 	choose_segments(g);
 	return engine_choose(g, e);
 }

@@ -5,6 +5,7 @@
 
 void engine_begin(struct engine *g)
 {
+	g->dora_current = false;
 	/* the last step's may be on their way */
 	g->dev->k.await(g->dev, SLOT_SUMS);
 	g->dev->k.await(g->dev, SLOT_SUMS + 1);
@@ -120,6 +121,7 @@ void engine_run(struct engine *g, const struct microbatch *b, bool grad, double 
 	g->scale = (float)scale;
 	engine_send(g, b);
 	engine_embed(g, b);
+	engine_dora_refresh(g);
 	do_recorded(g, b, grad);
 }
 
@@ -134,6 +136,7 @@ static int64_t parts_before(const struct engine *g, enum linear_group grp)
 		const struct wgroup *w = &g->w.layers[0].grp[k];
 
 		n += kn_adapter_squares(g->lora->groups[k].n * g->lora->rank * w->in) + kn_adapter_squares(w->out * g->lora->rank);
+		n += g->lora->dora ? kn_adapter_squares(w->out) : 0;
 	}
 	return n;
 }
@@ -146,6 +149,11 @@ int64_t engine_squares_a(const struct engine *g, int64_t layer, enum linear_grou
 int64_t engine_squares_b(const struct engine *g, int64_t layer, enum linear_group grp)
 {
 	return engine_squares_a(g, layer, grp) + kn_adapter_squares(g->lora->groups[grp].n * g->lora->rank * g->w.layers[0].grp[grp].in);
+}
+
+int64_t engine_squares_m(const struct engine *g, int64_t layer, enum linear_group grp)
+{
+	return engine_squares_b(g, layer, grp) + kn_adapter_squares(g->w.layers[0].grp[grp].out * g->lora->rank);
 }
 
 void engine_squares(struct engine *g)

@@ -19,6 +19,8 @@ static void list(const struct acts *a, void *at[LEAN_PARTS])
 	at[4] = a->lse;
 	for (int k = 0; k < GRP_N; k++)
 		at[5 + k] = a->s[k];
+	for (int k = 0; k < GRP_N; k++)
+		at[5 + GRP_N + k] = a->u[k];
 }
 
 void engine_set_await(struct engine *g, int64_t layer)

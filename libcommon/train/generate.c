@@ -484,6 +484,8 @@ int generator_run(struct generator *n, struct gen_seq *s, int64_t count, const s
 		n->g->decode_rows = n->batch;
 		n->g->backward = false; /* nothing is sent to wait for a backward pass */
 		engine_place_adapters(n->g);
+		n->g->dora_current = false; /* steps may have changed the adapter */
+		engine_dora_refresh(n->g);
 		n_live = read_prompts(n, s, count, live, o);
 		while (n_live > 0)
 			n_live = go_on(n, s, live, n_live, o);

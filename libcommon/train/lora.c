@@ -11,6 +11,7 @@
 #include "base/xalloc.h"
 
 #define PEFT_PREFIX "base_model.model."
+#define MAGNITUDE "lora_magnitude_vector"
 
 static bool set_target(const char *name, size_t n, bool targets[LIN_N])
 {
@@ -222,7 +223,7 @@ static void init_group(struct lora *l, const struct model_desc *m, int64_t layer
 	for (int s = first; s < first + group_size(kind); s++) {
 		struct lora_mat *x = &l->mats[layer * LIN_N + s];
 
-		x->a = x->b = -1;
+		x->a = x->b = x->m = -1;
 		x->id = (uint32_t)(layer * LIN_N + s);
 		if (!l->targets[s])
 			continue;
@@ -231,6 +232,8 @@ static void init_group(struct lora *l, const struct model_desc *m, int64_t layer
 	}
 	for (int j = 0; j < g->n; j++)
 		l->mats[layer * LIN_N + (int)g->slot[j]].b = add_tensor(l, layer, (int)g->slot[j], "lora_B.weight", linear_out(m, g->slot[j]), l->rank);
+	for (int j = 0; l->dora && j < g->n; j++)
+		l->mats[layer * LIN_N + (int)g->slot[j]].m = add_tensor(l, layer, (int)g->slot[j], MAGNITUDE, linear_out(m, g->slot[j]), 1);
 }
 
 /* Inner values of a group: the ranks of its adapters together. */
@@ -265,6 +268,11 @@ static bool is_a(const struct lora_tensor *t)
 	return strstr(t->name, ".lora_A.") != NULL || is_score(t);
 }
 
+static bool is_magnitude(const struct lora_tensor *t)
+{
+	return strstr(t->name, "." MAGNITUDE) != NULL;
+}
+
 static void sort_tensors(struct lora *l)
 {
 	int64_t a = 0, b;
@@ -285,7 +293,7 @@ void lora_init(struct lora *l, const struct model_desc *m)
 
 	l->scale = (float)(l->alpha / (l->rslora ? sqrt((double)l->rank) : (double)l->rank));
 	l->mats = xcalloc(n, sizeof(*l->mats));
-	l->tensors = xcalloc(2 * n, sizeof(*l->tensors));
+	l->tensors = xcalloc(3 * n, sizeof(*l->tensors));
 	l->n_tensors = l->n_params = l->n_trained = 0;
 	if (!l->on) {
 		l->on = xcalloc(n, sizeof(*l->on));
@@ -367,6 +375,7 @@ int lora_from_peft(struct lora *l, const struct model_desc *m, const struct peft
 	l->rank = p->r;
 	l->alpha = p->alpha;
 	l->rslora = p->rslora;
+	l->dora = p->dora;
 	l->on = xcalloc((size_t)(m->layers * LIN_N), sizeof(*l->on));
 	for (int64_t i = 0; i < m->layers; i++)
 		for (int s = 0; s < LIN_N; s++) {
@@ -409,7 +418,7 @@ void lora_load(struct lora *l, struct device *d, const struct peft *p)
 
 		snprintf(path, sizeof(path), "%.*s", end ? (int)(end - t->name) : 0, t->name);
 		pm = end ? peft_find(p, path) : NULL;
-		src = is_score(t) ? p->score : pm ? is_a(t) ? pm->a : pm->b : NULL;
+		src = is_score(t) ? p->score : !pm ? NULL : is_a(t) ? pm->a : is_magnitude(t) ? pm->m : pm->b;
 		if (src)
 			to_f32(src->dtype, src->data, x, (size_t)t->n);
 		device_upload(d, l->params + t->offset, x, (uint64_t)t->n * sizeof(*x));
@@ -431,7 +440,7 @@ size_t lora_tensors(const struct lora *l, struct device *d, float *host, struct 
 			continue;
 		name = arena_alloc(names, bytes);
 		snprintf(name, bytes, PEFT_PREFIX "%s", t->name);
-		out[n++] = (struct tensor){ name, DT_F32, 2, { (uint64_t)t->rows, (uint64_t)t->cols }, (uint64_t)t->n * 4, host + t->offset };
+		out[n++] = (struct tensor){ name, DT_F32, is_magnitude(t) ? 1 : 2, { (uint64_t)t->rows, (uint64_t)t->cols }, (uint64_t)t->n * 4, host + t->offset };
 	}
 	return n;
 }

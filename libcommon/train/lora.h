@@ -1,5 +1,5 @@
 /* LoRA adapters of a model: y += scale * dropout(x) A^T B^T on the chosen
- * projections. All parameters, gradients and states are flat arrays; each
+ * projections, or, as DoRA, with a magnitude for each of their outputs (kernels/dora.h). All parameters, gradients and states are flat arrays; each
  * tensor is a named slice. Layers are of one shape: where a projection has an adapter in
  * others alone, its A and B are 0. Then so are their gradients, and they stay 0; they are not
  * written. */
@@ -14,6 +14,7 @@
 struct lora_mat { /* offsets into the flat arrays; b < 0: the projection has no adapter */
 	int64_t a; /* (r, in) */
 	int64_t b; /* (out, r) */
+	int64_t m; /* (out) magnitudes, of DoRA alone */
 	uint32_t id; /* number of the projection: layer * LIN_N + slot, for the dropout key */
 };
 struct lora_group { /* the adapters of projections that read the same input */
@@ -30,7 +31,7 @@ struct lora_tensor {
 struct lora {
 	int64_t rank;
 	double alpha, dropout;
-	bool rslora;
+	bool rslora, dora;
 	bool has_score;      /* a reward model's head is one of the tensors, the last (lora_add_score) */
 	int64_t score;       /* its offset: (hidden) */
 	bool targets[LIN_N]; /* projections that have an adapter in some layer */
@@ -42,7 +43,7 @@ struct lora {
 	int64_t n_tensors, n_params; /* with those of zeros */
 	int64_t n_trained;           /* parameters that are not */
 	int64_t n_a;                 /* tensors that are an A, or the score, which learns at A's rate as in PEFT */
-	int64_t *by_matrix; /* (n_tensors): numbers of all A's tensors, then of all B's */
+	int64_t *by_matrix; /* (n_tensors): numbers of all A's tensors, then of all others, which LoRA+ has learn at B's rate */
 	float *params, *grads; /* device, n_params each; grads NULL when only run */
 };
 
@@ -52,7 +53,7 @@ int lora_targets(const char *text, bool targets[LIN_N], struct err *e) LP_MUST_U
  * expression over whole paths ("model.layers.0.self_attn.q_proj"): it has characters that names have not. layers: "0-3,8", with names
  * alone; or NULL, all. LP_USAGE when nothing is chosen, or a layer is not there. */
 int lora_choose(struct lora *l, const struct model_desc *m, const char *text, const char *layers, struct err *e) LP_MUST_USE;
-/* rank, alpha, dropout, rslora and targets (and on) are set by the caller before. */
+/* rank, alpha, dropout, rslora, dora and targets (and on) are set by the caller before. */
 void lora_init(struct lora *l, const struct model_desc *m);
 /* After lora_init or lora_from_peft. */
 void lora_add_score(struct lora *l, const struct model_desc *m);
@@ -72,7 +73,7 @@ int64_t lora_pad(const struct lora *l, const struct device *d, enum linear_group
 int64_t lora_tail(const struct lora *l, enum linear_group g);
 void lora_layout(struct lora *l, struct layout *to, bool train);
 /* PEFT's start: A uniform in +-1/sqrt(in) (Kaiming, a = sqrt 5), B zero; A's
- * values depend on seed and the tensor's name alone. */
+ * values depend on seed and the tensor's name alone. Magnitudes are the weights' own (engine_start_magnitudes). */
 void lora_start(struct lora *l, struct device *d, uint64_t seed);
 /* The score alone, as A. */
 void lora_start_score(struct lora *l, struct device *d, uint64_t seed);

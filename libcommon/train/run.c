@@ -52,7 +52,7 @@ static void describe(const struct run *r, struct sb *out)
 		sb_addf(out, "loss scale from %g\n", r->scaler.scale);
 	sb_addf(out, "base       %s%s%s\n", !g->w.nf4 ? dtype_hf_name(g->w.dtype) : m->bnb.plain ? "NF4" : "NF4, double quantisation",
 	        m->bnb.on ? ", as the checkpoint has it" : "", g->w.fp8 ? "; products in fp8" : "");
-	sb_addf(out, "adapter    LoRA r %lld, alpha %g, alpha/r %g, dropout %g\n", (long long)r->lora.rank, r->lora.alpha, (double)r->lora.scale, r->lora.dropout);
+	sb_addf(out, "adapter    %s r %lld, alpha %g, alpha/r %g, dropout %g\n", r->lora.dora ? "DoRA" : "LoRA", (long long)r->lora.rank, r->lora.alpha, (double)r->lora.scale, r->lora.dropout);
 	if (r->c->pref)
 		pref_describe(r->c->pref, r->c->adapter && !r->c->base_reference, out);
 	if (r->c->grpo)

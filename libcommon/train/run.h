@@ -35,7 +35,7 @@ struct train_config {
 	const struct grpo_config *grpo;    /* GRPO: streams are records with prompts; or NULL */
 	bool base_reference;               /* its reference is the model without adapter, even where the run starts from one */
 	double neftune;                    /* alpha of the noise on embeddings, 0: none */
-	bool rslora;
+	bool rslora, dora;
 	const char *targets, *layers;      /* lora_choose */
 	int64_t batch, accumulate, max_steps, max_len;
 	double epochs, lr, warmup_ratio, decay_ratio, max_grad_norm;

@@ -80,7 +80,7 @@ void adapter_host_init(struct adapter_host *a, struct run *r)
 	a->params = xcalloc((size_t)a->n_params + 1, sizeof(*a->params));
 	a->tensors = xcalloc((size_t)r->lora.n_tensors + 1, sizeof(*a->tensors));
 	a->head = (struct peft_write){ .base_name = base_name(r->c->model), .base_id = r->g.w.identity, .r = r->lora.rank, .alpha = r->lora.alpha,
-		                       .dropout = r->lora.dropout, .rslora = r->lora.rslora, .score = r->lora.has_score };
+		                       .dropout = r->lora.dropout, .rslora = r->lora.rslora, .dora = r->lora.dora, .score = r->lora.has_score };
 	lora_where(&r->lora, &r->desc, &a->names, &a->where);
 	a->head.targets = a->where.targets;
 	a->head.n_targets = a->where.n_targets;

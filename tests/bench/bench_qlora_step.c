@@ -4,7 +4,7 @@
  * usage: bench_qlora_step [name=value]...
  *   device=cuda shape=8b|1b|3b|70b|tiny rank=16 alpha=16 batch=4 seq=2048 accumulate=1 base=nf4|bf16 memory=0 host=0 (MiB) link=0 (GB/s that
  *   the plan reckons with, 0: the device's) brief=0 (tokens of the rows of warm-up steps, 0: seq) steps=10 warmup=3 parts=0|1 dropout=0
- *   fp8=0|1 graph=1|0 (micro-batches are replayed) ahead=1|0 (a step is queued before the last one is seen) dry=0|1 (the plan alone, which
+ *   fp8=0|1 dora=0|1 graph=1|0 (micro-batches are replayed) ahead=1|0 (a step is queued before the last one is seen) dry=0|1 (the plan alone, which
  *   needs no GPU) dpo=0|1 (rows are taken two by two as the answers of a pair, so batch is even: as many tokens as without; the reference's
  *   pass, which a run makes once for each row, is timed beside it)
  * Every position is a target; token ids are random. MFU = tokens/s * (4 * P + 6 * S * C * L) / 798e12, P the parameters of the frozen
@@ -22,7 +22,7 @@
 
 struct conf {
 	const char *device, *shape, *base;
-	int64_t rank, alpha, batch, seq, accumulate, memory, host, link, brief, steps, warmup, parts, fp8, graph, ahead, dry, dpo;
+	int64_t rank, alpha, batch, seq, accumulate, memory, host, link, brief, steps, warmup, parts, fp8, dora, graph, ahead, dry, dpo;
 	double dropout;
 };
 
@@ -33,7 +33,8 @@ static struct kn_ops real;
 static double spent[16];
 static int64_t waits;
 static const char *const part_names[] = { "gemm, large", "adapters, down", "attention", "dequantisation", "norms", "rotary", "activation", "loss",
-	                                  "optimiser", "rows and copies", "adapters, inner gradients", "adapters, outer gradients", "rows to 8 bits", "adapters through masks" };
+	                                  "optimiser", "rows and copies", "adapters, inner gradients", "adapters, outer gradients", "rows to 8 bits", "adapters through masks", "gemm with activation",
+	                                  "magnitudes" };
 
 static double begin(void)
 {
@@ -125,6 +126,14 @@ static void t_act_bwd(struct device *d, void *gu, int64_t ldg, const void *dh, v
 {
 	TIMED(6, real.swiglu_bwd(d, gu, ldg, dh, h, ldh, t, f));
 }
+static void t_gated_fwd(struct device *d, const struct kn_gated *a)
+{
+	TIMED(14, real.gated_fwd(d, a));
+}
+static void t_gated_bwd(struct device *d, const struct kn_gated *a)
+{
+	TIMED(14, real.gated_bwd(d, a));
+}
 static void t_xent_segment(struct device *d, const struct kn_xent *x, void *z, int64_t ldz, const void *w, int64_t first, int64_t count)
 {
 	TIMED(7, real.xent_segment(d, x, z, ldz, w, first, count));
@@ -149,6 +158,34 @@ static void t_scatter(struct device *d, void *y, int64_t ldy, const void *x, con
 static void t_copy_rows(struct device *d, void *y, int64_t ldy, const void *x, int64_t ldx, int64_t t, int64_t c)
 {
 	TIMED(9, real.copy_rows(d, y, ldy, x, ldx, t, c));
+}
+static void t_row_squares(struct device *d, double *squares, const void *w, int64_t ldw, int64_t out, int64_t in)
+{
+	TIMED(15, real.row_squares(d, squares, w, ldw, out, in));
+}
+static void t_dora_factors(struct device *d, const struct kn_dora_factors *a)
+{
+	TIMED(15, real.dora_factors(d, a));
+}
+static void t_dora_out(struct device *d, const struct kn_dora_out *a)
+{
+	TIMED(15, real.dora_out(d, a));
+}
+static void t_dora_back(struct device *d, const struct kn_dora_back *a)
+{
+	TIMED(15, real.dora_back(d, a));
+}
+static void t_dora_rest(struct device *d, void *x, int64_t ldx, const float *factor, int64_t t, int64_t n)
+{
+	TIMED(15, real.dora_rest(d, x, ldx, factor, t, n));
+}
+static void t_dora_gate_fwd(struct device *d, const struct kn_dora_gate *a)
+{
+	TIMED(6, real.dora_gate_fwd(d, a));
+}
+static void t_dora_gate_bwd(struct device *d, const struct kn_dora_gate *a)
+{
+	TIMED(6, real.dora_gate_bwd(d, a));
 }
 static void t_zero(struct device *d, void *p, uint64_t n)
 {
@@ -192,6 +229,8 @@ static void watch_parts(struct device *d)
 	d->k.rope = t_rope;
 	d->k.swiglu_fwd = t_act_fwd;
 	d->k.swiglu_bwd = t_act_bwd;
+	d->k.gated_fwd = t_gated_fwd;
+	d->k.gated_bwd = t_gated_bwd;
 	d->k.xent_segment = t_xent_segment;
 	d->k.xent_end = t_xent_end;
 	d->k.adam = t_adam;
@@ -199,6 +238,13 @@ static void watch_parts(struct device *d)
 	d->k.scatter_rows = t_scatter;
 	d->k.copy_rows = t_copy_rows;
 	d->k.zero = t_zero;
+	d->k.row_squares = t_row_squares;
+	d->k.dora_factors = t_dora_factors;
+	d->k.dora_out = t_dora_out;
+	d->k.dora_back = t_dora_back;
+	d->k.dora_rest = t_dora_rest;
+	d->k.dora_gate_fwd = t_dora_gate_fwd;
+	d->k.dora_gate_bwd = t_dora_gate_bwd;
 }
 
 /* --- steps --- */
@@ -317,11 +363,11 @@ static void plan(struct bench *x)
 	x->c.ahead = c->ahead && x->dev.ahead && !c->brief;
 	s.budget = x->c.memory ? (uint64_t)x->c.memory << 20 : x->dev.free_bytes / 100 * 97;
 	x->optim = (struct optim){ .kind = OPTIM_ADAMW8, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .weight_decay = 0.01 };
-	x->lora = (struct lora){ .rank = x->c.rank, .alpha = (double)x->c.alpha, .dropout = x->c.dropout };
+	x->lora = (struct lora){ .rank = x->c.rank, .alpha = (double)x->c.alpha, .dropout = x->c.dropout, .dora = x->c.dora };
 	must(lora_targets("all", x->lora.targets, &e) == 0);
 	lora_init(&x->lora, &x->m);
 	must(engine_plan(&x->g, &x->dev, &x->m, DT_BF16, strcmp(x->c.base, "nf4") == 0, &x->lora, &s, &e) == 0);
-	printf("%s, %s, r %lld, %lld x %lld x %lld, %s%s, dropout %g\n", x->dev.name, c->shape, (long long)c->rank, (long long)c->batch, (long long)c->seq,
+	printf("%s, %s, %sr %lld, %lld x %lld x %lld, %s%s, dropout %g\n", x->dev.name, c->shape, c->dora ? "DoRA " : "", (long long)c->rank, (long long)c->batch, (long long)c->seq,
 	       (long long)c->accumulate, c->base, c->fp8 ? ", fp8" : "", c->dropout);
 	printf("plan: %.1f MiB, %.1f MiB of the host; %lld layers full, %lld lean, %lld travel, %d sets, %lld again; %lld dense; %lld streams on the host%s%s, %lld rows of the head there; estimated at %.1f ms\n",
 	       (double)engine_bytes(g) / (1 << 20), (double)g->host_plan.used / (1 << 20), (long long)g->full, (long long)g->lean, (long long)g->travel, g->sets,
@@ -338,6 +384,8 @@ static void setup(struct bench *x)
 	must(engine_alloc(&x->g, &e) == 0);
 	fill(&x->g);
 	lora_start(&x->lora, &x->dev, 3407);
+	if (x->c.dora)
+		engine_start_magnitudes(&x->g);
 	x->b = batches(x, x->c.seq);
 	x->brief = x->c.brief ? batches(x, x->c.brief) : x->b;
 	printf("set-up %.1f s; in use before %.1f MiB\n", now_seconds() - from, (double)(total - before) / (1 << 20));
@@ -443,11 +491,11 @@ static void report_parts(struct bench *x, double median)
 
 int main(int argc, char **argv)
 {
-	struct bench x = { .c = { "cuda", "8b", "nf4", 16, 16, 4, 2048, 1, 0, 0, 0, 0, 10, 3, 0, 0, 1, 1, 0, 0, 0 } };
+	struct bench x = { .c = { "cuda", "8b", "nf4", 16, 16, 4, 2048, 1, 0, 0, 0, 0, 10, 3, 0, 0, 0, 1, 1, 0, 0, 0 } };
 	const struct arg args[] = { { "device", .s = &x.c.device }, { "shape", .s = &x.c.shape }, { "base", .s = &x.c.base }, { "rank", .i = &x.c.rank },
 		                    { "alpha", .i = &x.c.alpha }, { "batch", .i = &x.c.batch }, { "seq", .i = &x.c.seq }, { "accumulate", .i = &x.c.accumulate },
 		                    { "memory", .i = &x.c.memory }, { "host", .i = &x.c.host }, { "link", .i = &x.c.link }, { "brief", .i = &x.c.brief }, { "steps", .i = &x.c.steps }, { "warmup", .i = &x.c.warmup },
-		                    { "parts", .i = &x.c.parts }, { "dropout", .f = &x.c.dropout }, { "fp8", .i = &x.c.fp8 }, { "graph", .i = &x.c.graph }, { "ahead", .i = &x.c.ahead },
+		                    { "parts", .i = &x.c.parts }, { "dropout", .f = &x.c.dropout }, { "fp8", .i = &x.c.fp8 }, { "dora", .i = &x.c.dora }, { "graph", .i = &x.c.graph }, { "ahead", .i = &x.c.ahead },
 		                    { "dry", .i = &x.c.dry }, { "dpo", .i = &x.c.dpo }, { NULL } };
 	double *t, loss = 0, first = 0;
 

@@ -37,6 +37,34 @@ status 0 "merged" lora-merge -q --model "$M" --adapter regex -o merged
 status 2 "no such layer" train --layers 5 train.lps
 says 'has no layer 5' "is named"
 
+# DoRA
+parts dora --dora --dropout 0.1
+ok "as PEFT writes it" grep -q '"use_dora": true' dora/adapter_config.json
+vectors() { grep -ao '"base_model[^"]*lora_magnitude_vector"' "$(adapter "$1")" | sort -u | wc -l | tr -d ' '; }
+is "a vector for each projection" "$(vectors dora)" "$(($(tensors dora | wc -l) / 2))"
+parts dora.some --dora --layers 1-2,4 --targets q_proj,down_proj --lora-plus-ratio 16 --optimizer adamw8bit
+is "a vector for each of some" "$(vectors dora.some)" 6
+status 0 "counted" train --max-steps 8 --dora --layers 0 --targets q_proj --dry-run train.lps
+prints '^adapter *DoRA r 4' "by its name"
+prints '^trainable *576 of ' "with the magnitudes"
+status 0 "started from" train --adapter dora --max-steps 1 -o dora2 train.lps
+is "it has magnitudes too" "$(vectors dora2)" "$(vectors dora)"
+loss() { train "$@" --eval train.lps --eval-only | sed 's/.*"loss":\([0-9.]*\).*/\1/'; }
+status 0 "merged" lora-merge -q --model "$M" --adapter dora --dtype float32 -o dora.merged
+tuned=$(loss --quant none --adapter dora)
+merged=$(M=dora.merged loss --quant none)
+ok "the merged model's loss ($merged) is the adapter's ($tuned)" awk "BEGIN { d = $tuned - $merged; exit !(d * d < 1e-10 * $tuned * $tuned) }"
+echo '{"prompt":"Once upon a time"}' >prompt.jsonl
+says_text() { lm-generate -q --raw --max-new 24 "$@" prompt.jsonl | sed 's/.*"response":"\([^"]*\)".*/\1/'; }
+is "and says the same" "$(says_text --model dora.merged)" "$(says_text --model "$M" --adapter dora)"
+ok "which the base does not" test "$(says_text --model "$M")" != "$(says_text --model dora.merged)"
+status 2 "onto an adapter without" train --dora --adapter regex -o none train.lps
+says 'without magnitudes' "is refused"
+status 2 "in 8 bits" train --max-steps 8 --dora --dry-run --device cuda --compute fp8 train.lps
+says 'leave --compute fp8 or --dora out' "is refused too"
+status 2 "half of it without" train --max-steps 8 --save-every 4 --extend --dropout 0.1 -o dora.half train.lps
+says 'dora was true and is now false' "is named"
+
 # LoRA+
 parts plus --lora-plus-ratio 16 --optimizer adamw8bit
 ok "another adapter" sh -c "! cmp -s $(adapter plus) $(adapter plain)"

@@ -78,7 +78,7 @@ static void *up(struct device *d, const float *x, int64_t t, int64_t c, int64_t 
 	return p;
 }
 
-static void *up_raw(struct device *d, const void *x, uint64_t bytes)
+static inline void *up_raw(struct device *d, const void *x, uint64_t bytes)
 {
 	void *p = room(d, bytes);
 

@@ -164,7 +164,7 @@ END_TEST
 
 START_TEST(test_adapter_outer)
 {
-	static const int64_t shapes[][3] = { { 1, 64, 16 }, { 130, 128, 48 }, { 700, 320, 32 }, { 1000, 64, 96 }, { 77, 60, 8 }, { 2100, 192, 80 }, { 129, 576, 128 }, { 1500, 4096, 192 } };
+	static const int64_t shapes[][3] = { { 1, 64, 16 }, { 130, 128, 48 }, { 700, 320, 32 }, { 1000, 64, 96 }, { 77, 60, 8 }, { 77, 128, 8 }, { 300, 192, 24 }, { 2100, 192, 80 }, { 129, 576, 128 }, { 1500, 4096, 192 } };
 	int64_t t = shapes[_i][0], in = shapes[_i][1], nr = shapes[_i][2], ldx = in + 208, lda = in + 8, ld_ds = nr + 8;
 	float *x = noise(t * in, 1, 1), *m = noise(nr * in, 0.1, 2), *ds = noise(t * nr, 1, 3), *da0 = noise(nr * in, 1, 4), *s, *da;
 	struct kn_adapter_outer k[2];
@@ -217,6 +217,7 @@ END_TEST
 
 static const int64_t masked_shapes[][4] = { /* t, in, adapters, rank */
 	{ 1, 64, 1, 16 }, { 70, 192, 3, 16 }, { 130, 256, 2, 32 }, { 333, 128, 2, 48 }, { 40, 60, 2, 8 }, { 65, 64, 1, 80 },
+	{ 1, 64, 1, 8 }, { 130, 192, 3, 8 }, { 333, 128, 2, 24 }, { 70, 64, 3, 24 }, { 65, 128, 1, 40 }, { 90, 64, 2, 12 },
 };
 
 struct masked {
@@ -398,7 +399,7 @@ static void add(TCase *t)
 	tcase_add_test(t, test_adapter_place);
 	tcase_add_loop_test(t, test_adapter_grad, 0, (int)(sizeof(grad_shapes) / sizeof(*grad_shapes)));
 	tcase_add_loop_test(t, test_adapter_masks, 0, sizeof(masked_shapes) / sizeof(*masked_shapes));
-	tcase_add_loop_test(t, test_adapter_outer, 0, 8);
+	tcase_add_loop_test(t, test_adapter_outer, 0, 10);
 	tcase_add_loop_test(t, test_adam, 0, 2);
 }
 

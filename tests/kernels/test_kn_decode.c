@@ -15,6 +15,7 @@
 struct skinny_case {
 	int64_t t, in, rows[KN_PARTS], rank; /* rank 0: no adapters; parts of no rows: none */
 	bool dense, gated, plain;            /* plain: NF4 with one level of scales */
+	bool turned;                         /* with DoRA's factors */
 };
 static const struct skinny_case skinny_cases[] = {
 	{ 1, 17, { 3, 2, 5 }, 0, false, false }, { 5, 64, { 40 }, 3, false, false }, { 3, 50, { 9, 9 }, 2, true, true }, { 4, 128, { 16 }, 0, false, false },
@@ -24,12 +25,17 @@ static const struct skinny_case skinny_cases[] = {
 	{ 33, 14336, { 256 }, 16, false, false }, { 1, 256, { 4224 }, 0, true, false }, { 12, 512, { 80 }, 16, true, false }, { 30, 256, { 64, 64 }, 8, true, true },
 	{ 3, 50, { 9, 9 }, 2, false, true, true }, { 8, 4096, { 64, 16, 16 }, 16, false, false, true }, { 16, 256, { 4256 }, 5, false, false, true },
 	{ 1, 1280, { 2112, 2112 }, 16, false, true, true }, { 64, 1280, { 64, 64 }, 16, false, true, true },
+	{ 64, 2048, { 512, 128, 128 }, 16, false, false }, { 20, 768, { 272 }, 24, false, false }, { 64, 512, { 320, 320 }, 64, false, true },
+	{ 48, 1024, { 304, 16, 48 }, 0, false, false, true }, { 64, 4096, { 576, 576 }, 12, false, true },
+	{ 3, 50, { 9, 9 }, 2, true, true, false, true }, { 8, 4096, { 64, 16, 16 }, 16, false, false, false, true }, { 1, 1280, { 2112, 2112 }, 16, false, true, false, true },
+	{ 64, 1280, { 64, 64 }, 16, false, true, false, true }, { 40, 256, { 96, 32, 32 }, 16, false, false, false, true }, { 12, 512, { 80 }, 16, true, false, false, true },
+	{ 1, 128, { 16, 32, 16 }, 4, false, false, false, true }, { 16, 256, { 4256 }, 5, false, false, false, true }, { 9, 384, { 48, 48 }, 8, false, true, false, true },
 };
 
 struct skinny_host {
 	int n;
 	int64_t out, act_cols;
-	float *w, *x, *a, *b[KN_PARTS], *bias, *add; /* w (out, in): what the codes stand for */
+	float *w, *x, *a, *b[KN_PARTS], *bias, *add, *factor; /* w (out, in): what the codes stand for */
 	struct nf4 q[KN_PARTS];                      /* host arrays */
 };
 
@@ -64,6 +70,7 @@ static struct skinny_host skinny_make(const struct skinny_case *c)
 	h.a = noise(h.n * c->rank * c->in, 0.05, 3);
 	h.bias = noise(h.out, 1, 4);
 	h.add = noise(c->t * h.out, 1, 5);
+	h.factor = noise(h.out, 1, 9);
 	for (int64_t j = 0, row = 0; j < h.n; row += c->rows[j++]) {
 		h.b[j] = noise(c->rows[j] * c->rank, 0.1, (uint64_t)(6 + j));
 		if (!c->dense)
@@ -76,7 +83,7 @@ static void skinny_drop(struct skinny_host *h)
 {
 	for (int j = 0; j < h->n; j++)
 		free(h->b[j]), free(h->q[j].codes), free(h->q[j].qabsmax), free(h->q[j].absmax2);
-	free(h->w), free(h->x), free(h->a), free(h->bias), free(h->add);
+	free(h->w), free(h->x), free(h->a), free(h->bias), free(h->add), free(h->factor);
 }
 
 /* Rows [first, first + t) of the case on d, twice with the same scratch; y as it lies there, ld apart. */
@@ -95,6 +102,8 @@ static void *skinny_run(struct device *d, const struct skinny_case *c, const str
 		s.bias = KEEP(up_raw(d, h->bias, (uint64_t)h->out * 4));
 		s.add = KEEP(up(d, h->add + first * h->out, t, h->out, ld));
 	}
+	if (c->turned)
+		s.factor = KEEP(up_raw(d, h->factor, (uint64_t)h->out * 4));
 	if (c->dense) {
 		s.ldw = c->in + 64;
 		s.dense = KEEP(up(d, h->w, h->out, c->in, s.ldw));
@@ -146,7 +155,11 @@ static double skinny_value(const struct skinny_case *c, const struct skinny_host
 		}
 		v += b * inner, sum += fabs(b) * abs_inner;
 	}
-	*bound = ((ulp ? 0x1p-9 : 0) + (double)(c->in + c->rank + 4) * 0x1p-24) * sum;
+	*bound = ((ulp ? 0x1p-9 + 0x1p-16 : 0) + (double)(c->in + c->rank + 4) * 0x1p-24) * sum;
+	if (c->turned) {
+		*bound = (*bound + 0x1p-24 * fabs(v)) * fabs((double)h->factor[i]);
+		v *= (double)h->factor[i];
+	}
 	return v;
 }
 

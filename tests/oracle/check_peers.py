@@ -79,14 +79,14 @@ def relative(a, b):
     return abs(a - b) / abs(b)
 
 
-def model_checks(name, model_dir, tokens, steps):
+def model_checks(name, model_dir, tokens, steps, *how):
     """Train, then: PEFT reads the adapter, transformers the merged model."""
     w = os.path.join(WORK, name)
     os.makedirs(w)
     check(f"{name}: base loss, ours against transformers", relative(our_loss(model_dir, tokens), mean_loss(base_of(model_dir), tokens)), 1e-5)
     adapter, merged = os.path.join(w, "adapter"), os.path.join(w, "merged")
     run("qlora-train", tokens, "--model", model_dir, "--quant", "none", "--rank", 4, "--alpha", 8, "--targets", TARGETS, "--batch", 2, "--accumulate", 1,
-        "--max-steps", steps, "--lr", "5e-3", "--schedule", "constant", "-o", adapter)
+        "--max-steps", steps, "--lr", "5e-3", "--schedule", "constant", "-o", adapter, *how)
     tuned = peft.PeftModel.from_pretrained(base_of(model_dir), adapter).eval()
     loss = mean_loss(tuned, tokens)
     check(f"{name}: adapter in PEFT, loss against ours", relative(our_loss(model_dir, tokens, adapter), loss), 1e-5)
@@ -114,34 +114,18 @@ def golden_tokens(case):
 
 def chosen_checks(tokens):
     """Adapters on some projections alone: PEFT finds them, no more and no fewer, and the loss is ours."""
-    for i, how in enumerate((["--layers", "1-2,4", "--rslora"], ["--targets", r"model\.layers\.(0|3)\.self_attn\.(q|k)_proj|.*\.2\.mlp\.up_proj"])):
+    for i, how in enumerate((["--layers", "1-2,4", "--rslora"], ["--targets", r"model\.layers\.(0|3)\.self_attn\.(q|k)_proj|.*\.2\.mlp\.up_proj"],
+                             ["--dora", "--rslora", "--layers", "1-2,4", "--targets", "q_proj,v_proj,up_proj"])):
         adapter = os.path.join(WORK, f"chosen{i}")
         run("qlora-train", tokens, "--model", DEMO, "--quant", "none", "--rank", 4, "--max-steps", 10, "--lr", "5e-3", "-o", adapter, *how)
         tuned = peft.PeftModel.from_pretrained(base_of(DEMO), adapter).eval()
-        here = {n.replace(".default", "") for n, _ in tuned.named_parameters() if "lora_" in n}
+        here = {n.replace(".default", "").replace("_vector.weight", "_vector") for n, _ in tuned.named_parameters() if "lora_" in n}
         check(f"stories260K, {how[0]}: tensors that PEFT or the file has alone", len(here ^ set(load_file(os.path.join(adapter, "adapter_model.safetensors")))), 0)
         check(f"stories260K, {how[0]}: adapter in PEFT, loss against ours", relative(our_loss(DEMO, tokens, adapter), mean_loss(tuned, tokens)), 1e-5)
 
 
-def demo_checks():
-    train = os.path.join(ROOT, "data/quickstart/upper_train.jsonl")
-    text, tokens = os.path.join(WORK, "text.jsonl"), os.path.join(WORK, "tokens.lps")
-    run("chat-template", "--model", DEMO, "-o", text, train)
-    run("tokenize", "--model", DEMO, "-o", tokens, text)
-    # the same records by transformers' template and tokenizers
-    tok = tokenizers.Tokenizer.from_file(os.path.join(DEMO, "tokenizer.json"))
-    fast = transformers.PreTrainedTokenizerFast(tokenizer_file=os.path.join(DEMO, "tokenizer.json"), bos_token="<s>", eos_token="</s>",
-                                                chat_template=open(os.path.join(DEMO, "chat_template.jinja")).read())
-    ours = [s.tolist() for s, _ in sequences(tokens)]
-    different = 0
-    for line, got in zip(open(train), ours, strict=True):
-        r = json.loads(line)
-        chat = [{"role": "user", "content": r["instruction"]}, {"role": "assistant", "content": r["output"]}]
-        different += tok.encode(fast.apply_chat_template(chat, tokenize=False), add_special_tokens=False).ids != got
-    check("stories260K: records whose template or tokens differ from transformers", different, 0)
-    adapter, tuned = model_checks("stories260K", DEMO, tokens, 40)
-    chosen_checks(tokens)
-    # greedy text, up to the first near tie
+def greedy_checks(what, adapter, tuned, tok, fast):
+    """Greedy text, up to the first near tie."""
     prompts = [json.loads(line)["instruction"] for line in open(os.path.join(ROOT, "data/quickstart/upper_heldout.jsonl"))][:8]
     path = os.path.join(WORK, "prompts.jsonl")
     with open(path, "w") as f:
@@ -165,7 +149,30 @@ def demo_checks():
         full = tok.decode(ids, skip_special_tokens=True)
         mine_full = tok.decode(tok.encode(prompt, add_special_tokens=False).ids) + mine
         bad += not (mine_full.replace(" ", "").startswith(full.replace(" ", "")) if cut is not None else mine_full.replace(" ", "") == full.replace(" ", ""))
-    check("stories260K: greedy texts with the adapter that differ from PEFT's before a near tie", bad, 0)
+    check(f"stories260K: greedy texts with {what} that differ from PEFT's before a near tie", bad, 0)
+
+
+def demo_checks():
+    train = os.path.join(ROOT, "data/quickstart/upper_train.jsonl")
+    text, tokens = os.path.join(WORK, "text.jsonl"), os.path.join(WORK, "tokens.lps")
+    run("chat-template", "--model", DEMO, "-o", text, train)
+    run("tokenize", "--model", DEMO, "-o", tokens, text)
+    # the same records by transformers' template and tokenizers
+    tok = tokenizers.Tokenizer.from_file(os.path.join(DEMO, "tokenizer.json"))
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_file=os.path.join(DEMO, "tokenizer.json"), bos_token="<s>", eos_token="</s>",
+                                                chat_template=open(os.path.join(DEMO, "chat_template.jinja")).read())
+    ours = [s.tolist() for s, _ in sequences(tokens)]
+    different = 0
+    for line, got in zip(open(train), ours, strict=True):
+        r = json.loads(line)
+        chat = [{"role": "user", "content": r["instruction"]}, {"role": "assistant", "content": r["output"]}]
+        different += tok.encode(fast.apply_chat_template(chat, tokenize=False), add_special_tokens=False).ids != got
+    check("stories260K: records whose template or tokens differ from transformers", different, 0)
+    adapter, tuned = model_checks("stories260K", DEMO, tokens, 40)
+    chosen_checks(tokens)
+    greedy_checks("the adapter", adapter, tuned, tok, fast)
+    adapter, tuned = model_checks("stories260K, DoRA", DEMO, tokens, 60, "--dora")
+    greedy_checks("a DoRA adapter", adapter, tuned, tok, fast)
 
 
 def preference_checks():
@@ -218,6 +225,7 @@ def main():
     template_checks()
     for case in ("llama", "llama3", "qwen2", "mistral"):
         model_checks(case, os.path.join(GOLDENS, case), golden_tokens(case), 5)
+    model_checks("qwen2, DoRA", os.path.join(GOLDENS, "qwen2"), golden_tokens("qwen2"), 5, "--dora")
     demo_checks()
     preference_checks()
     # random text through every tokenizer of the tree

@@ -26,7 +26,9 @@ def adapter(name, r, alpha, targets, **kw):
     torch.manual_seed(len(targets))
     m = peft.get_peft_model(base(), peft.LoraConfig(r=r, lora_alpha=alpha, target_modules=targets, task_type="CAUSAL_LM", **kw))
     for n, p in m.named_parameters():
-        if "lora_" in n:
+        if "magnitude" in n:
+            p.data *= 1 + 0.2 * torch.randn_like(p)
+        elif "lora_" in n:
             torch.nn.init.normal_(p, std=0.1)
     d = os.path.join(out, name)
     m.save_pretrained(d)
@@ -45,6 +47,8 @@ os.path.exists(out + "/base/generation_config.json") and os.remove(out + "/base/
 merged = adapter("one", 3, 5, ["q_proj", "v_proj", "down_proj", "lm_head"], rank_pattern={"v_proj": 5}, alpha_pattern={"down_proj": 7})
 save_file({k: v.detach().numpy() for k, v in merged.state_dict().items()}, out + "/peft_one.safetensors")
 adapter("two", 2, 3, ["q_proj", "up_proj"], use_rslora=True)
+turned = adapter("dora", 3, 5, ["k_proj", "o_proj", "down_proj"], use_dora=True)
+save_file({k: v.detach().numpy() for k, v in turned.state_dict().items()}, out + "/peft_dora.safetensors")
 
 W = load_file(out + "/base/model.safetensors")
 
@@ -60,7 +64,7 @@ def scales(name):
             leaf = path.split(".")[-1]
             r, alpha = c["rank_pattern"].get(leaf, c["r"]), c["alpha_pattern"].get(leaf, c["lora_alpha"])
             res[path] = (t[k].astype(np.float64), t[k.replace("lora_A", "lora_B")].astype(np.float64),
-                         alpha / r ** 0.5 if c["use_rslora"] else alpha / r)
+                         alpha / r ** 0.5 if c["use_rslora"] else alpha / r, t.get(k.replace("lora_A.weight", "lora_magnitude_vector")))
     return res
 
 
@@ -68,6 +72,17 @@ def narrow(v, bits, emin):
     """fp64 to so many bits of mantissa, ties to even, as fp64; nothing overflows here."""
     e = np.maximum(np.frexp(v)[1] - 1, emin)
     return np.ldexp(np.rint(np.ldexp(v, bits - 1 - e)), e - (bits - 1))
+
+
+def factor(v, m):
+    """m over each row's length, the squares in eight sums."""
+    sums = np.zeros(v.shape[0])
+    for i in range(8):
+        lane = np.zeros(v.shape[0])
+        for c in range(i, v.shape[1], 8):
+            lane = lane + v[:, c] * v[:, c]
+        sums = sums + lane
+    return (m.astype(np.float64) / np.sqrt(sums))[:, None]
 
 
 def merge(parts, dtype):
@@ -80,12 +95,13 @@ def merge(parts, dtype):
             if m is None:
                 continue
             hit = True
-            a, b, scale = m
+            a, b, scale, length = m
             s = np.zeros(w.shape)
             for k in range(a.shape[0]):
                 s = s + b[:, k:k + 1] * a[k:k + 1, :]
             delta = delta + (scale * weight) * s
         v = w.astype(np.float64) + delta if hit else w.astype(np.float64)
+        v = v * factor(v, length) if hit and length is not None else v
         if dtype == "F32":
             res[name] = v.astype(np.float32).tobytes()
         elif dtype == "F16":
@@ -103,14 +119,16 @@ def identity(tensors, dtype):
     return "sha256:" + h.hexdigest()
 
 
-one, two = scales("one"), scales("two")
+one, two, dora = scales("one"), scales("two"), scales("dora")
 gold = {"made_with": {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__,
                       "safetensors": safetensors.__version__, "numpy": np.__version__},
         "base": identity({k: v.tobytes() for k, v in W.items()}, "F32")}
 for d in ("F32", "F16", "BF16"):
     gold["one_" + d] = identity(merge([(one, 1.0)], d), d)
+    gold["dora_" + d] = identity(merge([(dora, 1.0)], d), d)
     gold["soup_" + d] = identity(merge([(one, 0.3), (two, 0.7)], d), d)
 json.dump(gold, open(out + "/golden.json", "w"), indent=1)
-exact = merge([(one, 1.0)], "F32")
-worst = max(float(np.abs(np.frombuffer(exact[k], np.float32).reshape(W[k].shape) - v.detach().numpy()).max()) for k, v in merged.state_dict().items())
-print("largest difference from PEFT's fp32 merge:", worst)
+for name, theirs in ((one, merged), (dora, turned)):
+    exact = merge([(name, 1.0)], "F32")
+    worst = max(float(np.abs(np.frombuffer(exact[k], np.float32).reshape(W[k].shape) - v.detach().numpy()).max()) for k, v in theirs.state_dict().items())
+    print("largest difference from PEFT's fp32 merge:", worst)

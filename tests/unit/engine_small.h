@@ -16,7 +16,7 @@ enum { SEQ = 48, ROWS = 3 };
 
 struct conf {
 	int64_t layers;
-	bool fp8;
+	bool fp8, dora;
 	double dropout, noise;
 	uint64_t budget, host_budget;
 	int64_t piece;                /* 0: the engine's */
@@ -103,6 +103,8 @@ static void fill(struct fix *f)
 	weights_to_fp8(&f->g.w, &f->dev, f->g.dense);
 	/* B not zero, so that every path of the adapters carries something */
 	send(f, f->lora.params, f->lora.n_params, 0, 0.05, DT_F32, 4);
+	if (f->lora.dora)
+		engine_start_magnitudes(&f->g);
 }
 
 static void add_row(struct fix *f, int64_t row)
@@ -129,7 +131,7 @@ static void setup(struct fix *f, const struct conf *c)
 		f->dev.host_rate = c->host_rate;
 	if (c->watch)
 		c->watch(&f->dev);
-	f->lora = (struct lora){ .rank = 4, .alpha = 8, .dropout = c->dropout };
+	f->lora = (struct lora){ .rank = 4, .alpha = 8, .dropout = c->dropout, .dora = c->dora };
 	must(f, lora_targets("all", f->lora.targets, &f->e) == 0);
 	lora_init(&f->lora, &f->model);
 	must(f, engine_plan(&f->g, &f->dev, &f->model, f->dev.act, false, &f->lora, &s, &f->e) == 0);

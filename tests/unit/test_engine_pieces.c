@@ -7,7 +7,10 @@
 
 enum { LAYERS = 6, EACH = 40 }; /* ends inside a sequence, and the last piece is shorter */
 
-static const double dropouts[] = { 0, 0.2 };
+static const struct {
+	double dropout;
+	bool dora;
+} kinds[] = { { 0, false }, { 0.2, false }, { 0, true }, { 0.2, true } };
 
 /* What pieces change is the order of sums over tokens, and which kernel a product gets: on the CPU rounding of fp32, elsewhere that of
  * activations with 8 bits or more, some dozens of them one after the other. */
@@ -17,15 +20,15 @@ START_TEST(test_against_whole)
 	float *ga, *gb;
 	double la, lb, d, most;
 
-	setup(&a, &(struct conf){ .layers = LAYERS, .dropout = dropouts[_i] });
-	setup(&b, &(struct conf){ .layers = LAYERS, .dropout = dropouts[_i], .piece = EACH });
+	setup(&a, &(struct conf){ .layers = LAYERS, .dropout = kinds[_i].dropout, .dora = kinds[_i].dora });
+	setup(&b, &(struct conf){ .layers = LAYERS, .dropout = kinds[_i].dropout, .dora = kinds[_i].dora, .piece = EACH });
 	most = a.dev.act == DT_F32 ? 1e-5 : 0.03;
 	ga = xcalloc((size_t)a.lora.n_params, sizeof(*ga));
 	gb = xcalloc((size_t)a.lora.n_params, sizeof(*gb));
 	la = run_step(&a, ga);
 	lb = run_step(&b, gb);
 	d = distance(ga, gb, a.lora.n_params);
-	printf("dropout %g: loss %.6f, in pieces %.6f; gradients differ by %.3e\n", dropouts[_i], la, lb, d);
+	printf("%sdropout %g: loss %.6f, in pieces %.6f; gradients differ by %.3e\n", kinds[_i].dora ? "DoRA, " : "", kinds[_i].dropout, la, lb, d);
 	ck_assert_double_le(fabs(la - lb), most * la);
 	for (size_t i = 0; i < (size_t)a.lora.n_tensors; i++) {
 		const struct lora_tensor *t = &a.lora.tensors[i];
@@ -95,7 +98,7 @@ START_TEST(test_plans)
 	float *ga, *gb;
 	double loss;
 
-	setup(&a, &(struct conf){ .layers = LAYERS, .dropout = dropouts[_i], .piece = EACH, .host_budget = 1 << 30 });
+	setup(&a, &(struct conf){ .layers = LAYERS, .dropout = kinds[_i].dropout, .dora = kinds[_i].dora, .piece = EACH, .host_budget = 1 << 30 });
 	ck_assert_int_eq(a.g.full, LAYERS);
 	ga = xcalloc((size_t)a.lora.n_params, sizeof(*ga));
 	gb = xcalloc((size_t)a.lora.n_params, sizeof(*gb));
@@ -103,7 +106,7 @@ START_TEST(test_plans)
 	least = least_of(&a, 1e10);
 	most = engine_bytes(&a.g);
 	for (int k = 0; k < 3 * STEPS; k++) {
-		struct conf s = { .layers = LAYERS, .dropout = dropouts[_i], .host_rate = 1e10, .piece = EACH, .budget = least + (most - least) / STEPS * (uint64_t)(k / 3),
+		struct conf s = { .layers = LAYERS, .dropout = kinds[_i].dropout, .dora = kinds[_i].dora, .host_rate = 1e10, .piece = EACH, .budget = least + (most - least) / STEPS * (uint64_t)(k / 3),
 			.host_budget = (uint64_t)host_streams[k % 3] * (stream + 512) };
 
 		if (!planned(&a, s.budget, s.host_budget, s.host_rate, &bytes)) /* with little on the host not every budget has a plan */
@@ -133,9 +136,9 @@ int main(void)
 	int failed;
 
 	tcase_set_timeout(t, 120);
-	tcase_add_loop_test(t, test_against_whole, 0, sizeof(dropouts) / sizeof(*dropouts));
+	tcase_add_loop_test(t, test_against_whole, 0, sizeof(kinds) / sizeof(*kinds));
 	tcase_add_test(t, test_one_piece);
-	tcase_add_loop_test(t, test_plans, 0, sizeof(dropouts) / sizeof(*dropouts));
+	tcase_add_loop_test(t, test_plans, 0, sizeof(kinds) / sizeof(*kinds));
 	suite_add_tcase(s, t);
 	srunner_run_all(r, CK_NORMAL);
 	failed = srunner_ntests_failed(r);

@@ -173,7 +173,12 @@ static void note(struct seen *s, const struct engine *g)
 	s->offload += g->travel > 0 && g->away > 0;
 }
 
-static void compare_plans(int64_t layers, double dropout, int64_t piece, struct seen *seen)
+struct kind {
+	double dropout;
+	bool dora;
+};
+
+static void compare_plans(int64_t layers, struct kind kind, int64_t piece, struct seen *seen)
 {
 	/* from copies that cost nothing to some that are waited for */
 	static const double rates[] = { 1e18, 4e9, 2.5e9, 2e9, 1.5e9, 1e9 };
@@ -181,12 +186,12 @@ static void compare_plans(int64_t layers, double dropout, int64_t piece, struct 
 	struct result want, got;
 	uint64_t least, most;
 
-	setup(&all, &(struct conf){ .layers = layers, .dropout = dropout, .piece = piece });
+	setup(&all, &(struct conf){ .layers = layers, .dropout = kind.dropout, .dora = kind.dora, .piece = piece });
 	want = run(&all);
 	least = least_of(&all, 1e18);
 	most = engine_bytes(&all.g);
 	for (int k = 0; k < 36; k++) {
-		struct conf c = { .layers = layers, .dropout = dropout, .piece = piece, .host_rate = rates[k % 6], .budget = least + (most - least) * (uint64_t)(k / 6) / 9, .watch = watch };
+		struct conf c = { .layers = layers, .dropout = kind.dropout, .dora = kind.dora, .piece = piece, .host_rate = rates[k % 6], .budget = least + (most - least) * (uint64_t)(k / 6) / 9, .watch = watch };
 
 		setup(&some, &c);
 		ck_assert_uint_le(engine_bytes(&some.g), c.budget);
@@ -201,22 +206,23 @@ static void compare_plans(int64_t layers, double dropout, int64_t piece, struct 
 }
 
 static const int64_t depths[] = { 2, 3, 4, 12 };
-static const double dropouts[] = { 0, 0.2 };
+static const struct kind kinds[] = { { 0, false }, { 0.2, false }, { 0, true }, { 0.2, true } };
 
 START_TEST(test_no_bit_changes)
 {
 	struct seen s = { 0 };
 
 	for (size_t i = _i ? 3 : 0; i < sizeof(depths) / sizeof(*depths); i++)
-		compare_plans(depths[i], dropouts[_i], 0, &s);
-	compare_plans(12, dropouts[_i], 40, &s); /* and in pieces */
+		compare_plans(depths[i], kinds[_i], 0, &s);
+	compare_plans(12, kinds[_i], 40, &s); /* and in pieces */
 	printf("plans with layers that travel: %d; 2, 3, 4 sets: %d, %d, %d; beside layers that run again: %d, without: %d; the stream as well: %d\n", (int)s.travel,
 	       (int)s.sets[2], (int)s.sets[3], (int)s.sets[4], (int)s.beside_again, (int)s.none_again, (int)s.offload);
 	fflush(stdout);
 	/* every choice was there to be compared; a GPU's rows are of other lengths, and so are its plans */
 	ck_assert(s.travel > 0);
 	if (!getenv("LP_DEVICE") || strcmp(getenv("LP_DEVICE"), "cpu") == 0)
-		ck_assert(s.sets[2] > 0 && s.sets[3] > 0 && s.sets[4] > 0 && s.beside_again > 0 && s.none_again > 0 && s.offload > 0);
+		/* of DoRA's larger sets four are not always worth it */
+		ck_assert(s.sets[2] > 0 && s.sets[3] > 0 && (s.sets[4] > 0 || kinds[_i].dora) && s.beside_again > 0 && s.none_again > 0 && s.offload > 0);
 }
 END_TEST
 
@@ -227,8 +233,8 @@ START_TEST(test_queued_steps)
 	double want[4], got[4];
 	float *grads[2];
 
-	setup(&waits, &(struct conf){ .layers = 5, .dropout = dropouts[_i] });
-	setup(&late, &(struct conf){ .layers = 5, .dropout = dropouts[_i], .watch = watch });
+	setup(&waits, &(struct conf){ .layers = 5, .dropout = kinds[_i].dropout, .dora = kinds[_i].dora });
+	setup(&late, &(struct conf){ .layers = 5, .dropout = kinds[_i].dropout, .dora = kinds[_i].dora, .watch = watch });
 	for (int i = 0; i < 2; i++)
 		grads[i] = xcalloc((size_t)waits.lora.n_params, sizeof(float));
 	run_steps(&waits, 0, want, grads[0]);
@@ -367,8 +373,8 @@ int main(void)
 	int failed;
 
 	tcase_set_timeout(t, 120);
-	tcase_add_loop_test(t, test_no_bit_changes, 0, 2);
-	tcase_add_loop_test(t, test_queued_steps, 0, 2);
+	tcase_add_loop_test(t, test_no_bit_changes, 0, 4);
+	tcase_add_loop_test(t, test_queued_steps, 0, 4);
 	tcase_add_test(t, test_spread);
 	tcase_add_loop_test(t, test_published_shapes, 0, sizeof(published) / sizeof(*published));
 	tcase_add_test(t, test_host_memory);

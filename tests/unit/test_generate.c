@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/rng.h"
 #include "base/xalloc.h"
 #include "json/jsonl.h"
 #include "train/generate.h"
@@ -101,6 +102,28 @@ static void setup_beside(void)
 	for (int i = 0; i < LIN_N; i++)
 		lora.targets[i] = true;
 	load(&(struct engine_shape){ .max_tokens = 2 * CONTEXT, .max_seq = CONTEXT, .train = true, .beside = MAX }, &lora);
+}
+
+/* DoRA's, with values in all of its parts. */
+static void setup_dora(void)
+{
+	float *x;
+
+	lora = (struct lora){ .rank = 4, .alpha = 8, .dora = true };
+	for (int i = 0; i < LIN_N; i++)
+		lora.targets[i] = true;
+	load(&(struct engine_shape){ .max_tokens = 2 * CONTEXT, .max_seq = CONTEXT, .decode = MAX }, &lora);
+	engine_start_magnitudes(&g);
+	x = xcalloc((size_t)lora.n_params, sizeof(*x));
+	device_download(&dev, x, lora.params, (uint64_t)lora.n_params * sizeof(*x));
+	for (int64_t i = 0; i < lora.n_tensors; i++)
+		for (int64_t k = lora.tensors[i].offset; k < lora.tensors[i].offset + lora.tensors[i].n; k++)
+			if (strstr(lora.tensors[i].name, "magnitude"))
+				x[k] *= (float)(1 + 0.1 * rng_normal(3, 1, (uint64_t)k));
+			else if (strstr(lora.tensors[i].name, "lora_B"))
+				x[k] = (float)(0.02 * rng_normal(3, 2, (uint64_t)k));
+	device_upload(&dev, lora.params, x, (uint64_t)lora.n_params * sizeof(*x));
+	free(x);
 }
 
 static void teardown_beside(void)
@@ -242,6 +265,53 @@ START_TEST(test_between_steps)
 }
 END_TEST
 
+/* The loss of the last n of so many ids. */
+static double loss_of(const int32_t *ids, int64_t all, int64_t n)
+{
+	struct dataset d = { 0 };
+	struct microbatch b;
+	struct err e = ERR_INIT;
+	int64_t start[2] = { 0, all }, record = 0;
+	uint8_t mask[2 * CONTEXT];
+	double loss;
+
+	for (int64_t i = 0; i < all; i++)
+		mask[i] = i >= all - n;
+	microbatch_init(&b, g.shape.max_tokens);
+	dataset_add_row(&d, ids, mask, start, &record, 1);
+	microbatch_clear(&b);
+	microbatch_add(&b, &d, 0);
+	engine_begin(&g);
+	engine_run(&g, &b, false, 1);
+	must(engine_sums(&g, &loss, NULL, &e) == 0, &e);
+	microbatch_release(&b);
+	dataset_release(&d);
+	return loss;
+}
+
+/* What decoding says of its answers is what a pass over all of them says. */
+START_TEST(test_decoded_as_scored)
+{
+	static const int64_t batches[] = { 1, 3, MAX };
+	static int32_t out[MAX][CONTEXT];
+	struct gen_options o = { .max_new = 24, .top_p = 1 };
+	struct gen_seq s[MAX];
+
+	run(s, out, 0, n_gold, batches[_i], &o);
+	for (int i = 0; i < n_gold; i++) {
+		int32_t ids[2 * CONTEXT];
+		double loss, off;
+
+		memcpy(ids, gold[i].prompt, (size_t)gold[i].n_prompt * sizeof(*ids));
+		memcpy(ids + gold[i].n_prompt, out[i], (size_t)s[i].n_new * sizeof(*ids));
+		loss = loss_of(ids, gold[i].n_prompt + s[i].n_new, s[i].n_new);
+		off = (loss + s[i].logprob) / (double)s[i].n_new;
+		ck_assert_msg(off < (dev.act == DT_F32 ? 1e-4 : 0.05) && -off < (dev.act == DT_F32 ? 1e-4 : 0.05), "prompt %d: a token's loss is %g, and %g where it was decoded", i,
+		              loss / (double)s[i].n_new, -s[i].logprob / (double)s[i].n_new);
+	}
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("generate");
@@ -260,6 +330,11 @@ int main(void)
 	tcase_add_checked_fixture(t, setup_beside, teardown_beside);
 	tcase_add_loop_test(t, test_greedy, 0, 3);
 	tcase_add_test(t, test_between_steps);
+	suite_add_tcase(s, t);
+	t = tcase_create("magnitudes");
+	tcase_set_timeout(t, 60);
+	tcase_add_checked_fixture(t, setup_dora, teardown_beside);
+	tcase_add_loop_test(t, test_decoded_as_scored, 0, 3);
 	suite_add_tcase(s, t);
 	srunner_run_all(r, CK_NORMAL);
 	failed = srunner_ntests_failed(r);

@@ -27,15 +27,18 @@ START_TEST(fast_equals_definition)
 
 	for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++)
 		for (int from = 0; from < 3; from++)
-			for (int to = 0; to < 3; to++) {
+			for (int to = 0; to < 6; to++) { /* with magnitudes from 3 on */
 				int64_t rows = shapes[i][0], cols = shapes[i][1], r = shapes[i][2];
-				size_t n = (size_t)(rows * cols), out = dtype_bytes(types[to]);
+				enum dtype type = types[to % 3];
+				size_t n = (size_t)(rows * cols), out = dtype_bytes(type);
 				float *wf = malloc(n * 4), *a = malloc((size_t)(r * cols) * 4), *b = malloc((size_t)(rows * r) * 4);
 				uint8_t *w = malloc(n * 4), *fast = malloc((size_t)cols * 4), *slow = malloc((size_t)cols * 4);
 				struct tensor tw = { "w", types[from], 2, { (uint64_t)rows, (uint64_t)cols }, n * dtype_bytes(types[from]), w };
 				struct tensor ta = { "a", DT_F32, 2, { (uint64_t)r, (uint64_t)cols }, 0, a };
 				struct tensor tb = { "b", DT_F32, 2, { (uint64_t)rows, (uint64_t)r }, 0, b };
-				struct peft_module m = { "m", &ta, &tb, 1.7, r };
+				float length[8] = { 0.25f, 4, 0, 10, 3 };
+				struct tensor tm = { "m", DT_F32, 1, { (uint64_t)rows }, 0, length };
+				struct peft_module m = { "m", &ta, &tb, 1.7, r, to < 3 ? NULL : &tm };
 				struct fold f = { 0 };
 				struct fold_count c = { 0 }, one = { 0 };
 				uint8_t *all = malloc(n * 4);
@@ -47,26 +50,27 @@ START_TEST(fast_equals_definition)
 				a[0] = 0;
 				from_f32(types[from], wf, w, n);
 				OK(fold_add(&f, &tw, &m, 1, &er));
-				OK(fold_add(&f, &tw, &m, -0.3, &er));
-				fold_rows(&f, 0, rows, w, types[from], types[to], all, &c);
+				if (to < 3)
+					OK(fold_add(&f, &tw, &m, -0.3, &er));
+				fold_rows(&f, 0, rows, w, types[from], type, all, &c);
 				for (int64_t row = 0; row < rows; row++) {
 					const uint8_t *wr = w + (size_t)(row * cols) * dtype_bytes(types[from]);
 
-					fold_rows(&f, row, 1, wr, types[from], types[to], fast, &one);
+					fold_rows(&f, row, 1, wr, types[from], type, fast, &one);
 					ck_assert_mem_eq(fast, all + (size_t)(row * cols) * out, (size_t)cols * out);
-					fold_row_slow(&f, row, wr, types[from], types[to], slow);
+					fold_row_slow(&f, row, wr, types[from], type, slow);
 					ck_assert_mem_eq(fast, slow, (size_t)cols * out);
 					for (int64_t j = 0; j < cols; j++) {
 						float x;
 						uint8_t plain[4];
 
 						to_f32(types[from], wr + (size_t)j * dtype_bytes(types[from]), &x, 1);
-						from_f32(types[to], &x, plain, 1);
+						from_f32(type, &x, plain, 1);
 						lost += !memcmp(plain, slow + (size_t)j * out, out);
 					}
 				}
 				/* Every element but those under a[0] in rank 1 has a delta. */
-				ck_assert_uint_eq(c.moved, n - (r == 1 ? (uint64_t)rows : 0));
+				ck_assert_uint_eq(c.moved, n - (r == 1 && to < 3 ? (uint64_t)rows : 0));
 				ck_assert_uint_eq(c.lost, lost - (n - c.moved));
 				ck_assert_uint_eq(c.bad, 0);
 				fold_release(&f);
@@ -204,6 +208,7 @@ START_TEST(goldens)
 		const char *key;
 		enum dtype to;
 	} cases[] = { { "one_F32", DT_F32 }, { "one_F16", DT_F16 }, { "one_BF16", DT_BF16 },
+		      { "dora_F32", DT_F32 }, { "dora_F16", DT_F16 }, { "dora_BF16", DT_BF16 },
 		      { "soup_F32", DT_F32 }, { "soup_F16", DT_F16 }, { "soup_BF16", DT_BF16 } };
 
 	stream_base(at("base.lps"));
@@ -211,7 +216,7 @@ START_TEST(goldens)
 		for (int way = 0; way < 4; way++) { /* base and output: directories or streams */
 			bool soup = cases[i].key[0] == 's';
 			struct merged x = { .m = { .to_given = true, .to = cases[i].to, .n_adapters = soup ? 2 : 1, .verify = VERIFY_FULL },
-					    .weights = { soup ? 0.3 : 1, 0.7 }, .names = { DATA "one", DATA "two" } };
+					    .weights = { soup ? 0.3 : 1, 0.7 }, .names = { cases[i].key[0] == 'd' ? DATA "dora" : DATA "one", DATA "two" } };
 			struct model_sink *k = way & 1 ? model_sink_stream(out_open(at("m.lps"), &er), &er) :
 						       model_sink_dir(at("m"), true, 4096, &er);
 			char id[72];
@@ -227,21 +232,36 @@ START_TEST(goldens)
 }
 END_TEST
 
+/* W + delta of one element, about. */
+static double plain(const struct fold *f, int64_t row, int64_t col, const struct tensor *w)
+{
+	const struct fold_term *q = &f->terms[0];
+	double s = 0;
+
+	for (int64_t k = 0; k < q->r; k++)
+		s += q->b[row * q->r + k] * q->a[k * f->cols + col];
+	return (double)((const float *)w->data)[row * f->cols + col] + q->coef * s;
+}
+
 /* PEFT computes s * (B A) and W + delta in fp32: r products and r - 1 sums in
  * any order, one scaling, one sum. |difference| <= u |W'| + (r + 2) u |s| |B||A|
- * to first order, u = 2^-24; ours has the exact rounding, u |W'|. */
+ * to first order, u = 2^-24; ours has the exact rounding, u |W'|. With magnitudes the delta's part
+ * is multiplied by the factor, whose length is a sum of `cols` squares: (cols / 2 + 3) u |W'| more. */
 START_TEST(near_peft)
 {
-	const char *const names[] = { "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj", "model.layers.0.mlp.down_proj", "lm_head" };
+	static const char *const of[2][4] = { { "model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj", "model.layers.0.mlp.down_proj", "lm_head" },
+		                              { "model.layers.0.self_attn.k_proj", "model.layers.0.self_attn.o_proj", "model.layers.0.mlp.down_proj" } };
+	const char *const *names = of[_i];
+	size_t n = _i ? 3 : 4;
 	struct model_source *s;
 	struct st_file peft;
 	struct peft p;
 
 	s = model_source_open(DATA "base", &er);
-	OK(st_file_open(&peft, DATA "peft_one.safetensors", &er));
-	OK(peft_open(&p, DATA "one", &er));
-	ck_assert_uint_eq(p.n_modules, 4);
-	for (size_t i = 0; i < 4; i++) {
+	OK(st_file_open(&peft, _i ? DATA "peft_dora.safetensors" : DATA "peft_one.safetensors", &er));
+	OK(peft_open(&p, _i ? DATA "dora" : DATA "one", &er));
+	ck_assert_uint_eq(p.n_modules, n);
+	for (size_t i = 0; i < n; i++) {
 		const struct peft_module *m = peft_find(&p, names[i]);
 		char name[96];
 		const struct tensor *w, *theirs;
@@ -257,12 +277,12 @@ START_TEST(near_peft)
 		for (int64_t y = 0; y < f.rows; y++) {
 			fold_rows(&f, y, 1, (const float *)w->data + y * f.cols, DT_F32, DT_F32, row, &c);
 			for (int64_t x = 0; x < f.cols; x++) {
-				double other = (double)((const float *)theirs->data)[y * f.cols + x], sum = 0;
+				double other = (double)((const float *)theirs->data)[y * f.cols + x], sum = 0, by = f.m ? (double)row[x] / plain(&f, y, x, w) : 1;
 
 				for (int64_t k = 0; k < m->r; k++)
 					sum += fabs((double)b[y * m->r + k] * (double)a[k * f.cols + x]);
 				ck_assert(fabs((double)row[x] - other) <=
-					  0x1p-24 * (2 * fabs((double)row[x]) + (double)(m->r + 2) * fabs(m->scale) * sum) * 1.0001);
+					  0x1p-24 * ((2 + (f.m ? (double)f.cols / 2 + 3 : 0)) * fabs((double)row[x]) + (double)(m->r + 2) * fabs(m->scale) * sum * fabs(by)) * 1.0001);
 			}
 		}
 		fold_release(&f);
@@ -270,6 +290,19 @@ START_TEST(near_peft)
 	peft_release(&p);
 	st_file_close(&peft);
 	model_source_close(s);
+}
+END_TEST
+
+START_TEST(dora_alone)
+{
+	for (int i = 0; i < 2; i++) {
+		struct merged x = { .m = { .n_adapters = i ? 1 : 2 }, .weights = { i ? 0.5 : 1, 1 }, .names = { DATA "dora", DATA "two" } };
+		struct model_sink *k = model_sink_dir(at("d"), true, 8192, &er);
+
+		BAD(merge_to(&x, DATA "base", k, &er), LP_USAGE, "alone and with weight 1");
+		model_sink_abort(k);
+		merged_release(&x);
+	}
 }
 END_TEST
 
@@ -316,7 +349,8 @@ int main(void)
 	tcase_add_test(c, one_rounding_only);
 	tcase_add_test(c, overflow_and_nan);
 	tcase_add_test(c, goldens);
-	tcase_add_test(c, near_peft);
+	tcase_add_loop_test(c, near_peft, 0, 2);
+	tcase_add_test(c, dora_alone);
 	tcase_add_test(c, proof_sees_a_wrong_bit);
 	suite_add_tcase(s, c);
 	rc = run_tests(s);

@@ -18,7 +18,7 @@ static struct tensor tensors[] = {
 	{ .name = Q ".lora_A.weight", .dtype = DT_F32, .n_dims = 2, .shape = { 2, 3 }, .bytes = 24, .data = nums + 3 },
 };
 static const char *const targets[] = { "q_proj", "down_proj" };
-static const struct peft_write w = { .base_name = "some/base", .base_id = ID, .r = 2, .alpha = 16, .dropout = 0.05,
+static struct peft_write w = { .base_name = "some/base", .base_id = ID, .r = 2, .alpha = 16, .dropout = 0.05,
 				     .targets = targets, .n_targets = 2, .lineage = "{\"tool\":\"t\"}" };
 
 static void save(const char *dir)
@@ -123,7 +123,6 @@ static void config_with(const char *member)
 START_TEST(refused_by_name)
 {
 	static const char *const members[][2] = {
-		{ "\"use_dora\":true", "use_dora" },
 		{ "\"modules_to_save\":[\"lm_head\"]", "modules_to_save" },
 		{ "\"fan_in_fan_out\":true", "fan_in_fan_out" },
 		{ "\"bias\":\"all\"", "bias" },
@@ -156,6 +155,43 @@ START_TEST(refused_by_name)
 }
 END_TEST
 
+static void save_tensors(const struct tensor *t, size_t n)
+{
+	struct outdir *d = outdir_open(at("b"), true, &er);
+
+	OK(peft_save(d, &w, t, n, &er));
+	OK(outdir_commit(d, &er));
+}
+
+/* DoRA: every module has its magnitudes, as many as B has rows, and no other adapter has any. */
+START_TEST(magnitudes)
+{
+	struct tensor t[6] = { tensors[0], tensors[1], tensors[2], tensors[3], { Q ".lora_magnitude_vector", DT_F32, 1, { 4 }, 16, nums },
+		               { D ".lora_magnitude_vector", DT_F32, 1, { 3 }, 12, nums + 3 } };
+	struct peft p;
+
+	w.dora = true;
+	save_tensors(t, 6);
+	OK(peft_load(&p, at("b"), &er));
+	ck_assert(p.dora);
+	ck_assert_uint_eq(p.n_modules, 2);
+	ck_assert_mem_eq(peft_find(&p, "model.layers.10.mlp.down_proj")->m->data, nums + 3, 12);
+	ck_assert_mem_eq(peft_find(&p, "model.layers.0.self_attn.q_proj")->m->data, nums, 16);
+	peft_release(&p);
+	save_tensors(t, 5);
+	BAD(load(at("b"), &er), LP_DATA, "has no lora_magnitude_vector");
+	t[5].shape[0] = 2, t[5].bytes = 8;
+	save_tensors(t, 6);
+	BAD(load(at("b"), &er), LP_DATA, "lora_B has 3 rows, lora_magnitude_vector 2");
+	t[5].n_dims = 2, t[5].shape[1] = 1;
+	save_tensors(t, 6);
+	BAD(load(at("b"), &er), LP_DATA, "not a vector");
+	w.dora = false;
+	save_tensors(t, 6);
+	BAD(load(at("b"), &er), LP_DATA, "no use_dora");
+}
+END_TEST
+
 static double scale_of(const char *path)
 {
 	struct peft p;
@@ -183,14 +219,6 @@ START_TEST(scales)
 	ck_assert(scale_of(q) == 8);
 }
 END_TEST
-
-static void save_tensors(const struct tensor *t, size_t n)
-{
-	struct outdir *d = outdir_open(at("b"), true, &er);
-
-	OK(peft_save(d, &w, t, n, &er));
-	OK(outdir_commit(d, &er));
-}
 
 START_TEST(tensors_refused)
 {
@@ -230,6 +258,7 @@ int main(void)
 	tcase_add_test(c, directory);
 	tcase_add_test(c, stream);
 	tcase_add_test(c, refused_by_name);
+	tcase_add_test(c, magnitudes);
 	tcase_add_test(c, scales);
 	tcase_add_test(c, tensors_refused);
 	suite_add_tcase(s, c);
