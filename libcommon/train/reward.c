@@ -22,8 +22,10 @@ struct child {
 	int in, out;    /* our ends, -1: closed */
 	size_t written; /* of its input */
 	struct sb said;
-	bool late;
+	bool late, flood;
 };
+
+enum { LINE_MOST = 4096 }; /* bytes of a number, on the average */
 
 static void shut(int *fd)
 {
@@ -103,10 +105,10 @@ static int left(double until)
 	return until <= 0 ? -1 : ms <= 0 ? 0 : ms > 1e6 ? 1000000 : (int)ms + 1;
 }
 
-/* Gives and takes until the command closes its output, or its time is over. */
-static void talk(struct child *c, const struct sb *text, double until)
+/* Gives and takes until the command closes its output, its time is over, or it says more than n numbers can be. */
+static void talk(struct child *c, const struct sb *text, int64_t n, double until)
 {
-	while (c->out >= 0 && !c->late) {
+	while (c->out >= 0 && !c->late && !c->flood) {
 		struct pollfd p[2] = { { c->out, POLLIN, 0 }, { c->in, POLLOUT, 0 } };
 
 		poll(p, c->in >= 0 ? 2 : 1, left(until));
@@ -115,6 +117,7 @@ static void talk(struct child *c, const struct sb *text, double until)
 		if (c->in >= 0 && p[1].revents)
 			feed(c, text);
 		c->late = until > 0 && now_seconds() > until && c->out >= 0;
+		c->flood = c->said.len > (size_t)(n + 1) * LINE_MOST;
 	}
 	shut(&c->in);
 	shut(&c->out);
@@ -127,11 +130,11 @@ static int reap(struct child *c, double until)
 	int status = 0;
 	pid_t got = 0;
 
-	while (!c->late && (got = waitpid(c->pid, &status, until > 0 ? WNOHANG : 0)) == 0) {
+	while (!c->late && !c->flood && (got = waitpid(c->pid, &status, until > 0 ? WNOHANG : 0)) == 0) {
 		c->late = now_seconds() > until;
 		nanosleep(&pause, NULL);
 	}
-	if (!c->late && got == c->pid)
+	if (got == c->pid)
 		return status;
 	kill(-c->pid, SIGKILL);
 	while (waitpid(c->pid, &status, 0) < 0 && errno == EINTR)
@@ -140,7 +143,7 @@ static int reap(struct child *c, double until)
 }
 
 /* The pipe of a command that has ended would kill us. */
-static void without_sigpipe(struct child *c, const struct sb *text, double until)
+static void without_sigpipe(struct child *c, const struct sb *text, int64_t n, double until)
 {
 	static const struct timespec now = { 0 };
 	sigset_t set, old;
@@ -148,14 +151,16 @@ static void without_sigpipe(struct child *c, const struct sb *text, double until
 	sigemptyset(&set);
 	sigaddset(&set, SIGPIPE);
 	pthread_sigmask(SIG_BLOCK, &set, &old);
-	talk(c, text, until);
+	talk(c, text, n, until);
 	while (sigtimedwait(&set, NULL, &now) > 0)
 		;
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
-static int ended(const struct child *c, const char *command, double seconds, int status, struct err *e)
+static int ended(const struct child *c, const char *command, int64_t n, double seconds, int status, struct err *e)
 {
+	if (c->flood)
+		return err_set(e, LP_DATA, "the reward '%.200s' wrote more than %lld numbers can be, and was ended; it has to write one a line", command, (long long)n);
 	if (c->late)
 		return err_set(e, LP_IO, "the reward '%.200s' was not done after %g s, and was ended; make it faster, or give --reward-timeout more", command, seconds);
 	if (WIFSIGNALED(status))
@@ -195,8 +200,8 @@ int reward_run(const char *command, const struct sb *text, int64_t n, double sec
 	int rc = start(&c, command, e);
 
 	if (rc == 0) {
-		without_sigpipe(&c, text, until);
-		rc = ended(&c, command, seconds, reap(&c, until), e);
+		without_sigpipe(&c, text, n, until);
+		rc = ended(&c, command, n, seconds, reap(&c, until), e);
 	}
 	if (rc == 0)
 		rc = parse((char *)(uintptr_t)sb_str(&c.said), command, n, reward, e);

@@ -146,9 +146,10 @@ double run_epoch(const struct run *r)
 
 /* --- between steps --- */
 
+/* Nobody's patience ends a run amid a batch of completions, whose rest no state has. */
 static bool done(const struct run *r)
 {
-	return r->step >= r->total_steps || (r->c->patience > 0 && r->stale >= r->c->patience);
+	return r->step >= r->total_steps || (r->c->patience > 0 && r->stale >= r->c->patience && (!r->rollout || run_grpo_due(r, r->step)));
 }
 
 static bool due(int64_t every, int64_t step)

@@ -47,7 +47,7 @@ ok "rewards are added up by weight" awk "BEGIN { d = $(field two.jsonl train rew
 is "each is told of" "$(field two.jsonl train rewards/2/mean)" 0.5
 
 # the same bytes again, whatever the threads and the memory, and gone on with; killed (in $!, not in a subshell)
-for m in "--updates 1" "--updates 2 --beta 0.05 --dropout 0.1 --loss-type grpo --temperature 0.8 --top-p 0.95" "--updates 2 --loss-type dr_grpo --scale-rewards none --kl k3 --beta 0.1 --optimizer adamw8bit"; do
+for m in "--updates 1" "--quant nf4 --dora --beta 0.05" "--updates 2 --beta 0.05 --dropout 0.1 --loss-type grpo --temperature 0.8 --top-p 0.95" "--updates 2 --loss-type dr_grpo --scale-rewards none --kl k3 --beta 0.1 --optimizer adamw8bit"; do
 	# shellcheck disable=SC2086
 	r() { qlora-train $COMMON $m --reward ./slow --save-every 2 "$@"; }
 	rm -rf w w.* again again.* half half.* small small.*
@@ -135,6 +135,9 @@ prints '"id":"odd"' "in each set"
 status 0 "the base's" held --eval-only
 prints '"loss":0.0,' "is another"
 status 4 "a reward that fails there" run $HELD --reward false --eval held.jsonl --max-steps 4 -o no raw.jsonl
+
+status 0 "patience ends between batches" run $HELD --reward "awk '{ print 1 }'" --updates 3 --eval held.jsonl --eval-every 2 --patience 2 --max-steps 30 --max-new 4 --log pat.jsonl -o pat raw.jsonl
+is "after the second evaluation's" "$(field pat.jsonl done step)" 6
 
 # plans, samples, standard input
 status 0 "a plan with prompts" train --reward cat --beta 0.1 --max-steps 8 --dry-run raw.jsonl

@@ -423,6 +423,7 @@ START_TEST(test_commands)
 	fails("echo 1; echo; echo 3", 0, LP_DATA, "wrote '' for record 2 of 3");
 	fails("echo 1; echo nan; echo 3", 0, LP_DATA, "wrote 'nan' for record 2 of 3");
 	fails("echo 1; echo '2 3'; echo 3", 0, LP_DATA, "wrote '2 3' for record 2 of 3");
+	fails("yes", 0, LP_DATA, "wrote more than 3 numbers can be");
 	fails("sleep 30", 0.2, LP_IO, "was not done after 0.2 s");
 	fails("exec >&-; sleep 30", 0.2, LP_IO, "was not done after 0.2 s"); /* its output is closed, it goes on */
 	sb_release(&text);
