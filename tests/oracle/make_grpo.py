@@ -180,13 +180,18 @@ def run(model_dir, c, seqs, rewards, init, dtype, draw=0):
     return dict(out, **{k: torch.tensor(v, dtype=torch.float64) for k, v in told.items()})
 
 
-def run_point(model_dir, c, seqs, rewards, init, dtype):
+def run_point(model_dir, c, seqs, rewards, init, dtype, draw=0):
+    """One step's loss and gradients away from where the completions were made. draw: another one of the type's roundings, as run's."""
     m, params = build(model_dir, dict(method="grpo"), init, dtype)
+    g = torch.Generator().manual_seed(draw)
+    other = lambda p: 1 + torch.randn(p.shape, generator=g) * torch.finfo(dtype).eps / 2 if draw else 1
+    for n, p in params:
+        p.data.copy_(init[n] * other(p))
     c = dict(c, epsilon=1e3, epsilon_high=1e3)
     old, ref = old_logps(m, c, seqs), reference(m, c, seqs)
     for n, p in params:
         if "lora_B" in n:
-            p.data.copy_(init.setdefault("point." + n, torch.randn(p.shape, generator=init["g"]) * 0.05))
+            p.data.copy_(init.setdefault("point." + n, torch.randn(p.shape, generator=init["g"]) * 0.05) * other(p))
     loss, each, _ = step_loss(m, c, seqs, old, ref, advantages(rewards, c["scale_rewards"]))
     (loss * SCALE.get(dtype, 1)).backward()
     return dict({"point.grad." + n: p.grad / SCALE.get(dtype, 1) for n, p in params}, **{"point.loss": loss.detach().reshape(1), "point.each": each})
@@ -210,9 +215,9 @@ def main():
         point = run_point(model_dir, c, seqs, rewards, init, torch.float64)
         out.update({f"{name}.{k}": v for k, v in point.items()})
         for kind, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
-            got = run_point(model_dir, c, seqs, rewards, init, dtype)
+            got = [run_point(model_dir, c, seqs, rewards, init, dtype, draw) for draw in range(DRAWS)]
             for what in ("each", "grad."):
-                meta[f"{name}.{kind}_point_{what}"] = f"{off(got, point, 'point.' + what):.3e}"
+                meta[f"{name}.{kind}_point_{what}"] = f"{max(off(x, point, 'point.' + what) for x in got):.3e}"
         for k in ("loss", "kl", "clip_ratio/low_mean", "clip_ratio/high_mean"):
             print(name, k, [round(x, 6) for x in truth[k].tolist()])
         print(name, {k: v for k, v in meta.items() if k.startswith(name + ".fp32") or "point" in k and k.startswith(name)})

@@ -27,7 +27,7 @@ STEPS, BATCH, GRAD_STEP = 10, 2, 1  # at step 0 the gradients of all A are 0
 TARGETS = r"model\.layers\.(1|3)\.self_attn\.(q|v)_proj|model\.layers\.4\.mlp\.down_proj"
 RANK, ALPHA, LR, DECAY, CLIP = 2, 4, 5e-3, 0.05, 1.0
 EPS = 1e-8
-DRAWS = 6  # of PyTorch in fp32, each with other last bits of the adapter: how far Adam drives a few elements apart is luck
+DRAWS = 6  # of PyTorch, each with other last bits of the adapter: how far Adam drives a few elements apart is luck
 SCALE = {torch.bfloat16: 1, torch.float16: 4096}  # of the loss, for its gradient
 # of each pair the tokens of the prompt, of the chosen answer, of the rejected one
 PAIRS = ((6, 9, 5), (4, 7, 12), (11, 3, 4), (2, 16, 8), (7, 5, 5))
@@ -239,12 +239,13 @@ def run(model_dir, c, t, init, dtype, draw=0):
     return dict(out, **{k: torch.tensor(v, dtype=torch.float64) for k, v in told.items()})
 
 
-def run_point(model_dir, c, t, init, dtype):
-    """One step's loss and gradients where the model is not its reference."""
+def run_point(model_dir, c, t, init, dtype, draw=0):
+    """One step's loss and gradients where the model is not its reference. draw: another one of the type's roundings, as run's."""
     m, params = build(model_dir, c, init, dtype)
+    g = torch.Generator().manual_seed(draw)
     for n, p in params:
-        if "lora_B" in n:
-            p.data.copy_(init.setdefault("point." + n, torch.randn(p.shape, generator=init["g"]) * 0.05))
+        start = init.setdefault("point." + n, torch.randn(p.shape, generator=init["g"]) * 0.05) if "lora_B" in n else init[n]
+        p.data.copy_(start * (1 + torch.randn(p.shape, generator=g) * torch.finfo(dtype).eps / 2) if draw else start)
     seqs = [(ids, mask) for ids, mask in sequences(t)]
     kl, kl_refs, refs = mismatched(seqs), None, [torch.zeros(())] * len(seqs)
     if c["method"] in ("dpo", "ipo", "kto"):
@@ -282,9 +283,9 @@ def main():
         point = run_point(model_dir, c, t, init, torch.float64)
         out.update({f"{name}.{k}": v for k, v in point.items()})
         for kind, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
-            got = run_point(model_dir, c, t, init, dtype)
+            got = [run_point(model_dir, c, t, init, dtype, draw) for draw in range(DRAWS)]
             for what in ("each", "grad."):
-                meta[f"{name}.{kind}_point_{what}"] = f"{off(got, point, 'point.' + what):.3e}"
+                meta[f"{name}.{kind}_point_{what}"] = f"{max(off(x, point, 'point.' + what) for x in got):.3e}"
         print({k: v for k, v in meta.items() if k.startswith(name) and "point" in k})
         print(name, [round(x, 6) for x in truth["loss"].tolist()], {k: v for k, v in meta.items() if k.startswith(name + ".fp32")})
     init.pop("g")
