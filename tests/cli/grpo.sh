@@ -13,7 +13,7 @@ END
 grep -v messages p.jsonl >raw.jsonl
 HAPPY="awk '{ print (gsub(/happy/, \"\") > 0) }'"
 printf '#!/bin/sh\nsed "s/.*\\"tokens\\":\\([0-9]*\\).*/\\1/"\n' >length
-printf '#!/bin/sh\nsleep 0.05\n./length\n' >slow
+printf '#!/bin/sh\nsleep "${PAUSE:-0}"\n./length\n' >slow
 chmod +x length slow
 LENGTH=./length
 COMMON="--model $M --device $DEVICE --method grpo --raw --quant none --threads 1 --schedule constant --warmup-steps 0 --group 4 --batch 4 --accumulate 1 --max-new 12 --rank 4 --lr 5e-3 --schedule-steps 8"
@@ -57,13 +57,14 @@ for m in "--updates 1" "--quant nf4 --dora --beta 0.05" "--updates 2 --beta 0.05
 	status 0 "half of it" r --max-steps 4 -o half raw.jsonl
 	status 0 "gone on with" r --max-steps 8 --extend -o half raw.jsonl
 	same "in the same bytes" "$(adapter half)" "$(adapter w)"
-	kills=0 tries=0
+	kills=0 tries=0 most=3
+	[ -n "${LP_SLOW:-}" ] && most=15
 	while [ ! -e again ] && [ $tries -lt 30 ]; do
 		tries=$((tries + 1))
 		# shellcheck disable=SC2086
-		qlora-train $COMMON $m --reward ./slow --save-every 2 --max-steps 8 -o again raw.jsonl 2>again.err &
+		PAUSE=0.15 qlora-train $COMMON $m --reward ./slow --save-every 2 --max-steps 8 -o again raw.jsonl 2>again.err &
 		pid=$!
-		[ $tries -le 3 ] && sleep "0.$(awk "BEGIN { srand($tries * 7919 + $$); printf \"%03d\", 150 + rand() * 300 }")" && kill -9 $pid 2>/dev/null && kills=$((kills + 1))
+		[ $tries -le $most ] && sleep "0.$(awk "BEGIN { srand($tries * 7919 + $$); printf \"%03d\", 150 + rand() * 300 }")" && kill -9 $pid 2>/dev/null && kills=$((kills + 1))
 		wait $pid 2>/dev/null
 	done
 	same "killed $kills times it ends in the same bytes" "$(adapter again)" "$(adapter w)"
@@ -73,7 +74,7 @@ says '\--max-steps 7 is not a multiple of --updates 2' "of whole batches"
 status 2 "--save-every" train --reward cat --updates 2 --max-steps 8 --save-every 3 -o no raw.jsonl
 says '\--save-every 3 is not a multiple' "too"
 # shellcheck disable=SC2086
-qlora-train $COMMON --updates 4 --reward ./slow --max-steps 400 --schedule-steps 400 --save-every 4 -o term raw.jsonl 2>term.err &
+PAUSE=0.05 qlora-train $COMMON --updates 4 --reward ./slow --max-steps 400 --schedule-steps 400 --save-every 4 -o term raw.jsonl 2>term.err &
 pid=$!
 while [ ! -e term.step-4 ] && kill -0 $pid 2>/dev/null; do sleep 0.05; done
 kill -TERM $pid
