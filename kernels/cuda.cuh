@@ -89,6 +89,8 @@ kn_pref_values_fn kn_pref_values_cuda;
 kn_pref_loss_fn kn_pref_loss_cuda;
 kn_pref_rows_fn kn_pref_rows_cuda;
 kn_pref_drift_fn kn_pref_drift_cuda;
+kn_grpo_loss_fn kn_grpo_loss_cuda;
+kn_grpo_rows_fn kn_grpo_rows_cuda;
 kn_score_fwd_fn kn_score_fwd_cuda;
 kn_score_bwd_fn kn_score_bwd_cuda;
 kn_dropout_fn kn_dropout_cuda;

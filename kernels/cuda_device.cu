@@ -355,6 +355,8 @@ static const struct kn_ops cuda_ops(void)
 	k.pref_loss = kn_pref_loss_cuda;
 	k.pref_rows = kn_pref_rows_cuda;
 	k.pref_drift = kn_pref_drift_cuda;
+	k.grpo_loss = kn_grpo_loss_cuda;
+	k.grpo_rows = kn_grpo_rows_cuda;
 	k.score_fwd = kn_score_fwd_cuda;
 	k.score_bwd = kn_score_bwd_cuda;
 	k.dropout = kn_dropout_cuda;

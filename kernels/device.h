@@ -27,6 +27,7 @@
 #include "kernels/fp8.h"
 #include "kernels/gated.h"
 #include "kernels/gemm.h"
+#include "kernels/grpo.h"
 #include "kernels/nf4.h"
 #include "kernels/pick.h"
 #include "kernels/pref.h"
@@ -95,6 +96,8 @@ struct kn_ops {
 	kn_pref_loss_fn *pref_loss;
 	kn_pref_rows_fn *pref_rows;
 	kn_pref_drift_fn *pref_drift;
+	kn_grpo_loss_fn *grpo_loss;
+	kn_grpo_rows_fn *grpo_rows;
 	kn_score_fwd_fn *score_fwd;
 	kn_score_bwd_fn *score_bwd;
 	kn_dropout_fn *dropout;

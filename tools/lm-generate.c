@@ -9,6 +9,7 @@
 #include "base/xalloc.h"
 #include "fmt/lineage.h"
 #include "model/codes.h"
+#include "train/completion.h"
 #include "train/generate.h"
 #include "train/prompt.h"
 
@@ -200,32 +201,12 @@ static int check_number(const struct prompt *p, double logprob, struct err *e)
 
 static int write_completion(struct state *s, const struct prompt *p, const struct gen_seq *q, struct out *out, struct err *e)
 {
-	static const char *const finish[] = { "stop", "length", "context" };
-	struct sb text = SB_INIT, line = SB_INIT;
-	struct jw w = jw_to(&line);
-	int rc = prompt_response(&s->prompter, p, q->out, q->n_new, &text, e);
+	struct sb line = SB_INIT;
+	int rc = completion_write(&s->prompter, p, q, NULL, &line, e);
 
-	jw_obj(&w);
-	jw_key(&w, "id");
-	jw_raw(&w, p->id, strlen(p->id));
-	jw_key(&w, "prompt");
-	jw_str(&w, p->text);
-	jw_key(&w, "response");
-	jw_strn(&w, sb_str(&text), text.len);
-	if (p->expected) {
-		jw_key(&w, "expected");
-		jw_strn(&w, p->expected, p->expected_len);
-	}
-	jw_key(&w, "tokens");
-	jw_i64(&w, q->n_new);
-	jw_key(&w, "finish");
-	jw_str(&w, finish[q->finish]);
-	jw_end_obj(&w);
-	sb_addc(&line, '\n');
 	if (rc == 0)
 		rc = out_write(out, line.s, line.len, e);
 	s->tokens += q->n_new;
-	sb_release(&text);
 	sb_release(&line);
 	return rc;
 }

@@ -15,13 +15,17 @@
 #include "train/tag.h"
 
 static struct {
-	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *weights, *tensorboard, *dump_batch, *tag, *data_version, *task, *method, *reference, *scores, *update, *train_embeddings, *train_head, *quant, *targets, *layers, *schedule, *decay_shape, *optimizer, *nonfinite, *device, *compute;
+	const char *model, *adapter, *eval_every, *save_every, *sample_every, *prompts, *weights, *tensorboard, *dump_batch, *tag, *data_version, *task, *method, *reference, *scores, *update, *train_embeddings, *train_head, *quant, *targets, *layers, *schedule, *decay_shape, *optimizer, *nonfinite, *device, *compute, *loss_type, *scale_rewards, *kl, *reward_weights;
 	int64_t rank, project_every, batch, accumulate, max_steps, max_len, warmup_steps, decay_steps, schedule_steps, seed, log_every, threads, patience, keep_checkpoints, sample_tokens;
-	struct opt_list evals;
+	struct opt_list evals, rewards;
+	int64_t group, max_new, top_k, updates, rollout_batch;
+	double temperature, top_p, epsilon, epsilon_high, reward_timeout;
+	bool raw, mask_truncated;
 	double project_scale, beta, smoothing, margin, desirable, undesirable, alpha, dropout, neftune, epochs, lr, warmup_ratio, decay_ratio, weight_decay, lora_plus_ratio, max_grad_norm, beta1, beta2, eps, min_delta, peak_tflops;
 	uint64_t memory, host_memory;
 	bool rslora, dora, restore_best, extend, dry_run, eval_only, advise, smoke, allow_long;
 } o = {
+	.group = 8, .max_new = 256, .updates = 1, .temperature = 1, .top_p = 1, .epsilon = 0.2, .epsilon_high = -1, .loss_type = "dapo", .scale_rewards = "group", .kl = "unbiased",
 	.method = "sft", .beta = -1, .smoothing = -1, .margin = -1, .desirable = -1, .undesirable = -1, .update = "lora", .train_embeddings = "auto", .train_head = "auto", .quant = "nf4", .targets = "all", .schedule = "cosine", .decay_shape = "cosine", .optimizer = "adamw", .nonfinite = "stop", .eval_every = "0", .save_every = "0", .sample_every = "0", .sample_tokens = 64, .task = "any",
 	.device = "auto", .compute = "auto", .rank = 16, .project_every = 200, .project_scale = 0.25, .alpha = 16, .batch = 2, .accumulate = 4, .epochs = 3, .lr = 2e-4, .warmup_steps = -1,
 	.decay_steps = -1, .warmup_ratio = 0.05, .decay_ratio = 0.1, .weight_decay = 0.01, .lora_plus_ratio = 1, .max_grad_norm = 1, .beta1 = 0.9, .beta2 = 0.999, .eps = 1e-8, .seed = 42, .log_every = 1,
@@ -30,19 +34,36 @@ static struct {
 static struct opt options[] = {
 	{ OPT_SECTION, .help = "Model and data" },
 	{ OPT_STR, "model", 0, &o.model, "DIR", "Hugging Face model directory (needed)" },
-	{ OPT_LIST, "eval", 0, &o.evals, "[NAME=]FILE", "held-out token stream; of several the first decides" },
+	{ OPT_LIST, "eval", 0, &o.evals, "[NAME=]FILE", "held-out token stream (grpo: prompts); of several the first decides" },
 	{ OPT_STR, "weights", 0, &o.weights, "LIST", "parts of an epoch that the TOKENS have, as in 3,1 (each row once)" },
 	{ OPT_STR, "adapter", 0, &o.adapter, "DIR", "start from this adapter" },
 	{ OPT_STR, "tag", 0, &o.tag, "[NAME@]VERSION", "name and semantic version, which the adapter carries" },
 	{ OPT_STR, "data-version", 0, &o.data_version, "VERSION", "of the training data, which it carries too" },
 	{ OPT_SECTION, .help = "Method" },
-	{ OPT_CHOICE, "method", 0, &o.method, "NAME", "what is learnt: examples, preferences, or a score", PREF_METHODS },
-	{ OPT_F64, "beta", 0, &o.beta, "X", "of preferences: 0.1 for dpo, ipo, kto and orpo, 2 for simpo", .min = 1e-6, .max = 1e3 },
+	{ OPT_CHOICE, "method", 0, &o.method, "NAME", "what is learnt: examples, preferences, a score, or what rewards are given for", PREF_METHODS "|grpo" },
+	{ OPT_F64, "beta", 0, &o.beta, "X", "of preferences: 0.1 for dpo, ipo, kto and orpo, 2 for simpo; grpo: of the KL (0)", .min = 0, .max = 1e3 },
 	{ OPT_F64, "label-smoothing", 0, &o.smoothing, "X", "dpo, simpo: the part of labels that may be wrong (0)", .min = 0, .max = 0.5 },
 	{ OPT_F64, "margin", 0, &o.margin, "X", "simpo: what the rewards should differ by (1)", .min = 0, .max = 1e3 },
 	{ OPT_F64, "desirable-weight", 0, &o.desirable, "X", "kto: of good answers (1)", .min = 1e-6, .max = 1e6 },
 	{ OPT_F64, "undesirable-weight", 0, &o.undesirable, "X", "kto: of the others (1)", .min = 1e-6, .max = 1e6 },
-	{ OPT_CHOICE, "reference", 0, &o.reference, "WHICH", "dpo, ipo, kto: the model as the run starts, or without --adapter (start)", "start|base" },
+	{ OPT_CHOICE, "reference", 0, &o.reference, "WHICH", "dpo, ipo, kto, grpo: the model as the run starts, or without --adapter (start)", "start|base" },
+	{ OPT_LIST, "reward", 0, &o.rewards, "COMMAND", "grpo: reads completion records, writes a number a line; several are added up" },
+	{ OPT_STR, "reward-weights", 0, &o.reward_weights, "LIST", "grpo: of the rewards in their sum, as in 1,0.5 (1 each)" },
+	{ OPT_F64, "reward-timeout", 0, &o.reward_timeout, "SECONDS", "grpo: most that a command may take for a step's completions (0: any)", .min = 0, .max = 1e9, .unrecorded = true },
+	{ OPT_INT, "group", 0, &o.group, "N", "grpo: completions of a prompt", .min = 2, .max = 4096 },
+	{ OPT_INT, "max-new", 0, &o.max_new, "N", "grpo: most new tokens of a completion", .min = 1, .max = 1 << 20 },
+	{ OPT_F64, "temperature", 0, &o.temperature, "X", "grpo: of the sampling, and of the log-probabilities", .min = 1e-2, .max = 100 },
+	{ OPT_F64, "top-p", 0, &o.top_p, "X", "grpo: smallest set of tokens with this probability", .min = 1e-6, .max = 1 },
+	{ OPT_INT, "top-k", 0, &o.top_k, "N", "grpo: the N likeliest tokens (0: all)", .min = 0, .max = 1 << 24 },
+	{ OPT_FLAG, "raw", 0, &o.raw, 0, "grpo: {\"prompt\"} is the text itself: no template (BOS is put before it)" },
+	{ OPT_INT, "rollout-batch", 0, &o.rollout_batch, "N", "grpo: completions that are made at once (0: a step's, at most 64)", .min = 0, .max = 4096 },
+	{ OPT_INT, "updates", 0, &o.updates, "N", "grpo: steps that see the same completions", .min = 1, .max = 1000 },
+	{ OPT_F64, "epsilon", 0, &o.epsilon, "X", "grpo: a token's ratio counts down to 1 - X", .min = 0, .max = 1e6 },
+	{ OPT_F64, "epsilon-high", 0, &o.epsilon_high, "X", "grpo: and up to 1 + X (as --epsilon)", .min = 0, .max = 1e6 },
+	{ OPT_CHOICE, "loss-type", 0, &o.loss_type, "NAME", "grpo: what the loss is divided by", "dapo|grpo|dr_grpo" },
+	{ OPT_CHOICE, "scale-rewards", 0, &o.scale_rewards, "WHICH", "grpo: deviation that advantages are divided by", "group|batch|none" },
+	{ OPT_CHOICE, "kl", 0, &o.kl, "NAME", "grpo: estimator of the KL", "unbiased|k3" },
+	{ OPT_FLAG, "mask-truncated", 0, &o.mask_truncated, 0, "grpo: completions without an end token are not learnt from" },
 	{ OPT_CHOICE, "update", 0, &o.update, "NAME", "what is trained: an adapter, or all weights, as they are (full) or by projected gradients (galore)", "lora|full|galore" },
 	{ OPT_CHOICE, "train-embeddings", 0, &o.train_embeddings, "WHEN", "train the embedding too (auto: with full and galore)", "auto|yes|no" },
 	{ OPT_CHOICE, "train-head", 0, &o.train_head, "WHEN", "train the head too (auto: with full and galore)", "auto|yes|no" },
@@ -186,6 +207,41 @@ static int configure_update(struct train_config *c, struct err *e)
 	return 0;
 }
 
+static bool is_grpo(void)
+{
+	return strcmp(o.method, "grpo") == 0;
+}
+
+/* Options that GRPO alone has, and those that it has not. */
+static int check_grpo(struct err *e)
+{
+	static const char *const own[] = { "reward", "reward-weights", "reward-timeout", "group", "max-new", "temperature", "top-p", "top-k", "raw", "rollout-batch", "updates",
+		"epsilon", "epsilon-high", "loss-type", "scale-rewards", "kl", "mask-truncated" };
+	static const char *const none[] = { "label-smoothing", "margin", "desirable-weight", "undesirable-weight", "weights", "advise", "scores", "max-len" };
+
+	for (size_t i = 0; !is_grpo() && i < sizeof(own) / sizeof(*own); i++)
+		if (opt_given(&spec, own[i]))
+			return err_set(e, LP_USAGE, "--%s is no option of --method %s; leave it out, or say --method grpo", own[i], o.method);
+	for (size_t i = 0; is_grpo() && i < sizeof(none) / sizeof(*none); i++)
+		if (opt_given(&spec, none[i]) && !(strcmp(none[i], "max-len") == 0 && o.dry_run))
+			return err_set(e, LP_USAGE, "--%s is no option of --method grpo; leave it out", none[i]);
+	return 0;
+}
+
+static int configure_grpo(struct train_config *c, struct err *e)
+{
+	static struct grpo_config g;
+	const struct grpo_options given = { o.loss_type, o.scale_rewards, o.kl, o.reward_weights, o.epsilon_high };
+
+	g = (struct grpo_config){ .rewards = o.rewards.items, .n_rewards = o.rewards.n, .timeout = o.reward_timeout, .group = o.group, .max_new = o.max_new, .top_k = o.top_k,
+		                  .top_p = o.top_p, .at_once = o.rollout_batch, .updates = o.updates, .raw = o.raw, .mask_truncated = o.mask_truncated,
+		                  .rule = { .beta = o.beta < 0 ? 0 : o.beta, .low = o.epsilon, .temperature = o.temperature } };
+	c->grpo = &g;
+	if (o.reference && g.rule.beta == 0)
+		return err_set(e, LP_USAGE, "--reference is looked at with a --beta above 0 alone; leave it out, or give one");
+	return grpo_parse(&g, &given, o.batch * o.accumulate, e);
+}
+
 /* What --method names, and the options that only some methods have. */
 static int configure_method(struct train_config *c, struct err *e)
 {
@@ -193,13 +249,19 @@ static int configure_method(struct train_config *c, struct err *e)
 	const struct pref_options given = { o.beta, o.smoothing, o.margin, o.desirable, o.undesirable, o.reference };
 	bool on;
 
+	if (check_grpo(e) < 0)
+		return -1;
+	c->base_reference = o.reference && strcmp(o.reference, "base") == 0;
+	if (is_grpo())
+		return configure_grpo(c, e);
+	if (o.beta == 0)
+		return err_set(e, LP_USAGE, "--beta 0 is for --method grpo alone; give one above 0");
 	if (pref_parse(o.method, &given, &rule, &on, e) < 0)
 		return -1;
 	c->pref = on ? &rule : NULL;
 	c->scores = o.scores;
 	if (o.scores && !(on && o.eval_only))
 		return err_set(e, LP_USAGE, "--scores goes with --eval-only and a preference method, as in --eval-only --method reward");
-	c->base_reference = o.reference && strcmp(o.reference, "base") == 0;
 	return 0;
 }
 

@@ -15,7 +15,7 @@
 
 struct train_point { /* NAN: not in the record, or null */
 	double step, loss, lr, grad_norm, tokens, tok_s, epoch, peak_bytes, time;
-	double margin; /* of rewards: a preference method's */
+	double margin, reward; /* of rewards: a preference method's; GRPO's */
 };
 struct eval_point {
 	double step, loss;

@@ -29,6 +29,8 @@ static double field(const struct train_point *p, unsigned what)
 		return p->tok_s;
 	case CURVE_MARGIN:
 		return p->margin;
+	case CURVE_REWARD:
+		return p->reward;
 	default:
 		return p->loss;
 	}
@@ -94,8 +96,8 @@ void curves_init(struct curves *c, const struct report *r, unsigned what)
 		const struct run_log *run = &r->runs[i];
 		bool one = r->n_runs == 1;
 
-		for (unsigned k = CURVE_TRAIN; k <= CURVE_MARGIN; k *= 2) {
-			static const char *const names[] = { [CURVE_TRAIN] = "training", [CURVE_LR] = "rate", [CURVE_GRAD] = "norm", [CURVE_RATE] = "tokens/s", [CURVE_MARGIN] = "margin" };
+		for (unsigned k = CURVE_TRAIN; k <= CURVE_REWARD; k *= 2) {
+			static const char *const names[] = { [CURVE_TRAIN] = "training", [CURVE_LR] = "rate", [CURVE_GRAD] = "norm", [CURVE_RATE] = "tokens/s", [CURVE_MARGIN] = "margin", [CURVE_REWARD] = "reward" };
 
 			if (!(what & k))
 				continue;

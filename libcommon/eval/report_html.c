@@ -206,6 +206,7 @@ static void curves(const struct report *r, struct sb *out)
 	draw(r, out, "Gradient norm", CURVE_GRAD, 330, 190, true);
 	draw(r, out, "Throughput, tokens/s", CURVE_RATE, 330, 190, true);
 	draw(r, out, "Margin of rewards", CURVE_MARGIN, 330, 190, false);
+	draw(r, out, "Mean reward", CURVE_REWARD, 330, 190, false);
 	sb_adds(out, "</div>");
 	eval_table(r, out);
 }

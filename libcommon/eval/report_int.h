@@ -5,7 +5,7 @@
 #include "eval/chart.h"
 #include "eval/report.h"
 
-enum curve_kind { CURVE_TRAIN = 1, CURVE_EVAL = 2, CURVE_LR = 4, CURVE_GRAD = 8, CURVE_RATE = 16, CURVE_MARGIN = 32 };
+enum curve_kind { CURVE_TRAIN = 1, CURVE_EVAL = 2, CURVE_LR = 4, CURVE_GRAD = 8, CURVE_RATE = 16, CURVE_MARGIN = 32, CURVE_REWARD = 64 };
 
 struct curves {
 	struct series *series;

@@ -114,7 +114,7 @@ static int read_train(struct state *s, const struct json *rec, struct err *e)
 	struct train_point p;
 
 	if (!number(rec, "step", &p.step) || !number(rec, "loss", &p.loss) || !number(rec, "lr", &p.lr) ||
-	    !number(rec, "grad_norm", &p.grad_norm) || !number(rec, "tokens", &p.tokens) || !number(rec, "tok_s", &p.tok_s) || !number(rec, "rewards/margins", &p.margin) ||
+	    !number(rec, "grad_norm", &p.grad_norm) || !number(rec, "tokens", &p.tokens) || !number(rec, "tok_s", &p.tok_s) || !number(rec, "rewards/margins", &p.margin) || !number(rec, "reward", &p.reward) ||
 	    !number(rec, "epoch", &p.epoch) || !number(rec, "peak_bytes", &p.peak_bytes) || !number(rec, "time", &p.time) || isnan(p.step))
 		return err_set(e, LP_DATA, "a train record without a step, or with a field that is not a number");
 	if (s->fresh || (r->n_train && p.step <= r->train[r->n_train - 1].step))

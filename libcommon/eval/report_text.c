@@ -79,7 +79,7 @@ static void sparks(const struct report *r, int width, bool ascii, struct sb *out
 	static const struct {
 		unsigned what;
 		const char *name;
-	} rows[] = { { CURVE_LR, "rate" }, { CURVE_GRAD, "gradient" }, { CURVE_RATE, "tokens/s" }, { CURVE_MARGIN, "margin" } };
+	} rows[] = { { CURVE_LR, "rate" }, { CURVE_GRAD, "gradient" }, { CURVE_RATE, "tokens/s" }, { CURVE_MARGIN, "margin" }, { CURVE_REWARD, "reward" } };
 
 	for (size_t i = 0; i < sizeof(rows) / sizeof(*rows); i++) {
 		struct curves cv;

@@ -184,6 +184,10 @@ void dataset_release(struct dataset *d)
 	free(d->seq_record);
 	free(d->good);
 	free(d->ref);
+	free(d->adv);
+	free(d->weight);
+	free(d->tok_old);
+	free(d->tok_ref);
 	free(d->tokenizer_hash);
 	free(d->template_hash);
 	free(d->lineage);
@@ -361,6 +365,10 @@ void microbatch_init(struct microbatch *b, int64_t max_tokens)
 	b->mate = xcalloc(n, sizeof(int32_t));
 	b->good = xcalloc(n, sizeof(int32_t));
 	b->ref = xcalloc(n, sizeof(double));
+	b->adv = xcalloc(n, sizeof(double));
+	b->weight = xcalloc(n, sizeof(double));
+	b->tok_old = xcalloc(n, sizeof(double));
+	b->tok_ref = xcalloc(n, sizeof(double));
 }
 
 void microbatch_release(struct microbatch *b)
@@ -375,6 +383,10 @@ void microbatch_release(struct microbatch *b)
 	free(b->mate);
 	free(b->good);
 	free(b->ref);
+	free(b->adv);
+	free(b->weight);
+	free(b->tok_old);
+	free(b->tok_ref);
 }
 
 void microbatch_clear(struct microbatch *b)
@@ -400,14 +412,19 @@ void microbatch_add(struct microbatch *b, const struct dataset *d, int64_t row)
 			b->ids[i] = d->ids[t];
 			b->pos[i] = (int32_t)p;
 			b->rec[i] = (int32_t)d->seq_record[s];
-			if (!b->ends && p > 0 && d->mask[t])
-				add_target(b, i - 1, d->ids[t]);
+			if (b->ends || p == 0 || !d->mask[t])
+				continue;
+			b->tok_old[b->n_targets] = d->tok_old ? d->tok_old[t] : 0;
+			b->tok_ref[b->n_targets] = d->tok_ref ? d->tok_ref[t] : 0;
+			add_target(b, i - 1, d->ids[t]);
 		}
 		if (b->ends)
 			add_target(b, b->n_tokens - 1, 0);
 		b->mate[b->n_seqs] = (int32_t)(b->n_seqs + (n == 2 ? s == first ? 1 : -1 : 0));
 		b->good[b->n_seqs] = d->good[s];
 		b->ref[b->n_seqs] = d->ref ? d->ref[s] : 0;
+		b->adv[b->n_seqs] = d->adv ? d->adv[s] : 0;
+		b->weight[b->n_seqs] = d->weight ? d->weight[s] : 0;
 		b->seq_start[++b->n_seqs] = (int32_t)b->n_tokens;
 		b->tgt_start[b->n_seqs] = (int32_t)b->n_targets;
 	}

@@ -22,6 +22,10 @@ struct dataset {
 	int64_t *seq_record; /* (n_seqs) */
 	uint8_t *good;      /* (n_seqs) 1: chosen; of plain rows all are */
 	double *ref;        /* (n_seqs) what the reference gives each, or NULL: 0 */
+	/* GRPO, else NULL: of each completion, its advantage and its tokens' weight; of each of its tokens, log-probabilities when it was made
+	 * and of the reference, 0 where nobody looks */
+	double *adv, *weight;       /* (n_seqs) */
+	double *tok_old, *tok_ref;  /* (n_tokens) */
 	int64_t n_tokens, n_rows, n_seqs;
 	size_t cap_tokens, cap_rows, cap_seqs;
 	int64_t longest_row, longest_seq;
@@ -74,6 +78,8 @@ struct microbatch {
 	int32_t *tgt_start;        /* (n_seqs + 1) first target of each sequence */
 	int32_t *mate, *good;      /* (n_seqs) the other sequence of the row, or itself; dataset's good */
 	double *ref;               /* (n_seqs) dataset's */
+	double *adv, *weight;      /* (n_seqs) dataset's, or 0 */
+	double *tok_old, *tok_ref; /* (n_targets) */
 	bool ends;                 /* set by the caller: the last token of each sequence is what predicts, and nothing else */
 	int64_t cap;
 };

@@ -65,6 +65,8 @@ struct inputs {
 	float *drift_of;
 	double *ref;
 	int32_t *tgt_start, *mate, *good;
+	/* GRPO, else NULL (tgt_start too; data.h, kernels/grpo.h) */
+	double *adv, *weight, *tok_old, *tok_ref;
 };
 
 /* Buffers of what travels: the residual stream, segments of the head, sets of activations that layers share (at most). */
@@ -100,6 +102,7 @@ struct engine_shape {
 	int64_t decode;     /* rows that are decoded at once, 0: none */
 	int64_t beside;     /* sequences that a generator continues between training steps: with the products of training */
 	const struct kn_pref_rule *pref; /* a preference method's loss in the place of the targets' (engine_pref.c); NULL: none */
+	const struct kn_grpo_rule *grpo; /* GRPO's loss in their place (engine_grpo.c); NULL: none */
 	double noise;       /* NEFTune's alpha: noise on the embeddings (engine_set_noise); 0: none */
 	struct optim *optim; /* its states are part of the plan; NULL: none */
 	struct trained *base; /* weights of the base that are trained (trained_init), or NULL; with the layers among them lora has no projection */
@@ -158,7 +161,7 @@ struct engine {
 	int64_t ld_logits;
 	double *nll;             /* (max_tokens) on the device */
 	double *sums;            /* (ENGINE_SUMS) on the device: losses since engine_begin; squares of the gradients; what a preference method tells */
-	double *value, *factor;  /* (max_tokens) of each sequence on the device, with a preference method */
+	double *value, *factor;  /* (max_tokens) of each sequence on the device, with a preference method; GRPO: factor of each target */
 	double *score_squares;   /* (1) of the gradient of a reward model's score */
 	double *squares;         /* (layers of them) parts of the gradients' squares, as the last micro-batch left them (kernels/adapter.h) */
 	int32_t *refused;        /* on the device: a step was not finite, and those behind it are refused (optim_sums) */
@@ -245,6 +248,8 @@ static inline const double *engine_told(const struct engine *g, int turn)
 void engine_set_drift(struct engine *g, bool on, int64_t n);
 /* The values of the last engine_run's sequences (kernels/pref.h) in host memory; waits. */
 int engine_values(struct engine *g, double *host, int64_t n_seqs, struct err *e) LP_MUST_USE;
+/* GRPO: the negative log-likelihoods of the last engine_run's targets in host memory; waits. */
+int engine_nll(struct engine *g, double *host, int64_t n_targets, struct err *e) LP_MUST_USE;
 /* Both at once. */
 int engine_sums(struct engine *g, double *loss, double *squares, struct err *e) LP_MUST_USE;
 /* Forward, then logits (n, V) of the given rows of the micro-batch, n at most g->chunk. */
@@ -376,6 +381,8 @@ void engine_backward(struct engine *g, const struct microbatch *b);
 void engine_head(struct engine *g, const void *hid, void *logits, int64_t n);
 /* engine_pref.c: a preference method's, once the losses of targets are there and d_res has their gradients. */
 void engine_pref_loss(struct engine *g, const struct microbatch *b, bool grad);
+/* engine_grpo.c: the same of GRPO. */
+void engine_grpo_loss(struct engine *g, const struct microbatch *b);
 /* In engine_loss's place where the method looks at scores. */
 void engine_score_loss(struct engine *g, const struct microbatch *b, bool grad);
 /* From d_hid, of n rows that engine_hidden made, to the rows of d_res; hid is done with, and lends its room. */

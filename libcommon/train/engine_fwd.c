@@ -46,6 +46,13 @@ void engine_send(struct engine *g, const struct microbatch *b)
 		stage(g, host, in->mate, b->mate, b->n_seqs);
 		stage(g, host, in->good, b->good, b->n_seqs);
 	}
+	if (g->shape.grpo) {
+		stage(g, host, (int32_t *)(void *)in->adv, b->adv, 2 * b->n_seqs);
+		stage(g, host, (int32_t *)(void *)in->weight, b->weight, 2 * b->n_seqs);
+		stage(g, host, (int32_t *)(void *)in->tok_old, b->tok_old, 2 * b->n_targets);
+		stage(g, host, (int32_t *)(void *)in->tok_ref, b->tok_ref, 2 * b->n_targets);
+		stage(g, host, in->tgt_start, b->tgt_start, b->n_seqs + 1);
+	}
 	in->n_tiles = attn_tiles(b->seq_start, b->n_seqs, host + (in->tiles - (int32_t *)(void *)in->seed_step));
 	d->k.back(d, slot, in->seed_step, host, (uint64_t)g->in_count * sizeof(*host));
 	d->k.await(d, slot);

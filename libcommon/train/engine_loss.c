@@ -84,7 +84,7 @@ static void loss_rows(struct engine *g, const struct kn_xent *x, double *nll)
 	for (int64_t v = 0; v < vocab; v += rows) {
 		const void *w = head_rows(g, v, g->segment, &rows);
 
-		d->k.gemm(d, false, true, x->n, rows, c, 1, g->hid, c, w, c, 0, NULL, g->logits, g->segment, false);
+		d->k.gemm(d, false, true, x->n, rows, c, g->shape.grpo ? (float)(1 / g->shape.grpo->temperature) : 1, g->hid, c, w, c, 0, NULL, g->logits, g->segment, false);
 		d->k.xent_segment(d, x, g->logits, g->segment, w, v, rows);
 		if (x->acc)
 			d->k.gemm(d, false, false, x->n, c, rows, 1, g->logits, g->segment, w, c, v ? 1 : 0, NULL, x->acc, c, true);
@@ -144,6 +144,8 @@ void engine_loss(struct engine *g, const struct microbatch *b, bool grad)
 		device_zero(d, g->d_acc, (uint64_t)(g->loss_rows * c) * sizeof(*g->d_acc));
 	if (g->shape.pref)
 		engine_pref_loss(g, b, grad);
+	else if (g->shape.grpo && grad)
+		engine_grpo_loss(g, b);
 	else
 		d->k.sum(d, g->nll, b->n_targets, g->sums);
 }

@@ -191,10 +191,10 @@ static void layout_gradients(struct engine *g, struct layout *l)
 static void layout_inputs(struct engine *g, struct layout *l)
 {
 	struct inputs *in = &g->in;
-	int64_t t = g->shape.max_tokens, s = g->shape.pref ? t : 0, by_id = engine_trains(g, TRAIN_EMBED) ? t : 0;
-	int32_t *head, *ref; /* seed_step, scale, drift_of */
-	const int64_t sizes[] = { 4, 2 * s, t, t, t, t + 1, t, t, by_id, by_id ? t + 1 : 0, 2 * (t / ATTN_TILE + t), s ? s + 1 : 0, s, s };
-	int32_t **const at[] = { &head, &ref, &in->ids, &in->pos, &in->rec, &in->seq_start, &in->tgt_row, &in->tgt_id, &in->by_id, &in->run, &in->tiles, &in->tgt_start, &in->mate, &in->good };
+	int64_t t = g->shape.max_tokens, s = g->shape.pref ? t : 0, c = g->shape.grpo ? t : 0, by_id = engine_trains(g, TRAIN_EMBED) ? t : 0;
+	int32_t *head, *ref, *adv, *weight, *tok_old, *tok_ref; /* head: seed_step, scale, drift_of */
+	const int64_t sizes[] = { 4, 2 * s, 2 * c, 2 * c, 2 * c, 2 * c, t, t, t, t + 1, t, t, by_id, by_id ? t + 1 : 0, 2 * (t / ATTN_TILE + t), s || c ? t + 1 : 0, s, s };
+	int32_t **const at[] = { &head, &ref, &adv, &weight, &tok_old, &tok_ref, &in->ids, &in->pos, &in->rec, &in->seq_start, &in->tgt_row, &in->tgt_id, &in->by_id, &in->run, &in->tiles, &in->tgt_start, &in->mate, &in->good };
 	enum { PARTS = sizeof(sizes) / sizeof(*sizes) };
 	int32_t *base;
 
@@ -210,6 +210,10 @@ static void layout_inputs(struct engine *g, struct layout *l)
 	in->scale = head ? (void *)(head + 2) : NULL;
 	in->drift_of = head ? (void *)(head + 3) : NULL;
 	in->ref = (void *)ref;
+	in->adv = (void *)adv;
+	in->weight = (void *)weight;
+	in->tok_old = (void *)tok_old;
+	in->tok_ref = (void *)tok_ref;
 }
 
 static uint64_t adapter_scratch(const struct engine *g)
@@ -282,7 +286,7 @@ static void layout_scratch(struct engine *g, struct layout *l)
 	g->sums = layout_array(l, "loss", ENGINE_SUMS, sizeof(double));
 	g->score_squares = layout_array(l, "loss", 1, sizeof(double));
 	g->value = g->shape.pref ? layout_array(l, "loss", t, sizeof(double)) : NULL;
-	g->factor = g->shape.pref ? layout_array(l, "loss", t, sizeof(double)) : NULL;
+	g->factor = g->shape.pref || g->shape.grpo ? layout_array(l, "loss", t, sizeof(double)) : NULL;
 	g->refused = layout_array(l, "loss", 1, sizeof(*g->refused));
 	g->attn_scratch = layout_take(l, "attention", g->dev->k.attn_scratch(g->dev, t, g->shape.max_seq, m->heads, m->head_dim, g->shape.train));
 	g->decode_scratch = layout_take(l, "attention", g->dev->k.decode_scratch(g->dev, g->shape.decode + g->shape.beside, g->shape.max_seq, m->heads, m->head_dim));

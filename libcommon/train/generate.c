@@ -1,6 +1,7 @@
 #include "train/generate.h"
 
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +12,12 @@ static int64_t kv_width(const struct model_desc *m)
 {
 	return m->kv_heads * m->head_dim;
 }
+
+/* What a row of logits gave. */
+struct chosen {
+	int32_t id;
+	double logprob;
+};
 
 /* Steps of a burst: how often the host looks whether sequences have ended. */
 #define BURST 16
@@ -58,8 +65,11 @@ int generator_init(struct generator *n, struct engine *g, int64_t batch, int64_t
 	microbatch_init(&n->mb, g->shape.max_tokens);
 	n->slot = xcalloc((size_t)batch, sizeof(*n->slot));
 	n->logits = xcalloc((size_t)(g->chunk * m->vocab), sizeof(*n->logits));
-	n->idx = xcalloc((size_t)m->vocab, sizeof(*n->idx));
-	n->prob = xcalloc((size_t)m->vocab, sizeof(*n->prob));
+	n->chosen = xcalloc((size_t)g->chunk, sizeof(*n->chosen));
+	n->threads = g->dev->threads > 0 ? g->dev->threads : omp_get_max_threads(); /* a GPU says none */
+	n->threads = n->threads < batch ? n->threads : (int)batch;
+	n->idx = xcalloc((size_t)(n->threads * m->vocab), sizeof(*n->idx));
+	n->prob = xcalloc((size_t)(n->threads * m->vocab), sizeof(*n->prob));
 	return 0;
 }
 
@@ -75,6 +85,7 @@ void generator_release(struct generator *n)
 	microbatch_release(&n->mb);
 	free(n->slot);
 	free(n->logits);
+	free(n->chosen);
 	free(n->idx);
 	free(n->prob);
 	memset(n, 0, sizeof(*n));
@@ -134,44 +145,81 @@ static double log_sum_exp(const float *z, int64_t v, double scale)
 	return max + log(sum);
 }
 
+/* Tokens by falling probability, the lower id among equals: a heap gives as many as are wanted, which are few, without sorting them all.
+ * The i-th that was taken stands at idx[v - 1 - i]. */
 struct ranked {
-	const double *prob;
+	double *prob;
+	uint32_t *idx;
+	int64_t v, taken;
 };
 
-static int by_prob(const void *a, const void *b, void *arg)
+static bool before(const struct ranked *r, uint32_t a, uint32_t b)
 {
-	const struct ranked *r = arg;
-	uint32_t x = *(const uint32_t *)a, y = *(const uint32_t *)b;
+	return r->prob[a] != r->prob[b] ? r->prob[a] > r->prob[b] : a < b;
+}
 
-	if (r->prob[x] != r->prob[y])
-		return r->prob[x] > r->prob[y] ? -1 : 1;
-	return x < y ? -1 : x > y;
+static void sift(struct ranked *r, int64_t n, int64_t i)
+{
+	uint32_t moved = r->idx[i];
+
+	for (int64_t k; (k = 2 * i + 1) < n; i = k) {
+		k += k + 1 < n && before(r, r->idx[k + 1], r->idx[k]);
+		if (!before(r, r->idx[k], moved))
+			break;
+		r->idx[i] = r->idx[k];
+	}
+	r->idx[i] = moved;
+}
+
+static uint32_t ranked_at(struct ranked *r, int64_t i)
+{
+	while (r->taken <= i) {
+		int64_t last = r->v - 1 - r->taken++;
+		uint32_t top = r->idx[0];
+
+		r->idx[0] = r->idx[last];
+		r->idx[last] = top;
+		sift(r, last, 0);
+	}
+	return r->idx[r->v - 1 - i];
+}
+
+/* Probability of the first n, or of as many as have the part of it that is asked for; *m says how many. */
+static double mass(struct ranked *r, int64_t n, double part, int64_t *m)
+{
+	double sum = 0;
+
+	for (*m = 0; *m < n && (*m == 0 || sum < part); ++*m)
+		sum += r->prob[ranked_at(r, *m)];
+	return sum;
 }
 
 /* Draws from softmax(z / temperature) cut to top_k, then to top_p. */
-static int32_t draw(struct generator *n, const float *z, int64_t v, const struct gen_options *o, double u)
+static int32_t draw(struct ranked *r, const float *z, int64_t v, const struct gen_options *o, double u)
 {
-	struct ranked r = { n->prob };
 	double lse = log_sum_exp(z, v, 1 / o->temperature), kept = 0, at = 0;
-	int64_t count = o->top_k > 0 && o->top_k < v ? o->top_k : v, m = 0;
+	int64_t m = v;
 
 	for (int64_t i = 0; i < v; i++) {
-		n->prob[i] = exp((double)z[i] / o->temperature - lse);
-		n->idx[i] = (uint32_t)i;
+		r->prob[i] = exp((double)z[i] / o->temperature - lse);
+		r->idx[i] = (uint32_t)i;
+		kept += r->prob[i];
 	}
-	qsort_r(n->idx, (size_t)v, sizeof(*n->idx), by_prob, &r);
+	r->v = v;
+	r->taken = 0;
+	for (int64_t i = v / 2 - 1; i >= 0; i--)
+		sift(r, v, i);
+	if (o->top_k > 0 && o->top_k < v)
+		kept = mass(r, o->top_k, INFINITY, &m);
 	/* top_p is a part of what top_k leaves */
-	for (int64_t i = 0; i < count; i++)
-		at += n->prob[n->idx[i]];
-	while (m < count && (m == 0 || kept < o->top_p * at))
-		kept += n->prob[n->idx[m++]];
-	at = 0;
+	if (o->top_p < 1)
+		kept = mass(r, m, o->top_p * kept, &m);
 	for (int64_t i = 0; i < m; i++) {
-		at += n->prob[n->idx[i]];
+		at += r->prob[ranked_at(r, i)];
 		if (u * kept < at)
-			return (int32_t)n->idx[i];
+			return (int32_t)ranked_at(r, i);
 	}
-	return (int32_t)n->idx[m - 1];
+	return (int32_t)ranked_at(r, m - 1);
 }
 
 static bool is_stop(const struct gen_options *o, int32_t id)
@@ -188,6 +236,7 @@ static bool take_id(struct generator *n, struct gen_seq *s, int32_t id, double l
 	s->logprob += logprob;
 	if (is_stop(o, id)) {
 		s->finish = GEN_STOP;
+		s->end = id;
 		return false;
 	}
 	s->out[s->n_new++] = id;
@@ -195,33 +244,46 @@ static bool take_id(struct generator *n, struct gen_seq *s, int32_t id, double l
 	return s->n_new < o->max_new && s->n_prompt + s->n_new < n->context;
 }
 
-/* Takes the next token of s from its logits; false when s has ended. */
-static bool take(struct generator *n, struct gen_seq *s, const float *z, const struct gen_options *o)
+static struct chosen choose(struct ranked *r, const struct gen_seq *s, const float *z, int64_t v, const struct gen_options *o)
 {
-	int64_t v = n->g->w.desc.vocab;
-	int32_t id = o->temperature > 0 ? draw(n, z, v, o, rng_unit(o->seed, s->stream, (uint64_t)s->n_new)) : argmax(z, v);
+	struct chosen c = { .id = o->temperature > 0 ? draw(r, z, v, o, rng_unit(o->seed, s->stream, (uint64_t)s->n_new)) : argmax(z, v) };
 
-	return take_id(n, s, id, (double)z[id] - log_sum_exp(z, v, 1), o);
+	c.logprob = (double)z[c.id] - log_sum_exp(z, v, 1);
+	return c;
 }
 
-/* Logits of the micro-batch's target rows through take; slots of the sequences that go on
+/* Of m rows of logits; each thread has scratch of its own. */
+static void choose_rows(struct generator *n, const struct gen_seq *s, const int32_t *slot, int64_t m, const struct gen_options *o)
+{
+	int64_t v = n->g->w.desc.vocab;
+
+#pragma omp parallel for num_threads(n->threads) schedule(dynamic, 1) if (m * v > 16384)
+	for (int64_t j = 0; j < m; j++) {
+		int64_t t = omp_get_thread_num();
+		struct ranked r = { .prob = n->prob + t * v, .idx = n->idx + t * v };
+
+		n->chosen[j] = choose(&r, &s[slot[j]], n->logits + j * v, v, o);
+	}
+}
+
+/* Logits of the micro-batch's target rows to tokens; slots of the sequences that go on
  * stay in live. Logits come chunk by chunk. */
 static int64_t advance(struct generator *n, struct gen_seq *s, int32_t *live, int64_t n_live, const struct gen_options *o)
 {
 	struct engine *g = n->g;
 	struct device *d = g->dev;
-	int64_t vocab = g->w.desc.vocab;
 
 	for (int64_t i = 0; i < n->mb.n_targets; i += g->chunk) {
 		int64_t m = n->mb.n_targets - i < g->chunk ? n->mb.n_targets - i : g->chunk;
 
 		engine_hidden(g, g->in.tgt_row + i, m);
 		engine_head(g, g->hid, g->logits, m);
-		d->k.to_host(d, n->logits, g->logits, m * vocab);
+		d->k.to_host(d, n->logits, g->logits, m * g->w.desc.vocab);
+		choose_rows(n, s, n->slot + i, m, o);
 		for (int64_t j = 0; j < m; j++) {
 			int32_t slot = n->slot[i + j];
 
-			if (take(n, &s[slot], n->logits + j * vocab, o))
+			if (take_id(n, &s[slot], n->chosen[j].id, n->chosen[j].logprob, o))
 				live[n_live++] = slot;
 		}
 	}
@@ -385,13 +447,14 @@ static int64_t next_burst(struct generator *n, struct gen_seq *s, int32_t *live,
 static int64_t next_drawn(struct generator *n, struct gen_seq *s, int32_t *live, int64_t n_live, const struct gen_options *o)
 {
 	struct device *d = n->g->dev;
-	int64_t vocab = n->g->w.desc.vocab, on = 0;
+	int64_t on = 0;
 
 	send_last(n, s, live, n_live, n_live);
 	engine_decode(n->g, n_live, &n->cache, n->context);
-	d->k.to_host(d, n->logits, n->g->logits, n_live * vocab);
+	d->k.to_host(d, n->logits, n->g->logits, n_live * n->g->w.desc.vocab);
+	choose_rows(n, s, live, n_live, o);
 	for (int64_t i = 0; i < n_live; i++)
-		if (take(n, &s[live[i]], n->logits + i * vocab, o))
+		if (take_id(n, &s[live[i]], n->chosen[i].id, n->chosen[i].logprob, o))
 			live[on++] = live[i];
 	return on;
 }

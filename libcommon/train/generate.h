@@ -22,8 +22,8 @@ struct gen_seq {
 	const int32_t *prompt;
 	int64_t n_prompt;
 	uint64_t stream;
-	/* out: n_new tokens at out (caller's room: max_new), the stop token not among them */
-	int32_t *out;
+	/* out: n_new tokens at out (caller's room: max_new), the stop token, which is in end, not among them */
+	int32_t *out, end;
 	int64_t n_new;
 	enum gen_finish finish;
 	double logprob; /* sum over the new tokens, the stop token's too */
@@ -53,8 +53,10 @@ struct generator {
 	struct microbatch mb; /* its rec: which slot each token belongs to */
 	int32_t *slot;        /* (batch): the sequence of each row that predicts */
 	float *logits;        /* (chunk, V) host copy */
-	uint32_t *idx;        /* (V) sampling scratch */
-	double *prob;         /* (V) */
+	struct chosen *chosen; /* (chunk) */
+	int threads;
+	uint32_t *idx;        /* (threads, V) sampling scratch */
+	double *prob;         /* (threads, V) */
 	struct gen_steps steps;
 };
 /* g: planned with train = false, max_tokens >= context and >= batch, and loaded.

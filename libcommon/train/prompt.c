@@ -191,3 +191,26 @@ int prompt_stops(const struct model_texts *t, const int32_t *eos, int n_eos, con
 	add(stop, max, n, tok_eos(tok));
 	return 0;
 }
+
+int prompt_texts_load(struct prompt_texts *p, const char *model, const int32_t *eos, int n_eos, struct err *e)
+{
+	struct model_texts t = { 0 };
+	struct err none = ERR_INIT;
+	int rc;
+
+	memset(p, 0, sizeof(*p));
+	p->prompter.tok = tok_load_dir(model, e);
+	if (!p->prompter.tok || chat_set_date(&p->prompter.how, CHAT_DEFAULT_DATE, false, p->date, e) < 0 || model_texts_load(&t, model, e) < 0)
+		return -1;
+	p->prompter.tmpl = chat_tmpl_load_dir(model, NULL, NULL, &none);
+	p->prompter.raw = !p->prompter.tmpl;
+	rc = prompt_stops(&t, eos, n_eos, p->prompter.tok, p->stop, sizeof(p->stop) / sizeof(*p->stop), &p->n_stop, e);
+	model_texts_release(&t);
+	return rc;
+}
+
+void prompt_texts_release(struct prompt_texts *p)
+{
+	chat_tmpl_free(p->prompter.tmpl);
+	tok_free(p->prompter.tok);
+}

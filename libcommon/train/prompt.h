@@ -31,6 +31,16 @@ struct prompt { /* one record on its way through; everything is its own memory *
 	bool too_long;            /* more than max_tokens */
 	uint8_t *mask;            /* (n_ids) with score: 1 on the last answer's tokens */
 };
+/* A model's tokenizer and template, and its end tokens. */
+struct prompt_texts {
+	struct prompter prompter;
+	char date[32];
+	int32_t stop[32];
+	int64_t n_stop;
+};
+/* From a model's directory; without a template prompts are raw. On an error it is still to be released. */
+int prompt_texts_load(struct prompt_texts *t, const char *model, const int32_t *eos, int n_eos, struct err *e) LP_MUST_USE;
+void prompt_texts_release(struct prompt_texts *t);
 /* On an error p is still to be released. */
 int prompt_make(const struct prompter *m, const struct jsonl_rec *r, struct arena *a, struct prompt *p, struct err *e) LP_MUST_USE;
 void prompt_release(struct prompt *p);

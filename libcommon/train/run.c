@@ -37,7 +37,7 @@ static void add_bytes(struct sb *out, const char *name, uint64_t bytes)
 
 uint64_t run_bytes(const struct run *r)
 {
-	return engine_bytes(&r->g) + r->dev.overhead + sampler_bytes(r);
+	return engine_bytes(&r->g) + r->dev.overhead + sampler_bytes(r) + run_cache_bytes(r);
 }
 
 /* What is trained, in a line. */
@@ -73,6 +73,8 @@ static void describe(const struct run *r, struct sb *out)
 	describe_update(r, out);
 	if (r->c->pref)
 		pref_describe(r->c->pref, r->c->adapter && !r->c->base_reference, out);
+	if (r->c->grpo)
+		grpo_describe(r->c->grpo, r->c->adapter && !r->c->base_reference, out);
 	sb_adds(out, "trainable  ");
 	add_grouped(out, trained);
 	sb_adds(out, " of ");
@@ -81,6 +83,8 @@ static void describe(const struct run *r, struct sb *out)
 	if (r->train.n_rows)
 		sb_addf(out, "data       %lld rows, %lld sequences, %lld tokens, %lld targets\n", (long long)r->train.n_rows, (long long)r->train.n_seqs,
 		        (long long)r->train.n_tokens, (long long)r->train.n_targets);
+	if (run_prompts(r))
+		sb_addf(out, "data       %lld prompts, the longest with its completion %lld tokens\n", (long long)run_prompts(r), (long long)run_grpo_longest(r));
 	for (size_t i = 0; r->n_streams > 1 && i < r->n_streams; i++)
 		sb_addf(out, "stream     %s, %lld rows, %lld in an epoch\n", r->streams[i].name, (long long)r->streams[i].n_rows, (long long)r->streams[i].take);
 	if (r->total_steps)
@@ -98,6 +102,8 @@ static void describe(const struct run *r, struct sb *out)
 		add_bytes(out, "context and libraries", r->dev.overhead);
 	if (sampler_bytes(r))
 		add_bytes(out, "key-value cache of samples", sampler_bytes(r));
+	if (run_cache_bytes(r))
+		add_bytes(out, "key-value cache of completions", run_cache_bytes(r));
 	add_bytes(out, "total", run_bytes(r));
 	for (int j = 0; j < g->host_plan.n_items; j++) {
 		snprintf(name, sizeof(name), "host: %s", g->host_plan.items[j].name);
@@ -142,8 +148,8 @@ static int log_plan(struct run *r, struct err *e)
 	                "\"model\":%s,\"method\":\"%s\",\"trainable\":%lld,\"total\":%lld,\"percent\":%.4f,\"steps\":%lld,\"warmup\":%lld,\"rows\":%lld,\"tokens\":%lld,"
 	                "\"weights_bytes\":%llu,\"adapter_bytes\":%llu,\"activation_bytes\":%llu,\"scratch_bytes\":%llu,\"cache_bytes\":%llu,"
 	                "\"total_bytes\":%llu,\"kept_layers\":%lld,\"base_id\":\"%s\"",
-	                sb_str(&name), r->c->pref ? pref_name(r->c->pref->method) : "sft", (long long)trained, (long long)total, 100.0 * (double)trained / (double)total, (long long)r->total_steps,
-	                (long long)r->schedule.warmup, (long long)r->train.n_rows, (long long)r->train.n_tokens, (unsigned long long)g->plan[ARENA_WEIGHTS].used,
+	                sb_str(&name), r->c->grpo ? "grpo" : r->c->pref ? pref_name(r->c->pref->method) : "sft", (long long)trained, (long long)total, 100.0 * (double)trained / (double)total, (long long)r->total_steps,
+	                (long long)r->schedule.warmup, (long long)run_rows(r), (long long)r->train.n_tokens, (unsigned long long)g->plan[ARENA_WEIGHTS].used,
 	                (unsigned long long)g->plan[ARENA_ADAPTER].used, (unsigned long long)g->plan[ARENA_ACTIVATIONS].used,
 	                (unsigned long long)g->plan[ARENA_SCRATCH].used, (unsigned long long)g->plan[ARENA_CACHE].used,
 	                (unsigned long long)run_bytes(r), (long long)(g->full + g->lean), g->w.identity);
@@ -158,9 +164,10 @@ double run_epoch(const struct run *r)
 
 /* --- between steps --- */
 
+/* Nobody's patience ends a run amid a batch of completions, whose rest no state has. */
 static bool done(const struct run *r)
 {
-	return r->step >= r->total_steps || (r->c->patience > 0 && r->stale >= r->c->patience);
+	return r->step >= r->total_steps || (r->c->patience > 0 && r->stale >= r->c->patience && (!r->rollout || run_grpo_due(r, r->step)));
 }
 
 static bool due(int64_t every, int64_t step)
@@ -168,11 +175,16 @@ static bool due(int64_t every, int64_t step)
 	return every > 0 && step % every == 0;
 }
 
+/* Whether the state is one that a run can go on from: no step is queued, and all that saw these completions are done. */
+static bool between(const struct run *r)
+{
+	return r->n_queued == 0 && (!r->rollout || run_grpo_due(r, r->step));
+}
+
 /* After a step: evaluation, samples, then the state, all of that included, when it is due or asked for. */
 static int periodic(struct run *r, struct err *e)
 {
-	/* the state is the one after this step only when no other is queued */
-	bool last = r->step == r->total_steps, asked = r->n_queued == 0 && stop_wants_checkpoint();
+	bool last = r->step == r->total_steps, asked = between(r) && stop_wants_checkpoint();
 
 	if ((last || due(r->eval_every, r->step)) && run_eval_sets(r, e) < 0)
 		return -1;
@@ -226,27 +238,58 @@ static int not_finite(struct run *r, const struct step_result *res, struct err *
  * is queued behind them before that. */
 static bool looked_at(const struct run *r, int64_t step)
 {
-	return stop_asks() || optim_turns(&r->optim) || (r->n_evals && due(r->eval_every, step)) || (r->sampler && due(r->sample_every, step)) || due(r->save_every, step);
+	return stop_asks() || optim_turns(&r->optim) || run_grpo_due(r, step) || (r->n_evals && due(r->eval_every, step)) || (r->sampler && due(r->sample_every, step)) || due(r->save_every, step);
+}
+
+/* Rows of the training set that the step sees, at most a step's: GRPO's are all that there are. */
+static int64_t rows_of(struct run *r, int64_t step, int64_t *rows)
+{
+	int64_t per_step = r->c->batch * r->c->accumulate, epoch = step / r->steps_per_epoch, at = r->rollout ? 0 : step % r->steps_per_epoch * per_step;
+	int64_t n = r->train.n_rows - at < per_step ? r->train.n_rows - at : per_step;
+
+	for (int64_t i = 0; i < n; i++)
+		rows[i] = r->rollout ? i : order_row(&r->order, epoch, at + i);
+	return n;
 }
 
 /* The step behind those that are queued. */
-static void queue_step(struct run *r)
+static int queue_step(struct run *r, struct err *e)
 {
 	const struct train_config *c = r->c;
-	int64_t step = r->step + r->n_queued, per_step = c->batch * c->accumulate, epoch = step / r->steps_per_epoch, at = step % r->steps_per_epoch * per_step;
-	int64_t n = r->train.n_rows - at < per_step ? r->train.n_rows - at : per_step;
-	int64_t *rows = xcalloc((size_t)n, sizeof(*rows));
+	int64_t step = r->step + r->n_queued, *rows;
 
-	for (int64_t i = 0; i < n; i++)
-		rows[i] = order_row(&r->order, epoch, at + i);
-	run_queue(r, rows, n, c->lr * schedule_factor(&r->schedule, step - r->scaler.overflows));
+	if (run_grpo_due(r, step) && run_grpo_rollout(r, e) < 0)
+		return -1;
+	rows = xcalloc((size_t)(c->batch * c->accumulate), sizeof(*rows));
+	run_queue(r, rows, rows_of(r, step, rows), c->lr * schedule_factor(&r->schedule, step - r->scaler.overflows));
 	free(rows);
+	return 0;
 }
 
-static void fill_queue(struct run *r)
+static int fill_queue(struct run *r, struct err *e)
 {
 	while (r->n_queued == 0 || (r->n_queued <= r->dev.ahead && r->step + r->n_queued < r->total_steps && !looked_at(r, r->step + r->n_queued)))
-		queue_step(r);
+		if (queue_step(r, e) < 0)
+			return -1;
+	return 0;
+}
+
+/* No completions, or no rewards: what was learnt until then is not lost. */
+static int stuck(struct run *r, struct err *e)
+{
+	struct err saving = ERR_INIT, why = *e;
+	char *path;
+
+	if (!r->saver || r->step == 0 || e->code == LP_DEVICE)
+		return -1;
+	if ((r->saved != r->step && checkpoint_save(r, false, &saving) < 0) || checkpoint_wait(r, &saving) < 0) {
+		warn("%s: %s: the state is not saved", saving.path, saving.msg);
+		return -1;
+	}
+	path = checkpoint_path(r->c->out, r->step);
+	err_set(e, why.code, "%.600s; the same command goes on after step %lld, from '%.300s'", why.msg, (long long)r->step, path);
+	free(path);
+	return -1;
 }
 
 static int one_step(struct run *r, struct err *e)
@@ -255,7 +298,8 @@ static int one_step(struct run *r, struct err *e)
 	char field[80];
 	int rc;
 
-	fill_queue(r);
+	if (fill_queue(r, e) < 0)
+		return stuck(r, e);
 	rc = run_result(r, &s, e);
 	if (s.overflow && log_metric("overflow", e, "\"step\":%lld%s", (long long)r->step + 1, run_scaling(r, field)) < 0)
 		return -1;
@@ -311,7 +355,7 @@ static int finish(struct run *r, struct err *e)
 	char field[80];
 
 	if (r->step < r->total_steps)
-		note("stopped after step %lld: the held-out loss has not fallen for %lld evaluations", (long long)r->step, (long long)r->stale);
+		note("stopped after step %lld: the held-out %s for %lld evaluations", (long long)r->step, r->rollout ? "reward has not risen" : "loss has not fallen", (long long)r->stale);
 	if (checkpoint_wait(r, &unsaved) < 0)
 		warn("%s: %s: the last checkpoint is not there", unsaved.path, unsaved.msg);
 	if (run_save(r, c->out, c->force || c->extend, c->restore_best ? r->best : NULL, e) < 0)
@@ -334,7 +378,7 @@ static int all_steps(struct run *r, int *sig, struct err *e)
 	while (!done(r)) {
 		if (one_step(r, e) < 0)
 			return -1;
-		*sig = r->saver && r->n_queued == 0 && !done(r) ? stop_signal() : 0;
+		*sig = r->saver && between(r) && !done(r) ? stop_signal() : 0;
 		if (*sig)
 			return stopped(r, *sig, e);
 	}

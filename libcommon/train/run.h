@@ -6,6 +6,7 @@
 #include "base/opt.h"
 #include "fmt/lineage.h"
 #include "train/engine.h"
+#include "train/grpo.h"
 #include "train/schedule.h"
 
 enum { TRAIN_EPOCH = -1 }; /* every so many steps: those of an epoch */
@@ -31,6 +32,7 @@ struct train_config {
 	double alpha, dropout;
 	const struct kn_pref_rule *pref;   /* a preference method; NULL: the targets' likelihood */
 	const char *scores;                /* eval_only: file for what each answer gets in JSONL, or NULL */
+	const struct grpo_config *grpo;    /* GRPO: streams are records with prompts; or NULL */
 	bool base_reference;               /* its reference is the model without adapter, even where the run starts from one */
 	double neftune;                    /* alpha of the noise on embeddings, 0: none */
 	bool rslora, dora;

@@ -153,11 +153,16 @@ bool run_repeats_rows(const struct run *r)
 	return false;
 }
 
+int64_t run_rows(const struct run *r)
+{
+	return r->rollout ? run_prompts(r) : r->train.n_rows;
+}
+
 void run_start_order(struct run *r)
 {
 	struct order_part *parts = xcalloc(r->n_streams + 1, sizeof(*parts));
 
-	order_init(&r->order, r->c->seed, r->train.n_rows);
+	order_init(&r->order, r->c->seed, run_rows(r));
 	for (size_t i = 0; i < r->n_streams; i++)
 		parts[i] = (struct order_part){ r->streams[i].first, r->streams[i].n_rows, r->streams[i].take };
 	if (r->c->weights)

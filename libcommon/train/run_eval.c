@@ -41,12 +41,10 @@ static int name_set(struct heldout *h, const char *arg, struct err *e)
 	return 0;
 }
 
-static int load_set(struct run *r, struct heldout *h, const char *arg, struct err *e)
+static int load_tokens(const struct run *r, struct heldout *h, struct err *e)
 {
 	struct in *in;
 
-	if (name_set(h, arg, e) < 0)
-		return -1;
 	in = in_open(h->path, e);
 	if (!in)
 		return -1;
@@ -55,7 +53,12 @@ static int load_set(struct run *r, struct heldout *h, const char *arg, struct er
 		return -1;
 	if (r->train.tokenizer_hash && h->d.tokenizer_hash && strcmp(r->train.tokenizer_hash, h->d.tokenizer_hash) != 0)
 		return err_set(e, LP_USAGE, "'%s' was made by another tokenizer than the training tokens", h->file);
-	if (run_pref_rows(r, &h->d, h->file, e) < 0)
+	return run_pref_rows(r, &h->d, h->file, e);
+}
+
+static int load_set(struct run *r, struct heldout *h, const char *arg, struct err *e)
+{
+	if (name_set(h, arg, e) < 0 || (r->rollout ? run_grpo_load_eval(r, h, e) : load_tokens(r, h, e)) < 0)
 		return -1;
 	for (const struct heldout *o = r->evals; o < h; o++)
 		if (strcmp(o->name, h->name) == 0)
@@ -109,20 +112,25 @@ static bool decide(struct run *r, double loss)
 	return true;
 }
 
+static int evaluate(struct run *r, const struct heldout *h, double *loss, struct told *told, struct err *e)
+{
+	return r->rollout ? run_grpo_evaluate(r, h, loss, told, e) : run_evaluate(r, &h->d, &h->mismatched, loss, told, e);
+}
+
 int run_eval_sets(struct run *r, struct err *e)
 {
 	for (size_t i = 0; i < r->n_evals; i++) {
 		const struct heldout *h = &r->evals[i];
 		double loss, begin = now_seconds();
-		char best[24] = "", fields[512];
+		char best[24] = "", fields[TOLD_TEXT];
 		struct told told;
 
-		if (run_evaluate(r, &h->d, &h->mismatched, &loss, &told, e) < 0)
+		if (evaluate(r, h, &loss, &told, e) < 0)
 			return -1;
 		if (i == 0)
 			snprintf(best, sizeof(best), ",\"best\":%s", decide(r, loss) ? "true" : "false");
 		if (log_metric(i == 0 ? "eval" : "eval_set", e, "\"step\":%lld,\"epoch\":%.6f,\"set\":\"%s\",\"loss\":%s,\"tokens\":%lld,\"seconds\":%.3f%s%s",
-		               (long long)r->step, run_epoch(r), h->name, log_num(loss), (long long)h->d.n_targets, now_seconds() - begin, best,
+		               (long long)r->step, run_epoch(r), h->name, log_num(loss), (long long)(r->rollout ? told.targets : h->d.n_targets), now_seconds() - begin, best,
 		               run_told_fields(r, &told, fields)) < 0)
 			return -1;
 		if (run_tell_eval(r, h, loss, &told, e) < 0)
@@ -152,10 +160,10 @@ static void describe_loss(const struct run *r, const struct heldout *h, double l
 	jw_str(&w, h->path == r->c->evals[h - r->evals] ? h->file : h->name);
 	jw_key(&w, "loss");
 	jw_f64(&w, loss);
-	if (r->c->pref) {
+	if (r->c->pref || r->rollout) {
 		describe_told(r, told, &w);
 		jw_key(&w, "rows");
-		jw_i64(&w, h->d.n_rows);
+		jw_i64(&w, r->rollout ? run_grpo_held(r, h) : h->d.n_rows);
 	} else {
 		jw_key(&w, "nll");
 		jw_f64(&w, loss * (double)h->d.n_targets);
@@ -163,9 +171,11 @@ static void describe_loss(const struct run *r, const struct heldout *h, double l
 		jw_f64(&w, exp(loss));
 	}
 	jw_key(&w, "tokens");
-	jw_i64(&w, h->d.n_targets);
-	jw_key(&w, "sequences");
-	jw_i64(&w, h->d.n_seqs);
+	jw_i64(&w, r->rollout ? told->targets : h->d.n_targets);
+	if (!r->rollout) {
+		jw_key(&w, "sequences");
+		jw_i64(&w, h->d.n_seqs);
+	}
 	jw_key(&w, "base_id");
 	jw_str(&w, r->g.w.identity);
 	jw_end_obj(&w);
@@ -203,7 +213,7 @@ int train_eval_only(const struct train_config *c, struct sb *json, struct err *e
 	for (size_t i = 0; i < r.n_evals && rc == 0; i++) {
 		if (c->pref && r.evals[i].d.kind == DATA_PLAIN)
 			continue; /* scored alone */
-		rc = run_evaluate(&r, &r.evals[i].d, &r.evals[i].mismatched, &loss, &told, e);
+		rc = evaluate(&r, &r.evals[i], &loss, &told, e);
 		if (rc == 0)
 			describe_loss(&r, &r.evals[i], loss, &told, json);
 	}

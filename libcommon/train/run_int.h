@@ -24,6 +24,7 @@ struct stream {
 
 struct step_result;
 struct told;
+struct grpo_about;
 
 /* A step that the device was given and whose sums the host has not seen. */
 struct queued {
@@ -78,6 +79,7 @@ struct run {
 	double flops;          /* of a token */
 	double save_seconds;   /* that steps have waited for checkpoints */
 	struct sampler *sampler; /* sample.h, or NULL */
+	struct rollout *rollout; /* GRPO: prompts, and the completions that train is made of; or NULL */
 	struct stream *streams; /* (n_streams) */
 	size_t n_streams;
 };
@@ -87,6 +89,8 @@ int run_prepare(struct run *r, const struct train_config *c, bool need_data, str
 /* Memory, weights, adapter values. */
 int run_load(struct run *r, struct err *e) LP_MUST_USE;
 void run_release(struct run *r);
+int64_t run_rows(const struct run *r); /* of an epoch: the training set's, or prompts */
+uint64_t run_cache_bytes(const struct run *r); /* of GRPO's completions */
 int64_t run_positions(const struct run *r); /* that a sequence may have */
 uint64_t run_bytes(const struct run *r); /* of the device, all in all */
 
@@ -100,10 +104,12 @@ const char *run_scaling(const struct run *r, char field[80]);
 /* Appends the sequences of n rows to config.dump_batch (run_dump.c). */
 int run_dump_batch(const struct run *r, const int64_t *rows, int64_t n, const char *reason, struct err *e) LP_MUST_USE;
 
-/* What a preference method tells of a step or a set (kernels/pref.h); without one chosen and rejected are 0. */
+/* What a method tells of a step or a set beside its loss (kernels/pref.h); without preferences chosen and rejected are 0. */
 struct told {
-	double sums[KN_PREF_SUMS];
+	double sums[KN_PREF_SUMS]; /* GRPO: (KN_GRPO_SUMS) of kernels/grpo.h */
 	int64_t chosen, rejected; /* answers */
+	int64_t targets;          /* GRPO: that the sums are of */
+	const struct grpo_about *grpo; /* of the completions; NULL: not GRPO's */
 };
 /* Mean loss over a set, with the adapter and without dropout; mismatched: its answers row by row (KTO), or NULL. */
 int run_evaluate(struct run *r, const struct dataset *d, const struct dataset *mismatched, double *loss, struct told *told, struct err *e) LP_MUST_USE;
@@ -118,10 +124,36 @@ int run_scores(struct run *r, const struct heldout *h, struct sb *out, struct er
 /* Before the first step: what the reference gives every answer that the run looks at. */
 int run_reference(struct run *r, struct err *e) LP_MUST_USE;
 /* The means that are told, in the order of their names; returns how many. */
-enum { TOLD_MEANS = 7 };
+enum { TOLD_MEANS = 32, TOLD_TEXT = 2048 };
 int run_told_means(const struct run *r, const struct told *t, const char *names[TOLD_MEANS], double means[TOLD_MEANS]);
 /* The same as fields of a record, each behind a comma. */
-const char *run_told_fields(const struct run *r, const struct told *t, char text[512]);
+const char *run_told_fields(const struct run *r, const struct told *t, char text[TOLD_TEXT]);
+/* GRPO (run_grpo.c); without it all of them do nothing. Reads the prompts, if there are any to read. Before the plan. */
+int run_grpo_open(struct run *r, bool need_data, struct err *e) LP_MUST_USE;
+int64_t run_prompts(const struct run *r); /* 0: none were read */
+int64_t run_grpo_longest(const struct run *r); /* tokens of the longest prompt with its completion; 0: not known */
+int64_t run_grpo_batch(const struct run *r);   /* completions that are made at once */
+/* Device memory of their key-value cache. */
+uint64_t run_grpo_bytes(const struct run *r, int64_t context);
+/* Takes that memory; the engine is loaded, the adapter is what the run starts from. */
+int run_grpo_start(struct run *r, struct err *e) LP_MUST_USE;
+void run_grpo_close(struct run *r);
+/* Whether new completions are made behind so many steps; no step is queued there before. A state is one between two such batches. */
+bool run_grpo_due(const struct run *r, int64_t step);
+/* Completions of the next prompts with the adapter as it is, their rewards, and run.train from both; none queued. */
+int run_grpo_rollout(struct run *r, struct err *e) LP_MUST_USE;
+/* Its last part, of n completions that were put into run_grpo_seqs by hand, each with its prompt's number and (n_rewards, most of a step)
+ * rewards: tests. */
+struct gen_seq *run_grpo_seqs(struct run *r, int64_t **prompt_of, double **reward);
+int run_grpo_take(struct run *r, int64_t n, struct err *e) LP_MUST_USE;
+/* Held-out prompts: read; a completion of each and its reward, whose mean is -loss. */
+int run_grpo_load_eval(struct run *r, struct heldout *h, struct err *e) LP_MUST_USE;
+int64_t run_grpo_held(const struct run *r, const struct heldout *h); /* how many */
+int run_grpo_evaluate(struct run *r, const struct heldout *h, double *loss, struct told *told, struct err *e) LP_MUST_USE;
+const struct grpo_about *run_grpo_about(const struct run *r); /* of the last completions that steps saw */
+double run_grpo_reward(const struct run *r); /* mean of the last completions' */
+double run_grpo_flat(const struct run *r);   /* part of their groups whose rewards do not differ */
+int run_grpo_means(const struct run *r, const struct told *t, const char *names[TOLD_MEANS], double means[TOLD_MEANS]);
 /* From the state that run_load left, or a checkpoint's, to the saved adapter. *sig as train_run's. */
 int run_all(struct run *r, int *sig, struct err *e) LP_MUST_USE;
 double run_epoch(const struct run *r); /* how many have passed */

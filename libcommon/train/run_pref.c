@@ -193,6 +193,8 @@ int run_told_means(const struct run *r, const struct told *t, const char *names[
 		    { "kl", fmax(0, mean(t->sums[KN_PREF_DRIFT], t->chosen + t->rejected)), p && p->method == KN_PREF_KTO } };
 	int n = 0;
 
+	if (r->rollout)
+		return run_grpo_means(r, t, names, means);
 	for (size_t i = 0; p && i < sizeof(all) / sizeof(*all); i++)
 		if (all[i].on) {
 			names[n] = all[i].name;
@@ -201,7 +203,7 @@ int run_told_means(const struct run *r, const struct told *t, const char *names[
 	return n;
 }
 
-const char *run_told_fields(const struct run *r, const struct told *t, char text[512])
+const char *run_told_fields(const struct run *r, const struct told *t, char text[TOLD_TEXT])
 {
 	const char *names[TOLD_MEANS];
 	double means[TOLD_MEANS];
@@ -209,6 +211,6 @@ const char *run_told_fields(const struct run *r, const struct told *t, char text
 
 	text[0] = 0;
 	for (int i = 0; i < n; i++)
-		used += snprintf(text + used, (size_t)(512 - used), ",\"%s\":%s", names[i], log_num(means[i]));
+		used += snprintf(text + used, (size_t)(TOLD_TEXT - used), ",\"%s\":%s", names[i], log_num(means[i]));
 	return text;
 }

@@ -20,6 +20,8 @@ int64_t run_positions(const struct run *r)
 
 static int load_data(struct run *r, bool need_train, struct err *e)
 {
+	if (r->c->grpo)
+		return run_grpo_open(r, need_train, e) < 0 ? -1 : run_load_evals(r, e);
 	if ((r->c->n_streams || need_train) && run_load_streams(r, e) < 0)
 		return -1;
 	return run_load_evals(r, e) < 0 ? -1 : run_pref_mismatch(r, e);
@@ -30,8 +32,9 @@ static int check_base(const struct run *r, struct err *e)
 {
 	const struct train_config *c = r->c;
 
-	if (c->pref)
-		return err_set(e, LP_USAGE, "--method %s learns an adapter alone; leave out --update full or galore, --train-embeddings and --train-head", pref_name(c->pref->method));
+	if (c->pref || c->grpo)
+		return err_set(e, LP_USAGE, "--method %s learns an adapter alone; leave out --update full or galore, --train-embeddings and --train-head",
+		               c->grpo ? "grpo" : pref_name(c->pref->method));
 	if (!(c->trained & TRAIN_LAYERS) && r->desc.tied)
 		return err_set(e, LP_USAGE, "the model's head is its embedding, which PEFT has no single place for beside an adapter; train all weights with --update full");
 	if (r->desc.bnb.on && c->trained & TRAIN_LAYERS)
@@ -62,7 +65,6 @@ static int prepare_adapter(struct run *r, struct err *e)
 		lora_init(&r->lora, &r->desc);
 		return 0;
 	}
-
 	if (!c->adapter && c->eval_only && score)
 		return err_set(e, LP_USAGE, "a reward model is an adapter and its score; name it with --adapter");
 	if (!c->adapter) {
@@ -101,11 +103,16 @@ static int prepare_adapter(struct run *r, struct err *e)
 static int plan_steps(struct run *r, struct err *e)
 {
 	const struct train_config *c = r->c;
-	int64_t per_step = c->batch * c->accumulate;
+	int64_t updates = c->grpo ? c->grpo->updates : 1, per_step = c->batch * c->accumulate / (c->grpo ? c->grpo->group : 1);
 
-	r->steps_per_epoch = (r->train.n_rows + per_step - 1) / per_step;
-	r->total_steps = c->max_steps > 0 ? c->max_steps : (int64_t)ceil(c->epochs * (double)r->steps_per_epoch);
+	r->steps_per_epoch = (run_rows(r) + per_step - 1) / per_step * updates;
+	r->total_steps = c->max_steps > 0 ? c->max_steps : (int64_t)ceil(c->epochs * (double)(r->steps_per_epoch / updates)) * updates;
 	r->schedule = (struct schedule){ .kind = c->schedule, .shape = c->decay_shape, .total = c->schedule_steps > 0 ? c->schedule_steps : r->total_steps };
+	if (r->total_steps % updates)
+		return err_set(e, LP_USAGE, "--max-steps %lld is not a multiple of --updates %lld: the last completions would be seen less often", (long long)r->total_steps, (long long)updates);
+	if (c->save_every > 0 && c->save_every % updates)
+		return err_set(e, LP_USAGE, "--save-every %lld is not a multiple of --updates %lld: a checkpoint is one between two batches of completions", (long long)c->save_every,
+		               (long long)updates);
 	if (r->schedule.total < r->total_steps)
 		return err_set(e, LP_USAGE, "--schedule-steps %lld is less than the run's %lld steps", (long long)r->schedule.total, (long long)r->total_steps);
 	r->schedule.warmup = c->warmup_steps >= 0 ? c->warmup_steps : schedule_part(c->warmup_ratio, r->schedule.total);
@@ -135,13 +142,22 @@ static int64_t batch_tokens(const struct dataset *d, int64_t batch, bool repeats
 	return repeats ? batch * d->longest_row : dataset_max_batch_tokens(d, batch);
 }
 
+static int64_t max_seq(const struct run *r)
+{
+	int64_t n = greater(r->train.longest_seq, run_grpo_longest(r));
+
+	for (size_t i = 0; i < r->n_evals; i++)
+		n = r->evals[i].d.longest_seq > n ? r->evals[i].d.longest_seq : n;
+	return n ? n : assumed_len(r);
+}
+
 /* Rows of the largest micro-batch: true ones when the data is there, else as
  * many tokens as the options allow. */
 static int64_t max_batch_tokens(const struct run *r)
 {
 	const struct train_config *c = r->c;
 	bool repeats = run_repeats_rows(r);
-	int64_t n = greater(batch_tokens(&r->train, c->batch, repeats), batch_tokens(&r->mismatched, c->batch, repeats));
+	int64_t n = c->grpo ? c->batch * max_seq(r) : greater(batch_tokens(&r->train, c->batch, repeats), batch_tokens(&r->mismatched, c->batch, repeats));
 
 	for (size_t i = 0; i < r->n_evals; i++) {
 		n = greater(n, batch_tokens(&r->evals[i].d, c->batch, false));
@@ -150,29 +166,22 @@ static int64_t max_batch_tokens(const struct run *r)
 	return n ? n : c->batch * assumed_len(r) * (c->pref && c->pref->method != KN_PREF_KTO ? 2 : 1);
 }
 
-static int64_t max_seq(const struct run *r)
+uint64_t run_cache_bytes(const struct run *r)
 {
-	int64_t n = r->train.longest_seq;
-
-	for (size_t i = 0; i < r->n_evals; i++)
-		n = r->evals[i].d.longest_seq > n ? r->evals[i].d.longest_seq : n;
-
-	return n ? n : assumed_len(r);
+	return run_grpo_bytes(r, max_seq(r));
 }
 
 static int make_plan(struct run *r, struct err *e)
 {
-	struct engine_shape s = { .max_tokens = max_batch_tokens(r), .max_seq = max_seq(r), .train = true, .optim = &r->optim, .pref = r->c->pref, .noise = r->c->neftune, .host_budget = r->c->host_memory,
+	struct engine_shape s = { .max_tokens = max_batch_tokens(r), .max_seq = max_seq(r), .train = true, .optim = &r->optim, .pref = r->c->pref, .grpo = r->c->grpo ? &r->c->grpo->rule : NULL, .noise = r->c->neftune, .host_budget = r->c->host_memory,
 		.fp8 = r->c->compute && strcmp(r->c->compute, "fp8") == 0 };
 	enum dtype base = r->source ? weights_source_dtype(r->source, r->desc.dtype) : r->desc.dtype;
 
+	/* chunks of logits, and so bits, follow from the micro-batches alone */
+	s.max_tokens = greater(s.max_tokens, greater(sampler_context(r), run_grpo_batch(r)));
+	s.beside = greater(sampler_batch(r), run_grpo_batch(r));
+	s.max_seq = greater(s.max_seq, sampler_context(r));
 	/* a tenth is left to everything else on the machine */
-	if (sampler_bytes(r)) {
-		/* chunks of logits, and so bits, follow from the micro-batches alone */
-		s.max_tokens = sampler_context(r) > s.max_tokens ? sampler_context(r) : s.max_tokens;
-		s.beside = sampler_batch(r);
-		s.max_seq = sampler_context(r) > s.max_seq ? sampler_context(r) : s.max_seq;
-	}
 	if (r->c->trained && !r->c->eval_only) {
 		trained_init(&r->base, &r->desc, &r->dev, r->c->trained, r->c->accumulate > 1 || s.max_tokens > ENGINE_PIECE);
 		s.base = r->optim.base = &r->base;
@@ -183,6 +192,9 @@ static int make_plan(struct run *r, struct err *e)
 	if (sampler_bytes(r) >= s.budget)
 		return err_set(e, LP_DEVICE, "the key-value cache of samples does not fit; give fewer --prompts or --sample-tokens");
 	s.budget -= sampler_bytes(r);
+	if (run_cache_bytes(r) >= s.budget)
+		return err_set(e, LP_DEVICE, "the key-value cache of completions does not fit; make fewer at once (--rollout-batch), or shorter ones (--max-new)");
+	s.budget -= run_cache_bytes(r);
 	return engine_plan(&r->g, &r->dev, &r->desc, base, r->c->nf4, &r->lora, &s, e);
 }
 
@@ -243,7 +255,7 @@ int run_load(struct run *r, struct err *e)
 	microbatch_init(&r->mb, r->g.shape.max_tokens);
 	r->mb.ends = r->c->pref && r->c->pref->method == KN_PREF_REWARD;
 	run_start_order(r);
-	return run_reference(r, e);
+	return run_grpo_start(r, e) < 0 ? -1 : run_reference(r, e);
 }
 
 void run_release(struct run *r)
@@ -254,6 +266,7 @@ void run_release(struct run *r)
 		warn("%s: %s", ending.path, ending.msg);
 	checkpoint_close(r);
 	sampler_close(r);
+	run_grpo_close(r);
 	microbatch_release(&r->mb);
 	order_release(&r->order);
 	engine_release(&r->g);

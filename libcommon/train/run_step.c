@@ -89,7 +89,7 @@ void run_queue(struct run *r, const int64_t *rows, int64_t n, double lr)
 		q->tokens += r->train.row_start[rows[i] + 1] - r->train.row_start[rows[i]];
 		count_answers(&r->train, rows[i], &q->chosen, &q->rejected);
 	}
-	q->units = r->c->pref ? n : q->targets;
+	q->units = r->c->pref || (r->c->grpo && r->c->grpo->loss != GRPO_DAPO) ? n : q->targets;
 	if (r->n_queued == 0)
 		r->next = r->scaler;
 	if (q->targets)
@@ -129,7 +129,7 @@ static int look(struct run *r, const struct queued *q, struct step_result *res, 
 	if (engine_sums_wait(&r->g, q->turn, &sum, &squares, e) < 0)
 		return -1;
 	res->loss = sum / (double)q->units;
-	res->told = (struct told){ .chosen = q->chosen, .rejected = q->rejected };
+	res->told = (struct told){ .chosen = q->chosen, .rejected = q->rejected, .targets = q->targets, .grpo = run_grpo_about(r) };
 	memcpy(res->told.sums, engine_told(&r->g, q->turn), sizeof(res->told.sums));
 	res->grad_norm = sqrt(squares) / r->scaler.scale;
 	if (!isfinite(sum) || !isfinite(squares))

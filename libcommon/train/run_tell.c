@@ -51,7 +51,7 @@ static double flops_per_token(const struct run *r)
 
 		squares += n * n;
 	}
-	return (double)m->layers * ((r->base.what & TRAIN_LAYERS ? 6 : 4) * linears + 6 * (double)(m->heads * m->head_dim) * squares / (double)r->train.n_tokens) + 6 * (double)r->lora.n_params;
+	return (double)m->layers * ((r->base.what & TRAIN_LAYERS ? 6 : 4) * linears + 6 * (double)(m->heads * m->head_dim) * (r->train.n_tokens ? squares / (double)r->train.n_tokens : 0)) + 6 * (double)r->lora.n_params;
 }
 
 int run_tell_begin(struct run *r, struct err *e)
@@ -134,7 +134,7 @@ static int step_events(struct run *r, const struct step_result *s, struct err *e
 static int log_step(struct run *r, const struct step_result *s, double left, struct err *e)
 {
 	double flops = ((double)s->tokens * r->flops + (r->base.what & TRAIN_HEAD ? 6 : 4) * (double)s->targets * (double)r->desc.vocab * (double)r->desc.hidden) / s->seconds;
-	char field[80], mfu[40] = "", told[512];
+	char field[80], mfu[40] = "", told[TOLD_TEXT];
 
 	if (r->c->peak_tflops > 0)
 		snprintf(mfu, sizeof(mfu), ",\"mfu\":%.4f", flops / (r->c->peak_tflops * 1e12));
@@ -150,11 +150,14 @@ int run_tell_step(struct run *r, const struct step_result *s, struct err *e)
 	double left = (now_seconds() - r->start) / (double)(r->step - r->first_step) * (double)(r->total_steps - r->step);
 	struct watch_word words[WATCH_N];
 	char text[32];
+	int n;
 
 	r->step_seconds += s->seconds;
-	progress("step %lld/%lld  loss %.4f  lr %.3g  %.0f tokens/s  %s left", (long long)r->step, (long long)r->total_steps, s->loss, s->lr,
-	         (double)s->tokens / s->seconds,	         left_text(left, text));
-	if (tell_words(r, words, watch_loss(&r->watch, r->step, r->schedule.warmup, r->total_steps, s->loss, words), e) < 0)
+	progress("step %lld/%lld  %s %.4f  lr %.3g  %.0f tokens/s  %s left", (long long)r->step, (long long)r->total_steps, r->rollout ? "reward" : "loss",
+	         r->rollout ? run_grpo_reward(r) : s->loss, s->lr, (double)s->tokens / s->seconds,	         left_text(left, text));
+	n = r->rollout ? watch_rewards(&r->watch, r->step, run_grpo_flat(r), run_grpo_reward(r), words)
+	               : watch_loss(&r->watch, r->step, r->schedule.warmup, r->total_steps, s->loss, words);
+	if (tell_words(r, words, n, e) < 0)
 		return -1;
 	if (r->step % r->c->log_every && r->step != r->total_steps && r->step != 1)
 		return 0;
@@ -168,8 +171,8 @@ int run_tell_eval(struct run *r, const struct heldout *h, double loss, const str
 	double now = wall_time();
 	char tag[96];
 
-	progress("step %lld  held-out loss of %s %.4f", (long long)r->step, h->name, loss);
-	if (h == r->evals && tell_words(r, words, watch_eval(&r->watch, r->step, loss, words), e) < 0)
+	progress("step %lld  held-out %s of %s %.4f", (long long)r->step, r->rollout ? "reward" : "loss", h->name, r->rollout ? -loss : loss);
+	if (h == r->evals && !r->rollout && tell_words(r, words, watch_eval(&r->watch, r->step, loss, words), e) < 0)
 		return -1;
 	if (!r->events)
 		return 0;

@@ -8,39 +8,18 @@
 #include "train/generate.h"
 #include "train/prompt.h"
 
-enum { BATCH = 8, MOST_PROMPTS = 256, MOST_STOPS = 32 };
+enum { BATCH = 8, MOST_PROMPTS = 256 };
 
 struct sampler {
-	struct prompter prompter;
-	char date[32];
+	struct prompt_texts texts;
 	struct prompt *prompts;
 	int64_t n, batch, context;
-	int32_t stop[MOST_STOPS];
 	struct gen_options opts;
 	struct gen_seq *seqs; /* (batch) */
 	int32_t *ids;         /* (batch, max_new) */
 	struct generator gen;
 	bool started;
 };
-
-/* Tokenizer, template, end tokens. */
-static int load_texts(struct sampler *s, const struct run *r, struct err *e)
-{
-	struct model_texts t = { 0 };
-	struct err none = ERR_INIT;
-	int rc;
-
-	s->prompter.max_tokens = r->desc.max_pos - 1;
-	s->prompter.tok = tok_load_dir(r->c->model, e);
-	if (!s->prompter.tok || chat_set_date(&s->prompter.how, CHAT_DEFAULT_DATE, false, s->date, e) < 0 || model_texts_load(&t, r->c->model, e) < 0)
-		return -1;
-	s->prompter.tmpl = chat_tmpl_load_dir(r->c->model, NULL, NULL, &none);
-	s->prompter.raw = !s->prompter.tmpl;
-	s->opts.stop = s->stop;
-	rc = prompt_stops(&t, r->desc.eos, r->desc.n_eos, s->prompter.tok, s->stop, MOST_STOPS, &s->opts.n_stop, e);
-	model_texts_release(&t);
-	return rc;
-}
 
 static int read_prompts(struct sampler *s, const char *path, struct err *e)
 {
@@ -57,7 +36,7 @@ static int read_prompts(struct sampler *s, const char *path, struct err *e)
 		}
 		s->prompts = xgrow(s->prompts, &cap, (size_t)s->n + 1, sizeof(*s->prompts));
 		s->n++; /* also when it fails: it is released with the others */
-		if (prompt_make(&s->prompter, &rec, jsonl_arena(j), &s->prompts[s->n - 1], e) < 0) {
+		if (prompt_make(&s->texts.prompter, &rec, jsonl_arena(j), &s->prompts[s->n - 1], e) < 0) {
 			got = err_where(e, path, rec.line);
 			break;
 		}
@@ -77,7 +56,12 @@ int sampler_open(struct run *r, struct err *e)
 		return 0;
 	s = r->sampler = xcalloc(1, sizeof(*s));
 	s->opts.max_new = r->c->sample_tokens;
-	if (load_texts(s, r, e) < 0 || read_prompts(s, r->c->prompts, e) < 0)
+	if (prompt_texts_load(&s->texts, r->c->model, r->desc.eos, r->desc.n_eos, e) < 0)
+		return -1;
+	s->texts.prompter.max_tokens = r->desc.max_pos - 1;
+	s->opts.stop = s->texts.stop;
+	s->opts.n_stop = s->texts.n_stop;
+	if (read_prompts(s, r->c->prompts, e) < 0)
 		return -1;
 	for (int64_t i = 0; i < s->n; i++)
 		longest = s->prompts[i].n_ids > longest ? s->prompts[i].n_ids : longest;
@@ -119,7 +103,7 @@ static int log_sample(const struct run *r, const struct prompt *p, const struct 
 {
 	struct sb text = SB_INIT, prompt = SB_INIT, response = SB_INIT;
 	struct jw jp = jw_to(&prompt), jr = jw_to(&response);
-	int rc = prompt_response(&r->sampler->prompter, p, q->out, q->n_new, &text, e);
+	int rc = prompt_response(&r->sampler->texts.prompter, p, q->out, q->n_new, &text, e);
 
 	jw_str(&jp, p->text);
 	jw_strn(&jr, sb_str(&text), text.len);
@@ -161,8 +145,7 @@ void sampler_close(struct run *r)
 		generator_release(&s->gen);
 	for (int64_t i = 0; i < s->n; i++)
 		prompt_release(&s->prompts[i]);
-	chat_tmpl_free(s->prompter.tmpl);
-	tok_free(s->prompter.tok);
+	prompt_texts_release(&s->texts);
 	free(s->prompts);
 	free(s->seqs);
 	free(s->ids);

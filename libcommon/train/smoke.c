@@ -21,13 +21,13 @@ static struct train_config shortened(const struct train_config *c, const char *o
 	s.out = out;
 	s.force = true;
 	s.extend = false;
-	s.max_steps = STEPS;
+	s.max_steps = STEPS * (c->grpo ? c->grpo->updates : 1);
 	s.schedule_steps = 0;
 	if (c->warmup_steps > HALF || (c->warmup_steps < 0 && c->warmup_ratio > 0))
 		s.warmup_steps = HALF;
 	if (c->decay_steps > HALF)
 		s.decay_steps = HALF;
-	s.save_every = HALF;
+	s.save_every = s.max_steps / 2;
 	s.eval_every = s.n_evals ? HALF : 0;
 	s.sample_every = s.prompts ? HALF : 0;
 	s.keep_checkpoints = 1;
@@ -76,8 +76,11 @@ static void describe(const struct run *r, const struct train_config *whole, int6
 {
 	double step = r->step_seconds / (double)(r->step - r->first_step);
 
-	sb_addf(text, "%lld steps: loss %.4f at first, %.4f at last", (long long)r->step, r->watch.first[0],
-	        r->watch.ring[(int64_t)(r->watch.n > 0 ? r->watch.n - 1 : 0) % WATCH_RING]);
+	if (r->rollout)
+		sb_addf(text, "%lld steps: mean reward %.4f at last", (long long)r->step, run_grpo_reward(r));
+	else
+		sb_addf(text, "%lld steps: loss %.4f at first, %.4f at last", (long long)r->step, r->watch.first[0],
+		        r->watch.ring[(int64_t)(r->watch.n > 0 ? r->watch.n - 1 : 0) % WATCH_RING]);
 	if (r->n_evals)
 		sb_addf(text, "; held out %.4f at best", r->best_loss);
 	sb_addf(text, "\na step takes %.3f s, and waits %.3f s for a checkpoint, which was read back; memory %.1f MiB\n", step, r->save_seconds / 2,

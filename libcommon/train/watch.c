@@ -10,7 +10,8 @@ enum {
 	LEVEL = 9,       /* losses that make the present level */
 	AGAIN = 100,     /* steps until a name may be repeated */
 	FLAT_FIRST = 30, /* steps before which no curve is called flat, whatever the run's length */
-	FLAT_LAST = 200  /* and at which one is, however long the run */
+	FLAT_LAST = 200, /* and at which one is, however long the run */
+	SAME = 16        /* steps without a difference of rewards that are no chance */
 };
 
 static double median(const double *x, int n)
@@ -147,6 +148,19 @@ int watch_loss(struct watch *w, int64_t step, int64_t warmup, int64_t total, dou
 	check_spike(w, step, warmup, loss, out, &n);
 	check_level(w, step, warmup, total, out, &n);
 	check_noise(w, step, out, &n);
+	return n;
+}
+
+int watch_rewards(struct watch *w, int64_t step, double flat, double reward, struct watch_word out[WATCH_N])
+{
+	struct watch_word *o;
+	int n = 0;
+
+	w->n = flat < 1 ? 0 : w->n + 1;
+	if (w->n < SAME || !(o = say(w, WATCH_FLAT, step, out, &n)))
+		return 0;
+	snprintf(o->what, sizeof(o->what), "for %d steps the rewards of no group have differed, all %.4g on the average", (int)w->n, reward);
+	o->advice = "nothing is learnt from them: look at what --reward writes; if it is right, what it asks for is never met, or always";
 	return n;
 }
 

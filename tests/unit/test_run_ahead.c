@@ -152,7 +152,8 @@ static char *next_record(char *from, char **end)
 /* The same events in the same order, with the same numbers, but for times. */
 static void same_log(char *a, char *b)
 {
-	static const char *const names[] = { "event", "step", "epoch", "loss", "lr", "grad_norm", "tokens", "loss_scale", "overflows", "skipped", "best", "best_loss" };
+	static const char *const names[] = { "event", "step", "epoch", "loss", "lr", "grad_norm", "tokens", "loss_scale", "overflows", "skipped", "best", "best_loss", "reward", "kl",
+		"clip_ratio/region_mean" };
 	char *end_a, *end_b, *x = next_record(a, &end_a), *y = next_record(b, &end_b), u[64], v[64];
 
 	for (; x && y; x = next_record(NULL, &end_a), y = next_record(NULL, &end_b))
@@ -288,6 +289,68 @@ START_TEST(test_asked_to_end)
 }
 END_TEST
 
+/* Completions of three prompts; four steps see each batch. */
+static struct train_config grpo_config(double loss_scale)
+{
+	static char path[256];
+	static const char *const prompts[] = { path }, *const rewards[] = { "sed 's/.*\"tokens\":\\([0-9]*\\).*/\\1/'" };
+	static struct grpo_config g;
+	const struct grpo_options given = { "grpo", "group", "unbiased", NULL, -1 };
+	struct train_config c = run_config(loss_scale);
+	struct err e = ERR_INIT;
+	FILE *f;
+
+	g = (struct grpo_config){ .rewards = rewards, .n_rewards = 1, .group = 2, .max_new = 6, .top_p = 1, .updates = 4, .raw = true,
+		                  .rule = { .beta = 0.1, .low = 0.05, .temperature = 1.5 } };
+	must(grpo_parse(&g, &given, 4, &e) == 0, &e);
+	snprintf(path, sizeof(path), "%s", at("p.jsonl"));
+	f = fopen(path, "w");
+	fprintf(f, "{\"prompt\":\"Once\"}\n{\"prompt\":\"One day\"}\n{\"prompt\":\"The dog was\"}\n");
+	fclose(f);
+	c.grpo = &g;
+	c.streams = c.evals = prompts;
+	c.batch = c.accumulate = 2;
+	return c;
+}
+
+/* 0: good steps; 1: a scale that overflows; 2: a gradient that is not finite, skipped amid a batch of completions; 3 to 5: a signal in its
+ * second, third and last step, and what goes on from the state. */
+START_TEST(test_rewards)
+{
+	struct train_config c;
+	struct err e = ERR_INIT;
+	char *logged[2];
+	float *got[2];
+
+	scratch_open();
+	all_well();
+	c = grpo_config(_i == 1 ? 0x1p127 : 0);
+	c.nonfinite_skips = 1;
+	squares_at = _i == 2 ? 6 : 0;
+	for (int ahead = 0; ahead < 2; ahead++) {
+		snprintf(out, sizeof(out), "%s", at(ahead ? "ahead" : "waits"));
+		raise_at = ahead && _i > 2 ? _i + 3 : 0;
+		must(whole(&c, ahead, &logged[ahead], &got[ahead], &e) == 0, &e);
+	}
+	ck_assert(_i != 1 || strstr(logged[1], "\"event\":\"overflow\""));
+	ck_assert(_i != 2 || strstr(logged[1], "\"event\":\"nonfinite\""));
+	if (_i > 2) {
+		ck_assert_ptr_nonnull(strstr(logged[1], "\"event\":\"stopped\""));
+		ck_assert_ptr_nonnull(strstr(logged[1], "\"step\":8,\"signal\":15"));
+		free(logged[1]), free(got[1]);
+		raise_at = 0;
+		must(whole(&c, 1, &logged[1], &got[1], &e) == 0, &e);
+		ck_assert_ptr_nonnull(strstr(logged[1], "\"event\":\"resume\""));
+	} else {
+		same_log(logged[0], logged[1]);
+	}
+	ck_assert_mem_eq(got[0], got[1], (size_t)n_params(&c) * sizeof(float));
+	for (int i = 0; i < 2; i++)
+		free(logged[i]), free(got[i]);
+	scratch_close();
+}
+END_TEST
+
 int main(void)
 {
 	Suite *s = suite_create("run_ahead");
@@ -297,6 +360,7 @@ int main(void)
 	tcase_add_loop_test(t, test_as_if_it_waited, 0, 6);
 	tcase_add_loop_test(t, test_lost, 0, 4);
 	tcase_add_loop_test(t, test_asked_to_end, 0, 3);
+	tcase_add_loop_test(t, test_rewards, 0, 6);
 	suite_add_tcase(s, t);
 	return run_tests(s);
 }
