@@ -154,7 +154,7 @@ status 0 "from standard input, with samples" sh -c "qlora-train --model '$M' --d
 is "between steps" "$(grep -c '"event":"sample"' s.jsonl)" 15
 
 # refused
-status 2 "weights of the model itself" train --reward cat --update full --quant none -o no raw.jsonl
+status 2 "tables of the model itself" train --reward cat --train-head yes --train-embeddings yes --quant none -o no raw.jsonl
 says "grpo learns an adapter alone" "and says what to leave out"
 status 2 "no reward" train raw.jsonl
 says 'needs a reward' "is asked for"
