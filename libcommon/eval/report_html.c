@@ -158,6 +158,12 @@ static void draw(const struct report *r, struct sb *out, const char *title, unsi
 	curves_release(&cv);
 }
 
+/* Whether its loss is a target token's, in nats: other methods' losses are of answers, and have no perplexity. */
+static bool of_tokens(const struct run_log *r)
+{
+	return !r->method || strcmp(r->method, "sft") == 0;
+}
+
 static void eval_table(const struct report *r, struct sb *out)
 {
 	char a[32], b[32];
@@ -177,12 +183,14 @@ static void eval_table(const struct report *r, struct sb *out)
 			text(out, r->runs[i].name);
 			sb_adds(out, "</h3>");
 		}
-		sb_adds(out, "<table><tr><th>step</th><th>held-out loss</th><th>perplexity</th><th></th></tr>");
+		sb_addf(out, "<table><tr><th>step</th><th>held-out loss</th>%s<th></th></tr>", of_tokens(&r->runs[i]) ? "<th>perplexity</th>" : "");
 		for (size_t k = 0; k < r->runs[i].n_evals; k++) {
 			const struct eval_point *p = &r->runs[i].evals[k];
 
 			sb_addf(out, "<tr><td>%s</td><td>%s</td>", fmt_count(p->step, a), fmt_loss(p->loss, b));
-			sb_addf(out, "<td>%s</td><td class=\"t\">%s</td></tr>", fmt_loss(exp(p->loss), a), p->step == f.best_step ? "best" : "");
+			if (of_tokens(&r->runs[i]))
+				sb_addf(out, "<td>%s</td>", fmt_loss(exp(p->loss), a));
+			sb_addf(out, "<td class=\"t\">%s</td></tr>", p->step == f.best_step ? "best" : "");
 		}
 		sb_adds(out, "</table>");
 	}
@@ -191,15 +199,19 @@ static void eval_table(const struct report *r, struct sb *out)
 
 static void curves(const struct report *r, struct sb *out)
 {
+	bool nats = true;
+
 	if (!r->n_runs)
 		return;
+	for (size_t i = 0; i < r->n_runs; i++)
+		nats = nats && of_tokens(&r->runs[i]);
 	sb_adds(out, "<h2>Curves</h2>");
 	if (r->n_runs == 1) {
-		draw(r, out, "Loss, nats per target token", CURVE_TRAIN | CURVE_EVAL, 1000, 340, false);
+		draw(r, out, nats ? "Loss, nats per target token" : "Loss", CURVE_TRAIN | CURVE_EVAL, 1000, 340, false);
 	} else {
-		draw(r, out, "Training loss, nats per target token", CURVE_TRAIN, 1000, 300, false);
+		draw(r, out, nats ? "Training loss, nats per target token" : "Training loss", CURVE_TRAIN, 1000, 300, false);
 		sb_adds(out, "<div style=\"height:12px\"></div>");
-		draw(r, out, "Held-out loss, nats per target token", CURVE_EVAL, 1000, 300, false);
+		draw(r, out, nats ? "Held-out loss, nats per target token" : "Held-out loss", CURVE_EVAL, 1000, 300, false);
 	}
 	sb_adds(out, "<div class=\"three\">");
 	draw(r, out, "Learning rate", CURVE_LR, 330, 190, true);

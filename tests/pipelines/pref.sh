@@ -8,6 +8,7 @@ chain() { make -s -f "$ROOT/pipelines/pref.mk" BIN="$ROOT/$BUILD/bin" MODEL="$M"
 flags='--quant none --rank 8 --batch 8 --accumulate 1 --lr 1e-3 --epochs 3'
 status 0 "pairs to an adapter" chain TRAIN_FLAGS="$flags"
 ok "there is a report" grep -q 'Margin of rewards' out/report/report.html
+is "whose losses are not a token's" "$(grep -c 'perplexity\|per target token' out/report/report.html)" 0
 last() { grep '"event":"eval"' out/train/log.jsonl | tail -n 1 | sed "s|.*\"$1\":\([^,}]*\).*|\1|"; }
 ok "held-out pairs are told apart ($(last rewards/accuracies))" awk "BEGIN { exit !($(last rewards/accuracies) > 0.6 && $(last rewards/margins) > 0.3) }"
 cp out/train/log.jsonl first.jsonl
