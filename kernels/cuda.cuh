@@ -168,6 +168,22 @@ static __device__ __forceinline__ void store8(act_t *p, const f8 &x)
 	*(uint4 *)p = pack8(x);
 }
 
+/* Which of n runs, that begin at start (n), has element i. */
+static __device__ __forceinline__ int64_t run_of(const int32_t *start, int64_t n, int64_t i)
+{
+	int64_t lo = 0, hi = n;
+
+	while (hi - lo > 1) {
+		int64_t mid = (lo + hi) / 2;
+
+		if (start[mid] <= i)
+			lo = mid;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
 /* Whether rows of p, ld elements apart, may be read in eights. */
 static inline bool eights(const void *p, int64_t ld)
 {

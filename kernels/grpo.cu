@@ -7,29 +7,13 @@
 
 #define THREADS 256
 
-/* The completion of target i. */
-static __device__ __forceinline__ int64_t seq_of(const struct kn_grpo &p, int64_t i)
-{
-	int64_t lo = 0, hi = p.n_seqs;
-
-	while (hi - lo > 1) {
-		int64_t mid = (lo + hi) / 2;
-
-		if (p.tgt_start[mid] <= i)
-			lo = mid;
-		else
-			hi = mid;
-	}
-	return lo;
-}
-
 static __global__ void __launch_bounds__(THREADS) loss_kernel(struct kn_grpo p, const double *nll)
 {
 	__shared__ double shared[33];
 	double told[KN_GRPO_SUMS + 1] = { 0 }; /* the loss is behind them */
 
 	for (int64_t i = threadIdx.x; i < p.n_targets; i += THREADS) {
-		int64_t s = seq_of(p, i);
+		int64_t s = run_of(p.tgt_start, p.n_seqs, i);
 		struct kn_grpo_out o;
 
 		grpo_token(&p.rule, -nll[i], p.old[i], p.ref[i], p.adv[s], &o);

@@ -102,26 +102,10 @@ static __global__ void __launch_bounds__(THREADS) drift_kernel(struct kn_pref p)
 		p.sums[KN_PREF_DRIFT] += sum;
 }
 
-/* The sequence of target i. */
-static __device__ __forceinline__ int64_t seq_of(const struct kn_pref &p, int64_t i)
-{
-	int64_t lo = 0, hi = p.n_seqs;
-
-	while (hi - lo > 1) {
-		int64_t mid = (lo + hi) / 2;
-
-		if (p.tgt_start[mid] <= i)
-			lo = mid;
-		else
-			hi = mid;
-	}
-	return lo;
-}
-
 static __global__ void __launch_bounds__(THREADS) rows_kernel(struct kn_pref p, act_t *x, int64_t ldx, const int32_t *row, int64_t c)
 {
 	act_t *y = x + (int64_t)row[blockIdx.x] * ldx;
-	float by = (float)-p.factor[seq_of(p, blockIdx.x)];
+	float by = (float)-p.factor[run_of(p.tgt_start, p.n_seqs, blockIdx.x)];
 
 	for (int64_t j = threadIdx.x; j < c; j += THREADS)
 		y[j] = act_down(act_up(y[j]) * by);

@@ -11,24 +11,16 @@ $(call need,MODEL DATA OUT REWARD)
 all: report
 .PHONY: all
 
-SPLIT_FLAGS ?= --parts train=0.9,heldout=0.1 --mode exact --seed 42
 TRAIN_FLAGS ?= --epochs 3 --lr 1e-5 --eval-every epoch
 REPORT_FLAGS ?=
 REWARD_FILES ?=
 # as it is: its dollars are the shell's, not make's
 quoted = '$(subst ','\'',$(value REWARD))'
 
-PROG_split = $(DS_SPLIT)
-IN_split = $$DATA $(if $(EVAL_DATA),$$EVAL_DATA)
-ifneq ($(EVAL_DATA),)
-CMD_split = cp $$DATA "$$D/train.jsonl"; cp $$EVAL_DATA "$$D/heldout.jsonl"
-else
-CMD_split = $(DS_SPLIT) $(SPLIT_FLAGS) -o "$$D/parts" $$DATA; mv "$$D"/parts/* "$$D"; rmdir "$$D/parts"
-endif
-$(eval $(call stage,split,given))
-.PHONY: given
-given:
-	@for f in "$$MODEL/config.json" $$DATA $$EVAL_DATA; do [ -e "$$f" ] || { echo "there is no '$$f'; give MODEL=, DATA= and EVAL_DATA= that exist" >&2; exit 2; }; done
+SPLIT_AFTER := given
+SPLIT_TRAIN = $$DATA
+SPLIT_HELDOUT = $$EVAL_DATA
+include $(PIPELINES)/split.mk
 
 PROG_train = $(QLORA_TRAIN)
 IN_train = "$$MODEL" "$$OUT/split/train.jsonl" "$$OUT/split/heldout.jsonl" $(REWARD_FILES)

@@ -13,9 +13,6 @@ all: report export
 .PHONY: all
 
 AUDIT_FLAGS ?=
-SPLIT_FLAGS ?= --parts train=0.9,heldout=0.1 --mode exact --seed 42
-TEMPLATE_FLAGS ?=
-TOKENIZE_FLAGS ?=
 TRAIN_FLAGS ?= --epochs 3
 REPORT_FLAGS ?=
 
@@ -26,32 +23,12 @@ ifneq ($(EVAL_DATA),)
 CMD_audit += ; $(DS_AUDIT) --to messages $(AUDIT_FLAGS) --findings "$$D/heldout.findings.jsonl" -o "$$D/heldout.jsonl" $$EVAL_DATA
 endif
 $(eval $(call stage,audit,given))
-# what can be seen to be missing stops the run before its first stage
-.PHONY: given
-given:
-	@for f in "$$MODEL/config.json" $$DATA $$EVAL_DATA; do [ -e "$$f" ] || { echo "there is no '$$f'; give MODEL=, DATA= and EVAL_DATA= that exist" >&2; exit 2; }; done
 
-# split: what is trained on, what is held out; the parts train and heldout must be there
-PROG_split = $(DS_SPLIT)
-ifneq ($(EVAL_DATA),)
-IN_split = "$$OUT/audit"
-CMD_split = cp "$$OUT/audit/chat.jsonl" "$$D/train.jsonl"; cp "$$OUT/audit/heldout.jsonl" "$$D/heldout.jsonl"
-else
-IN_split = "$$OUT/audit/chat.jsonl"
-CMD_split = $(DS_SPLIT) $(SPLIT_FLAGS) -o "$$D/parts" "$$OUT/audit/chat.jsonl"; mv "$$D"/parts/* "$$D"; rmdir "$$D/parts"
-endif
-$(eval $(call stage,split,audit))
-
-# text and tokens need the model's configuration, tokenizer and template, not its weights
-PROG_text = $(CHAT_TEMPLATE)
-IN_text = "$$MODEL"/*.j* "$$OUT/split/train.jsonl" "$$OUT/split/heldout.jsonl"
-CMD_text = for p in train heldout; do $(CHAT_TEMPLATE) --model "$$MODEL" $(TEMPLATE_FLAGS) -o "$$D/$$p.jsonl" "$$OUT/split/$$p.jsonl"; done
-$(eval $(call stage,text,split))
-
-PROG_tokens = $(TOKENIZE)
-IN_tokens = "$$MODEL"/*.j* "$$OUT/text/train.jsonl" "$$OUT/text/heldout.jsonl"
-CMD_tokens = for p in train heldout; do $(TOKENIZE) --model "$$MODEL" $(TOKENIZE_FLAGS) --stats-file "$$D/$$p.stats.json" -o "$$D/$$p.lps" "$$OUT/text/$$p.jsonl"; done
-$(eval $(call stage,tokens,text))
+SPLIT_AFTER := audit
+SPLIT_TRAIN = "$$OUT/audit/chat.jsonl"
+SPLIT_HELDOUT = "$$OUT/audit/heldout.jsonl"
+include $(PIPELINES)/split.mk
+include $(PIPELINES)/tokens.mk
 
 PROG_train = $(QLORA_TRAIN)
 IN_train = "$$MODEL" "$$OUT/tokens/train.lps" "$$OUT/tokens/heldout.lps"
