@@ -35,6 +35,21 @@ struct grad_args {
 	struct grad_piece piece[KN_ADAPTER_PIECES];
 };
 
+/* Columns in pieces of `each` chunks, none of which goes beyond its part; false when they are too many. */
+static inline bool cut_pieces(struct grad_args *g, const struct kn_adapter_grad *a, int64_t chunk, int64_t each)
+{
+	g->n_pieces = 0;
+	for (int j = 0; j < a->n; j++)
+		for (int64_t c = 0; c < a->rows[j] / chunk; c += each) {
+			int64_t left = a->rows[j] / chunk - c;
+
+			if (g->n_pieces == KN_ADAPTER_PIECES)
+				return false;
+			g->piece[g->n_pieces++] = { j, (int)c, (int)(left < each ? left : each) };
+		}
+	return true;
+}
+
 /* adapter_sm90.cu: false where the device or the shapes are not for it. The partial sums of outer are `runs` of (nr, in) in scratch; grad
  * fills in what follows from its own cut. */
 bool adapter_down_sm90(struct device *d, const struct kn_adapter_outer *a);

@@ -183,16 +183,7 @@ static bool cut(struct grad_args *g, const struct kn_adapter_grad *a, int64_t bl
 	each = each < 1 ? 1 : each;
 	if ((chunks + each - 1) / each > KN_ADAPTER_PIECES)
 		each = (chunks + KN_ADAPTER_PIECES - 1) / KN_ADAPTER_PIECES;
-	g->n_pieces = 0;
-	for (int j = 0; j < a->n; j++)
-		for (int64_t c = 0; c < a->rows[j] / CHUNK; c += each) {
-			int64_t left = a->rows[j] / CHUNK - c;
-
-			if (g->n_pieces == KN_ADAPTER_PIECES)
-				return false;
-			g->piece[g->n_pieces++] = { j, (int)c, (int)(left < each ? left : each) };
-		}
-	return true;
+	return cut_pieces(g, a, CHUNK, each);
 }
 
 /* ds: a thread an inner value. db: a thread four of them. */

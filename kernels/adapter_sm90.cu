@@ -390,14 +390,7 @@ static bool cut(struct grad_args *g, const struct kn_adapter_grad *a, int64_t bl
 		for (int j = 0; j < a->n; j++)
 			pieces += (a->rows[j] / CHUNK + each - 1) / each;
 	} while (each < most && (pieces > KN_ADAPTER_PIECES || pieces * blocks > sms));
-	g->n_pieces = 0;
-	for (int j = 0; j < a->n; j++)
-		for (int64_t c = 0; c < a->rows[j] / CHUNK; c += each) {
-			int64_t left = a->rows[j] / CHUNK - c;
-
-			g->piece[g->n_pieces++] = { j, (int)c, (int)(left < each ? left : each) };
-		}
-	return true;
+	return cut_pieces(g, a, CHUNK, each);
 }
 
 template <int R> static bool grad(struct device *d, const struct kn_adapter_grad *a, struct grad_args *g)

@@ -184,6 +184,13 @@ static __device__ __forceinline__ int64_t run_of(const int32_t *start, int64_t n
 	return lo;
 }
 
+/* A row times by, by all threads of the block. */
+static __device__ __forceinline__ void scale_row(act_t *y, float by, int64_t c)
+{
+	for (int64_t j = threadIdx.x; j < c; j += blockDim.x)
+		y[j] = act_down(act_up(y[j]) * by);
+}
+
 /* Whether rows of p, ld elements apart, may be read in eights. */
 static inline bool eights(const void *p, int64_t ld)
 {

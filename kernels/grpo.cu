@@ -34,11 +34,7 @@ static __global__ void __launch_bounds__(THREADS) loss_kernel(struct kn_grpo p, 
 
 static __global__ void __launch_bounds__(THREADS) rows_kernel(struct kn_grpo p, act_t *x, int64_t ldx, const int32_t *row, int64_t c)
 {
-	act_t *y = x + (int64_t)row[blockIdx.x] * ldx;
-	float by = (float)-p.factor[blockIdx.x];
-
-	for (int64_t j = threadIdx.x; j < c; j += THREADS)
-		y[j] = act_down(act_up(y[j]) * by);
+	scale_row(x + (int64_t)row[blockIdx.x] * ldx, (float)-p.factor[blockIdx.x], c);
 }
 
 void kn_grpo_loss_cuda(struct device *d, const struct kn_grpo *p, const double *nll)

@@ -104,11 +104,7 @@ static __global__ void __launch_bounds__(THREADS) drift_kernel(struct kn_pref p)
 
 static __global__ void __launch_bounds__(THREADS) rows_kernel(struct kn_pref p, act_t *x, int64_t ldx, const int32_t *row, int64_t c)
 {
-	act_t *y = x + (int64_t)row[blockIdx.x] * ldx;
-	float by = (float)-p.factor[run_of(p.tgt_start, p.n_seqs, blockIdx.x)];
-
-	for (int64_t j = threadIdx.x; j < c; j += THREADS)
-		y[j] = act_down(act_up(y[j]) * by);
+	scale_row(x + (int64_t)row[blockIdx.x] * ldx, (float)-p.factor[run_of(p.tgt_start, p.n_seqs, blockIdx.x)], c);
 }
 
 static __global__ void __launch_bounds__(THREADS) score_kernel(double *value, const act_t *h, const float *w, int64_t c)

@@ -98,13 +98,14 @@ static bool is_shard(const char *name)
 	return sscanf(name, "model-%5u-of-%5u.safetensors%n", &i, &n, &end) == 2 && end && !name[end];
 }
 
-static void remove_shards(const char *dir)
+/* The directory's files whose names are such. */
+static void remove_such(const char *dir, bool (*such)(const char *name))
 {
 	const struct dirent *de;
 	DIR *d = opendir(dir);
 
 	while (d && (de = readdir(d)))
-		if (is_shard(de->d_name)) {
+		if (such(de->d_name)) {
 			char *path = xasprintf("%s/%s", dir, de->d_name);
 
 			unlink(path);
@@ -122,7 +123,7 @@ void checkpoint_remove_dir(const char *dir)
 		unlink(path);
 		free(path);
 	}
-	remove_shards(dir);
+	remove_such(dir, is_shard);
 	rmdir(dir);
 }
 
@@ -160,25 +161,12 @@ static long owner_of(const char *entry, const char *name)
 	return pid;
 }
 
-/* An interrupted file of the directory is a temporary of its own: ".NAME.PID.I.tmp". */
-static void remove_temporary(const char *dir)
+/* ".NAME.PID.I.tmp": an interrupted file of the directory is a temporary of its own. */
+static bool is_temporary(const char *name)
 {
-	const struct dirent *de;
-	DIR *d = opendir(dir);
+	size_t n = strlen(name);
 
-	while (d && (de = readdir(d))) {
-		size_t n = strlen(de->d_name);
-
-		if (de->d_name[0] == '.' && n > 4 && strcmp(de->d_name + n - 4, ".tmp") == 0) {
-			char *path = xasprintf("%s/%s", dir, de->d_name);
-
-			unlink(path);
-			free(path);
-		}
-	}
-	if (d)
-		closedir(d);
-	checkpoint_remove_dir(dir);
+	return name[0] == '.' && n > 4 && strcmp(name + n - 4, ".tmp") == 0;
 }
 
 void checkpoint_sweep(const char *out)
@@ -195,7 +183,8 @@ void checkpoint_sweep(const char *out)
 		if (pid > 0 && kill((pid_t)pid, 0) < 0 && errno == ESRCH) {
 			char *path = xasprintf("%s/%s", dir, de->d_name);
 
-			remove_temporary(path);
+			remove_such(path, is_temporary);
+			checkpoint_remove_dir(path);
 			free(path);
 		}
 	}

@@ -370,7 +370,7 @@ void optim_release(struct optim *o)
 
 enum { AT_ONCE = 1 << 22 }; /* elements: what the host holds of halves on their way */
 
-/* A tensor of halves: its rest is the galore's, or at this element of the states'. */
+/* The element of the states' rests at which a tensor's begins. */
 static int64_t rest_at(const struct optim *o, int64_t tensor)
 {
 	int64_t at = 0;
@@ -380,11 +380,25 @@ static int64_t rest_at(const struct optim *o, int64_t tensor)
 	return at;
 }
 
+/* k of a tensor's rests from element i on, home or back: the galore's, or among the states. */
+static void move_tensor_rest(const struct optim *o, struct device *d, int64_t tensor, int64_t i, int64_t k, int16_t *host, bool home)
+{
+	int16_t *rest;
+
+	if (has_rest(o, tensor)) {
+		move_rest(o, d, rest_at(o, tensor) + i, k, host, home);
+		return;
+	}
+	rest = galore_rest(o->galore, tensor) + i;
+	if (home)
+		device_download(d, host, rest, (uint64_t)k * sizeof(*host));
+	else
+		device_upload(d, rest, host, (uint64_t)k * sizeof(*host));
+}
+
 static void get_halves(const struct optim *o, struct device *d, int64_t tensor, float *host)
 {
 	const struct trained_tensor *t = &o->base->tensors[tensor];
-	bool state = has_rest(o, tensor);
-	int64_t at = state ? rest_at(o, tensor) : 0;
 	uint16_t *a = xmalloc(AT_ONCE * sizeof(*a));
 	int16_t *b = xmalloc(AT_ONCE * sizeof(*b));
 
@@ -392,10 +406,7 @@ static void get_halves(const struct optim *o, struct device *d, int64_t tensor, 
 		int64_t k = t->n - i < AT_ONCE ? t->n - i : AT_ONCE;
 
 		device_download(d, a, (uint16_t *)t->p + i, (uint64_t)k * sizeof(*a));
-		if (state)
-			move_rest(o, d, at + i, k, b, true);
-		else
-			device_download(d, b, galore_rest(o->galore, tensor) + i, (uint64_t)k * sizeof(*b));
+		move_tensor_rest(o, d, tensor, i, k, b, true);
 #pragma omp parallel for
 		for (int64_t j = 0; j < k; j++)
 			host[i + j] = kn_join(a[j], b[j]);
@@ -407,8 +418,6 @@ static void get_halves(const struct optim *o, struct device *d, int64_t tensor, 
 static void put_halves(const struct optim *o, struct device *d, int64_t tensor, const float *host)
 {
 	const struct trained_tensor *t = &o->base->tensors[tensor];
-	bool state = has_rest(o, tensor);
-	int64_t at = state ? rest_at(o, tensor) : 0;
 	uint16_t *a = xmalloc(AT_ONCE * sizeof(*a));
 	int16_t *b = xmalloc(AT_ONCE * sizeof(*b));
 
@@ -419,10 +428,7 @@ static void put_halves(const struct optim *o, struct device *d, int64_t tensor, 
 		for (int64_t j = 0; j < k; j++)
 			a[j] = kn_halve(host[i + j], &b[j]);
 		device_upload(d, (uint16_t *)t->p + i, a, (uint64_t)k * sizeof(*a));
-		if (state)
-			move_rest(o, d, at + i, k, b, false);
-		else
-			device_upload(d, galore_rest(o->galore, tensor) + i, b, (uint64_t)k * sizeof(*b));
+		move_tensor_rest(o, d, tensor, i, k, b, false);
 	}
 	free(a);
 	free(b);

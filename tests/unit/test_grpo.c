@@ -14,34 +14,15 @@
 #include "train/generate.h"
 #include "train/reward.h"
 #include "train/run_int.h"
+#include "golden_fix.h"
 
 enum { STEPS = 10 };
 
 static const char *const cases[] = { "dapo", "grpo", "dr_grpo" };
 enum { CASES = sizeof(cases) / sizeof(*cases) };
 
-static struct st_file gold;
 static const char *which; /* case */
 static char prompts[64];
-
-static void must(bool ok, const struct err *e)
-{
-	if (!ok)
-		ck_abort_msg("%s: %s", e->path, e->msg);
-}
-
-static const char *setting(const char *name)
-{
-	const char *s = st_meta(&gold.blob, name);
-
-	ck_assert_msg(s != NULL, "no %s", name);
-	return s;
-}
-
-static double number(const char *name)
-{
-	return strtod(setting(name), NULL);
-}
 
 static const char *text_of(const char *name)
 {

@@ -9,29 +9,9 @@
 
 #include "base/xalloc.h"
 #include "train/run_int.h"
+#include "golden_fix.h"
 
 enum { STEPS = 10 };
-
-static struct st_file gold;
-
-static void must(bool ok, const struct err *e)
-{
-	if (!ok)
-		ck_abort_msg("%s: %s", e->path, e->msg);
-}
-
-static const char *setting(const char *name)
-{
-	const char *s = st_meta(&gold.blob, name);
-
-	ck_assert_msg(s != NULL, "no %s", name);
-	return s;
-}
-
-static double number(const char *name)
-{
-	return strtod(setting(name), NULL);
-}
 
 static const void *data(const char *what, const char *name)
 {

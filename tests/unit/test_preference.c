@@ -12,20 +12,14 @@
 #include "base/xalloc.h"
 #include "train/pref.h"
 #include "train/run_int.h"
+#include "golden_fix.h"
 
 enum { STEPS = 10 };
 
 static const char *const cases[] = { "dpo", "dpo_smooth", "ipo", "orpo", "simpo", "kto", "reward" };
 enum { CASES = sizeof(cases) / sizeof(*cases) };
 
-static struct st_file gold;
 static const char *which; /* case */
-
-static void must(bool ok, const struct err *e)
-{
-	if (!ok)
-		ck_abort_msg("%s: %s", e->path, e->msg);
-}
 
 static const char *meta(const char *name)
 {
@@ -33,19 +27,6 @@ static const char *meta(const char *name)
 
 	snprintf(full, sizeof(full), "%s.%s", which, name);
 	return st_meta(&gold.blob, full);
-}
-
-static const char *setting(const char *name)
-{
-	const char *s = st_meta(&gold.blob, name);
-
-	ck_assert_msg(s != NULL, "no %s", name);
-	return s;
-}
-
-static double number(const char *name)
-{
-	return strtod(setting(name), NULL);
 }
 
 /* Of the case; below 0: it has none. */
